@@ -1,0 +1,150 @@
+"""A family's folder on disk: the names in it, writes that are whole or absent, and the lock.
+
+    manifest.json            what was asked, the layers, the ranges, the strategies, the finished variants
+    scores/*.safetensors     one tensor a layer
+    variants/<id>/           variant.json (written last: it marks the variant as done), weights.safetensors,
+                             one file set an artifact and its <format>-<precision>.json (written last)
+    measurements.jsonl       one Measurement a line, append-only
+    front.png, report.md
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mmprune.records import Artifact, Device, Measurement, Variant
+
+MANIFEST = "manifest.json"
+MEASUREMENTS = "measurements.jsonl"
+
+
+class FolderError(RuntimeError):
+    """The folder is not what the command needs: absent, of another run, in use, or damaged."""
+
+
+def variant_folder(root: Path, variant_id: str) -> Path:
+    return root / "variants" / variant_id
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill `<path>.part`, flush it to the disk and rename it: `path` is either absent or complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        write(part)
+        with open(part, "rb+") as f:
+            os.fsync(f.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    write_whole(path, lambda part: part.write_text(text))
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise FolderError(f"{path} is not there") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as err:
+        raise FolderError(f"{path} is damaged ({err}); delete it and run the same command again") from err
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    if not (root / MANIFEST).is_file():
+        raise FolderError(f"{root} holds no family: there is no {MANIFEST} in it; make one with `mmprune build --out {root}`")
+    return read_json(root / MANIFEST)
+
+
+def read_variant(root: Path, variant_id: str) -> Variant:
+    return Variant(**read_json(variant_folder(root, variant_id) / "variant.json"))
+
+
+def write_variant(root: Path, variant: Variant) -> None:
+    write_json(variant_folder(root, variant.id) / "variant.json", asdict(variant))
+
+
+def read_variants(root: Path) -> list[Variant]:
+    """The finished variants, in the order of the manifest; the dense one first."""
+    ids = read_manifest(root)["variants"]
+    return [read_variant(root, i) for i in ids if (variant_folder(root, i) / "variant.json").is_file()]
+
+
+def artifact_record(root: Path, variant_id: str, format: str, precision: str) -> Path:
+    return variant_folder(root, variant_id) / f"{format}-{precision}.json"
+
+
+def read_artifacts(root: Path) -> list[Artifact]:
+    """The finished artifacts of the manifest's variants, in the order of the variants."""
+    found = []
+    for variant in read_variants(root):
+        for path in sorted(variant_folder(root, variant.id).glob("*-*.json")):
+            row = read_json(path)
+            row["files"], row["notes"] = tuple(row["files"]), tuple(row["notes"])
+            found.append(Artifact(**row))
+    return found
+
+
+def write_artifact(root: Path, artifact: Artifact) -> None:
+    write_json(artifact_record(root, artifact.variant, artifact.format, artifact.precision), asdict(artifact))
+
+
+def append_measurement(root: Path, measurement: Measurement) -> None:
+    line = json.dumps(asdict(measurement), sort_keys=True, allow_nan=False) + "\n"
+    path = root / MEASUREMENTS
+    if path.is_file() and (old := path.read_bytes()) and not old.endswith(b"\n"):  # a crash cut the last line short
+        os.truncate(path, old.rfind(b"\n") + 1)
+    with open(path, "a") as f:
+        f.write(line)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def measurement_from_row(row: dict[str, Any]) -> Measurement:
+    """The record from its JSON form. ValueError or TypeError where the row is not one."""
+    device = dict(row["device"])
+    device["isa"] = tuple(device["isa"])
+    temperature = row.get("temperature_c")
+    return Measurement(**{**row, "device": Device(**device),
+                          "latencies_s": tuple(tuple(r) for r in row["latencies_s"]),
+                          "warmup_s": tuple(row["warmup_s"]),
+                          "temperature_c": tuple(temperature) if temperature else None})
+
+
+def read_measurements(root: Path) -> list[Measurement]:
+    """Every whole line. A last line that a crash cut short is passed over; damage anywhere else is an error."""
+    path = root / MEASUREMENTS
+    if not path.is_file():
+        return []
+    lines = path.read_text().split("\n")
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            found.append(measurement_from_row(json.loads(line)))
+        except (ValueError, TypeError, KeyError) as err:
+            if number == len(lines):
+                break  # no newline after it: the write was cut off
+            raise FolderError(f"{path}, line {number} is not a measurement ({err})") from err
+    return found
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold the folder for this process. FolderError when another process has it; a killed process frees it."""
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / ".lock", "w") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderError(f"another mmprune is working in {root}; wait for it or choose another --out") from None
+        yield

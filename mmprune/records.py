@@ -1,0 +1,213 @@
+"""The records that every arrow of the design carries: frozen, validated, base units (seconds, bytes, fractions in [0, 1])."""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field
+
+SCHEMA = 1
+PROVENANCES = ("measured", "emulated", "fixture")  # only "measured" may stand in a table or plot as a device's cost
+DENSE = "dense"  # the strategy name (and variant id prefix) of the unpruned reference
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _fraction(value: float, name: str) -> None:
+    _require(math.isfinite(value) and 0.0 <= value <= 1.0, f"{name} must be a fraction in [0, 1], got {value!r}")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One prunable weight of a model."""
+
+    name: str  # the parameter's name in the state dict, e.g. "layer4.0.conv1.weight"
+    kind: str  # one of layers.KINDS
+    depth: float  # place in the order of execution: 0 the first prunable layer, 1 the last
+    shape: tuple[int, ...]
+    macs: int  # multiply-accumulates for one image
+
+    def __post_init__(self) -> None:
+        _fraction(self.depth, f"depth of {self.name}")
+        _require(len(self.shape) >= 2 and min(self.shape) > 0, f"{self.name}: cannot prune a weight of shape {self.shape}")
+
+    @property
+    def params(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Range:
+    """The sparsities that a layer tolerates, and the rule that says so."""
+
+    low: float
+    high: float
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        ok = all(isinstance(v, (int, float)) and math.isfinite(v) for v in (self.low, self.high))
+        _require(ok and 0.0 <= self.low <= self.high < 1.0,
+                 f"a range needs 0 <= low <= high < 1, got [{self.low}, {self.high}]" + (f" ({self.why})" if self.why else ""))
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One sparsity for each prunable layer."""
+
+    name: str
+    sparsity: dict[str, float]  # by Layer.name
+
+    def __post_init__(self) -> None:
+        for name, value in self.sparsity.items():
+            _require(math.isfinite(value) and 0.0 <= value < 1.0,
+                     f"strategy {self.name}: sparsity of {name} must be in [0, 1), got {value!r}")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes the model's input: resize and crop, scale to [0, 1], subtract mean, divide by std; NCHW float32."""
+
+    image_size: tuple[int, int]  # height, width
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"  # "bilinear", "bicubic" or "nearest"
+    crop_pct: float = 1.0  # the centre crop is this fraction of the resized image
+
+    def __post_init__(self) -> None:
+        _require(len(self.mean) == len(self.std) >= 1, f"mean and std differ in length: {self.mean}, {self.std}")
+        _require(min(self.image_size) > 0, f"image size must be positive, got {self.image_size}")
+        _require(min(self.std) > 0, f"std must be positive, got {self.std}")
+        _require(0 < self.crop_pct <= 1, f"crop_pct must be in (0, 1], got {self.crop_pct}")
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """(1, C, H, W)"""
+        return (1, self.channels, *self.image_size)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What is needed to make the dense model again, in another process too."""
+
+    model: str  # a timm name, or "path/to/file.py:factory"
+    num_classes: int
+    in_chans: int
+    image_size: tuple[int, int]
+    weights: str | None = None  # path; None: random or `pretrained`
+    pretrained: bool = False
+    weights_sha256: str = ""  # of the loaded tensors, see models.tensors_sha256
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A pruned, fine-tuned model; the dense model is the variant whose strategy is "dense"."""
+
+    id: str
+    strategy: str
+    score: str
+    pattern: str
+    recipe: str
+    seed: int
+    layer_sparsity: dict[str, float]  # counted in the final file, by Layer.name
+    sparsity: float  # zeros over all prunable weights, counted
+    accuracy: float  # on test data, of the torch model
+    validation_accuracy: float
+    files: dict[str, str] = field(default_factory=dict)  # e.g. {"weights": "variants/<id>/weights.safetensors"}
+
+    def __post_init__(self) -> None:
+        for name in ("sparsity", "accuracy", "validation_accuracy"):
+            _fraction(getattr(self, name), f"{name} of {self.id}")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A deployable file made from a variant, with what was checked on this very file."""
+
+    id: str  # "<variant id>/<format>-<precision>"
+    variant: str
+    format: str
+    precision: str
+    path: str  # relative to the family's folder; the main file (the .xml of an IR)
+    files: tuple[str, ...]  # every file that it needs, relative to the family's folder
+    file_bytes: int
+    download_bytes: int  # what a user downloads: the files in one .tar.xz
+    sha256: str  # over the files' contents, in the order of `files`
+    max_abs_difference: float  # to torch, over the checked images
+    top1_agreement: float  # with torch
+    accuracy: float  # of this file on test data
+    layer_sparsity: dict[str, float]  # counted in this file
+    notes: tuple[str, ...] = ()  # e.g. "12 all-zero channels removed", "3 subnormal weights flushed"
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device's fingerprint; never how to reach it."""
+
+    target: str
+    board: str
+    cpu: str
+    isa: tuple[str, ...]
+    cores: int
+    ram_bytes: int
+    os: str
+    kernel: str
+    governor: str
+    power_mode: str
+    clock_hz: int  # the highest the kernel reports; 0 where it reports none
+    versions: dict[str, str]  # runtimes and python
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits over every field: records of different fingerprints are never mixed."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run of one artifact by one runtime on one device, raw samples kept."""
+
+    artifact: str
+    artifact_sha256: str
+    device: Device
+    runtime: str
+    runtime_version: str
+    threads: int
+    batch: int
+    latencies_s: tuple[tuple[float, ...], ...]  # one inner tuple a round; rounds with the same index ran side by side
+    warmup_s: tuple[float, ...]
+    load_s: float  # cold: reading and compiling the model in a fresh process
+    first_s: float  # the first inference after loading
+    peak_bytes: int  # peak resident memory in a pass of its own
+    empty_bytes: int  # of the same process before the model was loaded, runtime imported
+    profile: str
+    session: str  # measurements of one session were interleaved and can be paired
+    started: str  # ISO 8601, UTC
+    provenance: str
+    commit: str = ""
+    throttled: bool = False
+    energy_j: float | None = None
+    temperature_c: tuple[float, float] | None = None  # before, after
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        _require(self.schema == SCHEMA, f"this mmprune reads measurements of schema {SCHEMA}, not {self.schema}")
+        _require(self.provenance in PROVENANCES, f"provenance must be one of {PROVENANCES}, got {self.provenance!r}")
+        _require(self.threads >= 1 and self.batch >= 1, "threads and batch must be at least 1")
+        samples = [s for r in self.latencies_s for s in r]
+        _require(bool(samples) and all(math.isfinite(s) and s > 0 for s in samples),
+                 f"{self.artifact}: latencies must be positive and finite, and there must be some")
+
+    @property
+    def samples_s(self) -> list[float]:
+        return [s for r in self.latencies_s for s in r]
+
+    @property
+    def memory_bytes(self) -> int:
+        """The model's own memory: the peak over that of the empty process."""
+        return max(0, self.peak_bytes - self.empty_bytes)
