@@ -32,9 +32,9 @@ def variant_folder(root: Path, variant_id: str) -> Path:
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill `<path>.part`, flush it to the disk and rename it: `path` is either absent or complete."""
+    """Let `write` fill a `.part` file, flush it to the disk and rename it: `path` is either absent or complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         write(part)
         with open(part, "rb+") as f:
@@ -147,4 +147,6 @@ def locked(root: Path) -> Iterator[None]:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FolderError(f"another mmprune is working in {root}; wait for it or choose another --out") from None
+        for part in root.rglob("*.part"):  # of a process that was killed
+            part.unlink(missing_ok=True)
         yield

@@ -1,0 +1,276 @@
+"""A family: the dense model and its variants on disk, made once, resumable at any moment.
+
+What determines the variants (model, weights, data, layers, strategies, scores, pattern, recipe, seed) is the family's identity:
+a folder holds one identity, and the same command on it goes on where it was killed and ends with the same bits.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mmprune import __version__, folder
+from mmprune.finetune import Diverged, Job, Recipe, Split, accuracy, finetune, limit
+from mmprune.layers import find_layers
+from mmprune.masks import make_masks
+from mmprune.ranges import find_ranges, preset_name
+from mmprune.records import DENSE, SCHEMA, Layer, Range, Strategy, Variant
+from mmprune.scores import BATCH_SIZE, BATCHES, NEEDS_GRADIENT, SCORES, make_scores, mean_absolute_gradients
+from mmprune.strategies import PAPER_TEN, TEN, paper_plan, plan
+from mmprune.workers import run_tasks
+
+Progress = Callable[[str, str, int, int], None]  # (stage, item, done, total)
+
+
+def quiet(stage: str, item: str, done: int, total: int) -> None:
+    """The Progress that says nothing."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The dense model (eval mode, on the CPU) and its data. Test data is touched once a variant, for the reported accuracy."""
+
+    model: nn.Module
+    train: Split
+    validation: Split
+    test: Split
+    input_shape: tuple[int, int, int, int]  # (1, C, H, W)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks of a family."""
+
+    recipe: Recipe
+    scores: tuple[str, ...] = ("magnitude",)
+    strategies: tuple[str, ...] = ()  # () for the recipe's ten
+    pattern: str = "unstructured"
+    seed: int = 0
+    overrides: dict[str, Any] = field(default_factory=dict)  # see ranges.read_overrides
+    model_name: str = ""  # chooses the preset of ranges
+    about: dict[str, Any] = field(default_factory=dict)  # into the manifest: "model", "preprocess", "data"
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One variant to make."""
+
+    id: str
+    score: str
+    strategy: Strategy
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where and how wide to work; changes no result but the order of floating-point sums."""
+
+    device: str = "cpu"
+    jobs: int = 1
+    threads: int = 0  # torch threads of each job; 0: as torch finds best
+
+
+def plan_family(bench: Bench, request: Request) -> dict[str, Any]:
+    """The manifest of the family: layers, ranges, strategies and the variants' ids. Trains nothing."""
+    layers = find_layers(bench.model, bench.input_shape)
+    ranges = find_ranges(request.model_name, layers, request.overrides)
+    if request.recipe.name == "paper":
+        strategies = paper_plan(preset_name(request.model_name), layers, ranges, request.strategies or PAPER_TEN)
+    else:
+        strategies = plan(request.strategies or TEN, layers, ranges)
+    unknown = [s for s in request.scores if s not in SCORES]
+    if unknown:
+        raise ValueError(f"no score called {unknown[0]!r} (there are {', '.join(SCORES)})")
+    spec = {"recipe": asdict(request.recipe), "scores": list(request.scores), "pattern": request.pattern, "seed": request.seed}
+    made_of = {**request.about, "weights_sha256": state_sha256(bench.model.state_dict())}
+    tasks = [Task(variant_id(s, score, spec, made_of), score, s) for score in request.scores for s in strategies]
+    dense = Strategy(DENSE, {x.name: 0.0 for x in layers})
+    return {
+        "schema": SCHEMA, "mmprune": __version__, "command": request.command, "spec": spec, **made_of,
+        "layers": [asdict(x) for x in layers],
+        "ranges": {n: asdict(r) for n, r in ranges.items()},
+        "strategies": {s.name: s.sparsity for s in strategies},
+        "variants": [variant_id(dense, "none", {}, made_of), *(t.id for t in tasks)],
+        "tasks": [asdict(t) for t in tasks],
+        "failures": {},
+    }
+
+
+def variant_id(strategy: Strategy, score: str, spec: dict[str, Any], made_of: dict[str, Any]) -> str:
+    """A name and eight hex digits over everything that made the variant."""
+    data = {k: v for k, v in made_of.get("data", {}).items() if k != "path"}
+    model = {k: v for k, v in made_of.get("model", {}).items() if k != "weights"}
+    content = {**made_of, "data": data, "model": model, "spec": {k: v for k, v in spec.items() if k != "scores"},
+               "score": score, "strategy": asdict(strategy)}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{DENSE}-{digest}" if strategy.name == DENSE else f"{strategy.name}-{score}-{digest}"
+
+
+def state_sha256(state: dict[str, Tensor]) -> str:
+    """sha256 over names, types, shapes and bytes of a state dict, in the order of the names."""
+    total = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def build_family(make_bench: Callable[[], Bench], request: Request, root: Path, resources: Resources,
+                 progress: Progress = quiet) -> list[Variant]:
+    """Make what is missing of the family in `root`; return the finished variants, the dense one first.
+
+    make_bench  called here and, for more than one job, in every worker process (then it must be picklable)
+    A variant whose training diverged is left out; the manifest's "failures" says why.
+    FolderError when the folder holds another family or is in use.
+    """
+    with folder.locked(root):
+        if resources.threads:
+            torch.set_num_threads(resources.threads)
+        bench = make_bench()
+        manifest = claim(root, plan_family(bench, request))
+        make_dense(root, manifest, bench, resources.device)
+        if set(request.scores) & set(NEEDS_GRADIENT):
+            make_gradients(root, manifest, bench, resources.device, progress)
+        tasks = [Task(t["id"], t["score"], Strategy(**t["strategy"])) for t in manifest["tasks"]]
+        open_tasks = [t for t in tasks if not _is_done(root, t.id)]
+        failures: dict[str, str] = {}
+        progress("fine-tune", "", len(tasks) - len(open_tasks), len(tasks))
+        setup = bench if resources.jobs == 1 else make_bench
+        make = partial(make_variant, root, request, resources)
+        steps = {"done": len(tasks) - len(open_tasks)}
+
+        def report(task: Task, share: float, failure: str | None) -> None:
+            if failure is not None:
+                failures[task.id] = failure
+            steps["done"] += share == 1.0
+            progress("fine-tune", task.strategy.name if share < 1 else "", steps["done"], len(tasks))
+
+        run_tasks(setup, make, open_tasks, resources.jobs, report)
+        folder.write_json(root / folder.MANIFEST, {**manifest, "failures": failures})
+    return folder.read_variants(root)
+
+
+def claim(root: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write the manifest into a fresh folder, or check that the folder's own asks for the same variants."""
+    path = root / folder.MANIFEST
+    if path.is_file():
+        old = folder.read_json(path)
+        if old.get("variants") != manifest["variants"]:
+            raise folder.FolderError(f"{root} holds another family ({_differences(old, manifest)}); "
+                                     "choose another --out, or delete that folder")
+        return {**manifest, "failures": {}}
+    if any(p.name != ".lock" for p in root.iterdir()):
+        raise folder.FolderError(f"{root} is not empty and holds no family; choose another --out")
+    folder.write_json(path, manifest)
+    return manifest
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The first few leaves in which two manifests differ, in words."""
+    def leaves(value: Any, at: str) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return {k: v for key, sub in value.items() for k, v in leaves(sub, f"{at}.{key}" if at else key).items()}
+        return {at: value}
+
+    keys = ("spec", "model", "weights_sha256", "data", "preprocess", "ranges", "strategies")
+    a, b = (leaves({k: m.get(k) for k in keys}, "") for m in (old, new))
+    differing = [k for k in {**a, **b} if a.get(k) != b.get(k)]
+    words = [f"{k}: {_short(a.get(k))} there, {_short(b.get(k))} asked" for k in differing[:3]]
+    return "; ".join(words) or "it was made by another version of mmprune"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _is_done(root: Path, variant: str) -> bool:
+    return (folder.variant_folder(root, variant) / "variant.json").is_file()
+
+
+def make_dense(root: Path, manifest: dict[str, Any], bench: Bench, device: str) -> None:
+    """The reference: the model as it came."""
+    variant = manifest["variants"][0]
+    if _is_done(root, variant):
+        return
+    model = copy.deepcopy(bench.model)
+    scored = accuracy(model, bench.validation, device), accuracy(model, bench.test, device)
+    record = Variant(variant, DENSE, "none", "none", "none", manifest["spec"]["seed"], {}, 0.0, scored[1], scored[0])
+    write_model(root, record, model.cpu(), [x["name"] for x in manifest["layers"]])
+
+
+def make_gradients(root: Path, manifest: dict[str, Any], bench: Bench, device: str, progress: Progress) -> None:
+    path = root / "scores" / "gradient.safetensors"
+    if path.is_file():
+        return
+    names = [x["name"] for x in manifest["layers"]]
+    total = min(BATCHES, max(1, len(bench.train) // BATCH_SIZE))
+    batches = limit(bench.train.batches(BATCH_SIZE, seed=manifest["spec"]["seed"]), total)
+    found = mean_absolute_gradients(bench.model, names, batches, device, lambda n: progress("scores", "gradient", n, total))
+    folder.write_whole(path, lambda part: save_file(found, part))
+
+
+def make_variant(root: Path, request: Request, resources: Resources, bench: Bench, task: Task,
+                 tick: Callable[[int, int], None]) -> str | None:
+    """Mask, fine-tune, count, write. The reason when the training diverged, else None."""
+    weights = dict(bench.model.named_parameters())
+    gradients = load_file(root / "scores" / "gradient.safetensors") if task.score in NEEDS_GRADIENT else {}
+    scores = make_scores(task.score, {n: weights[n] for n in task.strategy.sparsity}, gradients)
+    masks = make_masks(scores, task.strategy.sparsity, request.pattern)
+    checkpoint = folder.variant_folder(root, task.id) / "checkpoint.pt"
+    job = Job(masks, bench.train, bench.validation, request.recipe, request.seed, resources.device, checkpoint)
+    model = copy.deepcopy(bench.model)
+    try:
+        validation_accuracy = finetune(model, bench.model, job, tick)
+    except Diverged as err:
+        checkpoint.unlink(missing_ok=True)
+        return str(err)
+    test_accuracy = accuracy(model, bench.test, resources.device)
+    record = Variant(task.id, task.strategy.name, task.score, request.pattern, request.recipe.name, request.seed,
+                     {}, 0.0, test_accuracy, validation_accuracy)
+    write_model(root, record, model.cpu(), list(task.strategy.sparsity))
+    checkpoint.unlink(missing_ok=True)
+    return None
+
+
+def write_model(root: Path, variant: Variant, model: nn.Module, layers: list[str]) -> None:
+    """Write the weights, read them back, count the zeros in what was read, and only then mark the variant as done."""
+    path = folder.variant_folder(root, variant.id) / "weights.safetensors"
+    state = {k: v.detach().contiguous().clone() for k, v in model.state_dict().items()}
+    folder.write_whole(path, lambda part: save_file(state, part))
+    written = load_file(path)
+    zeros = {n: int((written[n] == 0).sum()) for n in layers}
+    sizes = {n: written[n].numel() for n in layers}
+    folder.write_variant(root, replace(variant, layer_sparsity={n: zeros[n] / sizes[n] for n in layers},
+                                       sparsity=sum(zeros.values()) / sum(sizes.values()),
+                                       files={"weights": str(path.relative_to(root))}))
+
+
+def load_variant(root: Path, variant: Variant, dense: nn.Module) -> nn.Module:
+    """A copy of the dense model with the variant's weights, in eval mode."""
+    path = root / variant.files["weights"]
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as err:
+        raise folder.FolderError(f"{path} is damaged ({err}); delete {path.parent} and run the same command again") from err
+    model = copy.deepcopy(dense)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def layers_of(manifest: dict[str, Any]) -> tuple[Layer, ...]:
+    return tuple(Layer(**{**row, "shape": tuple(row["shape"])}) for row in manifest["layers"])
+
+
+def ranges_of(manifest: dict[str, Any]) -> dict[str, Range]:
+    return {n: Range(**row) for n, row in manifest["ranges"].items()}

@@ -1,0 +1,240 @@
+"""What can be pruned in a model, and what each of it is: read off the module graph and one forward pass.
+
+Prunable are the weights of convolutions and linear layers and the input projections of nn.MultiheadAttention. Norms, biases,
+embeddings and tables never are.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from mmprune.records import Layer
+
+SMALL = 10_000  # weights; below it a layer saves little and breaks easily (Mix-and-Match, phase 1)
+
+KINDS = (
+    "stem", "conv", "downsample", "pointwise", "depthwise", "grouped", "attn_qkv", "attn_proj", "mlp_fc1", "mlp_fc2",
+    "patch_embed", "patch_merging", "squeeze_excite", "classifier", "linear", "small",
+)
+HEADS = {"head", "heads", "head_dist", "classifier", "fc", "pre_logits", "last_linear", "output"}
+STEMS = {"stem", "patch_embed", "conv_stem", "conv1", "conv_proj"}
+_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_PRODUCTS = (*_CONVOLUTIONS, F.linear)
+_QKV = re.compile(r"(^|[_.])(to_)?(q|k|v|kv|qk|qkv|query|key|value|in_proj_weight)(_?(proj|lin|linear|conv|weight))?([_.]|$)")
+_SQUEEZE = re.compile(r"(?i:squeeze)|^(Effective|Efficient)?SE([A-Z]|$)")  # class names: SqueezeExcite, SEModule, EffectiveSEModule
+
+
+@dataclass
+class _Call:
+    """One prunable weight as the forward pass met it."""
+
+    name: str  # of the parameter
+    module: nn.Module
+    weight: Tensor
+    order: int
+    macs: int = 0
+    spatial: tuple[int, ...] = ()  # of the input; () for a linear layer
+    ancestors: tuple[str, ...] = field(default=())  # class names, outermost first
+
+
+def find_layers(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
+    """Every prunable weight in the order of execution, with its kind, depth and multiply-accumulates for one image.
+
+    input_shape  (1, C, H, W)
+    ValueError when the model runs none.
+    """
+    calls = _record_calls(model, input_shape)
+    if not calls:
+        raise ValueError(f"{type(model).__name__} runs no convolution and no linear layer: there is nothing to prune")
+    last = max(len(calls) - 1, 1)
+    kinds = _kinds(calls, has_attention=any(_in_attention(c) for c in calls))
+    return tuple(Layer(c.name, kinds[c.name], i / last, tuple(c.weight.shape), c.macs) for i, c in enumerate(calls))
+
+
+def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that find_layers may name, whether or not a forward pass reaches them; shared ones once."""
+    found: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()
+    for module_name, module in model.named_modules():
+        for leaf in _weight_names(module):
+            weight = getattr(module, leaf)
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                found[f"{module_name}.{leaf}" if module_name else leaf] = weight
+    return found
+
+
+def _weight_names(module: nn.Module) -> list[str]:
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
+        return ["weight"] if isinstance(module.weight, nn.Parameter) else []
+    if isinstance(module, nn.MultiheadAttention):
+        names = ["in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"]
+        return [n for n in names if getattr(module, n, None) is not None]
+    return []
+
+
+def _record_calls(model: nn.Module, input_shape: tuple[int, ...]) -> list[_Call]:
+    """Run zeros through the model and note each prunable weight the first time a product uses it."""
+    recorder = _Recorder(model)
+    training = model.training
+    device = next(iter(model.parameters())).device
+    try:
+        model.eval()
+        with torch.no_grad(), recorder:
+            model(torch.zeros(input_shape, device=device))
+    finally:
+        model.train(training)
+    return list(recorder.calls.values())
+
+
+class _Recorder(TorchFunctionMode):
+    """Sees every torch call of the forward pass, so a weight handed to F.linear counts like a module that is called.
+
+    A weight that is first changed by something else (weight standardization) is no layer: its zeros would not survive.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.modules = dict(model.named_modules())
+        self.names = {id(w): n for n, w in prunable_weights(model).items()}
+        self.calls: dict[str, _Call] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if func in _PRODUCTS or func is F.multi_head_attention_forward:
+            values = [*args, *kwargs.values()]
+            x = values[0]
+            for weight in values[1:]:
+                if isinstance(weight, Tensor) and id(weight) in self.names:
+                    self._note(weight, x, output, func)
+        return output
+
+    def _note(self, weight: Tensor, x: Tensor, output: Any, func: Any) -> None:
+        name = self.names[id(weight)]
+        if name not in self.calls:
+            module = self.modules[name.rsplit(".", 1)[0]] if "." in name else self.modules[""]
+            spatial = tuple(x.shape[2:]) if func in _CONVOLUTIONS else ()
+            self.calls[name] = _Call(name, module, weight, len(self.calls), 0, spatial, _ancestors(self.modules, name))
+        places = output.shape[2:].numel() if func in _CONVOLUTIONS else x.numel() // x.shape[-1]
+        self.calls[name].macs += weight.numel() * places
+
+
+def _ancestors(modules: dict[str, nn.Module], name: str) -> tuple[str, ...]:
+    parts = name.split(".")
+    return tuple(type(modules[".".join(parts[:i])]).__name__ for i in range(1, len(parts) - 1))
+
+
+def _in_attention(call: _Call) -> bool:
+    if isinstance(call.module, nn.MultiheadAttention):
+        return True
+    return any(re.search(r"attention|attn|\bXCA\b", a, re.IGNORECASE) and not _SQUEEZE.search(a) for a in call.ancestors)
+
+
+def _kinds(calls: list[_Call], has_attention: bool) -> dict[str, str]:
+    stems = _stem_names(calls, has_attention)
+    classifiers = _classifier_names(calls)
+    pairs = _mlp_pairs(calls)
+    kinds = {}
+    for call in calls:
+        if call.name in classifiers:
+            kind = "classifier"
+        elif call.name in stems:
+            kind = stems[call.name]
+        else:
+            kind = _block_kind(call, calls, pairs)
+            if call.weight.numel() < SMALL and kind not in ("depthwise", "grouped", "squeeze_excite", "patch_merging"):
+                kind = "small"
+        kinds[call.name] = kind
+    return kinds
+
+
+def _stem_names(calls: list[_Call], has_attention: bool) -> dict[str, str]:
+    """The layers that read the image: stem of a convolutional network, patch embedding of a transformer."""
+    first = calls[0]
+    top = first.name.split(".")[0]
+    whole_child = top in STEMS
+    reads_image = [c for c in calls if not isinstance(c.module, nn.Linear) and c.spatial == first.spatial and c.order < 4
+                   and c.weight.shape[1] == first.weight.shape[1]]
+    names = [c.name for c in calls if whole_child and c.name.split(".")[0] == top] or [c.name for c in reads_image]
+    conv = first.module
+    is_patch = isinstance(conv, nn.Conv2d) and conv.kernel_size == conv.stride and conv.kernel_size[0] > 1
+    kind = "patch_embed" if is_patch or (has_attention and top in ("stem", "patch_embed")) else "stem"
+    return dict.fromkeys(names, kind)
+
+
+def _classifier_names(calls: list[_Call]) -> set[str]:
+    """The layers of the head: the last one executed, its siblings of a head's name, and the linear layers just before it."""
+    last = calls[-1]
+    names = {last.name}
+    top = last.name.split(".")[0]
+    for call in reversed(calls):
+        own = call.name.split(".")[0]
+        is_head = own in HEADS and not _in_attention(call)
+        if is_head or (own == top and isinstance(call.module, nn.Linear) and top in HEADS):
+            names.add(call.name)
+    return names
+
+
+def _mlp_pairs(calls: list[_Call]) -> dict[str, str]:
+    """Two dense layers a -> b of one parent where b undoes a's widening: fc1 and fc2, whatever their names."""
+    by_parent: dict[str, list[_Call]] = {}
+    for call in calls:
+        w = call.weight
+        if w.numel() == w.shape[0] * w.shape[1] and not _in_attention(call):
+            by_parent.setdefault(_mlp_parent(call), []).append(call)
+    pairs = {}
+    for parent, (first, *rest) in by_parent.items():
+        if len(rest) == 1 and parent:
+            second = rest[0]
+            wide, narrow = first.weight.shape[:2]
+            named = re.search(r"mlp|ffn|feedforward|feed_forward", parent + " " + " ".join(first.ancestors[-2:]), re.IGNORECASE)
+            linear = isinstance(first.module, nn.Linear) and isinstance(second.module, nn.Linear)
+            if second.weight.shape[1] == wide and second.weight.shape[0] == narrow and wide > narrow and (named or linear):
+                pairs[first.name], pairs[second.name] = "mlp_fc1", "mlp_fc2"
+    return pairs
+
+
+def _mlp_parent(call: _Call) -> str:
+    """The module that holds the layer, or one level up where the layer is wrapped (levit's LinearNorm: mlp.ln1.linear)."""
+    parts = call.name.split(".")[:-1]
+    wrapped = parts[-1] in ("linear", "c", "conv")
+    return ".".join(parts[:-2] if wrapped else parts[:-1])
+
+
+def _block_kind(call: _Call, calls: list[_Call], pairs: dict[str, str]) -> str:
+    conv = call.module if isinstance(call.module, nn.Conv2d) else None
+    parts = set(call.name.split("."))
+    if any(_SQUEEZE.search(a) for a in call.ancestors) or parts & {"se", "se_module", "se_layer"}:
+        return "squeeze_excite"
+    if conv is not None and conv.groups > 1:
+        return "depthwise" if conv.groups == conv.in_channels else "grouped"
+    if _in_attention(call):
+        return _attention_kind(call, calls)
+    if call.name in pairs:
+        return pairs[call.name]
+    merges = conv.kernel_size == conv.stride and conv.kernel_size[0] > 1 if conv is not None else "reduction" in parts
+    if merges:
+        return "patch_merging"
+    if conv is None:
+        return "linear"
+    if conv.kernel_size == (1, 1):
+        return "downsample" if parts & {"downsample", "shortcut"} else "pointwise"
+    return "conv"
+
+
+def _attention_kind(call: _Call, calls: list[_Call]) -> str:
+    """By name where it tells (qkv, proj); otherwise the last layer of the attention module projects, the others make q, k, v."""
+    own = ".".join(call.name.split(".")[-3:])
+    if _QKV.search(own):
+        return "attn_qkv"
+    if re.search(r"proj|out", own):
+        return "attn_proj"
+    parent = call.name.rsplit(".", 2)[0]
+    siblings = [c for c in calls if c.name.startswith(parent + ".")]
+    return "attn_proj" if siblings and siblings[-1].name == call.name else "attn_qkv"

@@ -1,0 +1,59 @@
+"""Masks: which weights of a layer stay. True = kept.
+
+A pattern is a function (score, sparsity) -> mask, both of the weight's shape. Ties are broken by position, so the same score
+gives the same mask everywhere; as sparsity grows, the masks of one score are nested.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mmprune.strategies import zero_count
+
+
+def unstructured(score: Tensor, sparsity: float) -> Tensor:
+    """Zero the floor(n * sparsity) weights of lowest score; of equal scores the earlier goes first."""
+    mask = torch.ones(score.numel(), dtype=torch.bool, device=score.device)
+    lowest = torch.argsort(score.flatten(), stable=True)[: zero_count(score.numel(), sparsity)]
+    mask[lowest] = False
+    return mask.view(score.shape)
+
+
+def two_of_four(score: Tensor, sparsity: float) -> Tensor:
+    """2:4: of every four consecutive input channels, at one output and kernel position, zero the two of lowest score.
+
+    A layer is 2:4 or dense: sparsities below 0.5, and layers whose inputs are not a multiple of four, stay dense.
+    score  (out, in, ...)
+    """
+    inputs = score.shape[1]
+    if sparsity < 0.5 or inputs % 4:
+        return torch.ones_like(score, dtype=torch.bool)
+    groups = score.movedim(1, -1).reshape(-1, 4)
+    rank = torch.argsort(torch.argsort(groups, dim=1, stable=True), dim=1)
+    kept = (rank >= 2).view(score.movedim(1, -1).shape)
+    return kept.movedim(-1, 1).contiguous()
+
+
+PATTERNS: dict[str, Callable[[Tensor, float], Tensor]] = {"unstructured": unstructured, "2:4": two_of_four}
+
+
+def make_masks(scores: dict[str, Tensor], sparsity: dict[str, float], pattern: str) -> dict[str, Tensor]:
+    """One mask a layer, by layer name. ValueError for an unknown pattern or a score that is not a number."""
+    if pattern not in PATTERNS:
+        raise ValueError(f"no pattern called {pattern!r} (there are {', '.join(PATTERNS)})")
+    for name in sparsity:
+        if not torch.isfinite(scores[name]).all():
+            raise ValueError(f"the score of {name} is not finite")
+    return {name: PATTERNS[pattern](scores[name], s) for name, s in sparsity.items()}
+
+
+def apply_masks(weights: dict[str, Tensor], masks: dict[str, Tensor]) -> None:
+    """Set the pruned weights to zero, in place (also where they are NaN or -0.0)."""
+    with torch.no_grad():
+        for name, mask in masks.items():
+            weights[name].masked_fill_(~mask, 0.0)
+
+
+def count_zeros(weights: dict[str, Tensor], names: list[str]) -> dict[str, int]:
+    return {name: int((weights[name] == 0).sum()) for name in names}

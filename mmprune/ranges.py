@@ -1,0 +1,165 @@
+"""How much sparsity each layer tolerates: a rule table by kind and depth, the authors' presets for four models, user overrides.
+
+Mix-and-Match Pruning (arXiv 2603.20280), phase 1. The numbers of the presets are those of the authors' published code, which
+reproduce the sparsities printed in the paper's draft for Swin-T, ResNet-18 and VGG-11.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from mmprune.layers import KINDS, SMALL
+from mmprune.records import Layer, Range
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# kind: ranges for the four quarters of the network's depth (or one for all), and the reason
+RULES: dict[str, tuple[tuple[tuple[float, float], ...], str]] = {
+    "stem": (((0.0, 0.10),), "reads the image: few weights, and every later layer depends on it"),
+    "conv": (((0.30, 0.50), (0.40, 0.60), (0.50, 0.70), (0.75, 0.95)), "late convolutions hold most weights and most redundancy"),
+    "downsample": (((0.0, 0.20),), "the only path past a stage's end"),
+    "pointwise": (((0.30, 0.50), (0.40, 0.60), (0.50, 0.70), (0.60, 0.85)), "as conv, a little less: no spatial redundancy"),
+    "depthwise": (((0.0, 0.10),), "one filter a channel: nothing else can take over"),
+    "grouped": (((0.20, 0.40), (0.20, 0.40), (0.30, 0.50), (0.40, 0.60)), "each output sees few inputs already"),
+    "attn_qkv": (((0.10, 0.30), (0.15, 0.35), (0.20, 0.40), (0.25, 0.45)), "queries and keys multiply each other's errors"),
+    "attn_proj": (((0.20, 0.40), (0.25, 0.45), (0.30, 0.50), (0.35, 0.55)), "mixes heads, linear in the values"),
+    "mlp_fc1": (((0.30, 0.45), (0.35, 0.50), (0.40, 0.55), (0.45, 0.60)), "wide and redundant: a cut hidden unit costs little"),
+    "mlp_fc2": (((0.25, 0.40), (0.30, 0.45), (0.35, 0.50), (0.40, 0.55)), "writes to the residual stream, so a little less than fc1"),
+    "patch_embed": (((0.0, 0.10),), "reads the image: few weights, and every later layer depends on it"),
+    "patch_merging": (((0.05, 0.20),), "the only path past a stage's end"),
+    "squeeze_excite": (((0.0, 0.20),), "gates whole channels: an error there hits all positions"),
+    "classifier": (((0.0, 0.30),), "90 % there destroyed the accuracy of ResNet-18 in the authors' trials"),
+    "linear": (((0.10, 0.30),), "a linear layer of unknown use"),
+    "small": (((0.0, 0.10),), f"fewer than {SMALL:,} weights: saves little, breaks easily"),
+}
+
+
+def rule_range(layer: Layer) -> Range:
+    """The rule table's range for a layer: by kind, and where the kind has four rows, by the quarter of the depth."""
+    rows, why = RULES[layer.kind]
+    quarter = min(int(layer.depth * len(rows)), len(rows) - 1)
+    return Range(*rows[quarter], f"{layer.kind}: {why}")
+
+
+def rule_ranges(layers: Sequence[Layer]) -> dict[str, Range]:
+    return {layer.name: rule_range(layer) for layer in layers}
+
+
+def resnet18_ranges(layers: Sequence[Layer]) -> dict[str, Range]:
+    stages = {"layer1": (0.30, 0.50), "layer2": (0.40, 0.60), "layer3": (0.50, 0.70), "layer4": (0.75, 0.95)}
+
+    def one(layer: Layer) -> tuple[float, float]:
+        if layer.kind in ("stem", "classifier"):
+            return 0.0, 0.30
+        if "downsample" in layer.name:
+            return 0.0, 0.20
+        return stages.get(layer.name.split(".")[0], (0.0, 0.10))
+
+    return {layer.name: Range(*one(layer), "preset resnet18") for layer in layers}
+
+
+def vgg11_ranges(layers: Sequence[Layer]) -> dict[str, Range]:
+    dense = sorted((x for x in layers if x.kind in ("classifier", "linear")), key=lambda x: -x.params)
+    convs = [x for x in layers if x not in dense and x.kind != "stem" and x.params >= SMALL]
+    found = {x.name: Range(0.0, 0.10, "preset vgg11: small or stem") for x in layers}
+    for place, layer in enumerate(dense):
+        found[layer.name] = Range(*((0.92, 0.98), (0.88, 0.96), (0.85, 0.95))[min(place, 2)], "preset vgg11: fully connected, by size")
+    for j, layer in enumerate(convs):
+        at = j / max(len(convs) - 1, 1)
+        row = (0.40, 0.60) if at < 0.4 else (0.55, 0.70) if at < 0.6 else (0.65, 0.80) if at < 0.8 else (0.75, 0.92)
+        found[layer.name] = Range(*row, f"preset vgg11: convolution at {at:.2f} of the depth")
+    return found
+
+
+def swin_tiny_ranges(layers: Sequence[Layer]) -> dict[str, Range]:
+    lows = {"attn.qkv": 0.10, "attn.proj": 0.20, "mlp.fc1": 0.30, "mlp.fc2": 0.25}
+    widths = {"attn.qkv": 0.20, "attn.proj": 0.20, "mlp.fc1": 0.15, "mlp.fc2": 0.15}
+
+    def one(layer: Layer) -> tuple[float, float]:
+        if layer.kind == "patch_embed":
+            return 0.0, 0.10
+        if layer.kind == "patch_merging":
+            return 0.05, 0.20
+        if layer.kind == "classifier":
+            return 0.0, 0.15
+        for part, low in lows.items():
+            if part in layer.name:
+                low += 0.05 * int(layer.name.split(".")[1])  # layers.<stage>.
+                return round(low, 4), round(low + widths[part], 4)
+        return 0.10, 0.30
+
+    return {layer.name: Range(*one(layer), "preset swin_tiny") for layer in layers}
+
+
+def levit_384_ranges(layers: Sequence[Layer]) -> dict[str, Range]:
+    rows = {"classifier": (0.0, 0.30), "patch_embed": (0.0, 0.20), "attn_qkv": (0.0, 0.30), "attn_proj": (0.50, 0.80),
+            "mlp_fc1": (0.0, 0.40), "mlp_fc2": (0.0, 0.40)}
+    return {x.name: Range(*rows.get(x.kind, (0.0, 0.10)), "preset levit_384") for x in layers}
+
+
+# start of the timm or torchvision name: the preset
+PRESETS: dict[str, Callable[[Sequence[Layer]], dict[str, Range]]] = {
+    "resnet18": resnet18_ranges,
+    "vgg11": vgg11_ranges,
+    "swin_tiny_patch4_window7": swin_tiny_ranges,
+    "levit_384": levit_384_ranges,
+}
+
+
+def preset_name(model: str) -> str | None:
+    """The preset for a model's name: `resnet18.a1_in1k` and `resnet18` have one, `resnet18d` has none."""
+    return next((p for p in PRESETS if re.match(rf"{p}(_bn|_224)?(\.|$)", model)), None)
+
+
+def find_ranges(model: str, layers: Sequence[Layer], overrides: dict[str, Any] | None = None) -> dict[str, Range]:
+    """The range of every layer: the model's preset or the rule table, then the user's overrides (see read_overrides)."""
+    preset = preset_name(model)
+    ranges = PRESETS[preset](layers) if preset else rule_ranges(layers)
+    for section in ("kinds", "layers"):
+        for glob, bounds in (overrides or {}).get(section, {}).items():
+            hits = [x for x in layers if fnmatchcase(x.kind if section == "kinds" else _bare(x.name), glob)
+                    or (section == "layers" and fnmatchcase(x.name, glob))]
+            if not hits:
+                raise ValueError(f"ranges: [{section}] {glob!r} matches nothing in this model; "
+                                 + _nearest(glob, {x.kind for x in layers} if section == "kinds" else {_bare(x.name) for x in layers}))
+            for layer in hits:
+                ranges[layer.name] = Range(*bounds, f"yours: [{section}] {glob}")
+    return ranges
+
+
+def read_overrides(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
+    """A TOML file with sections [kinds] and [layers], each `"glob" = [low, high]`; later lines win, layers win over kinds.
+
+    ValueError naming the line's key when anything else stands there.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+        raise ValueError(f"cannot read ranges from {path}: {err}") from err
+    for section, rows in content.items():
+        if section not in ("kinds", "layers") or not isinstance(rows, dict):
+            raise ValueError(f"{path}: unknown entry {section!r}; it may hold the sections [kinds] and [layers]")
+        for glob, bounds in rows.items():
+            if section == "kinds" and not any(fnmatchcase(kind, glob) for kind in KINDS):
+                raise ValueError(f"{path}: [kinds] {glob!r} is no kind; " + _nearest(glob, set(KINDS)))
+            pair = isinstance(bounds, list) and len(bounds) == 2 and all(type(b) in (int, float) for b in bounds)
+            if not pair or not 0 <= bounds[0] <= bounds[1] < 1:
+                raise ValueError(f"{path}: [{section}] {glob!r} = {bounds!r}; it needs [low, high] with 0 <= low <= high < 1")
+    return content
+
+
+def _bare(name: str) -> str:
+    return name.removesuffix(".weight")
+
+
+def _nearest(word: str, known: set[str]) -> str:
+    near = get_close_matches(word, sorted(known), n=1, cutoff=0.5)
+    listed = ", ".join(sorted(known)[:8]) + (", ..." if len(known) > 8 else "")
+    return (f"did you mean {near[0]!r}? " if near else "") + f"There are: {listed}"

@@ -1,0 +1,141 @@
+"""The ten strategies of Mix-and-Match Pruning (arXiv 2603.20280, phase 2): each gives every layer one sparsity in its range.
+
+With low and high the layer's range and w = high - low:
+    min               low
+    max               high
+    mid               low + 0.5 w
+    interp-A          low + A/100 w
+    proportional      low + b w, b = min(1, 10 n_l / n_total): layers with a tenth of all weights or more get their maximum
+    classifier-heavy  the classifying part at high, the rest at low
+    feature-heavy     the feature-extracting part at high, the rest at mid
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from mmprune.records import Layer, Range, Strategy
+
+Sparsities = dict[str, float]
+Rule = Callable[[Sequence[Layer], dict[str, Range]], Sparsities]
+
+
+def interpolate(layers: Sequence[Layer], ranges: dict[str, Range], at: float) -> Sparsities:
+    """low + at * (high - low) for every layer."""
+    return {x.name: _between(ranges[x.name], at) for x in layers}
+
+
+def proportional(layers: Sequence[Layer], ranges: dict[str, Range]) -> Sparsities:
+    """low + min(1, 10 n_l / n_total) * (high - low), as in the authors' code.
+
+    Their draft prints min(1, 0.1 n_l / n_average); only the code's form gives the sparsities of their tables.
+    """
+    total = sum(x.params for x in layers)
+    return {x.name: _between(ranges[x.name], min(1.0, 10 * x.params / total)) for x in layers}
+
+
+def classifier_heavy(layers: Sequence[Layer], ranges: dict[str, Range]) -> Sparsities:
+    """The MLPs of a transformer, the classifier of any other network, at high; the rest at low."""
+    part = {x.name for x in layers if x.kind in ("mlp_fc1", "mlp_fc2")} if has_attention(layers) else set()
+    part = part or {x.name for x in layers if x.kind == "classifier"}
+    return {x.name: _between(ranges[x.name], 1.0 if x.name in part else 0.0) for x in layers}
+
+
+def feature_heavy(layers: Sequence[Layer], ranges: dict[str, Range]) -> Sparsities:
+    """The attention of a transformer, all convolutions of a VGG, the last stage of any other network, at high; the rest at mid."""
+    if has_attention(layers):
+        part = {x.name for x in layers if x.kind in ("attn_qkv", "attn_proj")}
+    else:
+        heavy_head = any(ranges[x.name].low > 0.5 for x in layers if x.kind == "classifier")  # VGG: the weights are in the head
+        part = {x.name for x in layers if x.kind != "classifier" and (heavy_head or x.depth >= 0.75)}
+    return {x.name: _between(ranges[x.name], 1.0 if x.name in part else 0.5) for x in layers}
+
+
+def has_attention(layers: Sequence[Layer]) -> bool:
+    """Whether attention makes up the network's body: MobileNetV4's few attention blocks leave it a convolutional one."""
+    attention = sum(x.params for x in layers if x.kind.startswith("attn_"))
+    return attention >= 0.1 * sum(x.params for x in layers)
+
+
+def _between(range_: Range, at: float) -> float:
+    return round(range_.low + at * (range_.high - range_.low), 12)  # 0.2 + 0.3 is to be 0.5, so that counts are as a reader expects
+
+
+STRATEGIES: dict[str, Rule] = {
+    "min": partial(interpolate, at=0.0),
+    "max": partial(interpolate, at=1.0),
+    "mid": partial(interpolate, at=0.5),
+    "interp-20": partial(interpolate, at=0.2),
+    "interp-30": partial(interpolate, at=0.3),
+    "interp-40": partial(interpolate, at=0.4),
+    "interp-50": partial(interpolate, at=0.5),
+    "interp-60": partial(interpolate, at=0.6),
+    "interp-70": partial(interpolate, at=0.7),
+    "interp-80": partial(interpolate, at=0.8),
+    "interp-90": partial(interpolate, at=0.9),
+    "proportional": proportional,
+    "classifier-heavy": classifier_heavy,
+    "feature-heavy": feature_heavy,
+}
+TEN = ("min", "max", "mid", "interp-20", "interp-40", "interp-60", "interp-80", "proportional", "classifier-heavy", "feature-heavy")
+PAPER_TEN = ("min", "max", "mid", "interp-30", "interp-50", "interp-70", "interp-90", "proportional", "classifier-heavy", "feature-heavy")
+
+
+def plan(names: Sequence[str], layers: Sequence[Layer], ranges: dict[str, Range]) -> tuple[Strategy, ...]:
+    """The named strategies for these layers. ValueError for an unknown name."""
+    unknown = [n for n in names if n not in STRATEGIES]
+    if unknown:
+        raise ValueError(f"no strategy called {unknown[0]!r} (there are {', '.join(STRATEGIES)})")
+    return tuple(Strategy(n, STRATEGIES[n](layers, ranges)) for n in names)
+
+
+def same_models(strategies: Sequence[Strategy], layers: Sequence[Layer]) -> list[tuple[str, str]]:
+    """Pairs of strategies that prune exactly the same number of weights in every layer of this model."""
+    first: dict[tuple[int, ...], str] = {}
+    pairs = []
+    for s in strategies:
+        counts = tuple(zero_count(x.params, s.sparsity[x.name]) for x in layers)
+        if counts in first:
+            pairs.append((first[counts], s.name))
+        first.setdefault(counts, s.name)
+    return pairs
+
+
+def zero_count(params: int, sparsity: float) -> int:
+    """floor(n * sparsity), guarded against 0.29 * 100 = 28.999..."""
+    return int(params * sparsity + 1e-6)
+
+
+def total_sparsity(strategy: Strategy, layers: Sequence[Layer]) -> float:
+    """Zeros over all prunable weights, if the masks are as asked."""
+    zeros = sum(zero_count(x.params, strategy.sparsity[x.name]) for x in layers)
+    return zeros / sum(x.params for x in layers)
+
+
+def shift_towards(strategy: Strategy, layers: Sequence[Layer], target: float) -> Strategy:
+    """The authors' hidden step for VGG-11 and ResNet-18: move every layer by 0.2 points until the total is near the target.
+
+    At most 30 passes; each first stops when the total is within 0.5 % (relative) of the target, then adds or subtracts 0.002
+    on every layer, clamped to [0, 0.98]. It leaves the ranges by up to 6 points. Only `--recipe paper` uses it.
+    """
+    sparsity = dict(strategy.sparsity)
+    for _ in range(30):
+        total = sum(x.params * sparsity[x.name] for x in layers) / sum(x.params for x in layers)
+        if abs(total - target) <= 0.005 * target:
+            break
+        step = 0.002 if total < target else -0.002
+        sparsity = {n: round(min(0.98, max(0.0, s + step)), 12) for n, s in sparsity.items()}
+    return Strategy(strategy.name, sparsity)
+
+
+def paper_target(strategy: str) -> float:
+    """The total sparsity that the authors' shift aims at, by strategy."""
+    return {"feature-heavy": 0.88, "interp-70": 0.92, "interp-90": 0.92}.get(strategy, 0.90)
+
+
+def paper_plan(preset: str | None, layers: Sequence[Layer], ranges: dict[str, Range],
+               names: Sequence[str] = PAPER_TEN) -> tuple[Strategy, ...]:
+    """The ten as in the paper: a = 0.3 ... 0.9, and on VGG-11 and ResNet-18 the authors' shift towards 90 %."""
+    strategies = plan(names, layers, ranges)
+    if preset not in ("vgg11", "resnet18"):
+        return strategies
+    return tuple(shift_towards(s, layers, paper_target(s.name)) for s in strategies)

@@ -1,0 +1,170 @@
+"""A family on disk: bit for bit the same, resumable at any moment, never mixed with another."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from toys import make_bench
+
+from mmprune import folder
+from mmprune.family import Request, Resources, build_family, load_variant, plan_family
+from mmprune.finetune import make_recipe
+
+REQUEST = Request(make_recipe("default", epochs=2, batch_size=16), strategies=("min", "mid", "max"),
+                  overrides={"layers": {"conv*": [0.2, 0.8]}})
+
+
+def contents(root: Path) -> dict[str, str]:
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in sorted(root.rglob("*")) if p.is_file() and p.name != ".lock"}
+
+
+def test_records_say_what_the_files_hold(tmp_path):
+    variants = build_family(make_bench, REQUEST, tmp_path, Resources())
+    assert [v.strategy for v in variants] == ["dense", "min", "mid", "max"]
+    layers = {x["name"]: x for x in folder.read_manifest(tmp_path)["layers"]}
+    assert set(layers) == {"conv1.weight", "conv2.weight", "fc.weight"}
+    for variant, asked in zip(variants[1:], (0.2, 0.5, 0.8), strict=True):
+        state = load_file(tmp_path / variant.files["weights"])
+        assert int((state["conv2.weight"] == 0).sum()) == int(8 * 16 * 9 * asked + 1e-6)
+        assert variant.layer_sparsity["conv1.weight"] == int(72 * asked + 1e-6) / 72
+        zeros = sum(int((state[n] == 0).sum()) for n in layers)
+        assert variant.sparsity == zeros / (72 + 1152 + 48)
+        model = load_variant(tmp_path, variant, make_bench().model)
+        assert torch.equal(model.conv2.weight, state["conv2.weight"])
+
+
+def test_same_command_same_bits_and_nothing_is_done_twice(tmp_path):
+    build_family(make_bench, REQUEST, tmp_path / "a", Resources(threads=1))
+    build_family(make_bench, REQUEST, tmp_path / "b", Resources(threads=1))
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("weights.safetensors")}
+    build_family(make_bench, REQUEST, tmp_path / "a", Resources(threads=1))
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("weights.safetensors")}
+
+
+def test_several_jobs_make_the_same(tmp_path):
+    build_family(make_bench, REQUEST, tmp_path / "one", Resources(threads=1))
+    build_family(make_bench, REQUEST, tmp_path / "two", Resources(jobs=2, threads=1))
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import toys, test_family
+from mmprune import family
+real = family.finetune
+def slow(model, teacher, job, tick):
+    def slow_tick(step, steps):
+        time.sleep(0.05)
+        tick(step, steps)
+    return real(model, teacher, job, slow_tick)
+family.finetune = slow
+family.build_family(toys.make_bench, test_family.REQUEST, Path({root!r}), family.Resources(threads=1))
+"""
+
+
+@pytest.mark.parametrize("wait_for", ["variants/*/checkpoint.pt", "variants/m*/variant.json", "manifest.json"])
+def test_killed_and_started_again(tmp_path, wait_for):
+    build_family(make_bench, REQUEST, tmp_path / "whole", Resources(threads=1))
+    root = tmp_path / "killed"
+    program = KILLED.format(tests=str(Path(__file__).parent), root=str(root))
+    process = subprocess.Popen([sys.executable, "-c", program])
+    deadline = time.monotonic() + 60
+    while not list(root.glob(wait_for)) and time.monotonic() < deadline:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len(list(root.glob("variants/*/variant.json"))) < 4
+    build_family(make_bench, REQUEST, root, Resources(threads=1))
+    assert contents(root) == contents(tmp_path / "whole")
+
+
+def test_another_command_is_refused_and_told_what_differs(tmp_path):
+    build_family(make_bench, REQUEST, tmp_path, Resources())
+    before = contents(tmp_path)
+    for other, words in ((replace(REQUEST, seed=1), "spec.seed: 0 there, 1 asked"),
+                         (replace(REQUEST, recipe=make_recipe("default", epochs=3, batch_size=16)), "spec.recipe.epochs: 2 there, 3 asked"),
+                         (replace(REQUEST, pattern="2:4"), 'spec.pattern: "unstructured" there')):
+        with pytest.raises(folder.FolderError, match=words):
+            build_family(make_bench, other, tmp_path, Resources())
+    with pytest.raises(folder.FolderError, match="weights_sha256"):
+        build_family(lambda: make_bench(seed=5), REQUEST, tmp_path, Resources())
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_with_other_things_in_it_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(folder.FolderError, match="is not empty and holds no family"):
+        build_family(make_bench, REQUEST, tmp_path, Resources())
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    with folder.locked(tmp_path), pytest.raises(folder.FolderError, match="another mmprune is working"):
+        build_family(make_bench, REQUEST, tmp_path, Resources())
+
+
+def test_a_diverged_variant_is_left_out_and_the_others_go_on(tmp_path):
+    request = replace(REQUEST, recipe=make_recipe("paper", epochs=1, lr=1e30))
+    assert [v.strategy for v in build_family(make_bench, request, tmp_path, Resources())] == ["dense"]
+    failures = folder.read_manifest(tmp_path)["failures"]
+    assert len(failures) == 3 and all("lower --lr" in reason for reason in failures.values())
+
+
+def test_gradient_scores_are_stored_once(tmp_path):
+    request = replace(REQUEST, scores=("magnitude", "gradient", "product"), strategies=("mid",))
+    variants = build_family(make_bench, request, tmp_path, Resources())
+    assert [(v.strategy, v.score) for v in variants[1:]] == [("mid", "magnitude"), ("mid", "gradient"), ("mid", "product")]
+    assert set(load_file(tmp_path / "scores/gradient.safetensors")) == {"conv1.weight", "conv2.weight", "fc.weight"}
+    assert len({v.id for v in variants}) == 4
+
+
+def test_ids_hold_still():
+    """An id may only change when what makes a variant changes: old folders must stay resumable."""
+    bench = make_bench()
+    with torch.no_grad():
+        for p in bench.model.parameters():
+            p.fill_(0.5)
+    assert plan_family(bench, REQUEST)["variants"] == IDS
+
+
+IDS = []
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    variants = build_family(make_bench, REQUEST, tmp_path, Resources())
+    weights = tmp_path / variants[1].files["weights"]
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(folder.FolderError, match=r"weights\.safetensors is damaged"):
+        load_variant(tmp_path, variants[1], make_bench().model)
+    (tmp_path / "manifest.json").write_text('{"schema": 1,')
+    with pytest.raises(folder.FolderError, match=r"manifest\.json is damaged"):
+        folder.read_manifest(tmp_path)
+
+
+def test_no_space_left_leaves_no_half_file(tmp_path):
+    def fill(part):
+        part.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        folder.write_whole(tmp_path / "x.json", fill)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_manifest_is_json_without_nan(tmp_path):
+    build_family(make_bench, REQUEST, tmp_path, Resources())
+    assert json.loads((tmp_path / "manifest.json").read_text())["spec"]["recipe"]["epochs"] == 2

@@ -1,0 +1,116 @@
+"""Fine-tuning: zeros stay zero under every optimizer, recipes do what they say, divergence is named."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from toys import ToySplit, make_bench
+
+from mmprune.finetune import OPTIMIZERS, RECIPES, Diverged, Job, accuracy, finetune, make_recipe, rate_factor, recalibrate
+from mmprune.masks import make_masks
+
+
+def job_for(bench, recipe, **changes):
+    weights = {"conv1.weight": bench.model.conv1.weight, "conv2.weight": bench.model.conv2.weight}
+    masks = make_masks({n: w.detach().abs() for n, w in weights.items()}, {"conv1.weight": 0.3, "conv2.weight": 0.7}, "unstructured")
+    return Job(masks, bench.train, bench.validation, recipe, 0, **changes)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_zeros_after_every_step_and_nothing_else_pruned(recipe, optimizer):
+    bench = make_bench()
+    model = copy.deepcopy(bench.model)
+    job = job_for(bench, replace(RECIPES[recipe], epochs=2, lr=0.05, weight_decay=0.1, optimizer=optimizer))
+
+    def check(step, steps):
+        assert steps == 4
+        for name, mask in job.masks.items():
+            assert (dict(model.named_parameters())[name][~mask] == 0).all()
+
+    finetune(model, bench.model, job, check)
+    for name, mask in job.masks.items():
+        weight = dict(model.named_parameters())[name]
+        assert int((weight == 0).sum()) == int((~mask).sum())
+        assert not torch.equal(weight[mask], dict(bench.model.named_parameters())[name][mask]), "nothing was trained"
+
+
+def test_it_learns():
+    bench = make_bench()
+    model = copy.deepcopy(bench.model)
+    before = accuracy(model, bench.test)
+    finetune(model, None, job_for(bench, replace(RECIPES["default"], epochs=15, distill=0.0, lr=0.02)), lambda *_: None)
+    assert before < 0.6 < 0.9 < accuracy(model, bench.test)
+
+
+def test_no_epochs_means_masks_and_recalibration_only():
+    bench = make_bench()
+    model = copy.deepcopy(bench.model)
+    finetune(model, bench.model, job_for(bench, make_recipe("default", epochs=0)), lambda *_: pytest.fail("a step was made"))
+    assert torch.equal(model.fc.weight, bench.model.fc.weight)
+    assert not torch.equal(model.bn1.running_mean, bench.model.bn1.running_mean)
+
+
+def test_recalibrated_statistics_are_plain_averages():
+    bench = make_bench()
+    job = job_for(bench, replace(RECIPES["default"], batch_size=96))
+    recalibrate(bench.model, bench.train, job)
+    with torch.no_grad():
+        out = bench.model.conv1(bench.train.images)
+    assert torch.allclose(bench.model.bn1.running_mean, out.mean(dim=(0, 2, 3)), atol=1e-6)
+    assert bench.model.bn1.momentum == 0.1
+
+
+def test_rate_of_the_default_recipe():
+    recipe = RECIPES["default"]
+    factors = [rate_factor(recipe, step, 100) for step in range(100)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert factors[5] == 1.0 and factors[-1] == pytest.approx(1 / 95)
+    assert {rate_factor(RECIPES["paper"], step, 100) for step in range(100)} == {1.0}
+
+
+def test_patience_takes_the_best_epoch(monkeypatch):
+    bench = make_bench()
+    seen = iter([0.5, 0.9, 0.4, 0.3, 0.2, 0.1])
+    states = []
+
+    def scripted(model, split, device="cpu"):
+        states.append(model.fc.weight.detach().clone())
+        return next(seen)
+
+    monkeypatch.setattr("mmprune.finetune.accuracy", scripted)
+    model = copy.deepcopy(bench.model)
+    finetune(model, None, job_for(bench, replace(RECIPES["paper"], lr=0.01)), lambda *_: None)
+    assert len(states) == 6  # epochs 1 to 5 (three without a better one), then the result
+    assert torch.equal(model.fc.weight, states[1])
+
+
+def test_divergence_is_named():
+    bench = make_bench()
+    job = job_for(bench, replace(RECIPES["paper"], lr=1e30))
+    with pytest.raises(Diverged, match=r"not finite|the loss became"):
+        finetune(copy.deepcopy(bench.model), None, job, lambda *_: None)
+    with torch.no_grad():
+        bench.model.conv2.weight[0, 0, 0, 1] = float("nan")
+    job = replace(job_for(make_bench(), make_recipe("default", epochs=1)), masks={})
+    with pytest.raises(Diverged, match=r"conv2\.weight is not finite"):
+        finetune(bench.model, None, job, lambda *_: None)
+
+
+def test_recipes_refuse_nonsense():
+    with pytest.raises(ValueError, match=r"no recipe called 'best' \(there are default, paper\)"):
+        make_recipe("best")
+    for wrong in ({"epochs": -1}, {"lr": 0.0}, {"batch_size": 0}):
+        with pytest.raises(ValueError, match="a recipe needs"):
+            make_recipe("default", **wrong)
+
+
+def test_accuracy_counts():
+    class Constant(torch.nn.Module):
+        def forward(self, x):
+            return torch.tensor([[0.0, 1.0, 0.0]]).expand(len(x), 3)
+
+    assert accuracy(Constant(), ToySplit(30, 0)) == 1 / 3
+    with pytest.raises(ValueError, match="no images"):
+        accuracy(Constant(), ToySplit(0, 0))

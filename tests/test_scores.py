@@ -1,0 +1,45 @@
+"""Scores with numbers that a reader can redo."""
+
+import pytest
+import torch
+from toys import Inner
+
+from mmprune.scores import SCORES, ScoreError, make_scores, mean_absolute_gradients
+
+
+def test_magnitude_and_gradient_disagree():
+    weight = torch.tensor([[4.0, -1.0], [0.5, 2.0]])
+    gradient = torch.tensor([[0.1, 3.0], [2.0, 0.2]])
+    found = {s: make_scores(s, {"w": weight}, {"w": gradient})["w"] for s in SCORES}
+    assert found["magnitude"].tolist() == [[4.0, 1.0], [0.5, 2.0]]
+    assert found["gradient"].tolist() == gradient.tolist()
+    assert torch.allclose(found["product"], torch.tensor([[0.4, 3.0], [1.0, 0.4]]))
+    lowest = {s: int(score.argmin()) for s, score in found.items()}
+    assert lowest == {"magnitude": 2, "gradient": 0, "product": 0}
+
+
+def test_gradients_are_absolute_before_the_mean():
+    """Weights zero: softmax is (1/2, 1/2), so dL/dw = x (p - y) is +-x/2; with labels 0 and 1 the plain mean would be 0."""
+    model = Inner()
+    with torch.no_grad():
+        model.fc.weight.zero_()
+    image = torch.ones(1, 10)
+    batches = [(image, torch.tensor([0])), (2 * image, torch.tensor([1]))]
+    found = mean_absolute_gradients(model, ["fc.weight"], batches)["fc.weight"]
+    assert found.tolist() == [[(0.5 + 1.0) / 2] * 10] * 2
+
+
+def test_the_model_is_left_alone():
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2), torch.nn.Flatten()).eval()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    mean_absolute_gradients(model, ["0.weight"], [(torch.randn(4, 1, 1, 1), torch.tensor([0, 1, 0, 1]))])
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and not model.training
+
+
+def test_bad_gradients_are_errors():
+    with pytest.raises(ScoreError, match=r"the gradient of fc\.weight is not finite"):
+        mean_absolute_gradients(Inner(), ["fc.weight"], [(torch.full((1, 10), float("inf")), torch.tensor([0]))])
+    with pytest.raises(ScoreError, match="no training data"):
+        mean_absolute_gradients(Inner(), ["fc.weight"], [])
+    with pytest.raises(ValueError, match="no score called 'taylor'"):
+        make_scores("taylor", {}, {})

@@ -1,0 +1,65 @@
+"""Toy models and data with numbers that a reader can redo."""
+
+import torch
+from torch import nn
+
+from mmprune.family import Bench
+
+
+class Inner(nn.Module):
+    """y = w x with w = 0, 1, ..., 9 and a second output that is always 0: an image of ones gives (45, 0)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(10, 2, bias=False)
+        with torch.no_grad():
+            self.fc.weight.copy_(torch.stack([torch.arange(10.0), torch.zeros(10)]))
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+
+class SmallNet(nn.Module):
+    """Two convolutions with BatchNorm, pooling, dropout, a classifier: 8 px, one channel, three classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 8, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 16, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(16)
+        self.drop = nn.Dropout(0.1)
+        self.fc = nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = torch.relu(self.bn2(self.conv2(x)))
+        return self.fc(self.drop(x.mean(dim=(2, 3))))
+
+
+class ToySplit:
+    """Images whose brightest third (left, middle, right) is the class."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.labels = torch.arange(count) % 3
+        self.images = 0.5 * torch.randn(count, 1, 8, 9, generator=generator)
+        for i, label in enumerate(self.labels.tolist()):
+            self.images[i, :, :, 3 * label : 3 * label + 3] += 2.0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, batch_size: int, *, seed: int | None = None, augment: bool = False):
+        generator = torch.Generator().manual_seed(seed or 0)
+        order = torch.arange(len(self)) if seed is None else torch.randperm(len(self), generator=generator)
+        for rows in order.split(batch_size):
+            yield self.images[rows], self.labels[rows]
+
+
+INPUT_SHAPE = (1, 1, 8, 9)
+
+
+def make_bench(seed: int = 0) -> Bench:
+    torch.manual_seed(seed)
+    return Bench(SmallNet().eval(), ToySplit(96, 1), ToySplit(30, 2), ToySplit(60, 3), INPUT_SHAPE)
