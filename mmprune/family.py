@@ -1,7 +1,7 @@
 """A family: the dense model and its variants on disk, made once, resumable at any moment.
 
-What determines the variants (model, weights, data, layers, strategies, scores, pattern, recipe, seed) is the family's identity:
-a folder holds one identity, and the same command on it goes on where it was killed and ends with the same bits.
+What determines the variants (model, weights, data, strategies, scores, pattern, recipe, seed) is the family's identity: a
+folder holds one identity, and the same command on it goes on where it was killed and ends with the same bits.
 """
 
 import copy
@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mmprune import __version__, folder
-from mmprune.finetune import Diverged, Job, Recipe, Split, accuracy, finetune, limit
+from mmprune.finetune import Diverged, Job, Recipe, Split, Teacher, accuracy, finetune, limit
 from mmprune.layers import find_layers
 from mmprune.masks import make_masks
 from mmprune.ranges import find_ranges, preset_name
@@ -28,22 +28,27 @@ from mmprune.scores import BATCH_SIZE, BATCHES, NEEDS_GRADIENT, SCORES, make_sco
 from mmprune.strategies import PAPER_TEN, TEN, paper_plan, plan
 from mmprune.workers import run_tasks
 
-Progress = Callable[[str, str, int, int], None]  # (stage, item, done, total)
+Progress = Callable[[str, str, float, int], None]  # (stage, item, done, total)
 
 
-def quiet(stage: str, item: str, done: int, total: int) -> None:
+def quiet(stage: str, item: str, done: float, total: int) -> None:
     """The Progress that says nothing."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """The dense model (eval mode, on the CPU) and its data. Test data is touched once a variant, for the reported accuracy."""
+    """The dense model (eval mode, on the CPU) and its data. Test data is touched once a variant, for its accuracy."""
 
     model: nn.Module
     train: Split
     validation: Split
     test: Split
     input_shape: tuple[int, int, int, int]  # (1, C, H, W)
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """A copy of the dense model, kept by the process, so that its answers serve all variants."""
+        return Teacher(copy.deepcopy(self.model))
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,8 @@ def plan_family(bench: Bench, request: Request) -> dict[str, Any]:
     unknown = [s for s in request.scores if s not in SCORES]
     if unknown:
         raise ValueError(f"no score called {unknown[0]!r} (there are {', '.join(SCORES)})")
-    spec = {"recipe": asdict(request.recipe), "scores": list(request.scores), "pattern": request.pattern, "seed": request.seed}
+    spec = {"recipe": asdict(request.recipe), "scores": list(request.scores), "pattern": request.pattern,
+            "seed": request.seed}
     made_of = {**request.about, "weights_sha256": state_sha256(bench.model.state_dict())}
     tasks = [Task(variant_id(s, score, spec, made_of), score, s) for score in request.scores for s in strategies]
     dense = Strategy(DENSE, {x.name: 0.0 for x in layers})
@@ -147,13 +153,13 @@ def build_family(make_bench: Callable[[], Bench], request: Request, root: Path, 
         progress("fine-tune", "", len(tasks) - len(open_tasks), len(tasks))
         setup = bench if resources.jobs == 1 else make_bench
         make = partial(make_variant, root, request, resources)
-        steps = {"done": len(tasks) - len(open_tasks)}
+        shares = {t.id: 0.0 if t in open_tasks else 1.0 for t in tasks}
 
         def report(task: Task, share: float, failure: str | None) -> None:
             if failure is not None:
                 failures[task.id] = failure
-            steps["done"] += share == 1.0
-            progress("fine-tune", task.strategy.name if share < 1 else "", steps["done"], len(tasks))
+            shares[task.id] = share
+            progress("fine-tune", task.strategy.name, sum(shares.values()), len(tasks))
 
         run_tasks(setup, make, open_tasks, resources.jobs, report)
         folder.write_json(root / folder.MANIFEST, {**manifest, "failures": failures})
@@ -216,8 +222,13 @@ def make_gradients(root: Path, manifest: dict[str, Any], bench: Bench, device: s
     names = [x["name"] for x in manifest["layers"]]
     total = min(BATCHES, max(1, len(bench.train) // BATCH_SIZE))
     batches = limit(bench.train.batches(BATCH_SIZE, seed=manifest["spec"]["seed"]), total)
-    found = mean_absolute_gradients(bench.model, names, batches, device, lambda n: progress("scores", "gradient", n, total))
+    tick = partial(_tick_scores, progress, total)
+    found = mean_absolute_gradients(bench.model, names, batches, device, tick)
     folder.write_whole(path, lambda part: save_file(found, part))
+
+
+def _tick_scores(progress: Progress, total: int, done: int) -> None:
+    progress("scores", "gradient", done, total)
 
 
 def make_variant(root: Path, request: Request, resources: Resources, bench: Bench, task: Task,
@@ -231,7 +242,7 @@ def make_variant(root: Path, request: Request, resources: Resources, bench: Benc
     job = Job(masks, bench.train, bench.validation, request.recipe, request.seed, resources.device, checkpoint)
     model = copy.deepcopy(bench.model)
     try:
-        validation_accuracy = finetune(model, bench.model, job, tick)
+        validation_accuracy = finetune(model, bench.teacher, job, tick)
     except Diverged as err:
         checkpoint.unlink(missing_ok=True)
         return str(err)
@@ -262,7 +273,8 @@ def load_variant(root: Path, variant: Variant, dense: nn.Module) -> nn.Module:
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as err:
-        raise folder.FolderError(f"{path} is damaged ({err}); delete {path.parent} and run the same command again") from err
+        way_out = f"delete {path.parent} and run the same command again"
+        raise folder.FolderError(f"{path} is damaged ({err}); {way_out}") from err
     model = copy.deepcopy(dense)
     model.load_state_dict(state)
     return model.eval()

@@ -20,7 +20,14 @@ Batch = tuple[Tensor, Tensor]
 class Split(Protocol):
     """A part of a data set."""
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same seed gives the same batches again, bit for bit."""
+
     def __len__(self) -> int: ...
+
+    def batch_count(self, batch_size: int) -> int:
+        """How many batches a pass gives."""
 
     def batches(self, batch_size: int, *, seed: int | None = None, augment: bool = False) -> Iterator[Batch]:
         """(images (n, C, H, W) float32 normalized, labels (n,)), shuffled by `seed` where one is given."""
@@ -47,8 +54,8 @@ class Recipe:
 
 
 # The paper's recipe: Adam at a constant 5e-5 (its ResNet-18 and Swin-T; VGG-11 took 1e-4), cross-entropy, patience 3.
-# Ours: the rate is ten times higher and falls to zero, the dense model teaches (Hinton et al. 2015, temperature 2): short
-# retraining lives from its large rate (Le and Hua, ICLR 2021; Zimmer et al. 2023).
+# Ours: a higher rate that falls to zero, taught by the dense model (Hinton et al. 2015): short retraining lives from its
+# large rate (Le and Hua, ICLR 2021; Zimmer et al. 2023).
 RECIPES: dict[str, Recipe] = {
     "default": Recipe("default", lr=1e-3, epochs=3, batch_size=64, linear_decay=True, distill=0.7, patience=0,
                       recalibrate=True, weight_decay=1e-4),
@@ -56,6 +63,7 @@ RECIPES: dict[str, Recipe] = {
                     recalibrate=False, optimizer="adam"),
 }
 TEMPERATURE = 2.0
+KEPT_BYTES = 2**28  # of the dense model's answers in memory
 RECALIBRATION_IMAGES = 2_000
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -87,7 +95,27 @@ class Job:
     checkpoint: Path | None = None  # written after every epoch, taken up again after a kill
 
 
-def finetune(model: nn.Module, teacher: nn.Module | None, job: Job, tick: Callable[[int, int], None]) -> float:
+class Teacher:
+    """The dense model's logits. Variants of one family see the same batches, so one process asks only once for each."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.kept: dict[tuple[int, int], Tensor] = {}
+        self.kept_bytes = 0
+
+    @torch.no_grad()
+    def logits(self, images: Tensor, key: tuple[int, int] | None) -> Tensor:
+        """(n, classes) for normalized images; `key` names a batch that comes again with the same images, None one that will not."""
+        if key is not None and key in self.kept:
+            return self.kept[key]
+        found = self.model.to(images.device).eval()(images)
+        if key is not None and self.kept_bytes < KEPT_BYTES:
+            self.kept[key] = found
+            self.kept_bytes += found.nbytes
+        return found
+
+
+def finetune(model: nn.Module, teacher: Teacher | None, job: Job, tick: Callable[[int, int], None]) -> float:
     """Mask the model, train it under the mask, in place; return its validation accuracy.
 
     tick(step, steps) is called after every optimizer step. Diverged when the loss or a weight is not a number.
@@ -104,22 +132,26 @@ def finetune(model: nn.Module, teacher: nn.Module | None, job: Job, tick: Callab
     return accuracy(model, job.validation, job.device)
 
 
-def _train(model: nn.Module, teacher: nn.Module | None, job: Job, masks: dict[str, Tensor],
+def _train(model: nn.Module, teacher: Teacher | None, job: Job, masks: dict[str, Tensor],
            tick: Callable[[int, int], None]) -> None:
     recipe = job.recipe
     weights = dict(model.named_parameters())
     optimizer = OPTIMIZERS[recipe.optimizer](list(weights.values()), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    epoch_steps = math.ceil(len(job.train) / recipe.batch_size)
+    epoch_steps = job.train.batch_count(recipe.batch_size)
     state = _load_checkpoint(job, model, optimizer)
-    teacher = teacher.to(job.device).eval() if teacher is not None and recipe.distill else None
     for epoch in range(state["epoch"], recipe.epochs):
         torch.manual_seed(job.seed * 1_000_003 + epoch)  # dropout and the like
         model.train()
-        for i, (images, labels) in enumerate(job.train.batches(recipe.batch_size, seed=job.seed * 1009 + epoch, augment=True)):
+        batches = job.train.batches(recipe.batch_size, seed=job.seed * 1009 + epoch, augment=True)
+        for i, (images, labels) in enumerate(batches):
             step = epoch * epoch_steps + i
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * rate_factor(recipe, step, recipe.epochs * epoch_steps)
-            train_step(model, teacher, optimizer, (images.to(job.device), labels.to(job.device)), recipe)
+            images, labels = images.to(job.device), labels.to(job.device)
+            soft = None
+            if teacher is not None and recipe.distill:
+                soft = teacher.logits(images, (epoch, i) if job.train.repeatable else None)
+            train_step(model, optimizer, (images, labels), soft, recipe)
             apply_masks(weights, masks)  # after the step: momentum and weight decay move pruned weights too
             tick(step + 1, recipe.epochs * epoch_steps)
         if _end_epoch(model, job, state, epoch):
@@ -129,21 +161,23 @@ def _train(model: nn.Module, teacher: nn.Module | None, job: Job, masks: dict[st
         model.load_state_dict(state["best"])
 
 
-def train_step(model: nn.Module, teacher: nn.Module | None, optimizer: torch.optim.Optimizer, batch: Batch,
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, soft: Tensor | None,
                recipe: Recipe) -> None:
-    """One step on L = (1 - d) CE(z, y) + d T^2 KL(softmax(z_teacher / T) || softmax(z / T)), d the recipe's `distill`."""
+    """One step on L = (1 - d) CE(z, y) + d T^2 KL(softmax(z_dense / T) || softmax(z / T)), d = recipe.distill.
+
+    soft  the dense model's logits z_dense (n, classes); None: L is the cross-entropy alone
+    """
     images, labels = batch
     logits = model(images)
     loss = F.cross_entropy(logits, labels)
-    if teacher is not None:
-        with torch.no_grad():
-            soft = F.log_softmax(teacher(images) / TEMPERATURE, dim=1)
-        own = F.log_softmax(logits / TEMPERATURE, dim=1)
-        distance = F.kl_div(own, soft, reduction="batchmean", log_target=True) * TEMPERATURE**2
+    if soft is not None:
+        goal, own = F.log_softmax(soft / TEMPERATURE, dim=1), F.log_softmax(logits / TEMPERATURE, dim=1)
+        distance = F.kl_div(own, goal, reduction="batchmean", log_target=True) * TEMPERATURE**2
         loss = (1 - recipe.distill) * loss + recipe.distill * distance
     if not torch.isfinite(loss):
         _check_finite(model)
-        raise Diverged(f"the loss became {loss.item()} at learning rate {optimizer.param_groups[0]['lr']:.2g}; try a lower --lr")
+        rate = optimizer.param_groups[0]["lr"]
+        raise Diverged(f"the loss became {loss.item()} at learning rate {rate:.2g}; try a lower --lr")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0 if recipe.linear_decay else math.inf)
@@ -151,7 +185,7 @@ def train_step(model: nn.Module, teacher: nn.Module | None, optimizer: torch.opt
 
 
 def rate_factor(recipe: Recipe, step: int, steps: int) -> float:
-    """The learning rate's share at a step: up over the first 5 % of the steps, then linearly down to zero; or constant."""
+    """The learning rate's share at a step: up over the first 5 % of the steps, then linearly to zero; or constant 1."""
     if not recipe.linear_decay:
         return 1.0
     warmup = max(1, steps // 20)

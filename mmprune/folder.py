@@ -60,7 +60,7 @@ def read_json(path: Path) -> Any:
 
 def read_manifest(root: Path) -> dict[str, Any]:
     if not (root / MANIFEST).is_file():
-        raise FolderError(f"{root} holds no family: there is no {MANIFEST} in it; make one with `mmprune build --out {root}`")
+        raise FolderError(f"{root} holds no family (no {MANIFEST} in it); make one with `mmprune build --out {root}`")
     return read_json(root / MANIFEST)
 
 

@@ -1,7 +1,7 @@
 """What can be pruned in a model, and what each of it is: read off the module graph and one forward pass.
 
-Prunable are the weights of convolutions and linear layers and the input projections of nn.MultiheadAttention. Norms, biases,
-embeddings and tables never are.
+Prunable are the weights of convolutions and linear layers and the input projections of nn.MultiheadAttention. Norms,
+biases, embeddings and tables never are.
 """
 
 import re
@@ -25,8 +25,11 @@ HEADS = {"head", "heads", "head_dist", "classifier", "fc", "pre_logits", "last_l
 STEMS = {"stem", "patch_embed", "conv_stem", "conv1", "conv_proj"}
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _PRODUCTS = (*_CONVOLUTIONS, F.linear)
-_QKV = re.compile(r"(^|[_.])(to_)?(q|k|v|kv|qk|qkv|query|key|value|in_proj_weight)(_?(proj|lin|linear|conv|weight))?([_.]|$)")
-_SQUEEZE = re.compile(r"(?i:squeeze)|^(Effective|Efficient)?SE([A-Z]|$)")  # class names: SqueezeExcite, SEModule, EffectiveSEModule
+_QKV = re.compile(r"(^|[_.])(to_)?(q|k|v|kv|qk|qkv|query|key|value|in_proj_weight)(_?(proj|lin|linear|conv))?([_.]|$)")
+# of a class: SqueezeExcite, SEModule, EffectiveSEModule
+_SQUEEZE = re.compile(r"(?i:squeeze)|^(Effective|Efficient)?SE([A-Z]|$)")
+_ATTENTION = re.compile(r"attention|attn|^xca$", re.IGNORECASE)
+_MLP = re.compile(r"mlp|ffn|feed_?forward", re.IGNORECASE)
 
 
 @dataclass
@@ -82,7 +85,7 @@ def _record_calls(model: nn.Module, input_shape: tuple[int, ...]) -> list[_Call]
     """Run zeros through the model and note each prunable weight the first time a product uses it."""
     recorder = _Recorder(model)
     training = model.training
-    device = next(iter(model.parameters())).device
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
         model.eval()
         with torch.no_grad(), recorder:
@@ -133,7 +136,7 @@ def _ancestors(modules: dict[str, nn.Module], name: str) -> tuple[str, ...]:
 def _in_attention(call: _Call) -> bool:
     if isinstance(call.module, nn.MultiheadAttention):
         return True
-    return any(re.search(r"attention|attn|\bXCA\b", a, re.IGNORECASE) and not _SQUEEZE.search(a) for a in call.ancestors)
+    return any(_ATTENTION.search(a) and not _SQUEEZE.search(a) for a in call.ancestors)
 
 
 def _kinds(calls: list[_Call], has_attention: bool) -> dict[str, str]:
@@ -159,9 +162,9 @@ def _stem_names(calls: list[_Call], has_attention: bool) -> dict[str, str]:
     first = calls[0]
     top = first.name.split(".")[0]
     whole_child = top in STEMS
-    reads_image = [c for c in calls if not isinstance(c.module, nn.Linear) and c.spatial == first.spatial and c.order < 4
-                   and c.weight.shape[1] == first.weight.shape[1]]
-    names = [c.name for c in calls if whole_child and c.name.split(".")[0] == top] or [c.name for c in reads_image]
+    inputs = first.weight.shape[1]
+    reads_image = [c.name for c in calls[:4] if c.spatial == first.spatial and c.weight.shape[1] == inputs]
+    names = [c.name for c in calls if whole_child and c.name.split(".")[0] == top] or reads_image
     conv = first.module
     is_patch = isinstance(conv, nn.Conv2d) and conv.kernel_size == conv.stride and conv.kernel_size[0] > 1
     kind = "patch_embed" if is_patch or (has_attention and top in ("stem", "patch_embed")) else "stem"
@@ -169,16 +172,9 @@ def _stem_names(calls: list[_Call], has_attention: bool) -> dict[str, str]:
 
 
 def _classifier_names(calls: list[_Call]) -> set[str]:
-    """The layers of the head: the last one executed, its siblings of a head's name, and the linear layers just before it."""
+    """The layers of the head: the last one executed and those of a head's name."""
     last = calls[-1]
-    names = {last.name}
-    top = last.name.split(".")[0]
-    for call in reversed(calls):
-        own = call.name.split(".")[0]
-        is_head = own in HEADS and not _in_attention(call)
-        if is_head or (own == top and isinstance(call.module, nn.Linear) and top in HEADS):
-            names.add(call.name)
-    return names
+    return {last.name, *(c.name for c in calls if c.name.split(".")[0] in HEADS and not _in_attention(c))}
 
 
 def _mlp_pairs(calls: list[_Call]) -> dict[str, str]:
@@ -193,43 +189,45 @@ def _mlp_pairs(calls: list[_Call]) -> dict[str, str]:
         if len(rest) == 1 and parent:
             second = rest[0]
             wide, narrow = first.weight.shape[:2]
-            named = re.search(r"mlp|ffn|feedforward|feed_forward", parent + " " + " ".join(first.ancestors[-2:]), re.IGNORECASE)
+            named = _MLP.search(" ".join((parent, *first.ancestors[-2:])))
             linear = isinstance(first.module, nn.Linear) and isinstance(second.module, nn.Linear)
-            if second.weight.shape[1] == wide and second.weight.shape[0] == narrow and wide > narrow and (named or linear):
+            undoes = tuple(second.weight.shape[:2]) == (narrow, wide) and wide > narrow
+            if undoes and (named or linear):
                 pairs[first.name], pairs[second.name] = "mlp_fc1", "mlp_fc2"
     return pairs
 
 
 def _mlp_parent(call: _Call) -> str:
-    """The module that holds the layer, or one level up where the layer is wrapped (levit's LinearNorm: mlp.ln1.linear)."""
+    """The module that holds the layer; one level up where it is wrapped (levit's LinearNorm: mlp.ln1.linear)."""
     parts = call.name.split(".")[:-1]
     wrapped = parts[-1] in ("linear", "c", "conv")
     return ".".join(parts[:-2] if wrapped else parts[:-1])
 
 
 def _block_kind(call: _Call, calls: list[_Call], pairs: dict[str, str]) -> str:
-    conv = call.module if isinstance(call.module, nn.Conv2d) else None
     parts = set(call.name.split("."))
     if any(_SQUEEZE.search(a) for a in call.ancestors) or parts & {"se", "se_module", "se_layer"}:
         return "squeeze_excite"
-    if conv is not None and conv.groups > 1:
-        return "depthwise" if conv.groups == conv.in_channels else "grouped"
+    if getattr(call.module, "groups", 1) > 1:
+        return "depthwise" if call.weight.shape[1] == 1 else "grouped"
     if _in_attention(call):
         return _attention_kind(call, calls)
-    if call.name in pairs:
-        return pairs[call.name]
-    merges = conv.kernel_size == conv.stride and conv.kernel_size[0] > 1 if conv is not None else "reduction" in parts
-    if merges:
-        return "patch_merging"
+    return pairs.get(call.name) or _plain_kind(call, parts)
+
+
+def _plain_kind(call: _Call, parts: set[str]) -> str:
+    conv = call.module if isinstance(call.module, nn.Conv2d) else None
     if conv is None:
-        return "linear"
+        return "patch_merging" if "reduction" in parts else "linear" if call.weight.dim() == 2 else "conv"
+    if conv.kernel_size == conv.stride and conv.kernel_size[0] > 1:
+        return "patch_merging"
     if conv.kernel_size == (1, 1):
         return "downsample" if parts & {"downsample", "shortcut"} else "pointwise"
     return "conv"
 
 
 def _attention_kind(call: _Call, calls: list[_Call]) -> str:
-    """By name where it tells (qkv, proj); otherwise the last layer of the attention module projects, the others make q, k, v."""
+    """By name where it tells (qkv, proj); otherwise the attention's last layer projects, the others make q, k, v."""
     own = ".".join(call.name.split(".")[-3:])
     if _QKV.search(own):
         return "attn_qkv"

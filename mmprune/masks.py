@@ -1,7 +1,7 @@
 """Masks: which weights of a layer stay. True = kept.
 
-A pattern is a function (score, sparsity) -> mask, both of the weight's shape. Ties are broken by position, so the same score
-gives the same mask everywhere; as sparsity grows, the masks of one score are nested.
+A pattern is a function (score, sparsity) -> mask, both of the weight's shape. Ties are broken by position, so the same
+score gives the same mask everywhere; as sparsity grows, the masks of one score are nested.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
-"""How much sparsity each layer tolerates: a rule table by kind and depth, the authors' presets for four models, user overrides.
+"""How much sparsity each layer tolerates: a rule table by kind and depth, presets for four models, user overrides.
 
-Mix-and-Match Pruning (arXiv 2603.20280), phase 1. The numbers of the presets are those of the authors' published code, which
-reproduce the sparsities printed in the paper's draft for Swin-T, ResNet-18 and VGG-11.
+Mix-and-Match Pruning (arXiv 2603.20280), phase 1. The numbers of the presets are those of the authors' published code;
+they reproduce the sparsities printed in the paper's draft for Swin-T, ResNet-18 and VGG-11.
 """
 
 import re
@@ -23,15 +23,15 @@ else:
 # kind: ranges for the four quarters of the network's depth (or one for all), and the reason
 RULES: dict[str, tuple[tuple[tuple[float, float], ...], str]] = {
     "stem": (((0.0, 0.10),), "reads the image: few weights, and every later layer depends on it"),
-    "conv": (((0.30, 0.50), (0.40, 0.60), (0.50, 0.70), (0.75, 0.95)), "late convolutions hold most weights and most redundancy"),
+    "conv": (((0.30, 0.50), (0.40, 0.60), (0.50, 0.70), (0.75, 0.95)), "late ones hold most weights and most redundancy"),
     "downsample": (((0.0, 0.20),), "the only path past a stage's end"),
-    "pointwise": (((0.30, 0.50), (0.40, 0.60), (0.50, 0.70), (0.60, 0.85)), "as conv, a little less: no spatial redundancy"),
+    "pointwise": (((0.30, 0.50), (0.40, 0.60), (0.50, 0.70), (0.60, 0.85)), "as conv, less late: no spatial redundancy"),
     "depthwise": (((0.0, 0.10),), "one filter a channel: nothing else can take over"),
     "grouped": (((0.20, 0.40), (0.20, 0.40), (0.30, 0.50), (0.40, 0.60)), "each output sees few inputs already"),
-    "attn_qkv": (((0.10, 0.30), (0.15, 0.35), (0.20, 0.40), (0.25, 0.45)), "queries and keys multiply each other's errors"),
+    "attn_qkv": (((0.10, 0.30), (0.15, 0.35), (0.20, 0.40), (0.25, 0.45)), "queries and keys multiply their errors"),
     "attn_proj": (((0.20, 0.40), (0.25, 0.45), (0.30, 0.50), (0.35, 0.55)), "mixes heads, linear in the values"),
-    "mlp_fc1": (((0.30, 0.45), (0.35, 0.50), (0.40, 0.55), (0.45, 0.60)), "wide and redundant: a cut hidden unit costs little"),
-    "mlp_fc2": (((0.25, 0.40), (0.30, 0.45), (0.35, 0.50), (0.40, 0.55)), "writes to the residual stream, so a little less than fc1"),
+    "mlp_fc1": (((0.30, 0.45), (0.35, 0.50), (0.40, 0.55), (0.45, 0.60)), "wide and redundant: a cut unit costs little"),
+    "mlp_fc2": (((0.25, 0.40), (0.30, 0.45), (0.35, 0.50), (0.40, 0.55)), "writes to the residual stream: less than fc1"),
     "patch_embed": (((0.0, 0.10),), "reads the image: few weights, and every later layer depends on it"),
     "patch_merging": (((0.05, 0.20),), "the only path past a stage's end"),
     "squeeze_excite": (((0.0, 0.20),), "gates whole channels: an error there hits all positions"),
@@ -70,7 +70,8 @@ def vgg11_ranges(layers: Sequence[Layer]) -> dict[str, Range]:
     convs = [x for x in layers if x not in dense and x.kind != "stem" and x.params >= SMALL]
     found = {x.name: Range(0.0, 0.10, "preset vgg11: small or stem") for x in layers}
     for place, layer in enumerate(dense):
-        found[layer.name] = Range(*((0.92, 0.98), (0.88, 0.96), (0.85, 0.95))[min(place, 2)], "preset vgg11: fully connected, by size")
+        row = ((0.92, 0.98), (0.88, 0.96), (0.85, 0.95))[min(place, 2)]
+        found[layer.name] = Range(*row, "preset vgg11: fully connected, by size")
     for j, layer in enumerate(convs):
         at = j / max(len(convs) - 1, 1)
         row = (0.40, 0.60) if at < 0.4 else (0.55, 0.70) if at < 0.6 else (0.65, 0.80) if at < 0.8 else (0.75, 0.92)
@@ -89,11 +90,11 @@ def swin_tiny_ranges(layers: Sequence[Layer]) -> dict[str, Range]:
             return 0.05, 0.20
         if layer.kind == "classifier":
             return 0.0, 0.15
-        for part, low in lows.items():
-            if part in layer.name:
-                low += 0.05 * int(layer.name.split(".")[1])  # layers.<stage>.
-                return round(low, 4), round(low + widths[part], 4)
-        return 0.10, 0.30
+        part = next((p for p in lows if p in layer.name), None)
+        if part is None:
+            return 0.10, 0.30
+        low = lows[part] + 0.05 * int(layer.name.split(".")[1])  # layers.<stage>.
+        return round(low, 4), round(low + widths[part], 4)
 
     return {layer.name: Range(*one(layer), "preset swin_tiny") for layer in layers}
 
@@ -119,23 +120,23 @@ def preset_name(model: str) -> str | None:
 
 
 def find_ranges(model: str, layers: Sequence[Layer], overrides: dict[str, Any] | None = None) -> dict[str, Range]:
-    """The range of every layer: the model's preset or the rule table, then the user's overrides (see read_overrides)."""
+    """The range of every layer: the model's preset or the rule table, then the user's overrides, see read_overrides."""
     preset = preset_name(model)
     ranges = PRESETS[preset](layers) if preset else rule_ranges(layers)
     for section in ("kinds", "layers"):
         for glob, bounds in (overrides or {}).get(section, {}).items():
-            hits = [x for x in layers if fnmatchcase(x.kind if section == "kinds" else _bare(x.name), glob)
-                    or (section == "layers" and fnmatchcase(x.name, glob))]
+            words = {x.name: [x.kind] if section == "kinds" else [_bare(x.name), x.name] for x in layers}
+            hits = [x for x in layers if any(fnmatchcase(w, glob) for w in words[x.name])]
             if not hits:
-                raise ValueError(f"ranges: [{section}] {glob!r} matches nothing in this model; "
-                                 + _nearest(glob, {x.kind for x in layers} if section == "kinds" else {_bare(x.name) for x in layers}))
+                near = _nearest(glob, {w[0] for w in words.values()})
+                raise ValueError(f"ranges: [{section}] {glob!r} matches nothing in this model; {near}")
             for layer in hits:
                 ranges[layer.name] = Range(*bounds, f"yours: [{section}] {glob}")
     return ranges
 
 
 def read_overrides(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
-    """A TOML file with sections [kinds] and [layers], each `"glob" = [low, high]`; later lines win, layers win over kinds.
+    """A TOML file with sections [kinds] and [layers], each `"glob" = [low, high]`; later lines win, layers over kinds.
 
     ValueError naming the line's key when anything else stands there.
     """
@@ -151,7 +152,7 @@ def read_overrides(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
                 raise ValueError(f"{path}: [kinds] {glob!r} is no kind; " + _nearest(glob, set(KINDS)))
             pair = isinstance(bounds, list) and len(bounds) == 2 and all(type(b) in (int, float) for b in bounds)
             if not pair or not 0 <= bounds[0] <= bounds[1] < 1:
-                raise ValueError(f"{path}: [{section}] {glob!r} = {bounds!r}; it needs [low, high] with 0 <= low <= high < 1")
+                raise ValueError(f"{path}: [{section}] {glob!r} = {bounds!r}; it needs [low, high], 0 <= low <= high < 1")
     return content
 
 

@@ -1,4 +1,4 @@
-"""The records that every arrow of the design carries: frozen, validated, base units (seconds, bytes, fractions in [0, 1])."""
+"""The records that the stages hand on: frozen, validated, in base units (seconds, bytes, fractions in [0, 1])."""
 
 import hashlib
 import json
@@ -31,7 +31,8 @@ class Layer:
 
     def __post_init__(self) -> None:
         _fraction(self.depth, f"depth of {self.name}")
-        _require(len(self.shape) >= 2 and min(self.shape) > 0, f"{self.name}: cannot prune a weight of shape {self.shape}")
+        weight = len(self.shape) >= 2 and min(self.shape) > 0
+        _require(weight, f"{self.name}: cannot prune a weight of shape {self.shape}")
 
     @property
     def params(self) -> int:
@@ -49,7 +50,7 @@ class Range:
     def __post_init__(self) -> None:
         ok = all(isinstance(v, (int, float)) and math.isfinite(v) for v in (self.low, self.high))
         _require(ok and 0.0 <= self.low <= self.high < 1.0,
-                 f"a range needs 0 <= low <= high < 1, got [{self.low}, {self.high}]" + (f" ({self.why})" if self.why else ""))
+                 f"a range needs 0 <= low <= high < 1, got [{self.low}, {self.high}] {self.why}".rstrip())
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Strategy:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an image becomes the model's input: resize and crop, scale to [0, 1], subtract mean, divide by std; NCHW float32."""
+    """How an image becomes the model's input: resize, crop, scale to [0, 1], subtract mean, divide by std; NCHW float32."""
 
     image_size: tuple[int, int]  # height, width
     mean: tuple[float, ...]
@@ -190,6 +191,7 @@ class Measurement:
     started: str  # ISO 8601, UTC
     provenance: str
     commit: str = ""
+    settings: dict[str, str] = field(default_factory=dict)  # the runtime's knobs as it reports them
     throttled: bool = False
     energy_j: float | None = None
     temperature_c: tuple[float, float] | None = None  # before, after

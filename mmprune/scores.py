@@ -1,7 +1,7 @@
 """Scores: one sensitivity for every prunable weight, computed once on training data, ranked within each layer.
 
-Mix-and-Match Pruning (arXiv 2603.20280): magnitude S = |w|, gradient S = |dL/dw|, product S = |w| |dL/dw|, where the gradient is
-the mean over batches of the batch gradient's absolute value, of the cross-entropy. (The literature calls |w dL/dw| SNIP.)
+Mix-and-Match Pruning (arXiv 2603.20280): magnitude S = |w|, gradient S = |dL/dw|, product S = |w| |dL/dw|, where the
+gradient is the mean over batches of the batch gradient's absolute value, L the cross-entropy. (|w dL/dw| is SNIP's score.)
 """
 
 import copy
@@ -31,7 +31,11 @@ def product(weight: Tensor, gradient: Tensor) -> Tensor:
     return weight.abs() * gradient
 
 
-SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"magnitude": magnitude, "gradient": gradient, "product": product}
+SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "magnitude": magnitude,
+    "gradient": gradient,
+    "product": product,
+}
 NEEDS_GRADIENT = ("gradient", "product")
 
 
@@ -40,7 +44,7 @@ def mean_absolute_gradients(model: nn.Module, names: Sequence[str], batches: Ite
     """mean over batches of |dL/dw| for the named parameters, L the cross-entropy of a batch.
 
     batches  (images (N, C, H, W) normalized, labels (N,)) of training data
-    The model is left as it was: the passes run on a copy, in training mode as the authors do, without touching its BatchNorm.
+    The model is left as it was: the passes run on a copy, in training mode, as the authors do.
     """
     work = copy.deepcopy(model).to(device).train()
     parameters = dict(work.named_parameters())
@@ -58,7 +62,8 @@ def mean_absolute_gradients(model: nn.Module, names: Sequence[str], batches: Ite
         raise ScoreError("there is no training data to take gradients on")
     for name, total in sums.items():
         if not torch.isfinite(total).all():
-            raise ScoreError(f"the gradient of {name} is not finite on the training data: is the model's input normalized as it was trained?")
+            raise ScoreError(f"the gradient of {name} is not finite on the training data: "
+                             "is the model's input normalized as it was in training?")
     return {n: (s / count).cpu() for n, s in sums.items()}
 
 

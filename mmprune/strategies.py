@@ -1,11 +1,11 @@
-"""The ten strategies of Mix-and-Match Pruning (arXiv 2603.20280, phase 2): each gives every layer one sparsity in its range.
+"""The ten strategies of Mix-and-Match Pruning (arXiv 2603.20280, phase 2): each gives every layer a sparsity in its range.
 
 With low and high the layer's range and w = high - low:
     min               low
     max               high
     mid               low + 0.5 w
     interp-A          low + A/100 w
-    proportional      low + b w, b = min(1, 10 n_l / n_total): layers with a tenth of all weights or more get their maximum
+    proportional      low + b w, b = min(1, 10 n_l / n_total): a layer with a tenth of all weights gets its high
     classifier-heavy  the classifying part at high, the rest at low
     feature-heavy     the feature-extracting part at high, the rest at mid
 """
@@ -41,23 +41,24 @@ def classifier_heavy(layers: Sequence[Layer], ranges: dict[str, Range]) -> Spars
 
 
 def feature_heavy(layers: Sequence[Layer], ranges: dict[str, Range]) -> Sparsities:
-    """The attention of a transformer, all convolutions of a VGG, the last stage of any other network, at high; the rest at mid."""
+    """The attention of a transformer, the convolutions of a VGG, any other network's last stage, at high; the rest at mid."""
     if has_attention(layers):
         part = {x.name for x in layers if x.kind in ("attn_qkv", "attn_proj")}
     else:
-        heavy_head = any(ranges[x.name].low > 0.5 for x in layers if x.kind == "classifier")  # VGG: the weights are in the head
+        # a VGG holds most of its weights in the head, and its preset says so
+        heavy_head = any(ranges[x.name].low > 0.5 for x in layers if x.kind == "classifier")
         part = {x.name for x in layers if x.kind != "classifier" and (heavy_head or x.depth >= 0.75)}
     return {x.name: _between(ranges[x.name], 1.0 if x.name in part else 0.5) for x in layers}
 
 
 def has_attention(layers: Sequence[Layer]) -> bool:
-    """Whether attention makes up the network's body: MobileNetV4's few attention blocks leave it a convolutional one."""
+    """Whether attention makes up the body: the few attention blocks of a MobileNetV4 leave it a convolutional network."""
     attention = sum(x.params for x in layers if x.kind.startswith("attn_"))
     return attention >= 0.1 * sum(x.params for x in layers)
 
 
 def _between(range_: Range, at: float) -> float:
-    return round(range_.low + at * (range_.high - range_.low), 12)  # 0.2 + 0.3 is to be 0.5, so that counts are as a reader expects
+    return round(range_.low + at * (range_.high - range_.low), 12)  # no 0.30000000000000004
 
 
 STRATEGIES: dict[str, Rule] = {
@@ -76,8 +77,9 @@ STRATEGIES: dict[str, Rule] = {
     "classifier-heavy": classifier_heavy,
     "feature-heavy": feature_heavy,
 }
-TEN = ("min", "max", "mid", "interp-20", "interp-40", "interp-60", "interp-80", "proportional", "classifier-heavy", "feature-heavy")
-PAPER_TEN = ("min", "max", "mid", "interp-30", "interp-50", "interp-70", "interp-90", "proportional", "classifier-heavy", "feature-heavy")
+_HEAVY = ("proportional", "classifier-heavy", "feature-heavy")
+TEN = ("min", "max", "mid", "interp-20", "interp-40", "interp-60", "interp-80", *_HEAVY)
+PAPER_TEN = ("min", "max", "mid", "interp-30", "interp-50", "interp-70", "interp-90", *_HEAVY)
 
 
 def plan(names: Sequence[str], layers: Sequence[Layer], ranges: dict[str, Range]) -> tuple[Strategy, ...]:
@@ -112,10 +114,10 @@ def total_sparsity(strategy: Strategy, layers: Sequence[Layer]) -> float:
 
 
 def shift_towards(strategy: Strategy, layers: Sequence[Layer], target: float) -> Strategy:
-    """The authors' hidden step for VGG-11 and ResNet-18: move every layer by 0.2 points until the total is near the target.
+    """The authors' unprinted step for VGG-11 and ResNet-18: move every layer by 0.2 points until the total is near a target.
 
-    At most 30 passes; each first stops when the total is within 0.5 % (relative) of the target, then adds or subtracts 0.002
-    on every layer, clamped to [0, 0.98]. It leaves the ranges by up to 6 points. Only `--recipe paper` uses it.
+    At most 30 passes; each first stops when the total is within 0.5 % (relative) of the target, then adds or subtracts
+    0.002 on every layer, clamped to [0, 0.98]. It leaves the ranges by up to 6 points. Only `--recipe paper` uses it.
     """
     sparsity = dict(strategy.sparsity)
     for _ in range(30):

@@ -19,7 +19,7 @@ class WorkerError(RuntimeError):
 def run_tasks(setup: Any, make: Make, tasks: Sequence[Any], jobs: int, report: Report) -> None:
     """make(setup, task, tick) for every task; with more than one job in that many spawned processes.
 
-    setup   what every task needs; for more than one job, a picklable function that makes it, called once in each process
+    setup   what every task needs; for more than one job, a picklable function that makes it, called in each process
     report  called with the share of the task's steps, and finally with 1.0 and the reason if the task failed
     """
     if jobs == 1 or len(tasks) <= 1:

@@ -7,7 +7,19 @@ import pytest
 import torch
 from toys import ToySplit, make_bench
 
-from mmprune.finetune import OPTIMIZERS, RECIPES, Diverged, Job, accuracy, finetune, make_recipe, rate_factor, recalibrate
+from mmprune.finetune import (
+    OPTIMIZERS,
+    RECIPES,
+    Diverged,
+    Job,
+    Teacher,
+    accuracy,
+    finetune,
+    make_recipe,
+    rate_factor,
+    recalibrate,
+    train_step,
+)
 from mmprune.masks import make_masks
 
 
@@ -29,7 +41,7 @@ def test_zeros_after_every_step_and_nothing_else_pruned(recipe, optimizer):
         for name, mask in job.masks.items():
             assert (dict(model.named_parameters())[name][~mask] == 0).all()
 
-    finetune(model, bench.model, job, check)
+    finetune(model, bench.teacher, job, check)
     for name, mask in job.masks.items():
         weight = dict(model.named_parameters())[name]
         assert int((weight == 0).sum()) == int((~mask).sum())
@@ -47,7 +59,7 @@ def test_it_learns():
 def test_no_epochs_means_masks_and_recalibration_only():
     bench = make_bench()
     model = copy.deepcopy(bench.model)
-    finetune(model, bench.model, job_for(bench, make_recipe("default", epochs=0)), lambda *_: pytest.fail("a step was made"))
+    finetune(model, bench.teacher, job_for(bench, make_recipe("default", epochs=0)), lambda *_: pytest.fail("a step was made"))
     assert torch.equal(model.fc.weight, bench.model.fc.weight)
     assert not torch.equal(model.bn1.running_mean, bench.model.bn1.running_mean)
 
@@ -114,3 +126,32 @@ def test_accuracy_counts():
     assert accuracy(Constant(), ToySplit(30, 0)) == 1 / 3
     with pytest.raises(ValueError, match="no images"):
         accuracy(Constant(), ToySplit(0, 0))
+
+
+def test_the_teacher_is_asked_once_for_a_batch_that_comes_again():
+    asked = []
+
+    class Counting(torch.nn.Module):
+        def forward(self, x):
+            asked.append(len(x))
+            return x.flatten(1)[:, :3]
+
+    teacher, images = Teacher(Counting()), torch.randn(4, 1, 8, 9)
+    first = teacher.logits(images, (0, 0))
+    assert torch.equal(teacher.logits(images, (0, 0)), first) and asked == [4]
+    teacher.logits(images, (0, 1))
+    teacher.logits(images, None)
+    teacher.logits(images, None)
+    assert asked == [4] * 4
+
+
+def test_distillation_pulls_towards_the_dense_model():
+    """With the teacher's weight at 1 the labels do not matter: wrong ones leave the dense model where it is."""
+    bench = make_bench()
+    model = copy.deepcopy(bench.model)
+    recipe = replace(RECIPES["default"], distill=1.0, optimizer="sgd", lr=0.1, weight_decay=0.0)
+    optimizer = OPTIMIZERS["sgd"](list(model.parameters()), lr=0.1, weight_decay=0.0)
+    images, labels = next(bench.train.batches(32))
+    soft = bench.teacher.logits(images, None)
+    train_step(model, optimizer, (images, (labels + 1) % 3), soft, recipe)
+    assert torch.allclose(model.fc.weight, bench.model.fc.weight, atol=1e-6)

@@ -40,6 +40,8 @@ class SmallNet(nn.Module):
 class ToySplit:
     """Images whose brightest third (left, middle, right) is the class."""
 
+    repeatable = True
+
     def __init__(self, count: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.labels = torch.arange(count) % 3
@@ -49,6 +51,9 @@ class ToySplit:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def batch_count(self, batch_size: int) -> int:
+        return -(-len(self) // batch_size)
 
     def batches(self, batch_size: int, *, seed: int | None = None, augment: bool = False):
         generator = torch.Generator().manual_seed(seed or 0)

@@ -1,0 +1,30 @@
+"""A variant becomes a file: one module a format, named in FORMATS. Importing this package loads no heavy package.
+
+A format's module has PRECISIONS, export(subject, precision) -> Artifact, and open_file(path) -> a function from an
+image to its logits. To add one: the module, a row here, its package in setup.cfg.
+"""
+
+import difflib
+import importlib
+from types import ModuleType
+
+FORMATS = {"onnx": "exporters.to_onnx", "openvino": "exporters.to_openvino"}
+
+
+class ExportError(RuntimeError):
+    """A format cannot be made: it is unknown, its package is missing, or the file would not be the variant."""
+
+
+def load(name: str) -> ModuleType:
+    """The module of a format. ExportError for a name that is not in FORMATS or a package that is not installed."""
+    if name not in FORMATS:
+        close = difflib.get_close_matches(name, FORMATS, n=1, cutoff=0.5)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        raise ExportError(f"no format called '{name}' (there are {', '.join(FORMATS)}){hint}")
+    try:
+        return importlib.import_module(FORMATS[name])
+    except ModuleNotFoundError as err:
+        missing = (err.name or "").split(".")[0]
+        if missing in ("", "exporters", "mmprune"):
+            raise  # our own module is missing: a bug, not something to install
+        raise ExportError(f"exporting to {name} needs the package {missing}: pip install {missing}") from err

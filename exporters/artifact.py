@@ -1,0 +1,52 @@
+"""The end of every export: check the finished files, measure their sizes, write the record last."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporters.sizes import download_bytes, file_bytes, sha256
+from exporters.subject import Subject
+from exporters.verify import Run, verify
+from mmprune import folder
+from mmprune.records import Artifact
+
+
+@dataclass(frozen=True)
+class Made:
+    """Files that a format has written, not yet checked."""
+
+    format: str
+    precision: str
+    files: tuple[Path, ...]  # the main file first
+    layer_sparsity: dict[str, float]  # counted in these files, by Layer.name
+    notes: tuple[str, ...] = ()
+
+
+def artifact_path(root: Path, variant: str, format: str, precision: str, suffix: str) -> Path:
+    """Where a format's main file lies; files beside it share the stem. The suffix comes with its dot."""
+    return folder.variant_folder(root, variant) / f"{format}-{precision}{suffix}"
+
+
+def finish(subject: Subject, made: Made, run: Run) -> Artifact:
+    """Verify the files against torch and record them. VerifyError when they differ: then there is no record."""
+    name = f"{subject.variant.id}/{made.format}-{made.precision}"
+    agreement = verify(subject, run, made.precision, name)
+    files = tuple(path.relative_to(subject.root).as_posix() for path in made.files)
+    artifact = Artifact(
+        id=name, variant=subject.variant.id, format=made.format, precision=made.precision, path=files[0], files=files,
+        file_bytes=file_bytes(made.files), download_bytes=download_bytes(made.files), sha256=sha256(made.files),
+        max_abs_difference=agreement.max_abs_difference, top1_agreement=agreement.top1_agreement,
+        accuracy=agreement.accuracy, layer_sparsity=made.layer_sparsity, notes=made.notes)
+    folder.write_artifact(subject.root, artifact)
+    return artifact
+
+
+def read_finished(root: Path, variant: str, format: str, precision: str) -> Artifact | None:
+    """The artifact if its record is there and its files still are what the record says, else None."""
+    record = folder.artifact_record(root, variant, format, precision)
+    if not record.is_file():
+        return None
+    row = folder.read_json(record)
+    artifact = Artifact(**{**row, "files": tuple(row["files"]), "notes": tuple(row["notes"])})
+    paths = [root / file for file in artifact.files]
+    whole = all(path.is_file() for path in paths) and sha256(paths) == artifact.sha256
+    return artifact if whole else None

@@ -1,0 +1,124 @@
+"""A read-only view of an ONNX graph: constants as arrays, who writes and who reads each tensor, static shapes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # the operators that carry a layer's weight
+
+
+@dataclass(frozen=True)
+class Net:
+    """The view; stale after any change of the model, except through set_constant and set_size, which keep it."""
+
+    graph: onnx.GraphProto
+    constants: dict[str, np.ndarray]  # by initializer
+    writers: dict[str, onnx.NodeProto]  # by tensor
+    readers: dict[str, list[tuple[onnx.NodeProto, int]]]  # by tensor: the node and which of its inputs
+    shapes: dict[str, tuple[int, ...]]  # by tensor; only fully static ones
+    outputs: set[str]
+
+
+def read_net(model: onnx.ModelProto) -> Net:
+    """View a model whose constants are initializers (see lift_constants)."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        dims = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
+            shapes[value.name] = tuple(d.dim_value for d in dims)
+    graph = model.graph
+    constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    shapes.update({name: array.shape for name, array in constants.items()})
+    writers = {out: node for node in graph.node for out in node.output if out}
+    readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name:
+                readers.setdefault(name, []).append((node, index))
+    return Net(graph, constants, writers, readers, shapes, {value.name for value in graph.output})
+
+
+def lift_constants(model: onnx.ModelProto) -> None:
+    """Turn Constant nodes into initializers, so that there is one kind of constant."""
+    graph = model.graph
+    for node in [n for n in graph.node if n.op_type == "Constant" and n.attribute[0].name == "value"]:
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(node.attribute[0].t)
+        tensor.name = node.output[0]
+        graph.initializer.append(tensor)
+        graph.node.remove(node)
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+
+
+def weight_index(net: Net, node: onnx.NodeProto) -> int | None:
+    """Which input of a product is its constant weight; None where there is none (or both are constant)."""
+    if node.op_type not in PRODUCTS:
+        return None
+    found = [i for i, name in enumerate(node.input[:2]) if name in net.constants]
+    return found[0] if len(found) == 1 else None
+
+
+def set_constant(net: Net, node: onnx.NodeProto, index: int, array: np.ndarray) -> None:
+    """Give one input of one node a new constant; other readers of the old one keep it."""
+    old = node.input[index] if index < len(node.input) else ""
+    alone = len(net.readers.get(old, [])) == 1 and old in net.constants and old not in net.outputs
+    name = old if alone else unused_name(net, old or f"{node.output[0]}_bias")
+    tensor = numpy_helper.from_array(np.ascontiguousarray(array), name)
+    if alone:
+        next(i for i in net.graph.initializer if i.name == old).CopyFrom(tensor)
+    else:
+        net.graph.initializer.append(tensor)
+        if old:
+            net.readers[old].remove((node, index))
+        while len(node.input) <= index:
+            node.input.append("")
+        node.input[index] = name
+    net.readers[name] = [(node, index)]
+    net.constants[name] = array
+    net.shapes[name] = array.shape
+
+
+def set_size(net: Net, tensor: str, axis: int, size: int) -> None:
+    """Note that a tensor now has another length along an axis."""
+    shape = net.shapes[tensor]
+    net.shapes[tensor] = (*shape[:axis], size, *shape[axis + 1:])
+
+
+def unused_name(net: Net, name: str) -> str:
+    """`name#2`, `name#3`, ...: the first that no tensor has."""
+    stem = name.partition("#")[0]
+    count = 2
+    while any(f"{stem}#{count}" in names for names in (net.constants, net.writers)):
+        count += 1
+    return f"{stem}#{count}"
+
+
+def count_macs(net: Net) -> int:
+    """Multiply-accumulates of the products with a constant weight, for one run; a product of unknown shape counts 0."""
+    total = 0
+    for node in net.graph.node:
+        index = weight_index(net, node)
+        output = net.shapes.get(node.output[0])
+        if index is None or output is None:
+            continue
+        weight = net.constants[node.input[index]]
+        if node.op_type in ("Conv", "ConvTranspose"):
+            places = output if node.op_type == "Conv" else net.shapes.get(node.input[0], ())
+            total += weight.size * int(np.prod(places[2:], dtype=np.int64)) * places[0]
+        else:
+            total += weight.size * int(np.prod(output, dtype=np.int64)) // _outputs(node, index, weight)
+    return total
+
+
+def _outputs(node: onnx.NodeProto, index: int, weight: np.ndarray) -> int:
+    """Output features of a Gemm's or MatMul's weight."""
+    if node.op_type == "Gemm" and index == 1:
+        return int(weight.shape[0 if attribute(node, "transB", 0) else 1])
+    return int(weight.shape[-1 if index else 0])

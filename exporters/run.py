@@ -1,0 +1,78 @@
+"""Exports, one or many, that go on where they were stopped."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from exporters import ExportError, load
+from exporters.artifact import read_finished
+from exporters.subject import Subject
+from mmprune.records import Artifact, Variant
+from mmprune.workers import run_tasks
+
+Progress = Callable[[int, int, str], None]  # (done, total, label)
+
+
+def export_one(subject: Subject, format: str, precision: str) -> Artifact:
+    """The artifact of a variant: the finished one if its files are whole, else made anew."""
+    done = read_finished(subject.root, subject.variant.id, format, precision)
+    return done if done is not None else load(format).export(subject, precision)
+
+
+def quiet(done: int, total: int, label: str) -> None:
+    """The Progress that says nothing."""
+
+
+def wanted_formats(formats: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """(format, precision) pairs from "onnx" (all its precisions) or "openvino-fp16". ExportError for unknown ones."""
+    pairs: list[tuple[str, str]] = []
+    for text in formats:
+        name, _, precision = text.partition("-")
+        known = load(name).PRECISIONS
+        if precision and precision not in known:
+            raise ExportError(f"{name} has no precision '{precision}' (there are {', '.join(known)})")
+        pairs += [(name, p) for p in ([precision] if precision else known)]
+    return tuple(dict.fromkeys(pairs))
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What each worker needs."""
+
+    make_subject: Callable[[Variant], Subject]
+    formats: tuple[tuple[str, str], ...]
+
+
+def export_variants(root: Path, variants: Sequence[Variant], formats: Sequence[tuple[str, str]],
+                    make_subject: Callable[[Variant], Subject], jobs: int = 1,
+                    progress: Progress = quiet) -> list[Artifact]:
+    """Every variant in every (format, precision); what is finished is not done again.
+
+    make_subject  makes the variant's Subject where it is needed; for more than one job it must be picklable (a
+                  function of a module or a partial of one), because it runs in spawned processes
+    progress      called with the number of finished artifacts
+    The first ExportError or VerifyError ends the run; what is finished stays.
+    """
+    total = len(variants) * len(formats)
+    missing = {v.id: [p for p in formats if read_finished(root, v.id, *p) is None] for v in variants}
+    left = [v for v in variants if missing[v.id]]
+    done = total - sum(map(len, missing.values()))
+    progress(done, total, "")
+
+    def report(variant: Variant, share: float, _reason: str | None) -> None:
+        nonlocal done
+        if share == 1.0:
+            done += len(missing[variant.id])
+            progress(done, total, variant.id)
+
+    run_tasks(partial(_Setup, make_subject, tuple(formats)), _export_variant, left, jobs, report)
+    found = [read_finished(root, v.id, *pair) for v in variants for pair in formats]
+    return [artifact for artifact in found if artifact is not None]
+
+
+def _export_variant(setup: _Setup, variant: Variant, tick: Callable[[int, int], None]) -> None:
+    subject = setup.make_subject(variant)
+    for step, (format, precision) in enumerate(setup.formats, 1):
+        export_one(subject, format, precision)
+        tick(step, len(setup.formats))

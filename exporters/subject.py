@@ -1,0 +1,43 @@
+"""What an export starts from: the variant, its torch model, and the images on which the file has to agree with it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mmprune.records import Layer, Variant
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A variant ready to be exported. ValueError when images and labels do not fit or the model is training."""
+
+    variant: Variant
+    model: torch.nn.Module  # eval mode, weights loaded, on the CPU
+    root: Path  # the family's folder
+    layers: tuple[Layer, ...]  # prunable layers
+    images: np.ndarray  # (N, C, H, W) float32, normalized
+    labels: np.ndarray  # (N,) int64
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.dtype != np.float32 or len(self.images) == 0:
+            raise ValueError(f"images must be (N, C, H, W) float32 with N >= 1, got {self.images.shape} "
+                             f"{self.images.dtype}")
+        if self.labels.shape != (len(self.images),):
+            raise ValueError(f"{len(self.images)} images need as many labels, got {self.labels.shape}")
+        if self.model.training:
+            raise ValueError("the model is in training mode; call model.eval() before exporting it")
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(1, C, H, W)"""
+        return (1, *self.images.shape[1:])
+
+    @cached_property
+    def logits(self) -> np.ndarray:
+        """What torch answers: (N, classes) float32, computed once for all formats of this variant."""
+        batches = np.array_split(self.images, max(1, len(self.images) // 16))
+        with torch.no_grad():
+            return np.concatenate([self.model(torch.from_numpy(b)).numpy() for b in batches])

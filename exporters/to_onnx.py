@@ -1,0 +1,168 @@
+"""A variant as one ONNX file: opset 17, batch 1, BatchNorm folded, simplified, channels that do nothing removed.
+
+The constants of the layers carry their torch names (zeros.name_layers); metadata_props name the variant.
+"""
+
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import onnxsim
+import torch
+from onnx import numpy_helper
+
+from exporters import ExportError
+from exporters.adaptive_pooling import ExplicitPooling
+from exporters.artifact import Made, artifact_path, finish
+from exporters.onnx_graph import lift_constants
+from exporters.remove_channels import remove_channels
+from exporters.subject import Subject
+from exporters.zeros import constant_layers, count_zeros, name_layers
+from mmprune import __version__, folder
+from mmprune.records import Artifact
+
+PRECISIONS = ("fp32",)
+SUFFIX = ".onnx"
+OPSET = 17  # the highest that TensorRT 8.6 (JetPack 6.0) and the TorchScript exporter both know in full
+INPUT, OUTPUT = "input", "logits"
+SAME = 1e-5  # equal graphs may differ by this fraction of the largest output: float32 sums in another order
+FOLDED = 1e-4  # where weights were also multiplied by BatchNorm's scales; visformer_tiny comes to 1e-5
+PROOF_IMAGES = 4
+
+
+def export(subject: Subject, precision: str) -> Artifact:
+    """Write, check and record the ONNX file. ExportError when zeros are lost, VerifyError when it answers otherwise."""
+    if precision not in PRECISIONS:
+        raise ExportError(f"onnx has no precision '{precision}' (there are {', '.join(PRECISIONS)})")
+    label = f"{subject.variant.id}/onnx-{precision}"
+    weights = layer_weights(subject)
+    model, notes = simplify(convert(subject))
+    flushed = flush_subnormals(model)
+    if flushed:
+        notes.append(f"{flushed} subnormal weights flushed to 0")
+    gone = _name_layers(model, subject, weights, label)
+    if gone:
+        notes.append(f"folded away, not depending on the image: {', '.join(gone)}; their weights count as zeros")
+    in_file = {name: weight for name, weight in weights.items() if name not in gone}
+    kept = count_zeros(_constants(model), in_file, label)  # before the removal, whose weights count as zeros
+    model, removal = shrink(model, subject)
+    notes += removal
+    onnx.helper.set_model_props(model, {"mmprune": __version__, "variant": subject.variant.id})
+    onnx.checker.check_model(model, full_check=True)
+    path = artifact_path(subject.root, subject.variant.id, "onnx", precision, SUFFIX)
+    folder.write_whole(path, lambda part: part.write_bytes(model.SerializeToString()))
+    sparsity = {**count_zeros(read_constants(path), in_file, label, kept), **dict.fromkeys(gone, 1.0)}
+    made = Made("onnx", precision, (path,), sparsity, tuple(notes))
+    return finish(subject, made, open_file(path))
+
+
+def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The file in ONNX Runtime on one CPU thread: images (1, C, H, W) float32 -> logits (1, classes) float32."""
+    return _run(str(path))
+
+
+def _run(model: str | bytes) -> Callable[[np.ndarray], np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only: warnings about unused initializers are not for our user
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda image: session.run([OUTPUT], {INPUT: image})[0]
+
+
+def layer_weights(subject: Subject) -> dict[str, np.ndarray]:
+    """Torch's weight of each prunable layer. ExportError for a layer that the model does not have."""
+    state = subject.model.state_dict()
+    missing = [layer.name for layer in subject.layers if layer.name not in state]
+    if missing:
+        raise ExportError(f"{subject.variant.id}: the model has no parameter {missing[0]}, a layer of the family")
+    return {layer.name: state[layer.name].numpy() for layer in subject.layers}
+
+
+def read_constants(path: Path) -> dict[str, np.ndarray]:
+    """The file's constants by name."""
+    return _constants(onnx.load(path))
+
+
+def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+
+
+def convert(subject: Subject) -> onnx.ModelProto:
+    """Torch to ONNX by tracing. The TorchScript exporter folds BatchNorm into convolutions and needs no package."""
+    buffer = io.BytesIO()
+    try:
+        with warnings.catch_warnings(), ExplicitPooling():
+            warnings.simplefilter("ignore")  # of the tracer, on shapes: they are static here, and verify looks
+            torch.onnx.export(subject.model, (torch.from_numpy(subject.images[:1]),), buffer,  # type: ignore[arg-type]
+                              opset_version=OPSET, dynamo=False, input_names=[INPUT], output_names=[OUTPUT])
+    except torch.onnx.errors.OnnxExporterError as err:
+        reason = str(err).strip().partition("\n")[0]  # the rest is the whole graph
+        raise ExportError(f"{subject.variant.id}: torch cannot write this model as ONNX: {reason}") from err
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+    """Fold and merge by onnxsim; the model itself and a note when the simplified one does not answer the same."""
+    simple, _ = onnxsim.simplify(model)
+    lift_constants(simple)
+    shape = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)
+    images = np.random.default_rng(0).standard_normal((PROOF_IMAGES, *shape), np.float32)
+    if same_answers(model, simple, images, FOLDED):
+        return simple, []
+    lift_constants(model)
+    return model, ["not simplified: onnxsim changed the outputs"]
+
+
+def same_answers(a: onnx.ModelProto, b: onnx.ModelProto, images: np.ndarray, tolerance: float) -> bool:
+    """Whether two models differ by at most this fraction of the largest logit. images (N, 1, C, H, W)"""
+    run_a, run_b = _run(a.SerializeToString()), _run(b.SerializeToString())
+    for image in images:
+        left, right = run_a(image), run_b(image)
+        if left.shape != right.shape or not np.abs(left - right).max() <= tolerance * np.abs(left).max():
+            return False
+    return True
+
+
+def flush_subnormals(model: onnx.ModelProto) -> int:
+    """Set subnormal float32 constants to 0, in place; returns how many. They are slow on some CPUs."""
+    tiny, count = np.finfo(np.float32).tiny, 0
+    for initializer in model.graph.initializer:
+        array = numpy_helper.to_array(initializer)
+        if array.dtype == np.float32:
+            subnormal = (array != 0) & (np.abs(array) < tiny)
+            if subnormal.any():
+                count += int(subnormal.sum())
+                flushed = np.where(subnormal, np.float32(0), array)
+                initializer.CopyFrom(numpy_helper.from_array(flushed, initializer.name))
+    return count
+
+
+def _name_layers(model: onnx.ModelProto, subject: Subject, weights: dict[str, np.ndarray], label: str) -> list[str]:
+    """Name the layers' constants; returns the layers that do not depend on the image and were folded away."""
+    found = name_layers(model, weights)
+    missing = [name for name in weights if name not in found]
+    folded = constant_layers(subject.model, missing, subject.input_shape) if missing else set()
+    for name in missing:
+        if name not in folded:
+            raise ExportError(f"{label}: the weight of layer {name} {weights[name].shape} is not in the file: no "
+                              "constant of a product has its shape and its values up to a factor for each output")
+    return sorted(folded)
+
+
+def shrink(model: onnx.ModelProto, subject: Subject) -> tuple[onnx.ModelProto, list[str]]:
+    """The model without its unneeded channels, if that provably answers the same, and a note on what went."""
+    small = onnx.ModelProto()
+    small.CopyFrom(model)
+    removed = remove_channels(small)
+    if not removed.channels:
+        return model, []
+    noise = np.random.default_rng(0).standard_normal((1, *subject.input_shape), np.float32)
+    images = np.concatenate([subject.images[:PROOF_IMAGES, None], noise])
+    if not same_answers(model, small, images, SAME):
+        return model, [f"{removed.channels} channels without effect kept: removing them changed the outputs"]
+    return small, [f"{removed.channels} channels without effect removed, {removed.macs} multiply-accumulates fewer; "
+                   "their weights count as zeros"]

@@ -1,0 +1,72 @@
+"""A variant as OpenVINO IR (.xml and .bin), made from its finished ONNX file.
+
+openvino.Core().read_model and openvino.save_model, not convert_model: that one sends telemetry.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import openvino
+
+from exporters import ExportError
+from exporters.artifact import Made, artifact_path, finish
+from exporters.run import export_one
+from exporters.subject import Subject
+from exporters.to_onnx import layer_weights, read_constants
+from exporters.zeros import count_zeros
+from mmprune.records import Artifact
+
+PRECISIONS = ("fp32", "fp16")
+SUFFIX = ".xml"
+
+
+def export(subject: Subject, precision: str) -> Artifact:
+    """Write, check and record the IR; makes the ONNX file first if absent. ExportError, VerifyError as to_onnx."""
+    if precision not in PRECISIONS:
+        raise ExportError(f"openvino has no precision '{precision}' (there are {', '.join(PRECISIONS)})")
+    source = export_one(subject, "onnx", "fp32")
+    path = artifact_path(subject.root, subject.variant.id, "openvino", precision, SUFFIX)
+    files = _save(subject.root / source.path, path, precision)
+    label = f"{subject.variant.id}/openvino-{precision}"
+    names = {name.partition("#")[0].partition("[")[0] for name in read_constants(subject.root / source.path)}
+    weights = layer_weights(subject)
+    in_file = {name: weight for name, weight in weights.items() if name in names}
+    counted = count_zeros(_constants(path, subject.root / source.path), in_file, label, source.layer_sparsity)
+    sparsity = {**dict.fromkeys(weights, 1.0), **counted}  # what the ONNX file has not was folded away there
+    made = Made("openvino", precision, files, sparsity, source.notes)
+    return finish(subject, made, open_file(path))
+
+
+def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The file in OpenVINO on one CPU thread, computing in float32: image (1, C, H, W) -> logits (1, classes)."""
+    config = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    request = openvino.Core().compile_model(str(path), "CPU", config).create_infer_request()
+    return lambda image: np.array(request.infer([image])[0])  # a copy: the request reuses its output
+
+
+def _save(onnx_file: Path, path: Path, precision: str) -> tuple[Path, Path]:
+    """Both files of the IR into a folder of their own, then into place, weights first: an .xml has its .bin."""
+    weights = path.with_suffix(".bin")
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as part:
+        openvino.save_model(openvino.Core().read_model(str(onnx_file)), str(Path(part) / path.name),
+                            compress_to_fp16=precision == "fp16")
+        for file in (weights, path):
+            with open(Path(part) / file.name, "rb+") as f:
+                os.fsync(f.fileno())
+            os.replace(Path(part) / file.name, file)
+    return path, weights
+
+
+def _constants(path: Path, onnx_file: Path) -> dict[str, np.ndarray]:
+    """The IR's constants by name, those of the ONNX file's shapes: OpenVINO keeps the names of initializers."""
+    source = read_constants(onnx_file)
+    found = {}
+    for node in openvino.Core().read_model(str(path)).get_ops():
+        name = node.get_friendly_name().removesuffix("_compressed")
+        is_ours = node.get_type_name() == "Constant" and name in source
+        if is_ours and tuple(node.get_output_shape(0)) == source[name].shape:
+            found[name] = np.array(node.data)
+    return found

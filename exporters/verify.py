@@ -1,0 +1,57 @@
+"""Is the file the model? Every export runs on all test images and is compared with torch, image by image."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from exporters.subject import Subject
+
+Run = Callable[[np.ndarray], np.ndarray]  # (1, C, H, W) float32 -> (1, classes) float32
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a file may be from torch."""
+
+    difference: float  # max |difference| of a logit, as a fraction of the largest |logit| of torch
+    agreement: float  # fraction of images with the same top-1 class, at least
+
+
+# fp32  the same numbers summed in another order with BatchNorm folded: 1e-6 to 1e-5 after a deep net; 1e-3 leaves room
+#       for runtimes with other exp and erf. Top-1 then changes only on ties.
+# fp16  weights rounded to 11 bits are off by up to 2^-11 = 5e-4 each; the errors add like noise, so deep nets stay
+#       below some 1e-2 of the logits' scale.
+TOLERANCES = {"fp32": Tolerance(1e-3, 0.99), "fp16": Tolerance(2e-2, 0.97)}
+
+
+class VerifyError(RuntimeError):
+    """The file does not answer what the torch model answers."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What the comparison found."""
+
+    max_abs_difference: float
+    top1_agreement: float
+    accuracy: float  # of the file
+
+
+def verify(subject: Subject, run: Run, precision: str, label: str) -> Agreement:
+    """Run all of the subject's images through `run`, one by one. VerifyError with the numbers beyond a tolerance."""
+    tolerance = TOLERANCES[precision]
+    expected = subject.logits
+    got = np.concatenate([run(subject.images[i:i + 1]) for i in range(len(expected))])
+    if got.shape != expected.shape:
+        raise VerifyError(f"{label} answers shape {got.shape}, torch {expected.shape}")
+    scale = float(np.abs(expected).max())
+    difference = float(np.abs(got - expected).max())
+    agreement = float((got.argmax(1) == expected.argmax(1)).mean())
+    # `not <=` and not `>`: a NaN in the outputs must fail
+    if not difference <= tolerance.difference * scale or agreement < tolerance.agreement:
+        raise VerifyError(
+            f"{label} is not the torch model: max |difference| {difference:.3g} with logits up to {scale:.3g} (allowed "
+            f"{tolerance.difference * scale:.3g}), top-1 agreement {agreement:.4f} over {len(got)} images "
+            f"(at least {tolerance.agreement}); the file is left in place for a look and is not counted as exported")
+    return Agreement(difference, agreement, float((got.argmax(1) == subject.labels).mean()))

@@ -1,0 +1,86 @@
+"""Is one artifact faster than another? Paired rounds of one session, a confidence interval, a verdict."""
+
+import math
+import statistics
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmprune.records import Measurement
+
+# A difference must exceed this beyond its confidence interval. Two copies of one file, each in a process of its own,
+# come out up to 1 % apart although nothing differs: where memory lands is luck that no number of rounds averages out.
+RESOLUTION = 0.01
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+MIN_ROUNDS = 5  # fewer say nothing about their own spread
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Latency over the reference's: below 1 is faster. `low` and `high` bound it with 95 % confidence."""
+
+    value: float
+    low: float
+    high: float
+    rounds: int
+
+    @property
+    def verdict(self) -> str:
+        """ "faster" or "slower" when the whole interval lies beyond 1 by more than RESOLUTION, else "no difference"."""
+        if self.high < 1 - RESOLUTION:
+            return "faster"
+        return "slower" if self.low > 1 + RESOLUTION else "no difference"
+
+
+def compare(measurement: Measurement, reference: Measurement) -> Ratio:
+    """The median over rounds of (median latency in the round / the reference's in the same round).
+
+    The interval is a bootstrap over rounds.
+
+    ValueError for measurements that were not taken side by side: of another session, device, threads or batch.
+    """
+    names = f"{measurement.artifact} with {reference.artifact}"
+    for name in ("session", "threads", "batch"):
+        mine, other = getattr(measurement, name), getattr(reference, name)
+        if mine != other:
+            raise ValueError(f"cannot compare {names}: {name} is {mine!r} here and {other!r} there; only measurements "
+                             "of one session are paired: measure both in one command")
+    if measurement.device.fingerprint != reference.device.fingerprint:
+        raise ValueError(f"cannot compare {names}: they ran on different devices")
+    pairs = zip(measurement.latencies_s, reference.latencies_s, strict=False)
+    ratios = np.array([statistics.median(a) / statistics.median(b) for a, b in pairs if a and b])
+    if len(ratios) < MIN_ROUNDS:
+        return Ratio(float(np.median(ratios)) if len(ratios) else 1.0, 0.0, math.inf, len(ratios))
+    low, high = _bootstrap(ratios)
+    return Ratio(float(np.median(ratios)), low, high, len(ratios))
+
+
+def _bootstrap(values: np.ndarray) -> tuple[float, float]:
+    """The percentile interval of the median of `values`, resampled with a fixed seed."""
+    random = np.random.default_rng(0)
+    medians = [np.median(random.choice(values, len(values))) for _ in range(RESAMPLES)]
+    low, high = np.quantile(medians, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def stability_notes(measurement: Measurement) -> list[str]:
+    """What speaks against these samples, in words; the thresholds are those of pyperf's checks, drift is our own."""
+    samples = measurement.samples_s
+    mean, notes = statistics.fmean(samples), []
+    if len(samples) > 1 and (spread := statistics.stdev(samples) / mean) >= 0.10:
+        notes.append(f"unstable: the standard deviation is {spread:.0%} of the mean")
+    if (over := max(samples) / mean - 1) >= 0.50:
+        notes.append(f"the slowest sample is {over:.0%} over the mean")
+    if min(samples) <= 0.50 * mean:
+        notes.append(f"the fastest sample is {1 - min(samples) / mean:.0%} under the mean")
+    tenth = len(measurement.latencies_s) // 10
+    if tenth >= 2:
+        first, last = measurement.latencies_s[:tenth], measurement.latencies_s[-tenth:]
+        drift = statistics.median(s for r in last for s in r) / statistics.median(s for r in first for s in r) - 1
+        if abs(drift) >= 0.05:
+            way = "slower" if drift > 0 else "faster"
+            notes.append(f"drift: the last tenth is {abs(drift):.0%} {way} than the first (heat? clocks?)")
+    if measurement.throttled:
+        notes.append("the device throttled while measuring: cool it and measure again")
+    return notes

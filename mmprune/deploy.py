@@ -1,0 +1,131 @@
+"""Writes a chosen artifact as a folder that runs by itself: the model, a short program, the evidence for the choice."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from mmprune import folder
+from mmprune.choose import Choice, describe
+from mmprune.points import Point, read_session
+from mmprune.records import Artifact
+
+
+class DeployError(RuntimeError):
+    """Nothing can be deployed; the message says why and what would change it."""
+
+
+# The lines that differ from runtime to runtime: `run` is a function from the input array to the output array.
+RUN = {
+    "onnxruntime": """
+import onnxruntime
+
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = {threads}
+session = onnxruntime.InferenceSession(str(here / "{model}"), options, providers=["CPUExecutionProvider"])
+run = lambda x: session.run(None, {{session.get_inputs()[0].name: x}})[0]
+""",
+    "openvino": """
+import openvino
+
+model = openvino.Core().compile_model(here / "{model}", "CPU", {{"INFERENCE_NUM_THREADS": {threads}, "NUM_STREAMS": 1,
+                                                                "INFERENCE_PRECISION_HINT": "f32"}})
+run = lambda x: model(x)[0]
+""",
+}
+
+INFER = '''"""Prints the likeliest classes of an image: python3 infer.py photo.jpg. Needs {package}, numpy, pillow."""
+import json
+import pathlib
+import sys
+
+import numpy as np
+from PIL import Image
+
+here = pathlib.Path(__file__).resolve().parent
+p = json.loads((here / "preprocess.json").read_text())
+labels = (here / "labels.txt").read_text().splitlines()
+{run}
+height, width = p["image_size"]
+image = Image.open(sys.argv[1]).convert("L" if len(p["mean"]) == 1 else "RGB")
+least = (int(width / p["crop_pct"]), int(height / p["crop_pct"]))
+scale = max(least[0] / image.width, least[1] / image.height)
+size = (max(least[0], int(image.width * scale)), max(least[1], int(image.height * scale)))
+image = image.resize(size, Image.Resampling[p["interpolation"].upper()])
+left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+x = np.asarray(image.crop((left, top, left + width, top + height)), np.float32).reshape(height, width, -1) / 255
+x = ((x - p["mean"]) / p["std"]).astype(np.float32).transpose(2, 0, 1)[None]
+scores = run(x)[0].astype(np.float64)
+odds = np.exp(scores - scores.max())
+for i in np.argsort(-odds)[:5]:
+    print(f"{{odds[i] / odds.sum():7.2%}}  {{labels[i]}}")
+'''
+
+
+def deploy(root: Path, choice: Choice, out: Path) -> Path:
+    """Write the winner to `out`, whole or not at all. DeployError when nothing fits or its runtime has no program here.
+
+    ValueError where `out` is there already.
+    """
+    point = choice.winner
+    if point is None:
+        raise DeployError(describe(choice))
+    if point.runtime not in RUN:
+        raise DeployError(f"there is no program for {point.runtime} yet: choose with runtime {' or '.join(RUN)}")
+    if out.exists():
+        raise ValueError(f"{out} is there already: choose another place or remove it")
+    artifact = next(a for a in folder.read_artifacts(root) if a.id == point.artifact)
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        _fill(root, choice, point, artifact, part)
+        os.replace(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return out
+
+
+def _fill(root: Path, choice: Choice, point: Point, artifact: Artifact, part: Path) -> None:
+    manifest = folder.read_manifest(root)
+    for file in artifact.files:
+        shutil.copyfile(root / file, part / Path(file).name)  # side by side: a model names its data by file name
+    (part / "preprocess.json").write_text(json.dumps(manifest["preprocess"], indent=1) + "\n")
+    (part / "labels.txt").write_text("\n".join(map(str, manifest["data"]["classes"])) + "\n")
+    run = RUN[point.runtime].format(model=Path(artifact.path).name, threads=point.threads)
+    (part / "infer.py").write_text(INFER.format(package=point.runtime, run=run))
+    (part / "README.md").write_text(_readme(root, choice, point, artifact))
+
+
+def _readme(root: Path, choice: Choice, point: Point, artifact: Artifact) -> str:
+    session, manifest = read_session(root), folder.read_manifest(root)
+    device = session.device
+    against = "" if point.ratio is None else (
+        f"Against the dense model with the same runtime it takes {point.ratio.value:.3f} of the time (95 % interval "
+        f"{point.ratio.low:.3f} to {point.ratio.high:.3f}): {point.ratio.verdict}.\n")
+    notes = "".join(f"- {note}\n" for note in (*artifact.notes, *point.notes)) or "- none\n"
+    return f"""# {point.strategy} of {manifest.get("model", {}).get("model", "the model")}
+
+    pip install {point.runtime} numpy pillow
+    python3 infer.py photo.jpg
+
+## Why this one
+
+```
+{describe(choice)}
+```
+
+{against}
+## Evidence
+
+- Measured on {device.board}, {device.cpu}, {device.os}, kernel {device.kernel}, with {point.runtime}
+  {point.runtime_version}, {point.threads} thread(s), batch 1; {point.samples} samples, profile {session.profile},
+  {session.started}, session {session.name}. On another device the figures differ: measure there.
+- Accuracy {point.accuracy:.2%}, of this very file, on {manifest["data"].get("test", "the")} test images.
+- Sparsity {point.sparsity:.1%}; file {point.file_bytes / 2**20:.2f} MiB, download
+  {point.download_bytes / 2**20:.2f} MiB, peak memory of the process {point.peak_bytes / 2**20:.0f} MiB.
+- Made from variant `{point.variant}` as `{artifact.id}`, sha256 `{artifact.sha256}`.
+
+Notes:
+
+{notes}"""

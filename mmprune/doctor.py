@@ -1,0 +1,83 @@
+"""What of the tools that mmprune can use is usable on this machine, and how to get the rest."""
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# import name: (distribution, what it is for, needed for the main job)
+PACKAGES = {
+    "torch": ("torch", "pruning and fine-tuning", True),
+    "torchvision": ("torchvision", "timm's companion", True),
+    "timm": ("timm", "models by name", True),
+    "onnx": ("onnx", "format onnx", True),
+    "onnxsim": ("onnxsim", "simplifies exports", True),
+    "onnxruntime": ("onnxruntime", "runtime onnxruntime", True),
+    "openvino": ("openvino", "format and runtime openvino", True),
+    "matplotlib": ("matplotlib", "front.png", True),
+}
+PROGRAMS = {
+    "g++": ("a C++ compiler, for building runtimes on this machine", "apt install g++"),
+    "aarch64-linux-gnu-g++": ("a C++ compiler for arm64 boards", "apt install g++-aarch64-linux-gnu"),
+    "ssh": ("reaches boards", "apt install openssh-client"),
+    "xz": ("unpacks bundles by hand", "apt install xz-utils"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    ok: bool
+    needed: bool  # for the main job
+    name: str
+    what: str
+    advice: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """One finding a tool. Packages are imported in a child process each: a broken one may crash, not only raise."""
+    for module, (distribution, use, needed) in PACKAGES.items():
+        yield _package(module, distribution, use, needed)
+    yield _cuda()
+    for program, (use, advice) in PROGRAMS.items():
+        path = shutil.which(program)
+        yield Finding(path is not None, False, program, f"{use}: {path or 'not found'}", advice)
+    cores = len(os.sched_getaffinity(0))
+    yield Finding(True, True, "cpu", f"{cores} cores usable, {_isa()}")
+    free = shutil.disk_usage(".").free
+    yield Finding(free > 2**30, False, "disk", f"{free / 2**30:.1f} GiB free here", "a large model's family needs more")
+
+
+def _package(module: str, distribution: str, use: str, needed: bool) -> Finding:
+    try:
+        version = importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(False, needed, module, f"{use}: not installed", f"pip install {distribution}")
+    child = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True, check=False)
+    if child.returncode:
+        lines = child.stderr.strip().splitlines()
+        last = lines[-1] if lines else f"ended with {child.returncode}"
+        way_out = f"pip install --force-reinstall {distribution}"
+        return Finding(False, needed, module, f"{use}: {version} does not import: {last}", way_out)
+    return Finding(True, needed, module, f"{use}: {version}")
+
+
+def _cuda() -> Finding:
+    code = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    name = child.stdout.strip()
+    if name:
+        return Finding(True, False, "cuda", f"fine-tuning on {name}: use --device cuda")
+    return Finding(False, False, "cuda", "fine-tuning on a GPU: torch sees none", "training runs on the CPU without it")
+
+
+def _isa() -> str:
+    try:
+        with open("/proc/cpuinfo") as f:
+            line = next((x for x in f if x.startswith(("flags", "Features"))), "")
+    except OSError:
+        line = ""
+    known = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "asimdhp")
+    return " ".join(x for x in known if x in line.split()) or "no vector extensions found"

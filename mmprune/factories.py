@@ -1,0 +1,81 @@
+"""Your own models: `path/to/file.py:factory`, imported by its path."""
+
+import ast
+import difflib
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+
+class FactoryError(ValueError):
+    """No such file or factory, or it fails; the message says which."""
+
+
+def is_factory(model: str) -> bool:
+    return model.endswith(".py") or ".py:" in model
+
+
+def find_factory(model: str) -> Callable[..., Any]:
+    """The callable that `path/to/file.py:factory` names. It runs as a module of its own and may import neighbours."""
+    file, _, name = model.rpartition(":") if ".py:" in model else (model, "", "")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise FactoryError(f"there is no file {path} (of the model {model!r})")
+    if not name:
+        example = (functions(path) or ["factory"])[0]
+        raise FactoryError(f"say which function of {path} makes the model, e.g. {path}:{example}")
+    factory = getattr(_module(path.resolve()), name, None)
+    if not callable(factory):
+        known = functions(path)
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(known) or 'no functions'}"
+        raise FactoryError(f"{path} has no function called {name!r}{hint}")
+    return factory
+
+
+def call_factory(model: str, arguments: dict[str, Any]) -> nn.Module:
+    factory = find_factory(model)
+    try:
+        made = factory(**arguments)
+    except Exception as err:
+        given = ", ".join(f"{k}={v}" for k, v in arguments.items())
+        raise FactoryError(f"{model}({given}) failed ({type(err).__name__}: {err})") from err
+    if not isinstance(made, nn.Module):
+        raise FactoryError(f"{model} returned a {type(made).__name__}, not a torch.nn.Module; return the model itself")
+    return made
+
+
+def functions(path: Path) -> list[str]:
+    """The names of the file's public functions, in order, without running it."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return []
+    return [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+
+
+def _module(path: Path) -> Any:
+    """The module, run once a process and content."""
+    digest = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()[:12]
+    name = f"mmprune_factory_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise FactoryError(f"{path} cannot be imported as Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up while it runs
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as err:
+        del sys.modules[name]
+        raise FactoryError(f"{path} cannot be imported ({type(err).__name__}: {err})") from err
+    finally:
+        sys.path.remove(str(path.parent))
+    return module

@@ -1,0 +1,64 @@
+"""Progress of long work on stderr: a bar with the time left for each stage, or one line a stage."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm import tqdm
+
+Progress = Callable[[str, str, float, int], None]  # (stage, item, done, total)
+
+
+@contextmanager
+def bars(quiet: bool) -> Iterator[Progress]:
+    """Give a Progress. A stage's bar stands from its first call until another stage's first call or the end."""
+    show = _Lines() if quiet or not sys.stderr.isatty() else _Bars()
+    try:
+        yield show.update
+    finally:
+        show.close()
+
+
+class _Bars:
+    def __init__(self) -> None:
+        self.bar: Any = None
+        self.stage = ""
+
+    def update(self, stage: str, item: str, done: float, total: int) -> None:
+        if stage != self.stage:
+            self.close()
+            self.stage = stage
+            self.bar = tqdm(total=total, desc=f"{stage:<10}", initial=done, file=sys.stderr, mininterval=0.5, smoothing=0.05,
+                            bar_format="{desc} {percentage:3.0f} %|{bar:24}| {n:.1f}/{total} [{elapsed} < {remaining}] {postfix}")
+        self.bar.set_postfix_str(item, refresh=False)
+        self.bar.update(done - self.bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class _Lines:
+    """For logs: a line when a stage begins, at most one a minute while it goes on, and one when the next stage or the end comes."""
+
+    EVERY_S = 60.0
+
+    def __init__(self) -> None:
+        self.stage = ""
+        self.began = self.said = 0.0
+
+    def update(self, stage: str, item: str, done: float, total: int) -> None:
+        now = time.monotonic()
+        if stage != self.stage:
+            self.close()
+            self.stage, self.began, self.said = stage, now, now
+            print(f"{stage}: {done:.0f} of {total} done", file=sys.stderr, flush=True)
+        elif now - self.said >= self.EVERY_S:
+            self.said = now
+            print(f"{stage}: {done:.1f} of {total} done after {now - self.began:.0f} s {item}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.stage:
+            print(f"{self.stage}: ended after {time.monotonic() - self.began:.0f} s", file=sys.stderr, flush=True)

@@ -1,0 +1,128 @@
+"""Writes report.md: what was asked, what came out, what it costs on the device, and how that was measured."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmprune import folder
+from mmprune.front import draw
+from mmprune.percentiles import samples_needed
+from mmprune.points import Point, PointsError, Session, read_points, read_session
+from mmprune.records import DENSE, Variant
+
+HOW = """\
+Each artifact ran with each runtime in a process of its own, all of them alive side by side; in every round each
+had a turn of consecutive inferences while the others waited, and the order was reversed every other round. The
+input is random with a fixed seed, the batch is 1, copying and preprocessing of images are not included. Warm-
+ups and the first inferences of a turn are stored apart and count nowhere. Peak memory is of a separate pass, in
+which nothing is timed; it includes the interpreter and the runtime, and "model" is the part above a process
+that has only imported them.
+
+p50 is the median. p90 and p99 are early-stopping estimates, which the true percentile exceeds with a chance of
+1 % at most, after the rule of MLPerf's single-stream scenario; they need {p90} and {p99} samples. "of dense" is
+the median over rounds of the ratio of median latencies to those of the dense model with the same runtime in the
+same round, with a 95 % bootstrap interval; it is called faster or slower only where the whole interval is more
+than 1 % away from 1."""
+
+
+def write_report(root: Path) -> Path:
+    """Write report.md, and front.png where something was measured; a family that was not measured gets the rest."""
+    manifest, variants = folder.read_manifest(root), folder.read_variants(root)
+    sections = [f"# {manifest.get('model', {}).get('model', 'Model')}, pruned", _asked(manifest), _variants(variants)]
+    try:
+        points, session = read_points(root), read_session(root)
+    except PointsError as err:
+        sections.append(f"## Measurements\n\nNone yet: {err}.")
+    else:
+        draw(root, points)
+        sections += [_device(session), _costs(points), "![Accuracy against latency, download and memory](front.png)",
+                     _notes(points),
+                     "## How it was measured\n\n" + HOW.format(p90=samples_needed(90), p99=samples_needed(99))]
+    if failures := manifest.get("failures"):
+        rows = "\n".join(f"- `{name}`: {text}" for name, text in failures.items())
+        sections.append(f"## What failed\n\n{rows}")
+    path = root / "report.md"
+    folder.write_whole(path, lambda part: part.write_text("\n\n".join(sections) + "\n"))
+    return path
+
+
+def table(points: Sequence[Point]) -> str:
+    """The measured points as aligned text for a terminal."""
+    rows = [_HEAD, *(_cells(p) for p in points)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
+    lines = [[row[0].ljust(widths[0]), row[1].ljust(widths[1]), *(map(str.rjust, row[2:], widths[2:]))] for row in rows]
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+_HEAD = ("variant", "runtime", "accuracy %", "p50 ms", "p90 ms", "p99 ms", "of dense", "95 % interval", "verdict",
+         "peak MiB", "model MiB", "file MiB", "download MiB")
+
+
+def _cells(p: Point) -> tuple[str, ...]:
+    def ms(value: float | None) -> str:
+        return "-" if value is None else f"{value * 1e3:.2f}"
+
+    def mib(value: int, digits: int) -> str:
+        return f"{value / 2**20:.{digits}f}"
+
+    ratio = ("-", "-", "-") if p.ratio is None else (
+        f"{p.ratio.value:.3f}", f"{p.ratio.low:.3f} to {p.ratio.high:.3f}", p.ratio.verdict)
+    return (f"{p.strategy}, {p.precision}", p.runtime, f"{p.accuracy * 100:.2f}", ms(p.p50_s), ms(p.p90_s), ms(p.p99_s),
+            *ratio, mib(p.peak_bytes, 0), mib(p.memory_bytes, 0), mib(p.file_bytes, 2), mib(p.download_bytes, 2))
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _asked(manifest: dict[str, Any]) -> str:
+    model, data, spec = (manifest.get(key, {}) for key in ("model", "data", "spec"))
+    images = ", ".join(f"{data[key]} {key}" for key in ("train", "validation", "test") if key in data)
+    rows = [("command", f"`{manifest['command']}`" if "command" in manifest else ""),
+            ("model", " ".join(f"{key} {value}" for key, value in model.items() if value not in (None, "", False))),
+            ("data", f"{data.get('path', '')}, {len(data.get('classes', []))} classes, {images} images, sha256 "
+                     f"{str(data.get('sha256', ''))[:16]}" if data else ""),
+            *((key, str(value)) for key, value in spec.items())]
+    return "## What was asked\n\n" + "\n".join(f"- {key}: {value}" for key, value in rows if value not in ("", "None"))
+
+
+def _variants(variants: Sequence[Variant]) -> str:
+    dense = next((v.accuracy for v in variants if v.strategy == DENSE), None)
+    rows = [(v.strategy, f"{v.sparsity * 100:.1f}", f"{v.accuracy * 100:.2f}",
+             "-" if dense is None or v.strategy == DENSE else f"{(dense - v.accuracy) * 100:+.2f}", f"`{v.id}`")
+            for v in variants]
+    head = ("strategy", "sparsity %", "accuracy %", "drop, points", "variant")
+    return f"## Variants\n\n{_markdown(head, rows)}\n\nAccuracies are of the PyTorch models on test data."
+
+
+def _device(session: Session) -> str:
+    d = session.device
+    versions = ", ".join(f"{name} {version}" for name, version in d.versions.items())
+    settings = "; ".join(f"{name}: " + ", ".join(f"{k} {v}" for k, v in knobs.items())
+                         for name, knobs in session.settings.items() if knobs)
+    rows = [("board", d.board), ("cpu", f"{d.cpu}, {d.cores} cores usable, {' '.join(d.isa)}"),
+            ("memory", f"{d.ram_bytes / 2**30:.1f} GiB"), ("system", f"{d.os}, kernel {d.kernel}"),
+            ("versions", versions), ("settings", settings),
+            ("governor", d.governor or "not reported"), ("power mode", d.power_mode),
+            ("clock", f"{d.clock_hz / 1e9:.2f} GHz at most" if d.clock_hz else "not reported"),
+            ("fingerprint", d.fingerprint), ("commit", session.commit),
+            ("measured", f"{session.started}, profile {session.profile}, {session.rounds} rounds or more, session "
+                         f"{session.name}")]
+    return "## The device\n\n" + "\n".join(f"- {key}: {value}" for key, value in rows if value)
+
+
+def _costs(points: Sequence[Point]) -> str:
+    rows = _markdown(_HEAD, [_cells(p) for p in points])
+    return f"## What they cost on it\n\n{rows}\n\nAccuracies are of these very files on test data."
+
+
+def _notes(points: Sequence[Point]) -> str:
+    rows = [f"- {p.artifact} on {p.runtime}: {note}" for p in points for note in p.notes]
+    for percentile in (90, 99):
+        few = [p.samples for p in points if p.latency_s(percentile) is None]
+        need = samples_needed(percentile)
+        if few:
+            rows.append(f"- {len(few)} of {len(points)} have too few samples for p{percentile}: {min(few)} where "
+                        f"{need} are needed; measure with a longer profile")
+    return "## Notes on the measurements\n\n" + ("\n".join(rows) if rows else "- none: every measurement was stable")

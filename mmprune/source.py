@@ -1,0 +1,77 @@
+"""From what the user names (a model, weights, data) to the Bench that a family is made on."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmprune import defaults
+from mmprune.data import describe_data, load_data
+from mmprune.family import Bench
+from mmprune.models import Options, load_model, open_model
+from mmprune.records import ModelSpec, Preprocess
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the user named; None: the embedded default, or found out."""
+
+    model: str | None = None
+    weights: Path | None = None
+    data: Path | None = None
+    options: Options = Options()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class BenchMaker:
+    """Makes the same Bench in any process."""
+
+    spec: ModelSpec
+    preprocess: Preprocess
+    data: Path
+    seed: int
+    cache: Path | None
+
+    def __call__(self) -> Bench:
+        loaded = load_data(self.data, self.preprocess, num_classes=self.spec.num_classes, seed=self.seed, cache=self.cache)
+        return Bench(load_model(self.spec), loaded.train, loaded.validation, loaded.test, self.preprocess.input_shape)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model and its data, checked, ready to be made a family of."""
+
+    make_bench: BenchMaker
+    about: dict[str, Any]  # for the manifest: "model", "preprocess", "data"
+    notes: tuple[str, ...]  # for the user to read
+
+
+def named_model(named: Named) -> Named:
+    """The embedded default where no model is named: its weights, and its data unless other data is named."""
+    if named.model is not None:
+        return named
+    if named.weights is not None:
+        raise ValueError("--weights needs --model: which model are they of?")
+    return replace(named, model=defaults.default_model(), weights=defaults.default_weights(),
+                   data=named.data or defaults.default_data())
+
+
+def open_source(named: Named, cache: Path | None = None) -> Opened:
+    """Open everything once, so that whatever does not fit is said before hours of work.
+
+    cache  folder for decoded images of an image folder; None: beside nothing, decoded each time
+    ValueError (DataError, ModelError, WeightsError, FactoryError) says what does not fit.
+    """
+    named = named_model(named)
+    if named.data is None or named.model is None:
+        raise ValueError("--model needs --data: a folder of class folders, or an .npz of images and labels")
+    opened = open_model(named.model, str(named.weights) if named.weights else None, describe_data(named.data), named.options)
+    maker = BenchMaker(opened.spec, opened.preprocess, named.data, named.seed, cache)
+    loaded = load_data(maker.data, maker.preprocess, num_classes=opened.spec.num_classes, seed=maker.seed, cache=cache)
+    about = {
+        "model": asdict(opened.spec),
+        "preprocess": asdict(opened.preprocess),
+        "data": {"path": str(named.data), "sha256": loaded.sha256, "classes": list(loaded.classes),
+                 "train": len(loaded.train), "validation": len(loaded.validation), "test": len(loaded.test)},
+    }
+    return Opened(maker, about, opened.notes + loaded.notes)

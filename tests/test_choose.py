@@ -1,0 +1,143 @@
+"""The choice under a budget, with numbers a reader can redo, and the folder that it deploys."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from families import TEST_IMAGES, made_artifact, made_family, made_measurement
+from PIL import Image
+
+from mmprune import folder
+from mmprune.choose import Budget, choose, describe
+from mmprune.deploy import INFER, DeployError, deploy
+from mmprune.pixels import fit
+from mmprune.points import read_points
+from mmprune.records import Preprocess
+
+MIB = 2**20
+# p90 is 1.2 times the latency here: 12, 9.6, 10.8 and 2.4 ms
+ROWS = [("dense", 0.90, 0.0, 0.010), ("uniform", 0.88, 0.5, 0.008), ("erk", 0.88, 0.5, 0.009),
+        ("lamp", 0.80, 0.8, 0.002)]
+
+
+@pytest.fixture
+def points(tmp_path):
+    made_family(tmp_path, ROWS)
+    return read_points(tmp_path)
+
+
+def test_without_limits_the_most_accurate_wins(points):
+    choice = choose(points, Budget(), TEST_IMAGES)
+    assert choice.winner.strategy == "dense" and choice.runner_up.strategy == "uniform"
+    assert choice.rooms == () and choice.nearest_miss is None
+
+
+def test_the_winner_its_margin_the_runner_up_and_the_nearest_miss(points):
+    choice = choose(points, Budget(max_latency_s=0.010, min_accuracy=0.7), TEST_IMAGES)
+    assert choice.winner.strategy == "uniform" and choice.runner_up.strategy == "lamp"
+    assert {r.limit: round(r.share, 3) for r in choice.rooms} == {"latency": 0.04, "accuracy": 0.257}
+    assert choice.nearest_miss.point.strategy == "erk"  # 10.8 of 10 ms; the dense model is further off
+    assert choice.nearest_miss.room.limit == "latency" and choice.nearest_miss.room.share == pytest.approx(-0.08)
+    assert "fails by 8.0%: p90 10.80 ms of 10 ms" in describe(choice)
+
+
+def test_within_half_a_test_image_the_faster_wins(points):
+    near = [dataclasses.replace(p, accuracy=0.884) if p.strategy == "erk" else p for p in points]
+    budget = Budget(max_latency_s=0.011)
+    assert choose(near, budget, TEST_IMAGES).winner.strategy == "uniform"  # 0.4 of an image less, and faster
+    assert choose(near, budget, 1000).winner.strategy == "erk"  # four images more
+
+
+@pytest.mark.parametrize(("budget", "limit"), [
+    (Budget(max_latency_s=0.001, percentile=50), "latency"), (Budget(max_size_bytes=9_000_000), "size"),
+    (Budget(max_memory_bytes=199 * MIB), "memory"), (Budget(min_accuracy=0.95), "accuracy")])
+def test_nothing_fits_and_the_nearest_miss_says_by_which_limit(points, budget, limit):
+    choice = choose(points, budget)
+    assert choice.winner is None and choice.runner_up is None
+    assert choice.nearest_miss.room.limit == limit
+    assert describe(choice).startswith("nothing fits the budget\nnearest miss: ")
+
+
+def test_a_percentile_that_too_few_samples_give_does_not_fit(points):
+    choice = choose(points, Budget(max_latency_s=1.0, percentile=99))
+    assert choice.winner is None and "p99 needs 662 samples or more" in describe(choice)
+
+
+def test_nonsense_budgets_are_refused(points):
+    for wrong in ({"percentile": 95}, {"max_latency_s": 0.0}, {"min_accuracy": 75.0}):
+        with pytest.raises(ValueError, match="must be"):
+            Budget(**wrong)
+    with pytest.raises(ValueError, match="there are onnxruntime"):
+        choose(points, Budget(runtime="openvino"))
+    with pytest.raises(ValueError, match="no points"):
+        choose([], Budget())
+
+
+def _mean_colour_model(onnx):
+    """Scores are the means of the first two channels: a red image is a cat, a green one a dog."""
+    helper, f32 = onnx.helper, onnx.TensorProto.FLOAT
+    nodes = [helper.make_node("ReduceMean", ["x"], ["m"], axes=[2, 3], keepdims=0),
+             helper.make_node("MatMul", ["m", "w"], ["y"])]
+    w = onnx.numpy_helper.from_array(np.array([[9, 0], [0, 9], [0, 0]], np.float32), "w")
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", f32, [1, 3, 8, 8])],
+                              [helper.make_tensor_value_info("y", f32, [1, 2])], [w])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_the_deployed_folder_runs_by_itself(tmp_path, runtime):
+    pytest.importorskip(runtime)
+    root, out = tmp_path / "family", tmp_path / "chosen"
+    root.mkdir()
+    made_family(root, ROWS[:1])
+    model = _mean_colour_model(pytest.importorskip("onnx"))
+    artifact = made_artifact(root, folder.read_variants(root)[0], content=model)
+    folder.append_measurement(root, made_measurement(artifact, 0.01, runtime, session="new.1"))
+    assert deploy(root, choose(read_points(root), Budget(max_latency_s=0.02)), out) == out
+    files = {"README.md", "infer.py", "labels.txt", "model.onnx", "preprocess.json"}
+    assert {p.name for p in out.iterdir()} == files
+    readme = (out / "README.md").read_text()
+    assert "p90 12.00 ms of 20 ms" in readme and artifact.sha256 in readme and "A board" in readme
+    for colour, label in (((255, 0, 0), "cat"), ((0, 255, 0), "dog")):
+        Image.new("RGB", (31, 17), colour).save(tmp_path / "image.png")
+        said = subprocess.run([sys.executable, "-I", str(out / "infer.py"), str(tmp_path / "image.png")], cwd="/",
+                              capture_output=True, text=True, check=True)
+        assert said.stdout.splitlines()[0].endswith("  " + label)
+
+
+def test_preprocessing_is_that_of_the_manifest(tmp_path):
+    """infer.py, which stands alone, against the preprocessing that the family was trained and checked with."""
+    text = INFER.format(package="-", run="run = lambda x: (np.save(here / 'x.npy', x), np.zeros((1, 1)))[1]")
+    (tmp_path / "infer.py").write_text(text)
+    (tmp_path / "labels.txt").write_text("only\n")
+    asked = {"image_size": [16, 12], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bicubic",
+             "crop_pct": 0.9}
+    (tmp_path / "preprocess.json").write_text(json.dumps(asked))
+    noise = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "image.png")
+    subprocess.run([sys.executable, str(tmp_path / "infer.py"), str(tmp_path / "image.png")], check=True)
+    pixels = fit(Image.fromarray(noise), Preprocess(**asked)) / 255
+    expected = ((pixels - asked["mean"]) / asked["std"]).transpose(2, 0, 1)[None]
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected, atol=1e-5)
+
+
+def test_a_deployment_is_whole_or_absent(tmp_path, points):
+    nothing = choose(points, Budget(max_latency_s=1e-6))
+    with pytest.raises(DeployError, match="nothing fits"):
+        deploy(tmp_path, nothing, tmp_path / "out")
+    chosen = choose(points, Budget())
+    other = dataclasses.replace(chosen, winner=dataclasses.replace(chosen.winner, runtime="null"))
+    with pytest.raises(DeployError, match="no program for null"):
+        deploy(tmp_path, other, tmp_path / "out")
+    model = tmp_path / folder.read_artifacts(tmp_path)[0].path
+    model.unlink()
+    with pytest.raises(FileNotFoundError):
+        deploy(tmp_path, chosen, tmp_path / "out")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.part").exists()
+    model.write_bytes(b"dense-0001 onnx")
+    deploy(tmp_path, chosen, tmp_path / "out")
+    with pytest.raises(ValueError, match="is there already"):
+        deploy(tmp_path, chosen, tmp_path / "out")

@@ -1,0 +1,205 @@
+"""The command line as its users meet it: whole runs on a toy, exact words for what goes wrong, exit codes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toys import SmallNet, ToySplit
+
+TESTS = Path(__file__).parent
+MODEL = f"{TESTS / 'toys.py'}:SmallNet"
+COMMANDS = ("build", "bench", "choose", "report", "strategies", "targets", "doctor")
+
+
+def mmprune(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    code = "from mmprune.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, cwd=cwd,
+                          check=False, timeout=300)
+
+
+def fails(code: int, words: str, *arguments: object, cwd: Path | None = None) -> None:
+    done = mmprune(*arguments, cwd=cwd)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    assert words in done.stderr
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> Path:
+    """A folder with trained weights of the toy model and its data."""
+    root = tmp_path_factory.mktemp("toy")
+    torch.manual_seed(0)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in SmallNet().state_dict().items()}}, root / "toy.pth")
+    for split in (ToySplit(150, 1), ToySplit(60, 2)):
+        images = ((split.images.clamp(-1, 3) + 1) * 63).byte().permute(0, 2, 3, 1).numpy()
+        which = "train" if len(split) == 150 else "test"
+        np.savez(root / f"{which}.npz", images=images, labels=split.labels.numpy())
+    parts = {which: np.load(root / f"{which}.npz") for which in ("train", "test")}
+    np.savez_compressed(root / "toy.npz", **{f"{w}_{k}": parts[w][k] for w in parts for k in ("images", "labels")})
+    return root
+
+
+def arguments(toy: Path, out: Path, *more: object) -> list[object]:
+    return ["build", "--target", "x86", "--model", MODEL, "--weights", toy / "toy.pth", "--data", toy / "toy.npz",
+            "--mean", "0.3", "--std", "0.3", "--epochs", "1", "--profile", "smoke", "--out", out, "--quiet", *more]
+
+
+@pytest.fixture(scope="module")
+def family(toy, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("family") / "out"
+    done = mmprune(*arguments(toy, out))
+    assert done.returncode == 0, done.stderr
+    assert "interp-20" in done.stdout and "report.md" in done.stdout
+    return out
+
+
+def test_build_leaves_everything(family):
+    assert {"manifest.json", "measurements.jsonl", "report.md", "front.png"} <= {p.name for p in family.iterdir()}
+    manifest = json.loads((family / "manifest.json").read_text())
+    assert len(manifest["variants"]) == 11 and manifest["failures"] == {}
+    rows = [json.loads(line) for line in (family / "measurements.jsonl").read_text().splitlines()]
+    assert len(rows) == 11 * 3  # onnx, and openvino in two precisions
+    assert all(row["provenance"] == "measured" and sum(map(len, row["latencies_s"])) >= 64 for row in rows)
+    text = (family / "report.md").read_text()
+    assert all(name in text for name in manifest["strategies"])
+
+
+def test_the_same_command_again_does_nothing(family, toy):
+    before = {p: p.stat().st_mtime_ns for p in family.rglob("variants/*/*")}
+    done = mmprune(*arguments(toy, family))
+    assert done.returncode == 0, done.stderr
+    assert before == {p: p.stat().st_mtime_ns for p in family.rglob("variants/*/*")}
+    assert len((family / "measurements.jsonl").read_text().splitlines()) == 33
+
+
+def test_choose_takes_a_model_that_runs_by_itself(family, tmp_path):
+    done = mmprune("choose", family, "--max-latency-ms", "1000", "--out", tmp_path / "deploy")
+    assert done.returncode == 0, done.stderr
+    assert "nearest miss" in done.stdout or "runner-up" in done.stdout
+    assert (tmp_path / "deploy" / "infer.py").is_file()
+
+
+def test_choose_exits_with_1_when_nothing_fits(family, tmp_path):
+    done = mmprune("choose", family, "--max-latency-ms", "0.000001", "--out", tmp_path / "deploy")
+    assert done.returncode == 1 and not (tmp_path / "deploy").exists()
+    assert "nothing fits" in done.stdout.lower()
+
+
+def test_bench_measures_again(family, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(family, copy)
+    done = mmprune("bench", copy, "--target", "x86", "--profile", "smoke", "--runtime", "onnxruntime", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert len((copy / "measurements.jsonl").read_text().splitlines()) == 33 + 11
+    assert mmprune("report", copy).returncode == 0
+
+
+@pytest.mark.parametrize("moment", ["variants/m*/checkpoint.pt", "variants/*/weights.safetensors", "variants/*/onnx-fp32.json",
+                                    "measurements.jsonl"])
+def test_killed_at_any_moment_it_goes_on(toy, family, tmp_path, moment):
+    out = tmp_path / "out"
+    code = "from mmprune.cli import main; main()"
+    more = ["--epochs", "3"] if "checkpoint" in moment else []
+    command = [sys.executable, "-c", code, *map(str, arguments(toy, out, *more))]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not list(out.glob(moment)) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = mmprune(*command[3:])
+    assert done.returncode == 0, done.stderr
+    if not more:
+        weights = sorted(p.relative_to(out) for p in out.rglob("weights.safetensors"))
+        assert len(weights) == 11
+        assert all((out / p).read_bytes() == (family / p).read_bytes() for p in weights)
+    assert not list(out.rglob("*.part"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_and_comes_at_once(command):
+    done = mmprune(command, "--help")
+    assert done.returncode == 0 and f"Example: mmprune {command}" in done.stdout
+
+
+def test_strategies_without_data():
+    done = mmprune("strategies", "--model", "resnet18", "--num-classes", "10", "--img-size", "32", "--json")
+    plan = json.loads(done.stdout)
+    assert len(plan["strategies"]) == 10 and len(plan["layers"]) == 21
+    table = mmprune("strategies", "--model", "resnet18", "--num-classes", "10", "--img-size", "32").stdout
+    assert "layer4.1.conv2" in table and "75-95" in table and "total" in table
+
+
+def test_targets_and_doctor():
+    assert "x86" in mmprune("targets").stdout
+    done = mmprune("doctor")
+    assert done.returncode == 0 and "onnxruntime" in done.stdout
+
+
+def test_what_users_get_wrong(toy, tmp_path):
+    out = tmp_path / "out"
+
+    def build(*more: object) -> list[object]:
+        return ["build", "--target", "x86", "--data", toy / "toy.npz", "--out", out, *more]
+
+    fails(2, "no target called 'x87' (there are x86", "build", "--target", "x87")
+    fails(2, "no model called 'resnet1'; did you mean 'resnet", *build("--model", "resnet1"))
+    fails(2, "no strategy called 'best'", *build("--model", MODEL, "--strategies", "best"))
+    fails(1, "no format called 'onx'", *build("--model", MODEL, "--formats", "onx"))
+    fails(2, "has no function called 'SmalNet'", *build("--model", MODEL.replace("SmallNet", "SmalNet")))
+    fails(1, "toy.npz", "build", "--target", "x86", "--model", MODEL, "--data", toy / "nothing" / "toy.npz", "--out", out)
+    fails(1, "missing.pth", *build("--model", MODEL, "--weights", tmp_path / "missing.pth"))
+    fails(2, "--weights needs --model", "build", "--target", "x86", "--weights", toy / "toy.pth")
+    fails(2, "'magnitud' is not one of", *build("--score", "magnitud"))
+    fails(1, "holds no family", "choose", tmp_path, "--max-latency-ms", "5")
+    ranges = tmp_path / "ranges.toml"
+    ranges.write_text("[kinds]\nconv = [0.9, 0.1]\n")
+    fails(2, "[kinds] 'conv' = [0.9, 0.1]; it needs [low, high]", *build("--model", MODEL, "--ranges", ranges))
+    assert not (out / "manifest.json").exists()
+
+
+def test_another_run_in_the_same_folder(family, toy):
+    fails(1, "holds another family (spec.seed: 0 there, 1 asked", *arguments(toy, family, "--seed", "1"))
+
+
+def test_a_pickle_that_is_more_than_weights(toy, tmp_path):
+    torch.save(SmallNet(), tmp_path / "whole.pth")
+    fails(1, "whole.pth", *arguments(toy, tmp_path / "out"), "--weights", tmp_path / "whole.pth")
+
+
+def test_no_space_left(toy, tmp_path):
+    """A file system of one megabyte, where the machine lets us mount one."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], check=False,
+                                      capture_output=True).returncode:
+        pytest.skip("needs root to mount a small file system")
+    try:
+        done = mmprune(*arguments(toy, small / "out"))
+        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+        assert "No space left on device" in done.stderr
+        assert not list((small / "out").rglob("*.part"))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_interrupted(toy, tmp_path):
+    code = "from mmprune.cli import main; main()"
+    out = tmp_path / "out"
+    process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments(toy, out, "--epochs", "200"))],
+                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("variants/*/checkpoint.pt")) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1 and "Traceback" not in said, said
+    assert "run the same command again to go on" in said

@@ -1,0 +1,239 @@
+"""The contract of a format, over the table FORMATS; resuming; errors."""
+
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from toys import INPUT_SHAPE, SmallNet, ToySplit
+
+import exporters
+from exporters import FORMATS, ExportError, load, run, sizes, to_onnx
+from exporters.artifact import read_finished
+from exporters.run import export_one, export_variants, wanted_formats
+from exporters.subject import Subject
+from exporters.verify import VerifyError, verify
+from mmprune import folder
+from mmprune.layers import find_layers
+from mmprune.records import Variant
+
+PAIRS = wanted_formats(list(FORMATS))
+
+
+def make_variant(name="v1", seed=0):
+    return Variant(name, "uniform", "magnitude", "unstructured", "quick", seed, {}, 0.5, 0.0, 0.0)
+
+
+def make_subject(root, variant, images=20):
+    """SmallNet with half of each weight zero, and BatchNorm statistics that do something."""
+    torch.manual_seed(variant.seed)
+    model = SmallNet().eval()
+    with torch.no_grad():
+        for bn in (model.bn1, model.bn2):
+            bn.running_mean.normal_(0, 0.1)
+            bn.running_var.uniform_(0.5, 1.5)
+        for w in (model.conv1.weight, model.conv2.weight, model.fc.weight):
+            w[w.abs() <= w.abs().flatten().kthvalue(w.numel() // 2).values] = 0
+    split = ToySplit(images, 3)
+    return Subject(variant, model, root, find_layers(model, INPUT_SHAPE), split.images.numpy(), split.labels.numpy())
+
+
+@pytest.mark.parametrize(("format", "precision"), PAIRS)
+def test_every_format_keeps_the_contract(format, precision, tmp_path):
+    subject = make_subject(tmp_path, make_variant())
+    artifact = export_one(subject, format, precision)
+    files = [tmp_path / f for f in artifact.files]
+    assert artifact.id == f"v1/{format}-{precision}"
+    assert artifact.path == artifact.files[0]
+    assert artifact.file_bytes == sum(f.stat().st_size for f in files) > 0
+    assert artifact.download_bytes == sizes.download_bytes(files) > 0
+    assert artifact.sha256 == sizes.sha256(files)
+    assert artifact.top1_agreement == 1.0
+    assert artifact.accuracy == (subject.logits.argmax(1) == subject.labels).mean()
+    state = subject.model.state_dict()
+    for layer, sparsity in artifact.layer_sparsity.items():
+        assert sparsity >= float((state[layer] == 0).double().mean()) >= 0.5
+    assert set(artifact.layer_sparsity) == {layer.name for layer in subject.layers}
+    assert read_finished(tmp_path, "v1", format, precision) == artifact
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize(("format", "precision"), PAIRS)
+def test_a_second_export_does_nothing_and_a_cut_off_file_is_made_again(format, precision, tmp_path):
+    subject = make_subject(tmp_path, make_variant())
+    first = export_one(subject, format, precision)
+    path = tmp_path / first.files[-1]
+    stamp = path.stat().st_mtime_ns
+    assert export_one(subject, format, precision) == first
+    assert path.stat().st_mtime_ns == stamp
+    path.write_bytes(path.read_bytes()[:-100])
+    again = export_one(subject, format, precision)
+    assert again.sha256 == sizes.sha256([tmp_path / f for f in again.files])
+    assert again.max_abs_difference == first.max_abs_difference
+
+
+def test_the_onnx_file_is_what_devices_expect(tmp_path):
+    artifact = export_one(make_subject(tmp_path, make_variant()), "onnx", "fp32")
+    model = onnx.load(tmp_path / artifact.path)
+    assert [i.name for i in model.graph.input] == ["input"]
+    assert [o.name for o in model.graph.output] == ["logits"]
+    assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == list(INPUT_SHAPE)
+    assert model.opset_import[0].version == 17
+    assert {p.key: p.value for p in model.metadata_props}["variant"] == "v1"
+    assert "BatchNormalization" not in {n.op_type for n in model.graph.node}
+    assert {"conv1.weight", "conv2.weight", "fc.weight"} <= {i.name for i in model.graph.initializer}
+
+
+def test_subnormal_weights_are_flushed_and_counted(tmp_path):
+    subject = make_subject(tmp_path, make_variant())
+    with torch.no_grad():
+        subject.model.fc.weight[0, :2] = torch.tensor([1e-40, -1e-39])
+    artifact = export_one(subject, "onnx", "fp32")
+    assert "2 subnormal weights flushed to 0" in artifact.notes
+
+
+def test_dead_channels_are_removed_with_equal_outputs(tmp_path):
+    subject = make_subject(tmp_path, make_variant())
+    with torch.no_grad():
+        subject.model.conv1.weight[3] = 0
+        subject.model.bn1.bias[3] = -5  # relu makes it 0
+        subject.model.fc.weight.fill_(1)
+        subject.model.fc.weight[:, 7] = 0
+    artifact = export_one(subject, "onnx", "fp32")
+    # conv1 on 8 x 9 places with 9 taps; conv2 with 9 taps on 8 inputs becomes 15 filters on 7; fc loses 3 products
+    macs = 72 * 9 + 72 * 9 * (16 * 8 - 15 * 7) + 3
+    assert artifact.notes == (f"2 channels without effect removed, {macs} multiply-accumulates fewer; "
+                              "their weights count as zeros",)
+    assert to_onnx.read_constants(tmp_path / artifact.path)["conv2.weight"].shape == (15, 7, 3, 3)
+
+
+def test_a_removal_that_changes_the_outputs_is_dropped(tmp_path, monkeypatch):
+    subject = make_subject(tmp_path, make_variant())
+    with torch.no_grad():
+        subject.model.fc.weight.fill_(1)
+        subject.model.fc.weight[:, 7] = 0
+    answers = iter([True, False])  # of simplify, of shrink
+    monkeypatch.setattr(to_onnx, "same_answers", lambda *_: next(answers))
+    artifact = export_one(subject, "onnx", "fp32")
+    assert artifact.notes == ("1 channels without effect kept: removing them changed the outputs",)
+    assert to_onnx.read_constants(tmp_path / artifact.path)["conv2.weight"].shape == (16, 8, 3, 3)
+
+
+def test_a_simplifier_that_fills_zeros_in_is_caught(tmp_path, monkeypatch):
+    def densify(model):
+        for initializer in model.graph.initializer:
+            if len(initializer.dims) == 4:
+                array = onnx.numpy_helper.to_array(initializer)
+                filled = np.where(array == 0, np.float32(1e-9), array)
+                initializer.CopyFrom(onnx.numpy_helper.from_array(filled, initializer.name))
+        return model, []
+
+    monkeypatch.setattr(to_onnx, "simplify", densify)
+    with pytest.raises(ExportError, match=r"v1/onnx-fp32: layer conv1.weight has 0 zeros in the file and 36 in torch"):
+        export_one(make_subject(tmp_path, make_variant()), "onnx", "fp32")
+    assert read_finished(tmp_path, "v1", "onnx", "fp32") is None
+
+
+def test_a_file_that_answers_otherwise_is_refused(tmp_path):
+    subject = make_subject(tmp_path, make_variant())
+    message = r"v1 is not the torch model: max \|difference\| 1 with logits up to .* over 20 images"
+    with pytest.raises(VerifyError, match=message):
+        verify(subject, lambda image: subject.model(torch.from_numpy(image)).detach().numpy() + 1, "fp32", "v1")
+    with pytest.raises(VerifyError, match="nan"):
+        verify(subject, lambda image: np.full((1, 3), np.nan, np.float32), "fp32", "v1")
+    with pytest.raises(VerifyError, match=r"answers shape \(20, 2\), torch \(20, 3\)"):
+        verify(subject, lambda image: np.zeros((1, 2), np.float32), "fp32", "v1")
+
+
+def test_all_variants_in_all_formats_and_only_what_is_missing(tmp_path, monkeypatch):
+    variants = [make_variant("v1"), make_variant("v2", seed=1)]
+    seen = []
+    make = partial(make_subject, tmp_path)
+    artifacts = export_variants(tmp_path, variants, PAIRS, make, progress=lambda *p: seen.append(p))
+    assert [a.id for a in artifacts] == [f"{v.id}/{f}-{p}" for v in variants for f, p in PAIRS]
+    assert seen == [(0, 6, ""), (3, 6, "v1"), (6, 6, "v2")]
+    (tmp_path / artifacts[-1].path).unlink()
+    monkeypatch.setattr(run, "export_one", lambda subject, *pair: exported.append((subject.variant.id, *pair)))
+    exported = []
+    left = export_variants(tmp_path, variants, PAIRS, make)
+    assert exported == [("v2", *pair) for pair in PAIRS]
+    assert len(left) == 5
+
+
+def test_work_for_another_process_can_be_pickled(tmp_path):
+    setup = partial(run._Setup, partial(make_subject, tmp_path), PAIRS)
+    assert pickle.loads(pickle.dumps((setup, run._export_variant)))[0]().formats == PAIRS
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_files(tmp_path):
+    variants = [make_variant("v1"), make_variant("v2", seed=1)]
+    one, two = (export_variants(root, variants, [("onnx", "fp32")], partial(make_subject, root), jobs)
+                for jobs, root in ((1, tmp_path / "one"), (2, tmp_path / "two")))
+    assert [a.sha256 for a in one] == [a.sha256 for a in two]
+
+
+def test_wanted_formats():
+    assert wanted_formats(["onnx", "openvino-fp16"]) == (("onnx", "fp32"), ("openvino", "fp16"))
+    with pytest.raises(ExportError, match=r"openvino has no precision 'int8' \(there are fp32, fp16\)"):
+        wanted_formats(["openvino-int8"])
+
+
+def test_an_unknown_format_is_named_with_the_known_ones():
+    message = r"no format called 'onx' \(there are onnx, openvino\); did you mean 'onnx'\?"
+    with pytest.raises(ExportError, match=message):
+        load("onx")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_missing_package_is_named_with_its_command(name, monkeypatch):
+    for module in (FORMATS[name], "exporters.to_onnx"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ExportError, match=f"exporting to {name} needs the package {name}: pip install {name}"):
+        load(name)
+
+
+def test_a_module_of_ours_that_is_missing_is_a_bug_and_not_an_install(monkeypatch):
+    monkeypatch.setitem(exporters.FORMATS, "onnx", "exporters.to_nowhere")
+    with pytest.raises(ModuleNotFoundError, match="to_nowhere"):
+        load("onnx")
+
+
+def test_importing_exporters_is_light():
+    code = "import sys, exporters; print([m for m in ('torch', 'onnx', 'openvino', 'numpy') if m in sys.modules])"
+    root = Path(exporters.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_subject_refuses_what_does_not_fit(tmp_path):
+    subject = make_subject(tmp_path, make_variant())
+    with pytest.raises(ValueError, match="20 images need as many labels"):
+        replace(subject, labels=subject.labels[:3])
+    with pytest.raises(ValueError, match=r"images must be \(N, C, H, W\) float32"):
+        replace(subject, images=subject.images.astype(np.float64))
+    with pytest.raises(ValueError, match="training mode"):
+        replace(subject, model=SmallNet())
+
+
+def test_download_size_is_a_tar_xz(tmp_path):
+    path = tmp_path / "zeros.bin"
+    path.write_bytes(bytes(1 << 20))
+    assert 100 < sizes.download_bytes([path]) < 1000
+    assert sizes.download_bytes([path]) == sizes.download_bytes([path])
+
+
+def test_a_damaged_record_says_what_to_do(tmp_path):
+    record = folder.artifact_record(tmp_path, "v1", "onnx", "fp32")
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"id": 1})[:-1])
+    with pytest.raises(folder.FolderError, match="delete it and run the same command again"):
+        read_finished(tmp_path, "v1", "onnx", "fp32")

@@ -1,0 +1,78 @@
+"""One small model of each family: pruned to 70 %, exported, verified, zeros counted."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import timm
+import torch
+from timm.models.vgg import VGG
+from torch import nn
+
+from exporters import sizes
+from exporters.run import export_one
+from exporters.subject import Subject
+from mmprune.layers import find_layers
+from mmprune.records import Variant
+
+SPARSITY = 0.7
+FAMILIES = {  # model: (image size, arguments)
+    "resnet10t": (32, {}),
+    "vgg": (32, {"cfg": [16, "M", 32, "M", 64, "M", 64, "M", 32, "M"], "mlp_ratio": 1 / 16}),  # thin: vgg11 has 500 MB
+    "regnety_002": (32, {}),
+    "regnetx_002": (32, {}),
+    "densenet121": (32, {}),
+    "mobilenetv2_050": (32, {}),
+    "mobilenetv3_small_050": (32, {}),
+    "mobilenetv4_conv_small": (32, {}),
+    "efficientnet_b0": (32, {}),
+    "tf_efficientnet_lite0": (32, {}),
+    "ghostnet_050": (32, {}),
+    "repvgg_a0": (32, {}),
+    "convnext_atto": (32, {}),
+    "edgenext_xx_small": (64, {}),
+    "vit_tiny_patch16_224": (32, {"img_size": 32, "depth": 4}),
+    "deit_tiny_patch16_224": (32, {"img_size": 32, "depth": 4}),
+    "swin_tiny_patch4_window7_224": (56, {"img_size": 56, "depths": (2, 2, 2, 2), "embed_dim": 48}),
+    "levit_128s": (224, {}),
+    "mobilevit_xxs": (64, {}),
+    "fastvit_t8": (64, {}),
+}
+
+
+def make_model(name: str, **arguments) -> nn.Module:
+    """Random weights of which 70 % are zero in each layer, and BatchNorm statistics that do something."""
+    torch.manual_seed(0)
+    make = VGG if name == "vgg" else partial(timm.create_model, name)
+    model = make(num_classes=10, **arguments).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.1)
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                w = module.weight
+                w[w.abs() <= w.abs().flatten().kthvalue(int(SPARSITY * w.numel())).values] = 0
+    return model
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_family_exports_with_its_zeros(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(sizes, "PRESET", 0)  # the size is not in question here, and preset 6 takes a second a MB
+    size, arguments = FAMILIES[name]
+    model = make_model(name, **arguments)
+    layers = find_layers(model, (1, 3, size, size))
+    images = np.random.default_rng(1).standard_normal((4, 3, size, size), np.float32)
+    variant = Variant("v0", "uniform", "magnitude", "unstructured", "quick", 0, {}, SPARSITY, 0.0, 0.0)
+    subject = Subject(variant, model, tmp_path, layers, images, np.zeros(4, np.int64))
+    artifact = export_one(subject, "onnx", "fp32")
+    scale = np.abs(subject.logits).max()
+    assert artifact.max_abs_difference <= 1e-4 * scale
+    assert artifact.top1_agreement == 1.0
+    weights = dict(model.named_parameters())
+    assert set(artifact.layer_sparsity) == {layer.name for layer in layers}
+    for layer, sparsity in artifact.layer_sparsity.items():
+        zeros = float((weights[layer] == 0).double().mean())
+        assert sparsity == pytest.approx(zeros, abs=1e-6) or (artifact.notes and sparsity > zeros), layer

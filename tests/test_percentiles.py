@@ -1,0 +1,79 @@
+"""The early-stopping estimate against the published table, and the paired ratio with its verdict."""
+
+import dataclasses
+
+import pytest
+from families import made_artifact, made_measurement, made_variant
+
+from mmprune.compare import compare, stability_notes
+from mmprune.percentiles import latency_s, samples_needed, slower_allowed
+
+TABLE_90 = {64: 1, 100: 3, 200: 10, 500: 34, 662: 48, 1024: 80, 5000: 450, 24576: 2348}
+TABLE_99 = {662: 1, 1024: 3, 5000: 33, 24576: 209}
+
+
+@pytest.mark.parametrize(("percentile", "table"), [(90, TABLE_90), (99, TABLE_99)])
+def test_the_published_table_comes_out(percentile, table):
+    assert {n: slower_allowed(n, percentile) for n in table} == table
+
+
+def test_the_floors_are_64_and_662_samples():
+    assert (samples_needed(50), samples_needed(90), samples_needed(99)) == (1, 64, 662)
+    assert latency_s([1.0] * 63, 90) is None
+    assert latency_s([1.0] * 64, 90) == 1.0
+
+
+def test_latencies_of_one_to_a_hundred():
+    samples = [float(i) for i in range(1, 101)]
+    assert latency_s(samples, 50) == 50.5
+    assert latency_s(samples, 90) == 98.0  # the third largest
+    assert latency_s(samples, 99) is None
+
+
+@pytest.mark.parametrize(("samples", "percentile"), [([], 50), ([1.0], 0), ([1.0], 100)])
+def test_nonsense_is_refused(samples, percentile):
+    with pytest.raises(ValueError, match="percentile in"):
+        latency_s(samples, percentile)
+
+
+@pytest.fixture
+def artifacts(tmp_path):
+    return [made_artifact(tmp_path, made_variant(tmp_path, name, 0.9, 0.0)) for name in ("dense", "uniform")]
+
+
+@pytest.mark.parametrize(("latency", "verdict"), [(0.008, "faster"), (0.00995, "no difference"), (0.0125, "slower")])
+def test_the_verdict_needs_more_than_one_percent(artifacts, latency, verdict):
+    ratio = compare(made_measurement(artifacts[1], latency), made_measurement(artifacts[0], 0.010))
+    assert ratio.value == pytest.approx(latency / 0.010)
+    assert ratio.low <= ratio.value <= ratio.high
+    assert (ratio.verdict, ratio.rounds) == (verdict, 10)
+
+
+def test_noise_wider_than_the_difference_is_no_difference(artifacts):
+    noisy = dataclasses.replace(made_measurement(artifacts[1], 0.01),
+                                latencies_s=tuple((0.008,) * 3 if i % 2 else (0.0115,) * 3 for i in range(10)))
+    ratio = compare(noisy, made_measurement(artifacts[0], 0.01))
+    assert (ratio.low, ratio.high) == (0.8, 1.15)
+    assert ratio.verdict == "no difference"
+
+
+def test_few_rounds_say_nothing(artifacts):
+    short = dataclasses.replace(made_measurement(artifacts[1], 0.001), latencies_s=((0.001,),) * 4)
+    assert compare(short, made_measurement(artifacts[0], 0.01)).verdict == "no difference"
+
+
+def test_other_sessions_threads_and_devices_are_not_compared(artifacts):
+    mine, other = made_measurement(artifacts[1], 0.01), made_measurement(artifacts[0], 0.01)
+    for field, value in (("session", "s.2"), ("threads", 2), ("device", dataclasses.replace(other.device, kernel="7"))):
+        with pytest.raises(ValueError, match="cannot compare"):
+            compare(mine, dataclasses.replace(other, **{field: value}))
+
+
+def test_instability_is_said(artifacts):
+    calm = made_measurement(artifacts[0], 0.01)
+    assert stability_notes(calm) == []
+    wild = dataclasses.replace(calm, latencies_s=((0.01,) * 9 + (0.03,),) * 10, throttled=True)
+    text = "\n".join(stability_notes(wild))
+    assert "standard deviation" in text and "slowest sample" in text and "throttled" in text
+    rising = dataclasses.replace(calm, latencies_s=tuple((0.01 + 0.0001 * i,) * 4 for i in range(20)))
+    assert any(note.startswith("drift: the last tenth is 18% slower") for note in stability_notes(rising))

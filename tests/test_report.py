@@ -1,0 +1,51 @@
+"""The report says what the records say, in the units that people read."""
+
+import pytest
+from families import made_family
+
+from mmprune import folder
+from mmprune.points import read_points
+from mmprune.report import table, write_report
+
+
+@pytest.fixture
+def family(tmp_path):
+    made_family(tmp_path, [("dense", 0.90, 0.0, 0.010), ("uniform", 0.88, 0.5, 0.008)])
+    return tmp_path
+
+
+def test_the_report_has_what_was_asked_what_came_out_and_what_it_costs(family):
+    text = write_report(family).read_text()
+    for line in ("- recipe: short", "- seed: 0", "| uniform | 50.0 | 88.00 | +2.00 | `uniform-0001` |",
+                 "| uniform, f32 | onnxruntime | 88.00 | 8.00 | 9.60 | - | 0.800 | 0.800 to 0.800 | faster | 200 |",
+                 "- governor: performance", "![Accuracy against latency, download and memory](front.png)",
+                 "- 2 of 2 have too few samples for p99: 100 where 662 are needed"):
+        assert line in text
+    assert "800 train, 100 validation, 100 test images" in text and "mmprune build" in text
+    assert (family / "front.png").is_file()
+
+
+def test_failures_are_told(family):
+    manifest = folder.read_manifest(family)
+    folder.write_json(family / folder.MANIFEST, {**manifest, "failures": {"erk-0001": "the loss became nan"}})
+    assert "- `erk-0001`: the loss became nan" in write_report(family).read_text()
+
+
+def test_a_family_without_measurements_has_a_report_too(family):
+    (family / folder.MEASUREMENTS).unlink()
+    text = write_report(family).read_text()
+    assert "None yet: nothing was measured" in text and "| dense | 0.0 | 90.00 | - |" in text
+    assert not (family / "front.png").exists()
+
+
+def test_a_bare_manifest_is_enough(family):
+    variants = folder.read_manifest(family)["variants"]
+    folder.write_json(family / folder.MANIFEST, {"variants": variants})
+    assert "## Variants" in write_report(family).read_text()
+
+
+def test_the_table_is_aligned(family):
+    lines = table(read_points(family)).splitlines()
+    assert lines[0].split("  ")[0] == "variant" and lines[0].endswith("file MiB  download MiB")
+    assert len({len(line) for line in lines}) == 1
+    assert lines[2].split()[:6] == ["uniform,", "f32", "onnxruntime", "88.00", "8.00", "9.60"]
