@@ -40,7 +40,8 @@ def main() -> None:
         began = time.perf_counter()
         build_family(opened.make_bench, request, Path(folder) / "family", Resources())
         wall_s = time.perf_counter() - began
-    row = {"model": defaults.default_model().rsplit(":", 1)[1], "score": arguments.score, "epochs": request.recipe.epochs,
+    model = defaults.default_model().rsplit(":", 1)[1]
+    row = {"model": model, "score": arguments.score, "epochs": request.recipe.epochs,
            "threads": torch.get_num_threads(), "steps": len(steps_s), "steps_s": sum(steps_s), "wall_s": wall_s,
            "ratio": wall_s / sum(steps_s)}
     print(json.dumps(row))

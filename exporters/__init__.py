@@ -12,15 +12,15 @@ FORMATS = {"onnx": "exporters.to_onnx", "openvino": "exporters.to_openvino"}
 
 
 class ExportError(RuntimeError):
-    """A format cannot be made: it is unknown, its package is missing, or the file would not be the variant."""
+    """A format cannot be made: its package is missing, or the file would not be the variant."""
 
 
 def load(name: str) -> ModuleType:
-    """The module of a format. ExportError for a name that is not in FORMATS or a package that is not installed."""
+    """The module of a format. ValueError for a name that is not in FORMATS, ExportError for a missing package."""
     if name not in FORMATS:
         close = difflib.get_close_matches(name, FORMATS, n=1, cutoff=0.5)
         hint = f"; did you mean '{close[0]}'?" if close else ""
-        raise ExportError(f"no format called '{name}' (there are {', '.join(FORMATS)}){hint}")
+        raise ValueError(f"no format called '{name}' (there are {', '.join(FORMATS)}){hint}")
     try:
         return importlib.import_module(FORMATS[name])
     except ModuleNotFoundError as err:

@@ -8,6 +8,7 @@ from pathlib import Path
 from exporters import ExportError, load
 from exporters.artifact import read_finished
 from exporters.subject import Subject
+from exporters.verify import VerifyError
 from mmprune.records import Artifact, Variant
 from mmprune.workers import run_tasks
 
@@ -25,13 +26,13 @@ def quiet(done: int, total: int, label: str) -> None:
 
 
 def wanted_formats(formats: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """(format, precision) pairs from "onnx" (all its precisions) or "openvino-fp16". ExportError for unknown ones."""
+    """(format, precision) pairs from "onnx" (all its precisions) or "openvino-fp16". ValueError for unknown ones."""
     pairs: list[tuple[str, str]] = []
     for text in formats:
         name, _, precision = text.partition("-")
         known = load(name).PRECISIONS
         if precision and precision not in known:
-            raise ExportError(f"{name} has no precision '{precision}' (there are {', '.join(known)})")
+            raise ValueError(f"{name} has no precision '{precision}' (there are {', '.join(known)})")
         pairs += [(name, p) for p in ([precision] if precision else known)]
     return tuple(dict.fromkeys(pairs))
 
@@ -52,7 +53,7 @@ def export_variants(root: Path, variants: Sequence[Variant], formats: Sequence[t
     make_subject  makes the variant's Subject where it is needed; for more than one job it must be picklable (a
                   function of a module or a partial of one), because it runs in spawned processes
     progress      called with the number of finished artifacts
-    The first ExportError or VerifyError ends the run; what is finished stays.
+    A variant that fails does not stop the others; then ExportError names each failure at the end.
     """
     total = len(variants) * len(formats)
     missing = {v.id: [p for p in formats if read_finished(root, v.id, *p) is None] for v in variants}
@@ -60,19 +61,31 @@ def export_variants(root: Path, variants: Sequence[Variant], formats: Sequence[t
     done = total - sum(map(len, missing.values()))
     progress(done, total, "")
 
-    def report(variant: Variant, share: float, _reason: str | None) -> None:
+    failures: list[str] = []
+
+    def report(variant: Variant, share: float, reason: str | None) -> None:
         nonlocal done
+        if reason is not None:
+            failures.append(reason)
         if share == 1.0:
             done += len(missing[variant.id])
             progress(done, total, variant.id)
 
     run_tasks(partial(_Setup, make_subject, tuple(formats)), _export_variant, left, jobs, report)
+    if failures:
+        raise ExportError("\n".join(failures))
     found = [read_finished(root, v.id, *pair) for v in variants for pair in formats]
     return [artifact for artifact in found if artifact is not None]
 
 
-def _export_variant(setup: _Setup, variant: Variant, tick: Callable[[int, int], None]) -> None:
+def _export_variant(setup: _Setup, variant: Variant, tick: Callable[[int, int], None]) -> str | None:
+    """Export one variant; the reasons where that failed."""
     subject = setup.make_subject(variant)
+    failures = []
     for step, (format, precision) in enumerate(setup.formats, 1):
-        export_one(subject, format, precision)
+        try:
+            export_one(subject, format, precision)
+        except (ExportError, VerifyError) as err:
+            failures.append(str(err))
         tick(step, len(setup.formats))
+    return "\n".join(failures) or None

@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-PRESET = 6  # xz's own default: what `tar cJf` makes
+PRESET = 1  # 20 times as fast as xz's default on weights and 3 % larger: a family has dozens of files
 
 
 class _Compressed:

@@ -31,8 +31,8 @@ class SubjectMaker:
             self._bench.append(self.make_bench())
         bench = self._bench[0]
         images, labels = zip(*bench.test.batches(BATCH), strict=True)
-        return Subject(variant, load_variant(self.root, variant, bench.model), self.root, layers_of(read_manifest(self.root)),
-                       torch.cat(images).numpy(), torch.cat(labels).numpy())
+        model, layers = load_variant(self.root, variant, bench.model), layers_of(read_manifest(self.root))
+        return Subject(variant, model, self.root, layers, torch.cat(images).numpy(), torch.cat(labels).numpy())
 
 
 def export_family(root: Path, variants: Sequence[Variant], formats: Sequence[tuple[str, str]],

@@ -1,8 +1,8 @@
-"""The command line. Each command: parse, call the library, print. Heavy packages load inside the command that needs them."""
+"""The command line. Each command: parse, call the library, print. Heavy packages load inside the command using them."""
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,9 @@ from typing import Any
 import click
 
 from mmprune import __version__
+from mmprune.options import OUT, PROFILE, PROFILE_HELP, build_options, model_options
 
-OUT = click.Path(file_okay=False, path_type=Path)
-PROFILE = click.Choice(["smoke", "quick", "full"])
-PROFILE_HELP = "smoke: 64 samples each; quick: 1,024 or 60 s; full: 600 s."
-FAILURES = {"DataError", "WeightsError"}  # ValueErrors about what a file holds; any other is about how the command was called
+FAILURES = {"DataError", "WeightsError"}  # ValueErrors about a file's content; the others are about the command
 EPILOG_BUILD = "Example: mmprune build --target x86 --model resnet18 --weights resnet18.pth --data photos/ --out family"
 
 
@@ -30,7 +28,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run; exit 0, 1 for a failure, 2 for a usage error, with one line on stderr and no traceback for what users can cause."""
+    """Run; exit 0, 1 for a failure, 2 for a usage error: a line on stderr, no traceback for what users can cause."""
     with _friendly():
         cli(standalone_mode=False)
 
@@ -61,57 +59,25 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What names a model and its data, for every command that opens one."""
-    options = [
-        click.option("--model", help="A timm name (resnet18) or path/to/file.py:factory. Default: a small network for Fashion-MNIST."),
-        click.option("--weights", type=click.Path(path_type=Path), help="Trained weights: .safetensors, .pt or .pth (tensors only)."),
-        click.option("--pretrained", is_flag=True, help="Take timm's own weights from the hub, where it can be reached."),
-        click.option("--data", type=click.Path(path_type=Path), help="Folder of class folders (or with train/ and val/), or .npz."),
-        click.option("--num-classes", type=click.IntRange(min=1), help="Default: as in the weights, else as in the data."),
-        click.option("--in-chans", type=click.IntRange(min=1), help="Default: as in the weights, else as in the data."),
-        click.option("--img-size", type=click.IntRange(min=1), help="Height and width in pixels. Default: the model's own."),
-        click.option("--mean", metavar="X,X,X", help="Of images scaled to [0, 1]. Default: as the model says."),
-        click.option("--std", metavar="X,X,X", help="Of images scaled to [0, 1]. Default: as the model says."),
-        click.option("--ranges", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                     help="TOML with [kinds] and [layers], each \"glob\" = [low, high]."),
-        click.option("--recipe", type=click.Choice(["default", "paper"]), default="default", show_default=True,
-                     help="paper: as published (constant rate, its own interpolations, its shift towards 90 %)."),
-        click.option("--strategies", metavar="NAME,NAME", help="Default: all ten."),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 @cli.command(epilog=EPILOG_BUILD)
 @click.option("--target", required=True, help="The device family to build for; `mmprune targets` lists them.")
 @model_options
-@click.option("--score", type=click.Choice(["magnitude", "gradient", "product", "all"]), default="magnitude", show_default=True)
-@click.option("--pattern", help="Where zeros may stand: unstructured or 2:4. Default: what pays on the target.")
-@click.option("--epochs", type=click.IntRange(min=0), help="Of fine-tuning; 0 prunes only. Default: the recipe's.")
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate. Default: the recipe's.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Of fine-tuning. Default: the recipe's.")
-@click.option("--formats", metavar="NAME,NAME", help="Default: all that the target runs.")
-@click.option("--profile", type=PROFILE, default="quick", show_default=True, help=PROFILE_HELP)
-@click.option("--threads", type=click.IntRange(min=1), help="Of inference while measuring. Default: the target's.")
-@click.option("--device", default="cpu", show_default=True, help="Where to fine-tune: cpu, cuda, cuda:1 ...")
-@click.option("--jobs", type=click.IntRange(min=1), help="Variants made at once. Default: one a core on the CPU, else 1.")
-@click.option("--out", type=OUT, default=Path("mmprune-out"), show_default=True, help="The family's folder.")
-@click.option("--quiet", is_flag=True, help="No progress bars, one line a stage.")
+@build_options
 def build(target: str, score: str, formats: str | None, profile: str, out: Path, quiet: bool, **rest: Any) -> None:
     """Prune ten ways, fine-tune, export, verify, measure, report.
 
     Killed or interrupted, it goes on from where it was with the same command.
     """
     import targets
+    from exporters import ExportError
     from exporters.run import wanted_formats
     from exporters.subjects import export_family
     from mmprune.family import Resources, build_family
+    from mmprune.folder import read_artifacts
     from mmprune.progress import bars
     from mmprune.scores import SCORES
 
+    _check_device(rest["device"])
     device = targets.load(target)
     wanted = wanted_formats(_names(formats) or tuple(dict.fromkeys(device.RUNTIMES.values())))
     resources = Resources(rest["device"], rest["jobs"] or _default_jobs(rest["device"]))
@@ -120,9 +86,18 @@ def build(target: str, score: str, formats: str | None, profile: str, out: Path,
     request = _request(rest, opened.make_bench.spec.model, opened.about, scores, rest["pattern"] or device.PATTERN)
     with bars(quiet) as progress:
         variants = build_family(opened.make_bench, request, out, resources, progress)
-        artifacts = export_family(out, variants, wanted, opened.make_bench, resources.jobs, progress)
-        _measure(out, artifacts, target, profile, {"threads": rest["threads"]}, progress)
-    _finish(out)
+        try:
+            export_family(out, variants, wanted, opened.make_bench, resources.jobs, progress)
+            failed = None
+        except ExportError as err:  # what was exported is measured all the same
+            failed = err
+        artifacts = [a for a in read_artifacts(out) if (a.format, a.precision) in wanted]
+        if artifacts:
+            _measure(out, artifacts, target, profile, {"threads": rest["threads"], "progress": progress})
+    if artifacts:
+        _finish(out)
+    if failed is not None:
+        raise failed
 
 
 @cli.command(epilog="Example: mmprune bench mmprune-out --target x86 --profile full")
@@ -138,8 +113,9 @@ def bench(family: Path, target: str, profile: str, quiet: bool, **rest: Any) -> 
     from mmprune.progress import bars
 
     with bars(quiet) as progress:
-        how = {"threads": rest["threads"], "runtimes": _names(rest["runtimes"]) or None, "again": True}
-        _measure(family, read_artifacts(family), target, profile, how, progress)
+        how = {"threads": rest["threads"], "runtimes": _names(rest["runtimes"]) or None, "again": True,
+               "progress": progress}
+        _measure(family, read_artifacts(family), target, profile, how)
     _finish(family)
 
 
@@ -147,8 +123,8 @@ def bench(family: Path, target: str, profile: str, quiet: bool, **rest: Any) -> 
 @click.argument("family", type=OUT)
 @click.option("--max-latency-ms", type=click.FloatRange(min=0, min_open=True), help="At the percentile.")
 @click.option("--percentile", type=click.Choice(["50", "90", "99"]), default="90", show_default=True)
-@click.option("--max-size-mb", type=click.FloatRange(min=0, min_open=True), help="Of the download, in MB of 10^6 bytes.")
-@click.option("--max-memory-mb", type=click.FloatRange(min=0, min_open=True), help="The model's own, in MB of 10^6 bytes.")
+@click.option("--max-size-mb", type=click.FloatRange(min=0, min_open=True), help="Of the download, in MiB.")
+@click.option("--max-memory-mb", type=click.FloatRange(min=0, min_open=True), help="Peak of the whole process, in MiB.")
 @click.option("--min-accuracy", type=click.FloatRange(min=0, max=1), help="On test data, as a fraction.")
 @click.option("--runtime", help="Only this runtime.")
 @click.option("--out", type=OUT, help="Copy the winner there, with everything needed to run it.")
@@ -160,14 +136,13 @@ def choose(family: Path, out: Path | None, **limits: Any) -> None:
     from mmprune.choose import Budget, describe
     from mmprune.choose import choose as pick
     from mmprune.deploy import deploy
+    from mmprune.folder import read_manifest
     from mmprune.points import read_points
 
-    def scaled(name: str, factor: float) -> float | None:
-        return None if limits[name] is None else limits[name] * factor
-
-    budget = Budget(scaled("max_latency_ms", 1e-3), int(limits["percentile"]), scaled("max_size_mb", 1e6),
-                    scaled("max_memory_mb", 1e6), limits["min_accuracy"], limits["runtime"])
-    choice = pick(read_points(family), budget)
+    latency = limits["max_latency_ms"]
+    budget = Budget(latency and latency / 1e3, int(limits["percentile"]), _mib(limits["max_size_mb"]),
+                    _mib(limits["max_memory_mb"]), limits["min_accuracy"], limits["runtime"])
+    choice = pick(read_points(family), budget, read_manifest(family)["data"]["test"])
     click.echo(describe(choice))
     if choice.winner is None:
         sys.exit(1)
@@ -188,7 +163,7 @@ def report(family: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def strategies(as_json: bool, **rest: Any) -> None:
     """Show layers, kinds, ranges and the ten sparsity vectors of a model, without data and without training."""
-    from mmprune.data import describe_data
+    from mmprune.data import LoaderSplit, describe_data
     from mmprune.family import Bench, plan_family
     from mmprune.models import open_model
     from mmprune.plan_table import plan_table
@@ -197,8 +172,9 @@ def strategies(as_json: bool, **rest: Any) -> None:
     named = named_model(_named(rest))
     opened = open_model(named.model, str(named.weights) if named.weights else None,
                         describe_data(named.data) if named.data else None, named.options)
-    bench = Bench(opened.model, (), (), (), opened.preprocess.input_shape)  # type: ignore[arg-type]
-    manifest = plan_family(bench, _request(rest, named.model, {}, ("magnitude",), "unstructured"))
+    _say_notes(opened.notes)
+    bench = Bench(opened.model, LoaderSplit(()), LoaderSplit(()), LoaderSplit(()), opened.preprocess.input_shape)
+    manifest = plan_family(bench, _request(rest, opened.spec.model, {}, ("magnitude",), "unstructured"))
     if as_json:
         click.echo(json.dumps({k: manifest[k] for k in ("layers", "ranges", "strategies")}, indent=1))
     else:
@@ -225,8 +201,10 @@ def doctor() -> None:
     good = True
     for finding in examine():
         good &= finding.ok or not finding.needed
-        mark = "ok     " if finding.ok else "MISSING" if finding.needed else "absent "
-        click.echo(f"{mark}  {finding.name:<22} {finding.what}" + (f"\n{'':<32}-> {finding.advice}" if not finding.ok else ""))
+        mark = "ok" if finding.ok else "MISSING" if finding.needed else "absent"
+        click.echo(f"{mark:<8} {finding.name:<22} {finding.what}")
+        if not finding.ok:
+            click.echo(f"{'':<31} -> {finding.advice}")
     if not good:
         _fail("the main job does not run here; see the lines marked MISSING", 1)
 
@@ -235,11 +213,26 @@ def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
     try:
         return tuple(float(part) for part in text.split(",")) if text else None
     except ValueError:
-        raise click.BadParameter(f"{text!r} is not a number, or several with commas between", param_hint=option) from None
+        words = f"{text!r} is not a number, or several with commas between"
+        raise click.BadParameter(words, param_hint=option) from None
+
+
+def _mib(value: float | None) -> int | None:
+    return None if value is None else round(value * 2**20)
 
 
 def _names(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as err:
+        reason = str(err).strip().splitlines()[0]
+        raise click.BadParameter(f"torch cannot use {name!r} here: {reason}", param_hint="--device") from err
 
 
 def _default_jobs(device: str) -> int:
@@ -272,21 +265,22 @@ def _say_notes(notes: tuple[str, ...]) -> None:
         click.echo(f"note: {note}", err=True)
 
 
-def _measure(root: Path, artifacts: list[Any], target: str, profile: str, how: dict[str, Any], progress: Any) -> None:
+def _measure(root: Path, artifacts: list[Any], target: str, profile: str, how: dict[str, Any]) -> None:
     from targets.measure import Options, measure, profile_named
 
-    measure(root, artifacts, target, profile_named(profile), Options(**how, progress=lambda text: click.echo(text, err=True)))
+    measure(root, artifacts, target, profile_named(profile), Options(**how))
 
 
 def _request(rest: dict[str, Any], model: str, about: dict[str, Any], scores: tuple[str, ...], pattern: str) -> Any:
+    """The user's words as a family.Request."""
     from mmprune.family import Request
     from mmprune.finetune import make_recipe
     from mmprune.ranges import read_overrides
 
     recipe = make_recipe(rest["recipe"], rest.get("epochs"), rest.get("lr"), rest.get("batch_size"))
     if recipe.name == "paper":
-        click.echo("note: recipe paper: interp-50 is the same model as mid, so nine of the ten differ; on VGG-11 and "
-                   "ResNet-18 every layer is shifted towards a 90 % total, out of its range, as the authors do", err=True)
+        _say_notes(("recipe paper: interp-50 is the same model as mid, so nine of the ten differ; on VGG-11 and "
+                    "ResNet-18 every layer is shifted towards 90 % in total, out of its range, as the authors do",))
     overrides = read_overrides(rest["ranges"]) if rest["ranges"] else {}
     return Request(recipe, scores, _names(rest["strategies"]), pattern, rest["seed"], overrides,
                    model, about, " ".join(["mmprune", *sys.argv[1:]]))

@@ -8,17 +8,18 @@ import numpy as np
 
 from mmprune.records import Measurement
 
-# A difference must exceed this beyond its confidence interval. Two copies of one file, each in a process of its own,
-# come out up to 1 % apart although nothing differs: where memory lands is luck that no number of rounds averages out.
+# The whole interval must be further from 1 than this: where memory lands differs from process to process, and rounds do
+# not average that luck out, only restarts do.
 RESOLUTION = 0.01
-CONFIDENCE = 0.95
+# Ten variants are compared at once: at 95 % each, four in ten tables of copies of one model would call one different.
+CONFIDENCE = 0.99
 RESAMPLES = 2000
 MIN_ROUNDS = 5  # fewer say nothing about their own spread
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Latency over the reference's: below 1 is faster. `low` and `high` bound it with 95 % confidence."""
+    """Latency over the reference's: below 1 is faster. `low` and `high` bound it with 99 % confidence."""
 
     value: float
     low: float

@@ -101,7 +101,7 @@ def _readme(root: Path, choice: Choice, point: Point, artifact: Artifact) -> str
     session, manifest = read_session(root), folder.read_manifest(root)
     device = session.device
     against = "" if point.ratio is None else (
-        f"Against the dense model with the same runtime it takes {point.ratio.value:.3f} of the time (95 % interval "
+        f"Against the dense model with the same runtime it takes {point.ratio.value:.3f} of the time (99 % interval "
         f"{point.ratio.low:.3f} to {point.ratio.high:.3f}): {point.ratio.verdict}.\n")
     notes = "".join(f"- {note}\n" for note in (*artifact.notes, *point.notes)) or "- none\n"
     return f"""# {point.strategy} of {manifest.get("model", {}).get("model", "the model")}

@@ -1,7 +1,7 @@
 """A family: the dense model and its variants on disk, made once, resumable at any moment.
 
-What determines the variants (model, weights, data, strategies, scores, pattern, recipe, seed) is the family's identity: a
-folder holds one identity, and the same command on it goes on where it was killed and ends with the same bits.
+What determines the variants (model, weights, data, strategies, scores, pattern, recipe, seed) is the family's identity.
+A folder holds one identity, and the same command on it goes on where it was killed and ends with the same bits.
 """
 
 import copy
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mmprune import __version__, folder
 from mmprune.finetune import Diverged, Job, Recipe, Split, Teacher, accuracy, finetune, limit
 from mmprune.layers import find_layers
-from mmprune.masks import make_masks
+from mmprune.masks import PATTERNS, make_masks
 from mmprune.ranges import find_ranges, preset_name
 from mmprune.records import DENSE, SCHEMA, Layer, Range, Strategy, Variant
 from mmprune.scores import BATCH_SIZE, BATCHES, NEEDS_GRADIENT, SCORES, make_scores, mean_absolute_gradients
@@ -92,6 +92,8 @@ def plan_family(bench: Bench, request: Request) -> dict[str, Any]:
         strategies = paper_plan(preset_name(request.model_name), layers, ranges, request.strategies or PAPER_TEN)
     else:
         strategies = plan(request.strategies or TEN, layers, ranges)
+    if request.pattern not in PATTERNS:
+        raise ValueError(f"no pattern called {request.pattern!r} (there are {', '.join(PATTERNS)})")
     unknown = [s for s in request.scores if s not in SCORES]
     if unknown:
         raise ValueError(f"no score called {unknown[0]!r} (there are {', '.join(SCORES)})")

@@ -54,7 +54,7 @@ class Recipe:
 
 
 # The paper's recipe: Adam at a constant 5e-5 (its ResNet-18 and Swin-T; VGG-11 took 1e-4), cross-entropy, patience 3.
-# Ours: a higher rate that falls to zero, taught by the dense model (Hinton et al. 2015): short retraining lives from its
+# Ours: a higher rate that falls to zero, taught by the dense model (Hinton et al. 2015): short retraining lives from a
 # large rate (Le and Hua, ICLR 2021; Zimmer et al. 2023).
 RECIPES: dict[str, Recipe] = {
     "default": Recipe("default", lr=1e-3, epochs=3, batch_size=64, linear_decay=True, distill=0.7, patience=0,
@@ -105,7 +105,7 @@ class Teacher:
 
     @torch.no_grad()
     def logits(self, images: Tensor, key: tuple[int, int] | None) -> Tensor:
-        """(n, classes) for normalized images; `key` names a batch that comes again with the same images, None one that will not."""
+        """(n, classes) for normalized images; `key` names a batch that comes again with the same images, if it does."""
         if key is not None and key in self.kept:
             return self.kept[key]
         found = self.model.to(images.device).eval()(images)
@@ -143,11 +143,11 @@ def _train(model: nn.Module, teacher: Teacher | None, job: Job, masks: dict[str,
         torch.manual_seed(job.seed * 1_000_003 + epoch)  # dropout and the like
         model.train()
         batches = job.train.batches(recipe.batch_size, seed=job.seed * 1009 + epoch, augment=True)
-        for i, (images, labels) in enumerate(batches):
+        for i, batch in enumerate(batches):
             step = epoch * epoch_steps + i
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * rate_factor(recipe, step, recipe.epochs * epoch_steps)
-            images, labels = images.to(job.device), labels.to(job.device)
+            images, labels = (part.to(job.device) for part in batch)
             soft = None
             if teacher is not None and recipe.distill:
                 soft = teacher.logits(images, (epoch, i) if job.train.repeatable else None)

@@ -4,7 +4,7 @@ A pattern is a function (score, sparsity) -> mask, both of the weight's shape. T
 score gives the same mask everywhere; as sparsity grows, the masks of one score are nested.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ def make_masks(scores: dict[str, Tensor], sparsity: dict[str, float], pattern: s
     return {name: PATTERNS[pattern](scores[name], s) for name, s in sparsity.items()}
 
 
-def apply_masks(weights: dict[str, Tensor], masks: dict[str, Tensor]) -> None:
+def apply_masks(weights: Mapping[str, Tensor], masks: dict[str, Tensor]) -> None:
     """Set the pruned weights to zero, in place (also where they are NaN or -0.0)."""
     with torch.no_grad():
         for name, mask in masks.items():

@@ -64,7 +64,7 @@ def resolve(model: str, weights: str | None, facts: DataFacts | None,
     if weights is not None and options.pretrained:
         raise ModelError("--weights and --pretrained exclude each other; leave one out")
     if options.pretrained and is_factory(model):
-        raise ModelError(f"--pretrained is for timm's models; {model} brings its own weights, or name a file with --weights")
+        raise ModelError(f"--pretrained is for timm models; {model} brings its own weights, or give --weights")
     config, draft = _config(model, facts, options)
     state = _read_for(model, weights) if weights is not None else {}
     published = config if options.pretrained else {}

@@ -17,12 +17,15 @@ def plan_table(manifest: dict[str, Any]) -> str:
     rows = [["layer", "kind", "weights", "range", *short]]
     for x in layers:
         bounds = manifest["ranges"][x.name]
-        rows.append([x.name.removesuffix(".weight"), x.kind, f"{x.params:,}", f"{100 * bounds['low']:.0f}-{100 * bounds['high']:.0f}",
-                     *(f"{100 * s.sparsity[x.name]:.1f}" for s in strategies)])
-    rows.append(["total", "", f"{sum(x.params for x in layers):,}", "", *(f"{100 * total_sparsity(s, layers):.1f}" for s in strategies)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-             for row in rows]
+        span = f"{100 * bounds['low']:.0f}-{100 * bounds['high']:.0f}"
+        sparsities = [f"{100 * s.sparsity[x.name]:.1f}" for s in strategies]
+        rows.append([x.name.removesuffix(".weight"), x.kind, f"{x.params:,}", span, *sparsities])
+    totals = [f"{100 * total_sparsity(s, layers):.1f}" for s in strategies]
+    rows.append(["total", "", f"{sum(x.params for x in layers):,}", "", *totals])
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    aligns = ["<", "<", *">" * (len(widths) - 2)]  # the first two columns are words, the others numbers
+    cells = [f"{{:{align}{width}}}" for align, width in zip(aligns, widths, strict=True)]
+    lines = ["  ".join(cells).format(*row) for row in rows]
     lines.insert(1, "-" * len(lines[0]))
     lines.insert(-1, "-" * len(lines[0]))
     return "\n".join(lines) + "\n(sparsities in percent)"

@@ -22,6 +22,8 @@ def bars(quiet: bool) -> Iterator[Progress]:
 
 
 class _Bars:
+    FORMAT = "{desc} {percentage:3.0f} %|{bar:24}| {n:.1f}/{total} [{elapsed} < {remaining}] {postfix}"
+
     def __init__(self) -> None:
         self.bar: Any = None
         self.stage = ""
@@ -30,8 +32,8 @@ class _Bars:
         if stage != self.stage:
             self.close()
             self.stage = stage
-            self.bar = tqdm(total=total, desc=f"{stage:<10}", initial=done, file=sys.stderr, mininterval=0.5, smoothing=0.05,
-                            bar_format="{desc} {percentage:3.0f} %|{bar:24}| {n:.1f}/{total} [{elapsed} < {remaining}] {postfix}")
+            self.bar = tqdm(total=total, desc=f"{stage:<10}", initial=done, file=sys.stderr, mininterval=0.5,
+                            smoothing=0.05, bar_format=self.FORMAT)
         self.bar.set_postfix_str(item, refresh=False)
         self.bar.update(done - self.bar.n)
 
@@ -41,7 +43,7 @@ class _Bars:
 
 
 class _Lines:
-    """For logs: a line when a stage begins, at most one a minute while it goes on, and one when the next stage or the end comes."""
+    """For logs: a line when a stage begins, at most one a minute while it goes on, and one when it ends."""
 
     EVERY_S = 60.0
 
@@ -57,7 +59,8 @@ class _Lines:
             print(f"{stage}: {done:.0f} of {total} done", file=sys.stderr, flush=True)
         elif now - self.said >= self.EVERY_S:
             self.said = now
-            print(f"{stage}: {done:.1f} of {total} done after {now - self.began:.0f} s {item}", file=sys.stderr, flush=True)
+            spent = f"{now - self.began:.0f} s"
+            print(f"{stage}: {done:.1f} of {total} done after {spent} {item}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self.stage:

@@ -23,15 +23,22 @@ else:
 # kind: ranges for the four quarters of the network's depth (or one for all), and the reason
 RULES: dict[str, tuple[tuple[tuple[float, float], ...], str]] = {
     "stem": (((0.0, 0.10),), "reads the image: few weights, and every later layer depends on it"),
-    "conv": (((0.30, 0.50), (0.40, 0.60), (0.50, 0.70), (0.75, 0.95)), "late ones hold most weights and most redundancy"),
+    "conv": (((0.30, 0.50), (0.40, 0.60), (0.50, 0.70), (0.75, 0.95)),
+             "late ones hold most weights and most redundancy"),
     "downsample": (((0.0, 0.20),), "the only path past a stage's end"),
-    "pointwise": (((0.30, 0.50), (0.40, 0.60), (0.50, 0.70), (0.60, 0.85)), "as conv, less late: no spatial redundancy"),
+    "pointwise": (((0.30, 0.50), (0.40, 0.60), (0.50, 0.70), (0.60, 0.85)),
+                  "as conv, less late: no spatial redundancy"),
     "depthwise": (((0.0, 0.10),), "one filter a channel: nothing else can take over"),
-    "grouped": (((0.20, 0.40), (0.20, 0.40), (0.30, 0.50), (0.40, 0.60)), "each output sees few inputs already"),
-    "attn_qkv": (((0.10, 0.30), (0.15, 0.35), (0.20, 0.40), (0.25, 0.45)), "queries and keys multiply their errors"),
-    "attn_proj": (((0.20, 0.40), (0.25, 0.45), (0.30, 0.50), (0.35, 0.55)), "mixes heads, linear in the values"),
-    "mlp_fc1": (((0.30, 0.45), (0.35, 0.50), (0.40, 0.55), (0.45, 0.60)), "wide and redundant: a cut unit costs little"),
-    "mlp_fc2": (((0.25, 0.40), (0.30, 0.45), (0.35, 0.50), (0.40, 0.55)), "writes to the residual stream: less than fc1"),
+    "grouped": (((0.20, 0.40), (0.20, 0.40), (0.30, 0.50), (0.40, 0.60)),
+                "each output sees few inputs already"),
+    "attn_qkv": (((0.10, 0.30), (0.15, 0.35), (0.20, 0.40), (0.25, 0.45)),
+                 "queries and keys multiply their errors"),
+    "attn_proj": (((0.20, 0.40), (0.25, 0.45), (0.30, 0.50), (0.35, 0.55)),
+                  "mixes heads, linear in the values"),
+    "mlp_fc1": (((0.30, 0.45), (0.35, 0.50), (0.40, 0.55), (0.45, 0.60)),
+                "wide and redundant: a cut unit costs little"),
+    "mlp_fc2": (((0.25, 0.40), (0.30, 0.45), (0.35, 0.50), (0.40, 0.55)),
+                "writes to the residual stream: less than fc1"),
     "patch_embed": (((0.0, 0.10),), "reads the image: few weights, and every later layer depends on it"),
     "patch_merging": (((0.05, 0.20),), "the only path past a stage's end"),
     "squeeze_excite": (((0.0, 0.20),), "gates whole channels: an error there hits all positions"),
@@ -130,8 +137,9 @@ def find_ranges(model: str, layers: Sequence[Layer], overrides: dict[str, Any] |
             if not hits:
                 near = _nearest(glob, {w[0] for w in words.values()})
                 raise ValueError(f"ranges: [{section}] {glob!r} matches nothing in this model; {near}")
+            low, high = bounds
             for layer in hits:
-                ranges[layer.name] = Range(*bounds, f"yours: [{section}] {glob}")
+                ranges[layer.name] = Range(low, high, f"yours: [{section}] {glob}")
     return ranges
 
 
@@ -148,11 +156,12 @@ def read_overrides(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
         if section not in ("kinds", "layers") or not isinstance(rows, dict):
             raise ValueError(f"{path}: unknown entry {section!r}; it may hold the sections [kinds] and [layers]")
         for glob, bounds in rows.items():
+            entry = f"{path}: [{section}] {glob!r}"
             if section == "kinds" and not any(fnmatchcase(kind, glob) for kind in KINDS):
-                raise ValueError(f"{path}: [kinds] {glob!r} is no kind; " + _nearest(glob, set(KINDS)))
+                raise ValueError(f"{entry} is no kind; " + _nearest(glob, set(KINDS)))
             pair = isinstance(bounds, list) and len(bounds) == 2 and all(type(b) in (int, float) for b in bounds)
             if not pair or not 0 <= bounds[0] <= bounds[1] < 1:
-                raise ValueError(f"{path}: [{section}] {glob!r} = {bounds!r}; it needs [low, high], 0 <= low <= high < 1")
+                raise ValueError(f"{entry} = {bounds!r}; it needs [low, high], 0 <= low <= high < 1")
     return content
 
 

@@ -68,7 +68,7 @@ class Strategy:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an image becomes the model's input: resize, crop, scale to [0, 1], subtract mean, divide by std; NCHW float32."""
+    """How an image becomes the model's NCHW float32 input: resize, crop, scale to [0, 1], subtract mean, divide by std."""
 
     image_size: tuple[int, int]  # height, width
     mean: tuple[float, ...]

@@ -11,17 +11,17 @@ from mmprune.points import Point, PointsError, Session, read_points, read_sessio
 from mmprune.records import DENSE, Variant
 
 HOW = """\
-Each artifact ran with each runtime in a process of its own, all of them alive side by side; in every round each
-had a turn of consecutive inferences while the others waited, and the order was reversed every other round. The
-input is random with a fixed seed, the batch is 1, copying and preprocessing of images are not included. Warm-
-ups and the first inferences of a turn are stored apart and count nowhere. Peak memory is of a separate pass, in
-which nothing is timed; it includes the interpreter and the runtime, and "model" is the part above a process
-that has only imported them.
+Each artifact ran with each runtime in a process of its own, all of them alive side by side; a round gives each
+a turn of consecutive inferences, in an order drawn anew for every round, while the others wait. The input is
+random with a fixed seed, the batch is 1, copying and preprocessing of images are not included. Warm-ups and the
+first inferences of a turn are stored apart and count nowhere. Peak memory is of a separate pass, in which
+nothing is timed; it includes the interpreter and the runtime, and "model" is the part above a process that has
+only imported them.
 
 p50 is the median. p90 and p99 are early-stopping estimates, which the true percentile exceeds with a chance of
 1 % at most, after the rule of MLPerf's single-stream scenario; they need {p90} and {p99} samples. "of dense" is
 the median over rounds of the ratio of median latencies to those of the dense model with the same runtime in the
-same round, with a 95 % bootstrap interval; it is called faster or slower only where the whole interval is more
+same round, with a 99 % bootstrap interval; it is called faster or slower only where the whole interval is more
 than 1 % away from 1."""
 
 
@@ -54,7 +54,7 @@ def table(points: Sequence[Point]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
-_HEAD = ("variant", "runtime", "accuracy %", "p50 ms", "p90 ms", "p99 ms", "of dense", "95 % interval", "verdict",
+_HEAD = ("variant", "runtime", "accuracy %", "p50 ms", "p90 ms", "p99 ms", "of dense", "99 % interval", "verdict",
          "peak MiB", "model MiB", "file MiB", "download MiB")
 
 

@@ -1,7 +1,7 @@
 """Scores: one sensitivity for every prunable weight, computed once on training data, ranked within each layer.
 
-Mix-and-Match Pruning (arXiv 2603.20280): magnitude S = |w|, gradient S = |dL/dw|, product S = |w| |dL/dw|, where the
-gradient is the mean over batches of the batch gradient's absolute value, L the cross-entropy. (|w dL/dw| is SNIP's score.)
+Mix-and-Match Pruning (arXiv 2603.20280): magnitude S = |w|, gradient S = |dL/dw|, product S = |w| |dL/dw|, where L is
+the cross-entropy and |dL/dw| the mean over batches of the batch gradient's absolute value. (|w dL/dw| is SNIP's score.)
 """
 
 import copy

@@ -1,11 +1,11 @@
 """From what the user names (a model, weights, data) to the Bench that a family is made on."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mmprune import defaults
-from mmprune.data import describe_data, load_data
+from mmprune.data import describe_data, load_data, output_indices
 from mmprune.family import Bench
 from mmprune.models import Options, load_model, open_model
 from mmprune.records import ModelSpec, Preprocess
@@ -18,7 +18,7 @@ class Named:
     model: str | None = None
     weights: Path | None = None
     data: Path | None = None
-    options: Options = Options()
+    options: Options = field(default_factory=Options)
     seed: int = 0
 
 
@@ -33,7 +33,8 @@ class BenchMaker:
     cache: Path | None
 
     def __call__(self) -> Bench:
-        loaded = load_data(self.data, self.preprocess, num_classes=self.spec.num_classes, seed=self.seed, cache=self.cache)
+        num_classes = self.spec.num_classes
+        loaded = load_data(self.data, self.preprocess, num_classes=num_classes, seed=self.seed, cache=self.cache)
         return Bench(load_model(self.spec), loaded.train, loaded.validation, loaded.test, self.preprocess.input_shape)
 
 
@@ -56,6 +57,14 @@ def named_model(named: Named) -> Named:
                    data=named.data or defaults.default_data())
 
 
+def output_labels(classes: tuple[str, ...], num_classes: int) -> list[str]:
+    """A name for each output of the model: the class of the data that it stands for, else its number."""
+    labels = [f"output {i}" for i in range(num_classes)]
+    for name, index in zip(classes, output_indices(classes, num_classes)[0].tolist(), strict=True):
+        labels[index] = name
+    return labels
+
+
 def open_source(named: Named, cache: Path | None = None) -> Opened:
     """Open everything once, so that whatever does not fit is said before hours of work.
 
@@ -65,13 +74,15 @@ def open_source(named: Named, cache: Path | None = None) -> Opened:
     named = named_model(named)
     if named.data is None or named.model is None:
         raise ValueError("--model needs --data: a folder of class folders, or an .npz of images and labels")
-    opened = open_model(named.model, str(named.weights) if named.weights else None, describe_data(named.data), named.options)
+    weights = str(named.weights) if named.weights else None
+    opened = open_model(named.model, weights, describe_data(named.data), named.options)
     maker = BenchMaker(opened.spec, opened.preprocess, named.data, named.seed, cache)
     loaded = load_data(maker.data, maker.preprocess, num_classes=opened.spec.num_classes, seed=maker.seed, cache=cache)
     about = {
         "model": asdict(opened.spec),
         "preprocess": asdict(opened.preprocess),
         "data": {"path": str(named.data), "sha256": loaded.sha256, "classes": list(loaded.classes),
+                 "labels": output_labels(loaded.classes, opened.spec.num_classes),
                  "train": len(loaded.train), "validation": len(loaded.validation), "test": len(loaded.test)},
     }
     return Opened(maker, about, opened.notes + loaded.notes)

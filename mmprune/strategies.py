@@ -1,4 +1,4 @@
-"""The ten strategies of Mix-and-Match Pruning (arXiv 2603.20280, phase 2): each gives every layer a sparsity in its range.
+"""The ten strategies of Mix-and-Match Pruning (arXiv 2603.20280, phase 2): a sparsity in its range for every layer.
 
 With low and high the layer's range and w = high - low:
     min               low
@@ -41,7 +41,7 @@ def classifier_heavy(layers: Sequence[Layer], ranges: dict[str, Range]) -> Spars
 
 
 def feature_heavy(layers: Sequence[Layer], ranges: dict[str, Range]) -> Sparsities:
-    """The attention of a transformer, the convolutions of a VGG, any other network's last stage, at high; the rest at mid."""
+    """The attention of a transformer, the body of a VGG, the last stage of any other network, at high; the rest at mid."""
     if has_attention(layers):
         part = {x.name for x in layers if x.kind in ("attn_qkv", "attn_proj")}
     else:
@@ -52,7 +52,7 @@ def feature_heavy(layers: Sequence[Layer], ranges: dict[str, Range]) -> Sparsiti
 
 
 def has_attention(layers: Sequence[Layer]) -> bool:
-    """Whether attention makes up the body: the few attention blocks of a MobileNetV4 leave it a convolutional network."""
+    """Whether attention makes up the body: a MobileNetV4 with its few attention blocks is a convolutional network."""
     attention = sum(x.params for x in layers if x.kind.startswith("attn_"))
     return attention >= 0.1 * sum(x.params for x in layers)
 
@@ -114,7 +114,7 @@ def total_sparsity(strategy: Strategy, layers: Sequence[Layer]) -> float:
 
 
 def shift_towards(strategy: Strategy, layers: Sequence[Layer], target: float) -> Strategy:
-    """The authors' unprinted step for VGG-11 and ResNet-18: move every layer by 0.2 points until the total is near a target.
+    """The authors' unprinted step for VGG-11 and ResNet-18: move every layer by 0.2 points until the total is on target.
 
     At most 30 passes; each first stops when the total is within 0.5 % (relative) of the target, then adds or subtracts
     0.002 on every layer, clamped to [0, 0.98]. It leaves the ranges by up to 6 points. Only `--recipe paper` uses it.

@@ -3,6 +3,7 @@
 import multiprocessing
 import signal
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -25,7 +26,7 @@ def run_tasks(setup: Any, make: Make, tasks: Sequence[Any], jobs: int, report: R
     if jobs == 1 or len(tasks) <= 1:
         ready = setup() if callable(setup) else setup
         for task in tasks:
-            reason = make(ready, task, lambda step, steps, task=task: report(task, min(0.999, step / steps), None))
+            reason = make(ready, task, partial(_report_step, report, task))
             report(task, 1.0, reason)
         return
     context = multiprocessing.get_context("spawn")
@@ -49,6 +50,10 @@ def run_tasks(setup: Any, make: Make, tasks: Sequence[Any], jobs: int, report: R
             pipe.close()
             process.terminate()
             process.join()
+
+
+def _report_step(report: Report, task: Any, step: int, steps: int) -> None:
+    report(task, min(0.999, step / steps), None)
 
 
 def _answer(pipe: Connection, workers: dict[Connection, tuple[Any, Any]], queue: list[Any], report: Report) -> None:

@@ -45,7 +45,7 @@ PROFILES = {
 }
 
 
-def _ignore(_: str) -> None:
+def _ignore(stage: str, item: str, done: float, total: int) -> None:
     pass
 
 
@@ -57,7 +57,7 @@ class Options:
     again: bool = False  # measure even where a complete session of the same artifacts is there
     memory_bytes: int | None = None  # the most that processes held side by side may take together; None: what is free
     timeout_s: float = 300.0  # for one answer of one process
-    progress: Callable[[str], None] = _ignore  # gets lines of text
+    progress: Callable[[str, str, float, int], None] = _ignore  # gets (stage, item, done, total)
 
 
 def profile_named(name: str) -> Profile:
@@ -85,7 +85,6 @@ def measure(root: Path, artifacts: Sequence[Artifact], target: str, profile: Pro
     device = fingerprint(target)
     entries = _entries(artifacts, target, device, options)
     if not options.again and (found := _complete_session(root, entries, device, profile)):
-        options.progress(f"already measured in session {found[0].session.split('.')[0]}")
         return found
     session = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S-") + secrets.token_hex(3)
     job = {"schema": 1, "root": str(root.resolve()), "profile": dataclasses.asdict(profile), "entries": entries,
@@ -98,10 +97,9 @@ def measure(root: Path, artifacts: Sequence[Artifact], target: str, profile: Pro
                 folder.append_measurement(root, made[-1])
             elif row["kind"] == "error":
                 errors.append(row["message"])
-                options.progress(f"failed: {row['message']}")
             elif row["kind"] == "progress":
-                step = f"part {row['part']}" if row["part"] else "memory"
-                options.progress(f"measuring on {target}, {step}: {row['fraction']:.0%}")
+                stage, item = ("measure", f"part {row['part']}") if row["part"] else ("memory", "")
+                options.progress(stage, item, row["fraction"] * 100, 100)
             done = row["kind"] == "done"
     if errors or not done:
         raise MeasureError("\n".join(errors) or "the probe ended before it was done; run the same command again")

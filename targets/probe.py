@@ -22,9 +22,10 @@ Everything else goes to stderr. Times are in seconds.
 
 How it measures. A first pass opens each (artifact, runtime) in a process of its own and reads its peak of resident
 memory. Then every artifact gets a fresh process again, for times alone; all are alive side by side and answer on
-pipes, so that one runs while the others and this parent block. A round gives each a turn of consecutive inferences;
-the order is reversed every other round (A B C, C B A), so that heat, clocks and neighbours hit all alike. A turn
-begins with inferences that are stored among the warm-ups: the caches are full of the previous model at first.
+pipes, so that one runs while the others and this parent block. A round gives each a turn of consecutive inferences,
+in an order drawn anew for every round: heat and clocks that drift hit all alike, and so does a neighbour whose load
+comes and goes in our own rhythm, which a fixed order (A B C, C B A) would let hit always the same ones. A turn begins
+with inferences that are stored among the warm-ups: the caches are full of the previous model at first.
 """
 
 import argparse
@@ -38,6 +39,7 @@ import json
 import math
 import os
 import platform
+import random
 import select
 import statistics
 import subprocess
@@ -50,8 +52,8 @@ from typing import Any, Dict, List
 
 SCHEMA = 1
 SEED = 0
-TURN_S = 0.05  # a turn lasts about this long: far above the clock's and the scheduler's grain, short against drift
-TURN_SAMPLES = 4  # and has no fewer samples than this, so that its median outvotes one interruption
+TURN_S = 0.05  # a turn lasts this long at least: far above the clock's and the scheduler's grain, short against drift
+TURN_SAMPLES = 4  # and so long that the slowest has this many samples: its median outvotes one interruption
 LEAD_S = 0.01  # untimed start of a turn, at least one inference: refills caches and wakes the clock
 WARM_RUNS, WARM_MIN_S, WARM_MAX_S = 10, 0.2, 2.0
 WARM_FLAT = 0.02  # steady: the medians of the last ten runs and of the ten before differ by less
@@ -382,9 +384,12 @@ def start_workers(entries, timeout_s, workers):
             say_error(entry, str(err))
             continue
         workers.append(worker_)
-        typical = statistics.median(worker_.facts["warmup_s"][-10:])
-        worker_.samples = max(TURN_SAMPLES, math.ceil(TURN_S / typical))
-        worker_.lead = max(1, math.ceil(LEAD_S / typical))
+    # Turns of the same length for all: on a busy machine whoever runs longer at a stretch is interrupted more often.
+    # The fastest run of the warm-up says it best there.
+    length_s = max([TURN_S] + [TURN_SAMPLES * min(w.facts["warmup_s"]) for w in workers])
+    for worker_ in workers:
+        worker_.samples = math.ceil(length_s / min(worker_.facts["warmup_s"]))
+        worker_.lead = math.ceil(LEAD_S / min(worker_.facts["warmup_s"]))
 
 
 def take_turn(worker_):
@@ -402,29 +407,39 @@ def progress(worker_, goal):
     return min(1.0, max(samples, worker_.busy_s / goal["seconds"]), len(worker_.rounds) / goal["rounds"])
 
 
-def run_rounds(workers, goal, tell):
+def next_order(before, workers, shuffle):
+    """The workers in a new random order that does not begin with the one that had the last turn.
+
+    Two turns on end are not like others: a busy machine's scheduler favours who has slept.
+    """
+    order = list(workers)
+    shuffle(order)
+    return order[1:] + order[:1] if order[0] is before[-1] else order
+
+
+def run_rounds(workers, goal, shuffle, tell):
     """Rounds until every worker has reached the goal: all take part in every round, so that each can be paired."""
-    number, told = 0, time.monotonic()
+    order, told = list(workers), time.monotonic()
     while workers and min(progress(w, goal) for w in workers) < 1:
-        for worker_ in list(workers) if number % 2 == 0 else workers[::-1]:
+        order = next_order(order, workers, shuffle)
+        for worker_ in order:
             try:
                 take_turn(worker_)
             except WorkerError as err:
                 say_error(worker_.entry, str(err))
                 workers.remove(worker_)
-        number += 1
         if workers and time.monotonic() - told > 1:
             tell(min(progress(w, goal) for w in workers))
             told = time.monotonic()
 
 
-def run_generation(entries, goal, timeout_s, tell):
+def run_generation(entries, goal, timeout_s, shuffle, tell):
     """One life of the workers: opened, warmed, measured, ended. Those that came through."""
     workers: List[Worker] = []
     try:
         start_workers(entries, timeout_s, workers)
         every = list(workers)
-        run_rounds(workers, goal, tell)
+        run_rounds(workers, goal, shuffle, tell)
     finally:
         for worker_ in list(workers):
             worker_.stop()
@@ -436,15 +451,14 @@ def run_part(entries, job, part):
     profile, started = job["profile"], datetime.now(timezone.utc).isoformat(timespec="seconds")
     restarts = profile.get("restarts", 1)
     goal = {key: profile[key] and profile[key] / restarts for key in ("samples", "seconds", "rounds")}
-    throttled, degrees = throttle_count(), temperature()
+    throttled, degrees, shuffle = throttle_count(), temperature(), random.Random(SEED).shuffle
     lives: Dict[int, List[Worker]] = {entry["key"]: [] for entry in entries}
     for life in range(restarts):
-        done = life / restarts
+        def tell(share, life=life):
+            say("progress", part=part, fraction=(life + share) / restarts)
 
-        def tell(share, done=done):
-            say("progress", part=part, fraction=done + share / restarts)
-
-        came_through = run_generation(entries, goal, job.get("timeout_s", 300), tell)
+        came_through = run_generation(entries, goal, job.get("timeout_s", 300), shuffle, tell)
+        tell(1)
         entries = [w.entry for w in came_through]
         for worker_ in came_through:
             lives[worker_.entry["key"]].append(worker_)

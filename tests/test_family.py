@@ -95,8 +95,9 @@ def test_killed_and_started_again(tmp_path, wait_for):
 def test_another_command_is_refused_and_told_what_differs(tmp_path):
     build_family(make_bench, REQUEST, tmp_path, Resources())
     before = contents(tmp_path)
+    longer = make_recipe("default", epochs=3, batch_size=16)
     for other, words in ((replace(REQUEST, seed=1), "spec.seed: 0 there, 1 asked"),
-                         (replace(REQUEST, recipe=make_recipe("default", epochs=3, batch_size=16)), "spec.recipe.epochs: 2 there, 3 asked"),
+                         (replace(REQUEST, recipe=longer), "spec.recipe.epochs: 2 there, 3 asked"),
                          (replace(REQUEST, pattern="2:4"), 'spec.pattern: "unstructured" there')):
         with pytest.raises(folder.FolderError, match=words):
             build_family(make_bench, other, tmp_path, Resources())
@@ -125,9 +126,10 @@ def test_a_diverged_variant_is_left_out_and_the_others_go_on(tmp_path):
 
 
 def test_gradient_scores_are_stored_once(tmp_path):
-    request = replace(REQUEST, scores=("magnitude", "gradient", "product"), strategies=("mid",))
+    scores = ("magnitude", "gradient", "product")
+    request = replace(REQUEST, scores=scores, strategies=("mid",))
     variants = build_family(make_bench, request, tmp_path, Resources())
-    assert [(v.strategy, v.score) for v in variants[1:]] == [("mid", "magnitude"), ("mid", "gradient"), ("mid", "product")]
+    assert [(v.strategy, v.score) for v in variants[1:]] == [("mid", score) for score in scores]
     assert set(load_file(tmp_path / "scores/gradient.safetensors")) == {"conv1.weight", "conv2.weight", "fc.weight"}
     assert len({v.id for v in variants}) == 4
 

@@ -37,8 +37,9 @@ def test_contract(pattern, case):
 
 def test_unstructured_by_hand():
     score = torch.tensor([[3.0, 1.0], [2.0, 1.0]])
-    assert PATTERNS["unstructured"](score, 0.25).tolist() == [[True, False], [True, True]]  # of two equals the first goes
-    assert PATTERNS["unstructured"](score, 0.75).tolist() == [[True, False], [False, False]]
+    unstructured = PATTERNS["unstructured"]
+    assert unstructured(score, 0.25).tolist() == [[True, False], [True, True]]  # of two equals the first goes
+    assert unstructured(score, 0.75).tolist() == [[True, False], [False, False]]
 
 
 def test_every_kept_score_is_at_least_every_pruned_one():

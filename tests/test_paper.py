@@ -8,14 +8,16 @@ from mmprune.layers import find_layers
 from mmprune.ranges import find_ranges
 from mmprune.strategies import PAPER_TEN, paper_plan, zero_count
 
-# percent, in the order of PAPER_TEN: min, max, mid, a = 0.3, 0.5, 0.7, 0.9, proportional, classifier-heavy, feature-heavy
+# percent, in the order of PAPER_TEN:
+# min, max, mid, a = 0.3, 0.5, 0.7, 0.9, proportional, classifier-heavy, feature-heavy
 PRINTED = {
     "swin_tiny_patch4_window7_224": (33.19, 49.75, 41.47, 38.16, 41.47, 44.78, 48.10, 40.93, 42.60, 44.61),
     "resnet18": (72.78, 89.61, 82.79, 78.79, 82.79, 86.80, 90.06, 87.28, 72.84, 87.55),
     "vgg11": (89.20, 90.40, 89.60, 89.68, 89.60, 91.52, 91.84, 90.24, 89.50, 88.31),
 }
 NORM_WEIGHTS = {"resnet18": 4_800, "vgg11": 2_752}  # the tables of these two divide by these weights too
-TOLERANCE = {"vgg11": 0.155}  # points: one lies on an edge of the shift's stop rule, 0.15 off, and print rounds by 0.005
+# in points: one sparsity lies on an edge of the shift's stop rule, 0.15 off, and print rounds by 0.005
+TOLERANCE = {"vgg11": 0.155}
 
 
 class CifarVgg11(nn.Module):
@@ -32,7 +34,8 @@ class CifarVgg11(nn.Module):
                 blocks += [nn.Conv2d(width, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
                 width = out
         self.features = nn.Sequential(*blocks, nn.Flatten())
-        self.classifier = nn.Sequential(nn.Linear(512, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 10))
+        self.classifier = nn.Sequential(
+            nn.Linear(512, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 10))
 
     def forward(self, x):
         return self.classifier(self.features(x))

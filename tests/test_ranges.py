@@ -27,8 +27,10 @@ def test_convolutions_by_quarter_of_the_depth():
 
 
 @pytest.mark.parametrize("model, preset", [
-    ("resnet18", "resnet18"), ("resnet18.a1_in1k", "resnet18"), ("resnet18d", None), ("vgg11_bn", "vgg11"), ("vgg13", None),
-    ("swin_tiny_patch4_window7_224", "swin_tiny_patch4_window7"), ("levit_384.fb_dist_in1k", "levit_384"), ("levit_384_s8", None),
+    ("resnet18", "resnet18"), ("resnet18.a1_in1k", "resnet18"), ("resnet18d", None),
+    ("vgg11_bn", "vgg11"), ("vgg13", None),
+    ("swin_tiny_patch4_window7_224", "swin_tiny_patch4_window7"),
+    ("levit_384.fb_dist_in1k", "levit_384"), ("levit_384_s8", None),
 ])
 def test_presets_by_name(model, preset):
     assert preset_name(model) == preset and preset in {*PRESETS, None}

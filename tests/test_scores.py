@@ -19,7 +19,7 @@ def test_magnitude_and_gradient_disagree():
 
 
 def test_gradients_are_absolute_before_the_mean():
-    """Weights zero: softmax is (1/2, 1/2), so dL/dw = x (p - y) is +-x/2; with labels 0 and 1 the plain mean would be 0."""
+    """Weights zero: softmax is (1/2, 1/2), so dL/dw = x (p - y) is +-x/2, and labels 0 and 1 give it opposite signs."""
     model = Inner()
     with torch.no_grad():
         model.fc.weight.zero_()
