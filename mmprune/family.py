@@ -114,9 +114,11 @@ def plan_family(bench: Bench, request: Request) -> dict[str, Any]:
 
 
 def variant_id(strategy: Strategy, score: str, spec: dict[str, Any], made_of: dict[str, Any]) -> str:
-    """A name and eight hex digits over everything that made the variant."""
+    """A name and eight hex digits over everything that made the variant, but for where its files lie."""
     data = {k: v for k, v in made_of.get("data", {}).items() if k != "path"}
-    model = {k: v for k, v in made_of.get("model", {}).items() if k != "weights"}
+    model = {k: v for k, v in made_of.get("model", {}).items() if k != "weights"}  # the weights' sha256 is in made_of
+    if ".py:" in model.get("model", ""):
+        model["model"] = Path(model["model"]).name  # where the file lies changes nothing
     content = {**made_of, "data": data, "model": model, "spec": {k: v for k, v in spec.items() if k != "scores"},
                "score": score, "strategy": asdict(strategy)}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
@@ -177,7 +179,7 @@ def claim(root: Path, manifest: dict[str, Any]) -> dict[str, Any]:
             raise folder.FolderError(f"{root} holds another family ({_differences(old, manifest)}); "
                                      "choose another --out, or delete that folder")
         return {**manifest, "failures": {}}
-    if any(p.name != ".lock" for p in root.iterdir()):
+    if any(p.name not in (".lock", "cache") for p in root.iterdir()):  # decoded images may be there already
         raise folder.FolderError(f"{root} is not empty and holds no family; choose another --out")
     folder.write_json(path, manifest)
     return manifest
