@@ -5,8 +5,8 @@ BIN = .venv/bin
 .PHONY: demo test lint bench wheel clean
 
 demo: .venv/installed
-	$(BIN)/mmprune build --target x86 --out mmprune-out
-	$(BIN)/mmprune choose mmprune-out --max-latency-ms 2 --max-size-mb 1 --out deploy
+	$(BIN)/mmprune build --target x86 --epochs 1 --out mmprune-out
+	$(BIN)/mmprune choose mmprune-out --max-latency-ms 2 --max-size-mb 1.6 --out deploy
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest

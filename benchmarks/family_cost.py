@@ -16,7 +16,7 @@ import torch
 
 from mmprune import defaults, finetune
 from mmprune.family import Request, Resources, build_family
-from mmprune.source import open_source
+from mmprune.source import Named, open_source
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
 
     finetune.train_step = timed  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder:
-        opened = open_source(seed=0, cache=Path(folder) / "cache")
+        opened = open_source(Named(), Path(folder) / "cache")
         request = Request(finetune.make_recipe("default", arguments.epochs), (arguments.score,))
         began = time.perf_counter()
         build_family(opened.make_bench, request, Path(folder) / "family", Resources())

@@ -170,7 +170,7 @@ def strategies(as_json: bool, **rest: Any) -> None:
     from mmprune.source import named_model
 
     named = named_model(_named(rest))
-    opened = open_model(named.model, str(named.weights) if named.weights else None,
+    opened = open_model(named.model or "", str(named.weights) if named.weights else None,
                         describe_data(named.data) if named.data else None, named.options)
     _say_notes(opened.notes)
     bench = Bench(opened.model, LoaderSplit(()), LoaderSplit(()), LoaderSplit(()), opened.preprocess.input_shape)
@@ -288,12 +288,9 @@ def _request(rest: dict[str, Any], model: str, about: dict[str, Any], scores: tu
 
 def _finish(family: Path) -> None:
     """Draw, report, and print the table."""
-    from mmprune.front import draw
     from mmprune.points import read_points
     from mmprune.report import table, write_report
 
-    points = read_points(family)
-    picture = draw(family, points)
     path = write_report(family)
-    click.echo(table(points))
-    click.echo(f"\nreport: {path}\nfront:  {picture}")
+    click.echo(table(read_points(family)))
+    click.echo(f"\nreport: {path}\nfront:  {path.with_name('front.png')}")

@@ -8,9 +8,11 @@ import numpy as np
 
 from mmprune.records import Measurement
 
-# The whole interval must be further from 1 than this: where memory lands differs from process to process, and rounds do
-# not average that luck out, only restarts do.
-RESOLUTION = 0.01
+# The whole interval must be further from 1 than the resolution. Where a process's memory lands is luck that rounds do
+# not average out, only restarts do: copies of one model, one process each, were seen up to 5 % apart. From
+# MIN_PROCESSES on, the bootstrap sees that luck by itself.
+RESOLUTION, RESOLUTION_FEW = 0.01, 0.05
+MIN_PROCESSES = 5
 # Ten variants are compared at once: at 95 % each, four in ten tables of copies of one model would call one different.
 CONFIDENCE = 0.99
 RESAMPLES = 2000
@@ -25,20 +27,25 @@ class Ratio:
     low: float
     high: float
     rounds: int
+    processes: int = 1  # restarts that the rounds were shared by
+
+    @property
+    def resolution(self) -> float:
+        """The least difference that may be claimed, as a fraction."""
+        return RESOLUTION if self.processes >= MIN_PROCESSES else RESOLUTION_FEW
 
     @property
     def verdict(self) -> str:
-        """ "faster" or "slower" when the whole interval lies beyond 1 by more than RESOLUTION, else "no difference"."""
-        if self.high < 1 - RESOLUTION:
+        """ "faster" or "slower" when the whole interval is further from 1 than the resolution, else "no difference"."""
+        if self.high < 1 - self.resolution:
             return "faster"
-        return "slower" if self.low > 1 + RESOLUTION else "no difference"
+        return "slower" if self.low > 1 + self.resolution else "no difference"
 
 
 def compare(measurement: Measurement, reference: Measurement) -> Ratio:
     """The median over rounds of (median latency in the round / the reference's in the same round).
 
-    The interval is a bootstrap over rounds.
-
+    The interval is a bootstrap over processes and, within each, over rounds.
     ValueError for measurements that were not taken side by side: of another session, device, threads or batch.
     """
     names = f"{measurement.artifact} with {reference.artifact}"
@@ -53,14 +60,19 @@ def compare(measurement: Measurement, reference: Measurement) -> Ratio:
     ratios = np.array([statistics.median(a) / statistics.median(b) for a, b in pairs if a and b])
     if len(ratios) < MIN_ROUNDS:
         return Ratio(float(np.median(ratios)) if len(ratios) else 1.0, 0.0, math.inf, len(ratios))
-    low, high = _bootstrap(ratios)
-    return Ratio(float(np.median(ratios)), low, high, len(ratios))
+    ends = np.cumsum(measurement.processes[:-1])  # the same for both: all take part in every round
+    groups = [group for group in np.split(ratios, ends) if len(group)]
+    low, high = _bootstrap(groups)
+    return Ratio(float(np.median(ratios)), low, high, len(ratios), len(groups))
 
 
-def _bootstrap(values: np.ndarray) -> tuple[float, float]:
-    """The percentile interval of the median of `values`, resampled with a fixed seed."""
+def _bootstrap(groups: list[np.ndarray]) -> tuple[float, float]:
+    """The percentile interval of the median over all groups: groups and then their values are resampled, fixed seed."""
     random = np.random.default_rng(0)
-    medians = [np.median(random.choice(values, len(values))) for _ in range(RESAMPLES)]
+    medians = []
+    for _ in range(RESAMPLES):
+        picked = [groups[i] for i in random.integers(0, len(groups), len(groups))]
+        medians.append(np.median(np.concatenate([random.choice(group, len(group)) for group in picked])))
     low, high = np.quantile(medians, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 

@@ -76,7 +76,8 @@ def make_recipe(name: str, epochs: int | None = None, lr: float | None = None, b
     """The named recipe with what the user changed. ValueError for values that cannot be."""
     if name not in RECIPES:
         raise ValueError(f"no recipe called {name!r} (there are {', '.join(RECIPES)})")
-    asked = {k: v for k, v in {"epochs": epochs, "lr": lr, "batch_size": batch_size}.items() if v is not None}
+    given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
+    asked = {k: v for k, v in given.items() if v is not None}
     if asked.get("epochs", 0) < 0 or asked.get("lr", 1) <= 0 or asked.get("batch_size", 1) < 1:
         raise ValueError(f"a recipe needs epochs >= 0, lr > 0 and batch_size >= 1, got {asked}")
     return replace(RECIPES[name], **asked)

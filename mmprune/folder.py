@@ -115,7 +115,7 @@ def measurement_from_row(row: dict[str, Any]) -> Measurement:
     temperature = row.get("temperature_c")
     return Measurement(**{**row, "device": Device(**device),
                           "latencies_s": tuple(tuple(r) for r in row["latencies_s"]),
-                          "warmup_s": tuple(row["warmup_s"]),
+                          "warmup_s": tuple(row["warmup_s"]), "processes": tuple(row.get("processes", ())),
                           "temperature_c": tuple(temperature) if temperature else None})
 
 

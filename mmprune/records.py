@@ -68,7 +68,7 @@ class Strategy:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an image becomes the model's NCHW float32 input: resize, crop, scale to [0, 1], subtract mean, divide by std."""
+    """How an image becomes the NCHW float32 input: resize, crop, scale to [0, 1], subtract mean, divide by std."""
 
     image_size: tuple[int, int]  # height, width
     mean: tuple[float, ...]
@@ -192,6 +192,7 @@ class Measurement:
     provenance: str
     commit: str = ""
     settings: dict[str, str] = field(default_factory=dict)  # the runtime's knobs as it reports them
+    processes: tuple[int, ...] = ()  # rounds by each fresh process, in order; () where one made them all
     throttled: bool = False
     energy_j: float | None = None
     temperature_c: tuple[float, float] | None = None  # before, after

@@ -11,18 +11,19 @@ from mmprune.points import Point, PointsError, Session, read_points, read_sessio
 from mmprune.records import DENSE, Variant
 
 HOW = """\
-Each artifact ran with each runtime in a process of its own, all of them alive side by side; a round gives each
-a turn of consecutive inferences, in an order drawn anew for every round, while the others wait. The input is
-random with a fixed seed, the batch is 1, copying and preprocessing of images are not included. Warm-ups and the
-first inferences of a turn are stored apart and count nowhere. Peak memory is of a separate pass, in which
-nothing is timed; it includes the interpreter and the runtime, and "model" is the part above a process that has
-only imported them.
+Each artifact ran with each runtime in a process of its own, all of them alive side by side and started in
+random order; a round gives each a turn of consecutive inferences, in an order drawn anew for every round, while
+the others wait. The input is random with a fixed seed, the batch is 1, copying and preprocessing of images are
+not included. Warm-ups and the first inferences of a turn are stored apart and count nowhere. Peak memory is of
+a separate pass, in which nothing is timed; it includes the interpreter and the runtime, and "model" is the part
+above a process that has only imported them.
 
 p50 is the median. p90 and p99 are early-stopping estimates, which the true percentile exceeds with a chance of
 1 % at most, after the rule of MLPerf's single-stream scenario; they need {p90} and {p99} samples. "of dense" is
 the median over rounds of the ratio of median latencies to those of the dense model with the same runtime in the
-same round, with a 99 % bootstrap interval; it is called faster or slower only where the whole interval is more
-than 1 % away from 1."""
+same round, with a 99 % interval from a bootstrap over processes and rounds. It is called faster or slower only
+where the whole interval is more than 1 % away from 1, or 5 % where fewer than five fresh processes shared the
+rounds, as in profile smoke: where memory lands makes copies of one model differ that much."""
 
 
 def write_report(root: Path) -> Path:
@@ -54,8 +55,8 @@ def table(points: Sequence[Point]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
-_HEAD = ("variant", "runtime", "accuracy %", "p50 ms", "p90 ms", "p99 ms", "of dense", "99 % interval", "verdict",
-         "peak MiB", "model MiB", "file MiB", "download MiB")
+_HEAD = ("variant", "runtime", "sparsity %", "accuracy %", "p50 ms", "p90 ms", "p99 ms", "of dense", "99 % interval",
+         "verdict", "peak MiB", "model MiB", "file MiB", "download MiB")
 
 
 def _cells(p: Point) -> tuple[str, ...]:
@@ -67,8 +68,9 @@ def _cells(p: Point) -> tuple[str, ...]:
 
     ratio = ("-", "-", "-") if p.ratio is None else (
         f"{p.ratio.value:.3f}", f"{p.ratio.low:.3f} to {p.ratio.high:.3f}", p.ratio.verdict)
-    return (f"{p.strategy}, {p.precision}", p.runtime, f"{p.accuracy * 100:.2f}", ms(p.p50_s), ms(p.p90_s), ms(p.p99_s),
-            *ratio, mib(p.peak_bytes, 0), mib(p.memory_bytes, 0), mib(p.file_bytes, 2), mib(p.download_bytes, 2))
+    return (f"{p.strategy}, {p.precision}", p.runtime, f"{p.sparsity * 100:.1f}",
+            f"{p.accuracy * 100:.2f}", ms(p.p50_s), ms(p.p90_s), ms(p.p99_s), *ratio,
+            mib(p.peak_bytes, 0), mib(p.memory_bytes, 0), mib(p.file_bytes, 2), mib(p.download_bytes, 2))
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

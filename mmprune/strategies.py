@@ -41,7 +41,7 @@ def classifier_heavy(layers: Sequence[Layer], ranges: dict[str, Range]) -> Spars
 
 
 def feature_heavy(layers: Sequence[Layer], ranges: dict[str, Range]) -> Sparsities:
-    """The attention of a transformer, the body of a VGG, the last stage of any other network, at high; the rest at mid."""
+    """A transformer's attention, a VGG's convolutions, any other network's last stage, at high; the rest at mid."""
     if has_attention(layers):
         part = {x.name for x in layers if x.kind in ("attn_qkv", "attn_proj")}
     else:
@@ -114,7 +114,7 @@ def total_sparsity(strategy: Strategy, layers: Sequence[Layer]) -> float:
 
 
 def shift_towards(strategy: Strategy, layers: Sequence[Layer], target: float) -> Strategy:
-    """The authors' unprinted step for VGG-11 and ResNet-18: move every layer by 0.2 points until the total is on target.
+    """The authors' unprinted step for VGG-11 and ResNet-18: shift all layers until the total is near a target.
 
     At most 30 passes; each first stops when the total is within 0.5 % (relative) of the target, then adds or subtracts
     0.002 on every layer, clamped to [0, 0.98]. It leaves the ranges by up to 6 points. Only `--recipe paper` uses it.

@@ -40,7 +40,7 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile("smoke", samples=64, seconds=300, rounds=8, restarts=1),
-    "quick": Profile("quick", samples=1024, seconds=60, rounds=20, restarts=2),
+    "quick": Profile("quick", samples=1024, seconds=60, rounds=20, restarts=5),
     "full": Profile("full", samples=None, seconds=600, rounds=50, restarts=5),
 }
 
@@ -112,6 +112,7 @@ def _measurement(row: dict[str, Any], device: Device, profile: Profile, session:
             "started", "settings", "throttled")
     return Measurement(**{key: row[key] for key in same}, artifact_sha256=row["sha256"], device=device, batch=1,
                        latencies_s=tuple(tuple(r) for r in row["latencies_s"]), warmup_s=tuple(row["warmup_s"]),
+                       processes=tuple(row["processes"]),
                        profile=profile.name, session=f"{session}.{row['part']}", commit=options.commit,
                        provenance="fixture" if row["runtime"] == NULL else "measured",
                        temperature_c=tuple(temperature) if temperature else None)

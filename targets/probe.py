@@ -457,8 +457,8 @@ def run_part(entries, job, part):
         def tell(share, life=life):
             say("progress", part=part, fraction=(life + share) / restarts)
 
-        # Who starts first is not always the same either: its memory comes from what earlier processes left behind, later
-        # ones get whole stretches, and copies of one model were seen to differ by several percent in that order
+        # Who starts first must not always be the same: copies of one model were seen to be the faster, by some percent,
+        # the later they had started; presumably the first get the scattered memory that other programs left behind
         start_order = list(entries)
         shuffle(start_order)
         came_through = run_generation(start_order, goal, job.get("timeout_s", 300), shuffle, tell)
@@ -474,7 +474,8 @@ def run_part(entries, job, part):
         ws = lives[entry["key"]]
         say("result", part=part, started=started, settings=ws[0].facts["settings"],
             runtime_version=version(RUNTIMES[entry["runtime"]].packages) or "",
-            latencies_s=[[round(s, 9) for s in r] for w in ws for r in w.rounds], processes=[len(w.rounds) for w in ws],
+            latencies_s=[[round(s, 9) for s in r] for w in ws for r in w.rounds],
+            processes=[len(w.rounds) for w in ws],
             warmup_s=[round(s, 9) for w in ws for s in w.facts["warmup_s"]],
             load_s=statistics.median(w.facts["load_s"] for w in ws),
             first_s=statistics.median(w.facts["first_s"] for w in ws),

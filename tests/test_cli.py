@@ -15,9 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from toys import SmallNet, ToySplit
 
 from mmprune.cli import main
+from mmprune.strategies import TEN
 
 TESTS = Path(__file__).parent
 MODEL = f"{TESTS / 'toys.py'}:SmallNet"
@@ -75,16 +77,32 @@ def toy(tmp_path_factory) -> Path:
 
 
 def arguments(toy: Path, out: Path, *more: object) -> list[object]:
+    """A small run: three strategies, two formats."""
     return ["build", "--target", "x86", "--model", MODEL, "--weights", toy / "toy.pth", "--data", toy / "toy.npz",
-            "--mean", "0.3", "--std", "0.3", "--epochs", "1", "--profile", "smoke", "--out", out, "--quiet", *more]
+            "--mean", "0.3", "--std", "0.3", "--epochs", "1", "--strategies", "min,mid,max",
+            "--formats", "onnx,openvino-fp16",
+            "--profile", "smoke", "--jobs", "1", "--out", out, "--quiet", *more]
+
+
+def whole(toy: Path, out: Path) -> list[object]:
+    """All ten strategies, one format, two jobs."""
+    return [*arguments(toy, out), "--strategies", ",".join(TEN), "--formats", "onnx", "--jobs", "2"]
 
 
 @pytest.fixture(scope="module")
 def family(toy, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("family") / "out"
-    done = mmprune(*arguments(toy, out))
+    done = mmprune(*whole(toy, out))
     assert done.code == 0, done.stderr
     assert "interp-20" in done.stdout and "report.md" in done.stdout
+    return out
+
+
+@pytest.fixture(scope="module")
+def small(toy, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("small") / "out"
+    done = mmprune(*arguments(toy, out))
+    assert done.code == 0, done.stderr
     return out
 
 
@@ -93,7 +111,7 @@ def test_build_leaves_everything(family):
     manifest = json.loads((family / "manifest.json").read_text())
     assert len(manifest["variants"]) == 11 and manifest["failures"] == {}
     rows = [json.loads(line) for line in (family / "measurements.jsonl").read_text().splitlines()]
-    assert len(rows) == 11 * 3  # onnx, and openvino in two precisions
+    assert len(rows) == 11
     assert all(row["provenance"] == "measured" and sum(map(len, row["latencies_s"])) >= 64 for row in rows)
     text = (family / "report.md").read_text()
     assert all(name in text for name in manifest["strategies"])
@@ -101,10 +119,10 @@ def test_build_leaves_everything(family):
 
 def test_the_same_command_again_does_nothing(family, toy):
     before = {p: p.stat().st_mtime_ns for p in family.rglob("variants/*/*")}
-    done = mmprune(*arguments(toy, family))
+    done = mmprune(*whole(toy, family))
     assert done.code == 0, done.stderr
     assert before == {p: p.stat().st_mtime_ns for p in family.rglob("variants/*/*")}
-    assert len((family / "measurements.jsonl").read_text().splitlines()) == 33
+    assert len((family / "measurements.jsonl").read_text().splitlines()) == 11
 
 
 def test_choose_takes_a_model_that_runs_by_itself(family, tmp_path):
@@ -120,17 +138,17 @@ def test_choose_exits_with_1_when_nothing_fits(family, tmp_path):
     assert "nothing fits" in done.stdout.lower()
 
 
-def test_bench_measures_again(family, tmp_path):
+def test_bench_measures_again(small, tmp_path):
     copy = tmp_path / "copy"
-    shutil.copytree(family, copy)
+    shutil.copytree(small, copy)
     done = mmprune("bench", copy, "--target", "x86", "--profile", "smoke", "--runtime", "onnxruntime", "--quiet")
     assert done.code == 0, done.stderr
-    assert len((copy / "measurements.jsonl").read_text().splitlines()) == 33 + 11
+    assert len((copy / "measurements.jsonl").read_text().splitlines()) == 8 + 4
     assert mmprune("report", copy).code == 0
 
 
 @pytest.mark.parametrize("moment", ["variants/*/onnx-fp32.json", "measurements.jsonl"])
-def test_killed_while_exporting_or_measuring_it_goes_on(toy, family, tmp_path, moment):
+def test_killed_while_exporting_or_measuring_it_goes_on(toy, small, tmp_path, moment):
     out = tmp_path / "out"
     process = start(*arguments(toy, out))
     deadline = time.monotonic() + 240
@@ -141,8 +159,8 @@ def test_killed_while_exporting_or_measuring_it_goes_on(toy, family, tmp_path, m
     done = mmprune(*arguments(toy, out))
     assert done.code == 0, done.stderr
     weights = sorted(p.relative_to(out) for p in out.rglob("weights.safetensors"))
-    assert len(weights) == 11
-    assert all((out / p).read_bytes() == (family / p).read_bytes() for p in weights)
+    assert len(weights) == 4
+    assert all((out / p).read_bytes() == (small / p).read_bytes() for p in weights)
     assert not list(out.rglob("*.part"))
 
 
@@ -177,7 +195,7 @@ def test_what_users_get_wrong(toy, tmp_path):
     fails(2, "no strategy called 'best'", *build("--model", MODEL, "--strategies", "best"))
     fails(2, "no format called 'onx'", *build("--model", MODEL, "--formats", "onx"))
     fails(2, "has no function called 'SmalNet'", *build("--model", MODEL.replace("SmallNet", "SmalNet")))
-    fails(1, "toy.npz", "build", "--target", "x86", "--model", MODEL, "--data", toy / "nothing" / "toy.npz", "--out", out)
+    fails(1, "toy.npz", *build("--model", MODEL, "--data", toy / "nothing" / "toy.npz"))
     fails(1, "missing.pth", *build("--model", MODEL, "--weights", tmp_path / "missing.pth"))
     fails(2, "--weights needs --model", "build", "--target", "x86", "--weights", toy / "toy.pth")
     fails(2, "'magnitud' is not one of", *build("--score", "magnitud"))
@@ -190,8 +208,8 @@ def test_what_users_get_wrong(toy, tmp_path):
     assert not (out / "manifest.json").exists()
 
 
-def test_another_run_in_the_same_folder(family, toy):
-    fails(1, "holds another family (spec.seed: 0 there, 1 asked", *arguments(toy, family, "--seed", "1"))
+def test_another_run_in_the_same_folder(small, toy):
+    fails(1, "holds another family (spec.seed: 0 there, 1 asked", *arguments(toy, small, "--seed", "1"))
 
 
 def test_a_pickle_that_is_more_than_weights(toy, tmp_path):
@@ -226,3 +244,22 @@ def test_interrupted(toy, tmp_path):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1 and "Traceback" not in said, said
     assert "run the same command again to go on" in said
+
+
+def test_an_image_folder(tmp_path):
+    """Class folders without a split, decoded once into the family's cache; the split is said."""
+    generator = np.random.default_rng(0)
+    for label, name in enumerate(("left", "middle", "right")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = generator.integers(0, 60, (8, 9), dtype=np.uint8)
+            pixels[:, 3 * label : 3 * label + 3] += 150
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    out = tmp_path / "out"
+    done = mmprune("build", "--target", "x86", "--model", MODEL, "--data", tmp_path / "photos", "--strategies", "mid",
+                   "--formats", "onnx", "--profile", "smoke", "--epochs", "1", "--batch-size", "8", "--out", out)
+    assert done.code == 0, done.stderr
+    assert "no --weights" in done.stderr and json.loads((out / "manifest.json").read_text())["data"]["test"] == 12
+    (tmp_path / "photos" / "left" / "0.png").write_bytes(b"not a picture")
+    again = ("build", "--target", "x86", "--model", MODEL, "--data", tmp_path / "photos", "--out", tmp_path / "b")
+    fails(1, "0.png", *again)

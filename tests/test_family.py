@@ -143,7 +143,7 @@ def test_ids_hold_still():
     assert plan_family(bench, REQUEST)["variants"] == IDS
 
 
-IDS = []
+IDS = ["dense-c4a1329a", "min-magnitude-819be71f", "mid-magnitude-b0775b0a", "max-magnitude-d111ac03"]
 
 
 def test_a_damaged_file_is_named(tmp_path):

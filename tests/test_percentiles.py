@@ -42,7 +42,7 @@ def artifacts(tmp_path):
 
 
 @pytest.mark.parametrize(("latency", "verdict"), [(0.008, "faster"), (0.00995, "no difference"), (0.0125, "slower")])
-def test_the_verdict_needs_more_than_one_percent(artifacts, latency, verdict):
+def test_the_verdict_needs_more_than_the_resolution(artifacts, latency, verdict):
     ratio = compare(made_measurement(artifacts[1], latency), made_measurement(artifacts[0], 0.010))
     assert ratio.value == pytest.approx(latency / 0.010)
     assert ratio.low <= ratio.value <= ratio.high
@@ -55,6 +55,22 @@ def test_noise_wider_than_the_difference_is_no_difference(artifacts):
     ratio = compare(noisy, made_measurement(artifacts[0], 0.01))
     assert (ratio.low, ratio.high) == (0.8, 1.15)
     assert ratio.verdict == "no difference"
+
+
+def test_one_process_claims_less_than_five(artifacts):
+    """3 % faster in every round: that could be where one process's memory landed; not five times over."""
+    mine, other = made_measurement(artifacts[1], 0.0097), made_measurement(artifacts[0], 0.010)
+    assert compare(mine, other).verdict == "no difference"
+    ratio = compare(dataclasses.replace(mine, processes=(2,) * 5), other)
+    assert (ratio.processes, ratio.verdict) == (5, "faster")
+
+
+def test_luck_that_differs_from_process_to_process_widens_the_interval(artifacts):
+    lucky = tuple((0.0090 if i // 4 in (0, 1, 3) else 0.0105,) * 3 for i in range(20))  # 3 of 5 processes are fast
+    mine = dataclasses.replace(made_measurement(artifacts[1], 0.01), latencies_s=lucky, processes=(4,) * 5)
+    other = dataclasses.replace(made_measurement(artifacts[0], 0.01), latencies_s=((0.01,) * 3,) * 20)
+    ratio = compare(mine, other)
+    assert (ratio.value, ratio.verdict) == (pytest.approx(0.9), "no difference")
 
 
 def test_few_rounds_say_nothing(artifacts):

@@ -97,7 +97,7 @@ def test_the_null_runtime_end_to_end(tmp_path):
 
 def test_restarts_share_the_rounds(tmp_path):
     results, _ = run(tmp_path, [entry(tmp_path, "dense")], profile={**TINY, "restarts": 2, "rounds": 4})
-    assert len(results[0]["latencies_s"]) == 4
+    assert len(results[0]["latencies_s"]) == 4 and results[0]["processes"] == [2, 2]
 
 
 def test_a_file_that_is_not_the_recorded_one_is_refused(tmp_path):
