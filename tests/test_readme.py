@@ -1,0 +1,54 @@
+"""The README is true: its commands parse and run, its Python runs, its words and tables are the program's."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from test_cli import MODEL, mmprune, toy  # noqa: F401  (toy is a fixture)
+from toys import INPUT_SHAPE, ToySplit, make_bench
+
+from mmprune.cli import cli
+from mmprune.masks import PATTERNS
+from mmprune.strategies import TEN
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+LINES = re.findall(r"^    (?:\$ )?(mmprune .*)$", README, re.MULTILINE)
+COMMANDS = [shlex.split(line, comments=True) for line in LINES]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_commands_parse(command):
+    name, *arguments = command[1:]
+    cli.commands[name].make_context(name, arguments)
+
+
+def test_every_command_is_named():
+    assert not [name for name in cli.commands if f"mmprune {name}" not in README]
+
+
+def test_the_session_runs(toy, tmp_path, monkeypatch):  # noqa: F811
+    """The commands of the session, on a toy and with fewer strategies, so that it takes seconds."""
+    monkeypatch.chdir(tmp_path)
+    session = [c for c in COMMANDS if "mmprune-out" in c or (c[1] == "build" and "--model" not in c)]
+    assert [c[1] for c in session[:2]] == ["build", "choose"]
+    small = ["--model", MODEL, "--weights", toy / "toy.pth", "--data", toy / "toy.npz", "--strategies", "max",
+             "--formats", "onnx,openvino-fp16", "--profile", "smoke"]
+    for command in session:
+        done = mmprune(*command[1:], *(small if command[1] == "build" else []))
+        assert done.code == 0, done.stderr
+    assert (tmp_path / "deploy" / "infer.py").is_file()
+
+
+def test_the_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    loaders = {name: list(ToySplit(48, i).batches(16)) for i, name in enumerate(("train", "validation", "test"))}
+    names = {"model": make_bench().model, **loaders}
+    exec(code.replace("(1, 3, 224, 224)", str(INPUT_SHAPE)), names)
+    assert [v.strategy for v in names["variants"]] == ["dense", *TEN]
+
+
+def test_words():
+    assert all(f"`{name}`" in README for name in PATTERNS)
+    assert all(f"`{name}`" in README for name in TEN if "interp" not in name)
