@@ -62,7 +62,8 @@ def _panels(points: Sequence[Point]) -> list[Panel]:
 
 def _heading(session: Session, points: Sequence[Point]) -> str:
     device, threads = session.device, points[0].threads
-    name = f"{device.board}, {device.cpu}" if device.cpu not in device.board else device.board
+    known = "" if device.board.startswith("unknown") else device.board
+    name = known if device.cpu in known else ", ".join(filter(None, (known, device.cpu)))
     return (f"Accuracy against cost, measured on {name}, {threads} thread{'s' if threads > 1 else ''}, "
             f"{session.started[:10]}, profile {session.profile}")
 

@@ -29,7 +29,8 @@ rounds, as in profile smoke: where memory lands makes copies of one model differ
 def write_report(root: Path) -> Path:
     """Write report.md, and front.png where something was measured; a family that was not measured gets the rest."""
     manifest, variants = folder.read_manifest(root), folder.read_variants(root)
-    sections = [f"# {manifest.get('model', {}).get('model', 'Model')}, pruned", _asked(manifest), _variants(variants)]
+    title = _file_name(manifest.get("model", {}).get("model", "Model"))
+    sections = [f"# {title}, pruned", _asked(manifest), _variants(variants)]
     try:
         points, session = read_points(root), read_session(root)
     except PointsError as err:
@@ -78,15 +79,29 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def _file_name(value: Any) -> str:
+    """A path's last part: where a file lies on this machine is nobody's business in a report that is passed on."""
+    return Path(value).name if isinstance(value, str) and "/" in value else str(value)
+
+
 def _asked(manifest: dict[str, Any]) -> str:
     model, data, spec = (manifest.get(key, {}) for key in ("model", "data", "spec"))
     images = ", ".join(f"{data[key]} {key}" for key in ("train", "validation", "test") if key in data)
-    rows = [("command", f"`{manifest['command']}`" if "command" in manifest else ""),
-            ("model", " ".join(f"{key} {value}" for key, value in model.items() if value not in (None, "", False))),
-            ("data", f"{data.get('path', '')}, {len(data.get('classes', []))} classes, {images} images, sha256 "
-                     f"{str(data.get('sha256', ''))[:16]}" if data else ""),
-            *((key, str(value)) for key, value in spec.items())]
-    return "## What was asked\n\n" + "\n".join(f"- {key}: {value}" for key, value in rows if value not in ("", "None"))
+    digest = str(data.get("sha256", ""))[:16]
+    command = f"`{manifest['command']}`" if "command" in manifest else ""
+    rows = [("command", command),
+            ("model", _words({k: _file_name(v) for k, v in model.items() if v not in (None, "", False)})),
+            ("data", f"{_file_name(data['path'])}, {len(data.get('classes', []))} classes, {images} images, sha256 {digest}"
+             if "path" in data else ""),
+            *((key, _words(value)) for key, value in spec.items())]
+    lines = [f"- {key}: {value}" for key, value in rows if value not in ("", "None")]
+    return "## What was asked\n\n" + "\n".join(lines)
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {part}" for key, part in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _variants(variants: Sequence[Variant]) -> str:
