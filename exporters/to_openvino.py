@@ -3,7 +3,9 @@
 openvino.Core().read_model and openvino.save_model, not convert_model: that one sends telemetry.
 """
 
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -47,12 +49,20 @@ def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     return lambda image: np.array(request.infer([image])[0])  # a copy: the request reuses its output
 
 
+FULL_BYTES = 2**20  # less free space than this, and the disk is what failed
+
+
 def _save(onnx_file: Path, path: Path, precision: str) -> tuple[Path, Path]:
     """Both files of the IR into a folder of their own, then into place, weights first: an .xml has its .bin."""
     weights = path.with_suffix(".bin")
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as part:
-        openvino.save_model(openvino.Core().read_model(str(onnx_file)), str(Path(part) / path.name),
-                            compress_to_fp16=precision == "fp16")
+        model, part_file = openvino.Core().read_model(str(onnx_file)), str(Path(part) / path.name)
+        try:
+            openvino.save_model(model, part_file, compress_to_fp16=precision == "fp16")
+        except RuntimeError as err:  # all that OpenVINO says of a full disk is "iostream error"
+            if shutil.disk_usage(part).free < FULL_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from err
+            raise ExportError(f"openvino cannot write {path}: {err}") from err
         for file in (weights, path):
             with open(Path(part) / file.name, "rb+") as f:
                 os.fsync(f.fileno())

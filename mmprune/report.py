@@ -91,8 +91,8 @@ def _asked(manifest: dict[str, Any]) -> str:
     command = f"`{manifest['command']}`" if "command" in manifest else ""
     rows = [("command", command),
             ("model", _words({k: _file_name(v) for k, v in model.items() if v not in (None, "", False)})),
-            ("data", f"{_file_name(data['path'])}, {len(data.get('classes', []))} classes, {images} images, sha256 {digest}"
-             if "path" in data else ""),
+            ("data", f"{_file_name(data['path'])}, {len(data.get('classes', []))} classes, {images} images, "
+                     f"sha256 {digest}" if "path" in data else ""),
             *((key, _words(value)) for key, value in spec.items())]
     lines = [f"- {key}: {value}" for key, value in rows if value not in ("", "None")]
     return "## What was asked\n\n" + "\n".join(lines)
