@@ -50,8 +50,9 @@ def mmprune(*arguments: object) -> Done:
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    """The program in a process and session of its own, to be killed."""
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, *map(str, arguments)], stdout=subprocess.DEVNULL,
+    """The program in a process and session of its own, to be killed; Ctrl-C reaches it even from a background job."""
+    program = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {PROGRAM}"
+    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], stdout=subprocess.DEVNULL,
                             stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
