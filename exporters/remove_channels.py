@@ -18,6 +18,8 @@ from onnx.reference import ReferenceEvaluator
 from exporters.channel_regions import RESHAPES, UNARY, Region, find_region, is_depthwise, source_axis
 from exporters.onnx_graph import Net, attribute, count_macs, read_net, set_constant, set_size
 
+BLOCKS = (16, 8)  # channels; smaller regions run in no blocked layout anyway
+
 
 @dataclass(frozen=True)
 class Removed:
@@ -60,6 +62,7 @@ def _shrink(net: Net, region: Region) -> int:
         gone &= _can_go(net, net.writers[sink], values[net.writers[sink].input[0]])
     if gone.all():
         gone[0] = False  # a tensor without channels is no tensor
+    _keep_blocks_whole(gone)
     if not region.sinks or not gone.any():
         return 0
     for sink in region.sinks:
@@ -77,6 +80,17 @@ def _shrink(net: Net, region: Region) -> int:
     for tensor, axis in region.axes.items():
         set_size(net, tensor, axis, int(keep.sum()))
     return int(gone.sum())
+
+
+def _keep_blocks_whole(gone: np.ndarray) -> None:
+    """Let as many channels stay as it takes to leave a multiple of the largest block that divides the count, in place.
+
+    ONNX Runtime lays channels out in blocks of 8 (AVX2) or 16 (AVX-512) and falls back to its plain code for any other
+    count: tf_efficientnet_lite0 with odd counts ran 1.5 to 1.9 times as long as the dense model there.
+    """
+    block = next((b for b in BLOCKS if len(gone) % b == 0), 1)
+    places = np.flatnonzero(gone)
+    gone[places[len(places) - len(places) % block:]] = False
 
 
 def _weight_axis(node: onnx.NodeProto, output: bool) -> int:

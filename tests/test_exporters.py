@@ -15,7 +15,7 @@ import torch
 from toys import INPUT_SHAPE, SmallNet, ToySplit
 
 import exporters
-from exporters import FORMATS, ExportError, load, run, sizes, to_onnx
+from exporters import FORMATS, ExportError, load, remove_channels, run, sizes, to_onnx
 from exporters.artifact import read_finished
 from exporters.run import export_one, export_variants, wanted_formats
 from exporters.subject import Subject
@@ -99,7 +99,8 @@ def test_subnormal_weights_are_flushed_and_counted(tmp_path):
     assert "2 subnormal weights flushed to 0" in artifact.notes
 
 
-def test_dead_channels_are_removed_with_equal_outputs(tmp_path):
+def test_dead_channels_are_removed_with_equal_outputs(tmp_path, monkeypatch):
+    monkeypatch.setattr(remove_channels, "BLOCKS", ())
     subject = make_subject(tmp_path, make_variant())
     with torch.no_grad():
         subject.model.conv1.weight[3] = 0
@@ -114,7 +115,21 @@ def test_dead_channels_are_removed_with_equal_outputs(tmp_path):
     assert to_onnx.read_constants(tmp_path / artifact.path)["conv2.weight"].shape == (15, 7, 3, 3)
 
 
+def test_channels_stay_in_whole_blocks():
+    """Of 24 channels 11 could go: 8 do. Of 16 none, as 16 is the block. Of 12, which no block divides, all that can."""
+    gone = np.arange(16) < 11
+    remove_channels._keep_blocks_whole(gone)
+    assert int(gone.sum()) == 0
+    gone = np.arange(24) < 11
+    remove_channels._keep_blocks_whole(gone)
+    assert int(gone.sum()) == 8
+    gone = np.arange(12) < 5
+    remove_channels._keep_blocks_whole(gone)
+    assert int(gone.sum()) == 5
+
+
 def test_a_removal_that_changes_the_outputs_is_dropped(tmp_path, monkeypatch):
+    monkeypatch.setattr(remove_channels, "BLOCKS", ())
     subject = make_subject(tmp_path, make_variant())
     with torch.no_grad():
         subject.model.fc.weight.fill_(1)
