@@ -16,16 +16,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from mmprune import __version__, folder
 from mmprune.finetune import Diverged, Job, Recipe, Split, Teacher, accuracy, finetune, limit
 from mmprune.layers import find_layers
 from mmprune.masks import PATTERNS, make_masks
 from mmprune.ranges import find_ranges, preset_name
-from mmprune.records import DENSE, SCHEMA, Layer, Range, Strategy, Variant
+from mmprune.records import DENSE, SCHEMA, Layer, Strategy, Variant
 from mmprune.scores import BATCH_SIZE, BATCHES, NEEDS_GRADIENT, SCORES, make_scores, mean_absolute_gradients
 from mmprune.strategies import PAPER_TEN, TEN, paper_plan, plan
+from mmprune.weights import tensors_sha256
 from mmprune.workers import run_tasks
 
 Progress = Callable[[str, str, float, int], None]  # (stage, item, done, total)
@@ -99,7 +100,7 @@ def plan_family(bench: Bench, request: Request) -> dict[str, Any]:
         raise ValueError(f"no score called {unknown[0]!r} (there are {', '.join(SCORES)})")
     spec = {"recipe": asdict(request.recipe), "scores": list(request.scores), "pattern": request.pattern,
             "seed": request.seed}
-    made_of = {**request.about, "weights_sha256": state_sha256(bench.model.state_dict())}
+    made_of = {**request.about, "weights_sha256": tensors_sha256(bench.model.state_dict())}
     tasks = [Task(variant_id(s, score, spec, made_of), score, s) for score in request.scores for s in strategies]
     dense = Strategy(DENSE, {x.name: 0.0 for x in layers})
     return {
@@ -123,16 +124,6 @@ def variant_id(strategy: Strategy, score: str, spec: dict[str, Any], made_of: di
                "score": score, "strategy": asdict(strategy)}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     return f"{DENSE}-{digest}" if strategy.name == DENSE else f"{strategy.name}-{score}-{digest}"
-
-
-def state_sha256(state: dict[str, Tensor]) -> str:
-    """sha256 over names, types, shapes and bytes of a state dict, in the order of the names."""
-    total = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
 
 
 def build_family(make_bench: Callable[[], Bench], request: Request, root: Path, resources: Resources,
@@ -286,7 +277,3 @@ def load_variant(root: Path, variant: Variant, dense: nn.Module) -> nn.Module:
 
 def layers_of(manifest: dict[str, Any]) -> tuple[Layer, ...]:
     return tuple(Layer(**{**row, "shape": tuple(row["shape"])}) for row in manifest["layers"])
-
-
-def ranges_of(manifest: dict[str, Any]) -> dict[str, Range]:
-    return {n: Range(**row) for n, row in manifest["ranges"].items()}

@@ -53,7 +53,3 @@ def apply_masks(weights: Mapping[str, Tensor], masks: dict[str, Tensor]) -> None
     with torch.no_grad():
         for name, mask in masks.items():
             weights[name].masked_fill_(~mask, 0.0)
-
-
-def count_zeros(weights: dict[str, Tensor], names: list[str]) -> dict[str, int]:
-    return {name: int((weights[name] == 0).sum()) for name in names}

@@ -75,9 +75,9 @@ def newest_session(root: Path) -> list[Measurement]:
     if every and not real:
         kinds = " and ".join(sorted({m.provenance for m in every}))
         raise PointsError(f"the {len(every)} measurements in {root} are {kinds}, and only measured ones may stand in a "
-                          "table or a plot: run `mmprune measure` on the device")
+                          "table or a plot: run `mmprune bench` on the device")
     if not real:
-        raise PointsError(f"nothing was measured in {root} yet: run `mmprune measure {root}`")
+        raise PointsError(f"nothing was measured in {root} yet: run `mmprune bench {root} --target x86`")
     found = [m for m in real if session_name(m) == session_name(real[-1])]
     if len({m.device.fingerprint for m in found}) > 1:
         raise PointsError(f"session {session_name(real[-1])} in {root} mixes devices: delete its lines, measure again")

@@ -78,7 +78,7 @@ def test_files_exported_again_have_lost_their_measurements(tmp_path, family):
 
 def test_nothing_measured_says_what_to_do(tmp_path, family):
     (tmp_path / folder.MEASUREMENTS).unlink()
-    with pytest.raises(PointsError, match="run `mmprune measure"):
+    with pytest.raises(PointsError, match="run `mmprune bench"):
         read_points(tmp_path)
 
 
