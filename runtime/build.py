@@ -1,0 +1,101 @@
+"""Builds mmrt: the one list of sources and flags, for this machine and for others. Standard library only.
+
+    python3 build.py                                   libmmrt.so and mmrt-bench for this machine, in this folder
+    python3 build.py --target aarch64 --out DIR        with aarch64-linux-gnu-g++, for Raspberry Pi and Jetson
+    python3 build.py --tests --sanitize --out DIR      the tests too, with address and undefined behaviour checked
+"""
+
+import argparse
+import concurrent.futures
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SOURCES = ("c_api", "isa", "linear", "matmul", "model", "nd", "plan", "sha256", "taps", "threads", "weights")
+# One file an instruction set, and what it alone is compiled with: the rest runs on every machine of the architecture
+ISAS = {
+    "x86_64": {"scalar": (), "avx2": ("-mavx2", "-mfma"), "avx512": ("-mavx512f", "-mavx2", "-mfma")},
+    "aarch64": {"scalar": (), "neon": ()},
+}
+TESTS = ("test_linear", "test_nd")
+FLAGS = ("-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra", "-Wno-psabi")
+KERNEL_FLAGS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1")
+
+
+class BuildError(RuntimeError):
+    """No compiler, or one that refuses; the message says which and what to do."""
+
+
+def find_compiler(arch: str) -> str:
+    """CXX if it is set, else the usual name for the architecture."""
+    native = arch == platform.machine()
+    name = os.environ.get("CXX") or ("g++" if native else f"{arch}-linux-gnu-g++")
+    found = shutil.which(name) or (shutil.which("clang++") if native else None)
+    if found is None:
+        package = "g++" if native else f"g++-{arch}-linux-gnu"
+        raise BuildError(f"there is no C++ compiler called {name}: apt-get install {package}, or name one in CXX")
+    return found
+
+
+def run(command: list) -> None:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"{' '.join(str(w) for w in command)}\n{done.stderr.strip()[-4000:]}")
+
+
+def build(out: Path = HERE, arch: str = "", tests: bool = False, sanitize: bool = False, jobs: int = 0) -> list:
+    """Compile into `out`; the files made: the library, mmrt-bench and, if asked for, the tests. BuildError."""
+    arch = arch or platform.machine()
+    if arch not in ISAS:
+        raise BuildError(f"mmrt knows {', '.join(ISAS)}, not {arch}")
+    compiler = find_compiler(arch)
+    extra = list(SANITIZE) if sanitize else []
+    objects = out / f"build-{arch}{'-sanitize' if sanitize else ''}"
+    objects.mkdir(parents=True, exist_ok=True)
+    headers = max(p.stat().st_mtime for p in [*HERE.glob("src/*.h"), *HERE.glob("src/*.inc"), *HERE.glob("include/*"),
+                                              *HERE.glob("tests/*.h"), Path(__file__)])
+    units = {name: ("src", []) for name in SOURCES}
+    units.update({f"isa_{isa}": ("src", [*KERNEL_FLAGS, *flags]) for isa, flags in ISAS[arch].items()})
+    units["mmrt_bench"] = ("tools", [])
+    units.update({name: ("tests", []) for name in TESTS if tests})
+
+    def compile_one(name: str) -> None:
+        folder, flags = units[name]
+        source, made = HERE / folder / f"{name}.cc", objects / f"{name}.o"
+        if not made.is_file() or made.stat().st_mtime < max(headers, source.stat().st_mtime):
+            run([compiler, *FLAGS, *flags, *extra, "-I", HERE / "src", "-I", HERE / "include", "-c", source, "-o", made])
+
+    with concurrent.futures.ThreadPoolExecutor(jobs or len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(compile_one, units))
+    library = [objects / f"{name}.o" for name in units if units[name][0] == "src"]
+    programs = {out / "libmmrt.so": ["-shared", *library], out / "mmrt-bench": [objects / "mmrt_bench.o", *library]}
+    programs.update({out / name: [objects / f"{name}.o", *library] for name in TESTS if tests})
+    for path, parts in programs.items():
+        part = path.with_name(path.name + ".part")
+        # libstdc++ comes along: a board's may be older than the one compiled against
+        run([compiler, "-pthread", *extra, *([] if sanitize else ["-s", "-static-libstdc++", "-static-libgcc"]), *parts, "-o", part])
+        os.replace(part, path)
+    return list(programs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--target", default="", help=f"architecture: {', '.join(ISAS)}; default: this machine's")
+    parser.add_argument("--tests", action="store_true")
+    parser.add_argument("--sanitize", action="store_true")
+    asked = parser.parse_args()
+    try:
+        for path in build(asked.out, asked.target, asked.tests, asked.sanitize):
+            print(path)
+    except BuildError as err:
+        sys.exit(f"Error: {err}")
+
+
+if __name__ == "__main__":
+    main()

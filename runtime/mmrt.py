@@ -1,0 +1,134 @@
+"""Runs .mmrt files: one file over ctypes, standard library and numpy, Python 3.8. Needs libmmrt.so beside it.
+
+    import mmrt
+    model = mmrt.Model("model.mmrt", threads=2)
+    logits, = model(image)                       # float32 (1, 3, 224, 224) -> [(1, 1000)]
+
+MMRT_LIBRARY names a library elsewhere; MMRT_ISA=avx2 forces the kernels of one instruction set.
+"""
+
+import ctypes
+import json
+import os
+import platform
+
+import numpy as np
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_FLOATS = ctypes.POINTER(ctypes.c_float)
+_library = None
+
+
+class MmrtError(RuntimeError):
+    """What the library refused, in its words."""
+
+
+def _load_library():
+    """The library, loaded once. MmrtError where it is missing or not for this machine."""
+    global _library
+    if _library is not None:
+        return _library
+    path = os.environ.get("MMRT_LIBRARY") or os.path.join(_HERE, "libmmrt.so")
+    try:
+        lib = ctypes.CDLL(path)
+    except OSError as err:
+        raise MmrtError("cannot load {} on this {} machine: {}; build it with `mmprune runtime build`, or copy the one "
+                        "for this machine there".format(path, platform.machine(), err)) from err
+    model, index, dims = ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_int64)
+    arrays = ctypes.POINTER(_FLOATS)
+    signatures = {
+        "load": (ctypes.c_int, [ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(model)]),
+        "free": (None, [model]),
+        "input_count": (ctypes.c_int, [model]), "output_count": (ctypes.c_int, [model]),
+        "input_name": (ctypes.c_char_p, [model, index]), "output_name": (ctypes.c_char_p, [model, index]),
+        "input_shape": (ctypes.c_int, [model, index, dims]), "output_shape": (ctypes.c_int, [model, index, dims]),
+        "run": (ctypes.c_int, [model, arrays, arrays]),
+        "profile": (ctypes.c_int64, [model, arrays, arrays, ctypes.c_char_p, ctypes.c_size_t]),
+        "version": (ctypes.c_char_p, []), "kernels": (ctypes.c_char_p, [model]), "last_error": (ctypes.c_char_p, []),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(lib, "mmrt_" + name)
+        function.restype, function.argtypes = result, arguments
+    _library = lib
+    return lib
+
+
+def version():
+    """Of the library."""
+    return _load_library().mmrt_version().decode()
+
+
+def compiled_kernels():
+    """The instruction sets that the library was built with, best first."""
+    return _load_library().mmrt_kernels(None).decode().split(",")
+
+
+class Model:
+    """A .mmrt file, loaded and checked. For one thread of the caller's at a time."""
+
+    def __init__(self, path, threads=1):
+        self._lib, self._model = _load_library(), ctypes.c_void_p()
+        self._check(self._lib.mmrt_load(os.fsencode(path), threads, ctypes.byref(self._model)))
+        self.inputs = self._ports("input")  # [(name, shape)]
+        self.outputs = self._ports("output")
+        self.kernels = self._lib.mmrt_kernels(self._model).decode()
+
+    def _check(self, code):
+        if code < 0:
+            raise MmrtError(self._lib.mmrt_last_error().decode())
+        return code
+
+    def _ports(self, kind):
+        call = {what: getattr(self._lib, "mmrt_{}_{}".format(kind, what)) for what in ("count", "name", "shape")}
+        found = []
+        for i in range(call["count"](self._model)):
+            dims = (ctypes.c_int64 * 8)()
+            rank = call["shape"](self._model, i, dims)
+            found.append((call["name"](self._model, i).decode(), tuple(dims[:rank])))
+        return found
+
+    def _arrays(self, arrays):
+        """Inputs, checked and contiguous; outputs; and the C arrays of pointers to both."""
+        if len(arrays) != len(self.inputs):
+            raise ValueError("the model has {} input(s), got {}".format(len(self.inputs), len(arrays)))
+        if self._model is None:
+            raise ValueError("the model is closed")
+        ready = []
+        for (name, shape), array in zip(self.inputs, arrays):
+            array = np.ascontiguousarray(array, np.float32)
+            if array.shape != shape:
+                raise ValueError("input {} has shape {}, got {}".format(name, shape, array.shape))
+            ready.append(array)
+        made = [np.empty(shape, np.float32) for _, shape in self.outputs]
+        return ready, made, _pointers(ready), _pointers(made)
+
+    def __call__(self, *arrays):
+        """One inference: arrays in the order of `inputs` -> list of float32 arrays in that of `outputs`."""
+        _inputs, made, pointers_in, pointers_out = self._arrays(arrays)
+        self._check(self._lib.mmrt_run(self._model, pointers_in, pointers_out))
+        return made
+
+    def profile(self, *arrays):
+        """One inference, each step timed: a list of {"name", "op", "kernel", "seconds", "macs", "needed_macs"}."""
+        _inputs, _made, pointers_in, pointers_out = self._arrays(arrays)
+        size = 1 << 20
+        while True:
+            text = ctypes.create_string_buffer(size)
+            needed = self._check(self._lib.mmrt_profile(self._model, pointers_in, pointers_out, text, size))
+            if needed <= size:
+                return json.loads(text.value.decode())
+            size = needed + 4096
+
+    def close(self):
+        """Give the memory back; also done when the object goes."""
+        if self._model is not None:
+            self._lib.mmrt_free(self._model)
+            self._model = None
+
+    def __del__(self):
+        if getattr(self, "_model", None):
+            self.close()
+
+
+def _pointers(arrays):
+    return (_FLOATS * len(arrays))(*(a.ctypes.data_as(_FLOATS) for a in arrays))

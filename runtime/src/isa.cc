@@ -1,0 +1,70 @@
+// Which kernels run here. Compiled for no ISA in particular.
+#include <cstring>
+#include <stdexcept>
+
+#include "kernels.h"
+
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
+namespace mmrt {
+
+#define KERNELS(name) extern const Kernels kernels_##name;
+#include "kernels.inc"
+#undef KERNELS
+
+namespace {
+
+const Kernels* const ALL[] = {
+#define KERNELS(name) &kernels_##name,
+#include "kernels.inc"
+#undef KERNELS
+};
+constexpr int COUNT = int(sizeof ALL / sizeof *ALL);
+
+std::string names(unsigned features) {
+    std::string out;
+    for (const Kernels* set : ALL)
+        if ((set->needs & features) == set->needs) out += (out.empty() ? "" : ", ") + std::string(set->name);
+    return out;
+}
+
+}  // namespace
+
+unsigned cpu_features() {
+    unsigned features = 0;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2")) features |= AVX2;
+    if (__builtin_cpu_supports("fma")) features |= FMA;
+    if (__builtin_cpu_supports("avx512f")) features |= AVX512F;
+#elif defined(__aarch64__)
+    const unsigned long hwcap = getauxval(AT_HWCAP);
+    features |= NEON;
+    if (hwcap & (1ul << 10)) features |= FP16;    // HWCAP_ASIMDHP
+    if (hwcap & (1ul << 20)) features |= DOTPROD;  // HWCAP_ASIMDDP
+#endif
+    return features;
+}
+
+const Kernels* const* all_kernels(int* count) {
+    *count = COUNT;
+    return ALL;
+}
+
+const Kernels& choose_kernels(unsigned features, const char* forced) {
+    if (forced && *forced) {
+        for (const Kernels* set : ALL) {
+            if (std::strcmp(set->name, forced) != 0) continue;
+            if ((set->needs & features) == set->needs) return *set;
+            throw std::runtime_error(std::string("MMRT_ISA=") + forced + ": this CPU lacks what it needs; there are " + names(features));
+        }
+        throw std::runtime_error(std::string("MMRT_ISA=") + forced + " is not known; there are " + names(features));
+    }
+    for (const Kernels* set : ALL)
+        if ((set->needs & features) == set->needs) return *set;
+    throw std::runtime_error("no kernels for this CPU");
+}
+
+}  // namespace mmrt

@@ -1,0 +1,122 @@
+// One source of truth for the kernels: kernels.inc lists the sets, best first; each set is one ISA file's functions.
+// Everything an ISA file includes beside this header has internal linkage: a shared inline function compiled for AVX-512
+// could otherwise be the copy that the scalar file calls.
+#pragma once
+
+#include <cstdint>
+
+#include "step.h"
+
+namespace mmrt {
+
+// CPU features, one bit each.
+enum Feature : unsigned { AVX2 = 1, FMA = 2, F16C = 4, AVX512F = 8, NEON = 16, FP16 = 32, DOTPROD = 64 };
+
+unsigned cpu_features();  // of this machine, from CPUID or the kernel's auxiliary vector
+
+// One non-zero weight: where its input row begins, in bytes from x, and its value.
+struct Nonzero {
+    int32_t offset;
+    float value;
+};
+
+// y[row][0 .. vectors * width) (+)= sum of value * x[offset + ..] for the rows of one block of inputs.
+struct SparseTask {
+    const float* x;           // at the panel's first position
+    float* y;                 // row 0 at the panel's first position
+    int64_t y_stride;         // elements
+    int vectors;              // 1 to SPARSE_VECTORS
+    const int32_t* rows;      // output row of each entry
+    const int32_t* counts;    // non-zeros of each entry
+    int n_rows;
+    const Nonzero* nonzeros;  // of all entries, one after the other
+    const float* bias;        // set: start from the bias (or 0 where null is meant by first = true)
+    bool first, last;         // first block of inputs: start from the bias; last: add the residual, apply act
+    const float* residual;    // or null
+    int64_t residual_stride;
+    Act act;
+};
+
+// The same for a dense block: weights packed [inputs][DENSE_ROWS], inputs at x + offsets[k].
+struct DenseTask {
+    const float* x;
+    float* y;
+    int64_t y_stride;
+    int n_rows;               // 1 to DENSE_ROWS
+    int vectors;              // 1 to DENSE_VECTORS
+    const int32_t* offsets;   // bytes, one an input
+    int inputs;
+    const float* weights;
+    const float* bias;
+    bool first, last;
+    const float* residual;
+    int64_t residual_stride;
+    Act act;
+};
+
+// One row of a depthwise convolution or a pool.
+struct TapsTask {
+    const float* x;
+    float* y;
+    int64_t positions;
+    const int32_t* taps;  // elements
+    int n_taps;
+    const float* weights;   // depthwise: n_taps values; pool: null
+    float start, scale;     // depthwise: bias; pool: scale of the sum
+    bool maximum;
+    const float* residual;
+    Act act;
+};
+
+// c[m][n] = scale * sum over k of a[m][k] * b[k][n]; exactly N elements a row are written.
+struct MatmulTask {
+    const float *a, *b;
+    float* c;
+    int64_t M, N, K, a_row, a_column, b_row, c_row;  // strides in elements
+    float scale;
+};
+
+// y[o] = act(bias[o] + residual[o] + sum of w[o][k] * x[k])
+struct MatvecTask {
+    const float *weights, *x, *bias, *residual;
+    float* y;
+    int64_t rows, inputs;
+    Act act;
+};
+
+struct Kernels {
+    const char* name;
+    unsigned needs;  // Features, all of them
+    int width;       // floats a vector
+    int sparse_vectors, dense_rows, dense_vectors;
+    double sparse_below;  // density under which the sparse kernel wins (cost model)
+    void (*sparse)(const SparseTask&);
+    void (*dense)(const DenseTask&);
+    void (*taps)(const TapsTask&);
+    void (*matmul)(const MatmulTask&);
+    void (*matvec)(const MatvecTask&);
+    // elementwise.h
+    void (*unary)(const Act&, const float* x, float* y, int64_t n);  // contiguous
+    // fn of FORMAT.md's BINARY; a step of 0 repeats that operand
+    void (*binary)(int fn, const Act&, const float* a, int a_step, const float* b, int b_step, float* y, int64_t n);
+    // over an axis of `length` rows, each `n` contiguous elements, a row apart: n results (reduce) or n columns (softmax, norm)
+    void (*reduce)(int kind, const float* x, int64_t row, int64_t length, float* y, int64_t n, float scale);
+    void (*softmax)(const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length, int64_t n);
+    void (*norm)(const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length, int64_t n, float eps,
+                 const float* gain, const float* bias);
+    // over one contiguous row of n elements
+    float (*reduce_row)(int kind, const float* x, int64_t n);
+    void (*softmax_row)(const float* x, float* y, int64_t n);
+    void (*norm_row)(const float* x, float* y, int64_t n, float eps, const float* gain, const float* bias);
+    // every second element: y[i] = x[2 i]
+    void (*copy_stride_2)(const float* x, float* y, int64_t n);
+};
+
+// The best set that the features allow. MMRT_ISA=name forces one: an unknown name, or one that the CPU lacks, throws
+// std::runtime_error with the names that there are.
+const Kernels& choose_kernels(unsigned features, const char* forced);
+
+// All sets compiled in, best first.
+const Kernels* const* all_kernels(int* count);
+
+}  // namespace mmrt

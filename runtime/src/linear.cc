@@ -1,0 +1,335 @@
+// LINEAR: chooses the kernel, packs the weights for it and cuts the work into items.
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <numeric>
+#include <stdexcept>
+
+#include "kernels.h"
+#include "weights.h"
+
+namespace mmrt {
+namespace {
+
+constexpr int64_t L1_BYTES = 24 * 1024;  // of 32 KB: what one block's inputs may take
+constexpr int ITEMS = 8;                 // at least so many where positions alone give fewer panels: enough for any small CPU
+
+struct Panel {
+    int64_t begin;  // position
+    int vectors;
+};
+
+// Positions in panels of nearly equal width, at most `most` vectors wide.
+std::vector<Panel> cut_panels(int positions, int width, int most) {
+    const int vectors = (positions + width - 1) / width;
+    const int panels = (vectors + most - 1) / most;
+    std::vector<Panel> out;
+    int64_t begin = 0;
+    for (int i = 0; i < panels; ++i) {
+        const int take = vectors / panels + (i < vectors % panels);
+        out.push_back({begin, take});
+        begin += int64_t(take) * width;
+    }
+    return out;
+}
+
+// Rows [begin, end) of group g in about `parts` parts each; a part never crosses a group.
+struct RowRange {
+    int begin, end, group;
+};
+
+std::vector<RowRange> cut_rows(int outputs, int groups, int parts, int multiple) {
+    std::vector<RowRange> out;
+    const int rows = outputs / groups;
+    parts = std::max(1, std::min(parts, rows / multiple));
+    for (int g = 0; g < groups; ++g)
+        for (int i = 0; i < parts; ++i) {
+            const int units = (rows + multiple - 1) / multiple;
+            const int begin = std::min(rows, units * i / parts * multiple), end = std::min(rows, units * (i + 1) / parts * multiple);
+            if (begin < end) out.push_back({g * rows + begin, g * rows + end, g});
+        }
+    return out;
+}
+
+// Elements of one input row that a panel reads through all taps, overlaps counted once.
+int64_t touched(std::vector<int32_t> taps, int64_t panel) {
+    std::sort(taps.begin(), taps.end());
+    int64_t sum = 0, reached = INT64_MIN;
+    for (int64_t tap : taps) {
+        sum += std::max<int64_t>(0, tap + panel - std::max(tap, reached));
+        reached = std::max(reached, tap + panel);
+    }
+    return sum;
+}
+
+int32_t byte_offset(const LinearDesc& d, int64_t channel, int tap) {
+    const int64_t bytes = (channel * d.x.stride + d.taps[tap]) * int64_t(sizeof(float));
+    if (bytes > INT32_MAX || bytes < INT32_MIN) throw std::runtime_error("an input of more than 2 GB");
+    return static_cast<int32_t>(bytes);
+}
+
+// One block of input channels for one range of rows.
+struct SparseBlock {
+    std::vector<int32_t> rows, counts;
+    int64_t nonzeros = 0;  // where they begin
+    bool first = false, last = false;
+};
+
+struct SparseRange {
+    std::vector<SparseBlock> blocks;
+    std::vector<Nonzero> nonzeros;
+};
+
+struct Sparse {
+    LinearDesc d;
+    std::vector<float> bias;
+    std::vector<Panel> panels;
+    std::vector<SparseRange> ranges;
+};
+
+// Rows of a block are sorted by their number of non-zeros: the inner loop's trip count then seldom changes and is predicted.
+SparseRange pack_sparse(const LinearDesc& d, const RowRange& range, int channels_per_block) {
+    const int channels = d.x.count / d.groups, taps = int(d.taps.size()), rows = range.end - range.begin;
+    const int n_blocks = (channels + channels_per_block - 1) / channels_per_block;
+    std::vector<std::vector<Nonzero>> cells(size_t(n_blocks) * rows);
+    RowReader reader(d.weights, d.y.count, int64_t(channels) * taps);
+    reader.skip(range.begin);
+    std::vector<float> row(size_t(channels) * taps);
+    for (int r = 0; r < rows; ++r) {
+        reader.next(row.data());
+        for (int c = 0; c < channels; ++c)
+            for (int t = 0; t < taps; ++t)
+                if (float value = row[size_t(c) * taps + t]; value != 0)
+                    cells[size_t(c / channels_per_block) * rows + r].push_back({byte_offset(d, int64_t(range.group) * channels + c, t), value});
+    }
+    SparseRange out;
+    for (int b = 0; b < n_blocks; ++b) {
+        SparseBlock block;
+        block.first = b == 0;
+        block.last = b == n_blocks - 1;
+        block.nonzeros = int64_t(out.nonzeros.size());
+        std::vector<int> order(rows);
+        std::iota(order.begin(), order.end(), 0);
+        auto count = [&](int r) { return cells[size_t(b) * rows + r].size(); };
+        std::stable_sort(order.begin(), order.end(), [&](int i, int j) { return count(i) < count(j); });
+        for (int r : order) {
+            if (count(r) == 0 && !block.first && !block.last) continue;
+            block.rows.push_back(range.begin + r);
+            block.counts.push_back(int32_t(count(r)));
+            auto& cell = cells[size_t(b) * rows + r];
+            out.nonzeros.insert(out.nonzeros.end(), cell.begin(), cell.end());
+        }
+        if (!block.rows.empty()) out.blocks.push_back(std::move(block));
+    }
+    out.nonzeros.shrink_to_fit();
+    return out;
+}
+
+std::vector<float> copy_bias(const LinearDesc& d) {
+    return d.bias ? std::vector<float>(d.bias, d.bias + d.y.count) : std::vector<float>();
+}
+
+Step sparse_step(const LinearDesc& d, const Kernels& kernels) {
+    auto packed = std::make_shared<Sparse>();
+    packed->d = d;
+    packed->bias = copy_bias(d);
+    packed->panels = cut_panels(d.y.positions, kernels.width, kernels.sparse_vectors);
+    const int widest = packed->panels.front().vectors * kernels.width;
+    const int64_t bytes = touched(d.taps, widest) * int64_t(sizeof(float));
+    const int channels = d.x.count / d.groups;
+    int per_block = int(std::max<int64_t>(1, std::min<int64_t>(channels, L1_BYTES / bytes)));
+    const int n_blocks = (channels + per_block - 1) / per_block;
+    per_block = (channels + n_blocks - 1) / n_blocks;  // blocks of equal size
+    const int parts = (ITEMS + int(packed->panels.size()) - 1) / int(packed->panels.size());
+    for (const RowRange& range : cut_rows(d.y.count, d.groups, parts, 1)) packed->ranges.push_back(pack_sparse(d, range, per_block));
+    packed->d.weights.data = nullptr;  // the file may go
+    Step step;
+    step.kernel = std::string("sparse ") + kernels.name + " T" + std::to_string(packed->panels.front().vectors) + " B" + std::to_string(per_block);
+    step.items = int(packed->panels.size() * packed->ranges.size());
+    step.run = [packed, run = kernels.sparse](int item, float* arena) {
+        const Sparse& p = *packed;
+        const Panel& panel = p.panels[item / p.ranges.size()];
+        const SparseRange& range = p.ranges[item % p.ranges.size()];
+        SparseTask task;
+        task.x = arena + p.d.x.offset + panel.begin;
+        task.y = arena + p.d.y.offset + panel.begin;
+        task.y_stride = p.d.y.stride;
+        task.vectors = panel.vectors;
+        task.bias = p.bias.empty() ? nullptr : p.bias.data();
+        task.residual = p.d.has_residual ? arena + p.d.residual.offset + panel.begin : nullptr;
+        task.residual_stride = p.d.residual.stride;
+        task.act = p.d.act;
+        for (const SparseBlock& block : range.blocks) {
+            task.rows = block.rows.data();
+            task.counts = block.counts.data();
+            task.n_rows = int(block.rows.size());
+            task.nonzeros = range.nonzeros.data() + block.nonzeros;
+            task.first = block.first;
+            task.last = block.last;
+            run(task);
+        }
+    };
+    return step;
+}
+
+struct DenseTile {
+    int row, n_rows;
+    int64_t weights;  // where the tile's first block begins; blocks follow each other
+};
+
+struct Dense {
+    LinearDesc d;
+    std::vector<float> bias, weights;
+    std::vector<int32_t> offsets;  // of all groups
+    std::vector<int64_t> blocks;   // bounds of the blocks of inputs, of one group
+    std::vector<Panel> panels;
+    std::vector<RowRange> ranges;
+    std::vector<std::vector<DenseTile>> tiles;  // of each range
+};
+
+Step dense_step(const LinearDesc& d, const Kernels& kernels) {
+    auto packed = std::make_shared<Dense>();
+    packed->d = d;
+    packed->bias = copy_bias(d);
+    packed->panels = cut_panels(d.y.positions, kernels.width, kernels.dense_vectors);
+    const int channels = d.x.count / d.groups, taps = int(d.taps.size());
+    const int64_t inputs = int64_t(channels) * taps;
+    for (int c = 0; c < d.x.count; ++c)
+        for (int t = 0; t < taps; ++t) packed->offsets.push_back(byte_offset(d, c, t));
+    const int64_t bytes = touched(d.taps, int64_t(packed->panels.front().vectors) * kernels.width) * int64_t(sizeof(float));
+    int64_t per_block = std::max<int64_t>(1, std::min<int64_t>(channels, L1_BYTES / bytes));
+    const int64_t n_blocks = (channels + per_block - 1) / per_block;
+    per_block = (channels + n_blocks - 1) / n_blocks;
+    for (int64_t c = 0; c < channels; c += per_block) packed->blocks.push_back(c * taps);
+    packed->blocks.push_back(inputs);
+    const int parts = (ITEMS + int(packed->panels.size()) - 1) / int(packed->panels.size());
+    packed->ranges = cut_rows(d.y.count, d.groups, parts, kernels.dense_rows);
+    packed->weights.resize(size_t(d.y.count) * inputs);
+    RowReader reader(d.weights, d.y.count, inputs);
+    std::vector<float> rows(size_t(kernels.dense_rows) * inputs);
+    int64_t written = 0;
+    for (const RowRange& range : packed->ranges) {
+        std::vector<DenseTile> tiles;
+        for (int row = range.begin; row < range.end;) {
+            const int n = std::min(kernels.dense_rows, range.end - row);
+            for (int r = 0; r < n; ++r) reader.next(rows.data() + r * inputs);
+            tiles.push_back({row, n, written});
+            for (int64_t k = 0; k < inputs; ++k)
+                for (int r = 0; r < n; ++r) packed->weights[written++] = rows[r * inputs + k];
+            row += n;
+        }
+        packed->tiles.push_back(std::move(tiles));
+    }
+    packed->d.weights.data = nullptr;
+    Step step;
+    step.kernel = std::string("dense ") + kernels.name;
+    step.items = int(packed->panels.size() * packed->ranges.size());
+    step.run = [packed, inputs, run = kernels.dense](int item, float* arena) {
+        const Dense& p = *packed;
+        const Panel& panel = p.panels[item / p.ranges.size()];
+        const size_t part = item % p.ranges.size();
+        DenseTask task;
+        task.x = arena + p.d.x.offset + panel.begin;
+        task.y_stride = p.d.y.stride;
+        task.vectors = panel.vectors;
+        task.residual_stride = p.d.residual.stride;
+        task.act = p.d.act;
+        for (size_t b = 0; b + 1 < p.blocks.size(); ++b) {
+            task.offsets = p.offsets.data() + p.ranges[part].group * inputs + p.blocks[b];
+            task.inputs = int(p.blocks[b + 1] - p.blocks[b]);
+            task.first = b == 0;
+            task.last = b + 2 == p.blocks.size();
+            for (const DenseTile& tile : p.tiles[part]) {
+                task.y = arena + p.d.y.offset + tile.row * p.d.y.stride + panel.begin;
+                task.n_rows = tile.n_rows;
+                task.weights = p.weights.data() + tile.weights + p.blocks[b] * tile.n_rows;
+                task.bias = p.bias.empty() ? nullptr : p.bias.data() + tile.row;
+                task.residual = p.d.has_residual ? arena + p.d.residual.offset + tile.row * p.d.residual.stride + panel.begin : nullptr;
+                run(task);
+            }
+        }
+    };
+    return step;
+}
+
+// One position: a matrix times a vector. Bound by reading the weights, so zeros are left out whenever there are many, and wherever
+// the inputs do not lie side by side.
+struct Matvec {
+    LinearDesc d;
+    std::vector<float> bias, weights;
+    std::vector<int64_t> begins;
+    std::vector<Nonzero> nonzeros;  // offsets in elements here
+    int64_t inputs = 0;             // of one group
+    int rows_per_item = 0;
+};
+
+void dense_matvec(const Matvec& p, int begin, int end, const float* x, float* y, const float* residual, const Kernels& kernels) {
+    const float* bias = p.bias.empty() ? nullptr : p.bias.data() + begin;
+    const int rows = p.d.y.count / p.d.groups;
+    for (int o = begin; o < end;) {  // rows of one group at a time
+        const int group = o / rows, stop = std::min(end, (group + 1) * rows);
+        kernels.matvec({p.weights.data() + o * p.inputs, x + group * p.inputs, bias ? bias + (o - begin) : nullptr,
+                        residual ? residual + o : nullptr, y + o, stop - o, p.inputs, p.d.act});
+        o = stop;
+    }
+}
+
+void sparse_matvec(const Matvec& p, int begin, int end, const float* x, float* y, const float* residual, const Kernels& kernels) {
+    for (int o = begin; o < end; ++o) {
+        float sums[4] = {};
+        const Nonzero *nz = p.nonzeros.data() + p.begins[o], *stop = p.nonzeros.data() + p.begins[o + 1];
+        for (; nz + 4 <= stop; nz += 4)
+            for (int j = 0; j < 4; ++j) sums[j] += nz[j].value * x[nz[j].offset];
+        for (; nz < stop; ++nz) sums[0] += nz->value * x[nz->offset];
+        y[o] = (sums[0] + sums[1]) + (sums[2] + sums[3]) + (p.bias.empty() ? 0.f : p.bias[o]) + (residual ? residual[o] : 0.f);
+    }
+    if (p.d.act.code) kernels.unary(p.d.act, y + begin, y + begin, end - begin);
+}
+
+Step matvec_step(const LinearDesc& d, const Kernels& kernels, bool sparse) {
+    auto packed = std::make_shared<Matvec>();
+    const int taps = int(d.taps.size()), channels = d.x.count / d.groups;
+    packed->d = d;
+    packed->bias = copy_bias(d);
+    packed->inputs = int64_t(channels) * taps;
+    packed->rows_per_item = std::max(1, (d.y.count + ITEMS - 1) / ITEMS);
+    RowReader reader(d.weights, d.y.count, packed->inputs);
+    std::vector<float> row(packed->inputs);
+    for (int o = 0; o < d.y.count; ++o) {
+        packed->begins.push_back(int64_t(packed->nonzeros.size()));
+        reader.next(row.data());
+        if (!sparse) packed->weights.insert(packed->weights.end(), row.begin(), row.end());
+        const int64_t first = int64_t(o / (d.y.count / d.groups)) * channels;
+        for (int64_t k = 0; sparse && k < packed->inputs; ++k)
+            if (row[k] != 0) packed->nonzeros.push_back({byte_offset(d, first + k / taps, int(k % taps)) / int(sizeof(float)), row[k]});
+    }
+    packed->begins.push_back(int64_t(packed->nonzeros.size()));
+    packed->d.weights.data = nullptr;
+    Step step;
+    step.kernel = std::string(sparse ? "sparse matvec " : "matvec ") + kernels.name;
+    step.items = (d.y.count + packed->rows_per_item - 1) / packed->rows_per_item;
+    step.run = [packed, run = sparse ? sparse_matvec : dense_matvec, &kernels](int item, float* arena) {
+        const Matvec& p = *packed;
+        const int begin = item * p.rows_per_item, end = std::min(p.d.y.count, begin + p.rows_per_item);
+        run(p, begin, end, arena + p.d.x.offset, arena + p.d.y.offset, p.d.has_residual ? arena + p.d.residual.offset : nullptr, kernels);
+    };
+    return step;
+}
+
+}  // namespace
+
+Step make_linear(const LinearDesc& d, const Kernels& kernels) {
+    const double total = double(d.y.count) * (d.x.count / d.groups) * double(d.taps.size());
+    const double density = total > 0 ? double(count_nonzeros(d.weights, int64_t(total))) / total : 0;
+    const bool column = d.y.positions == 1 && d.y.stride == 1, side_by_side = d.taps.size() == 1 && d.taps[0] == 0 && d.x.stride == 1;
+    const bool sparse = d.kernel == 2 || (d.kernel == 0 && density < (column ? 0.3 : kernels.sparse_below));
+    Step step = column   ? matvec_step(d, kernels, sparse || !side_by_side)
+                : sparse ? sparse_step(d, kernels)
+                         : dense_step(d, kernels);
+    step.op = "LINEAR";
+    step.macs = total * d.y.positions;
+    step.needed_macs = step.macs * density;
+    return step;
+}
+
+}  // namespace mmrt

@@ -1,0 +1,122 @@
+#include "model.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "nd.h"
+
+namespace mmrt {
+namespace {
+
+constexpr size_t HUGE_PAGE = 2 << 20;
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+struct MakeStep {
+    const Kernels& kernels;
+    Step operator()(const LinearDesc& d) const { return make_linear(d, kernels); }
+    Step operator()(const DepthwiseDesc& d) const { return make_depthwise(d, kernels); }
+    Step operator()(const PoolDesc& d) const { return make_pool(d, kernels); }
+    Step operator()(const MatmulDesc& d) const { return make_matmul(d, kernels); }
+    Step operator()(const HaloDesc& d) const { return make_halo(d); }
+    Step operator()(const CopyDesc& d) const { return make_copy(d, kernels); }
+    Step operator()(const UnaryDesc& d) const { return make_unary(d, kernels); }
+    Step operator()(const BinaryDesc& d) const { return make_binary(d, kernels); }
+    Step operator()(const ReduceDesc& d) const { return make_reduce(d, kernels); }
+    Step operator()(const SoftmaxDesc& d) const { return make_softmax(d, kernels); }
+    Step operator()(const NormDesc& d) const { return make_norm(d, kernels); }
+};
+
+}  // namespace
+
+void Model::Unmap::operator()(void* p) const { munmap(p, bytes); }
+
+// Constants that are read in place move out of the file, so that it need not stay in memory.
+const float* Model::own(const float* values, int64_t count) {
+    if (!values) return nullptr;
+    constants_.emplace_back(values, values + count);
+    return constants_.back().data();
+}
+
+void Model::own(View* view) {
+    if (!view->constant) return;
+    int64_t last = 0;
+    for (size_t i = 0; i < view->dims.size(); ++i) last += (view->dims[i] - 1) * view->strides[i];
+    view->constant = own(view->constant, last + 1);
+}
+
+Model::Model(const uint8_t* file, size_t size, int threads)
+    : kernels_(choose_kernels(cpu_features(), std::getenv("MMRT_ISA"))), plan_(read_plan(file, size)), memory_(nullptr, Unmap{0}), threads_(threads) {
+    for (Operation& operation : plan_.operations) {
+        if (auto* d = std::get_if<CopyDesc>(&operation.desc)) own(&d->src);
+        if (auto* d = std::get_if<UnaryDesc>(&operation.desc)) own(&d->src);
+        if (auto* d = std::get_if<BinaryDesc>(&operation.desc)) own(&d->a), own(&d->b);
+        if (auto* d = std::get_if<ReduceDesc>(&operation.desc)) own(&d->src);
+        if (auto* d = std::get_if<SoftmaxDesc>(&operation.desc)) own(&d->src);
+        if (auto* d = std::get_if<MatmulDesc>(&operation.desc)) own(&d->a);
+        if (auto* d = std::get_if<NormDesc>(&operation.desc)) {
+            own(&d->src);
+            d->gain = own(d->gain, d->dst.dims.back());
+            d->bias = own(d->bias, d->dst.dims.back());
+        }
+        Step step = std::visit(MakeStep{kernels_}, operation.desc);
+        step.name = operation.name;
+        steps_.push_back(std::move(step));
+    }
+    plan_.operations.clear();
+    for (Port& port : plan_.outputs) own(&port.view);
+    seconds_.resize(steps_.size());
+    // Zeroed by the kernel, page by page when touched; huge pages spare the many rows of a layer their TLB misses
+    const size_t bytes = size_t(plan_.arena_elements + 2 * SLACK) * sizeof(float) + HUGE_PAGE;
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    memory_ = std::unique_ptr<void, Unmap>(memory, Unmap{bytes});
+    const uintptr_t aligned = (reinterpret_cast<uintptr_t>(memory) + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    if (bytes > 2 * HUGE_PAGE) madvise(reinterpret_cast<void*>(aligned), bytes - HUGE_PAGE, MADV_HUGEPAGE);
+    arena_ = reinterpret_cast<float*>(aligned) + SLACK;
+}
+
+void Model::run(const float* const* inputs, float* const* outputs) {
+    for (size_t i = 0; i < plan_.inputs.size(); ++i) write_view(plan_.inputs[i].view, arena_, inputs[i]);
+    for (size_t i = 0; i < steps_.size(); ++i) {
+        const double began = timed_ ? now() : 0;
+        const Step& step = steps_[i];
+        threads_.run(step.items, [&](int item) { step.run(item, arena_); });
+        if (timed_) seconds_[i] = now() - began;
+    }
+    for (size_t i = 0; i < plan_.outputs.size(); ++i) read_view(plan_.outputs[i].view, arena_, outputs[i]);
+}
+
+std::unique_ptr<Model> load_file(const std::string& path, int threads) {
+    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    struct stat about {};
+    if (fd < 0 || fstat(fd, &about) != 0) {
+        const std::string why = std::strerror(errno);
+        if (fd >= 0) close(fd);
+        throw std::runtime_error(path + ": " + why);
+    }
+    const size_t size = size_t(about.st_size);
+    void* file = size ? mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
+    close(fd);
+    if (file == MAP_FAILED) throw FormatError(path + ": not a usable .mmrt file: it is empty or no file");
+    struct Guard {
+        void* file;
+        size_t size;
+        ~Guard() { munmap(file, size); }
+    } guard{file, size};
+    try {
+        return std::make_unique<Model>(static_cast<const uint8_t*>(file), size, threads);
+    } catch (const FormatError& err) {
+        throw FormatError(path + ": " + err.what());
+    }
+}
+
+}  // namespace mmrt

@@ -1,0 +1,47 @@
+// A loaded model: its steps, its arena, its threads.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "plan.h"
+#include "threads.h"
+
+namespace mmrt {
+
+class Model {
+  public:
+    Model(const uint8_t* file, size_t size, int threads);
+    void run(const float* const* inputs, float* const* outputs);
+
+    const Kernels& kernels() const { return kernels_; }
+    const std::vector<Port>& inputs() const { return plan_.inputs; }
+    const std::vector<Port>& outputs() const { return plan_.outputs; }
+    const std::vector<Step>& steps() const { return steps_; }
+    const std::vector<double>& seconds() const { return seconds_; }  // of each step in the last run
+    void time_steps(bool on) { timed_ = on; }
+
+  private:
+    struct Unmap {
+        size_t bytes;
+        void operator()(void* p) const;
+    };
+    void own(View* view);
+    const float* own(const float* values, int64_t count);
+
+    const Kernels& kernels_;
+    Plan plan_;
+    std::vector<std::vector<float>> constants_;
+    std::vector<Step> steps_;
+    std::vector<double> seconds_;
+    bool timed_ = false;
+    std::unique_ptr<void, Unmap> memory_;
+    float* arena_ = nullptr;
+    Threads threads_;
+};
+
+std::unique_ptr<Model> load_file(const std::string& path, int threads);
+
+}  // namespace mmrt

@@ -1,0 +1,416 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "sha256.h"
+#include "weights.h"
+
+namespace mmrt {
+namespace {
+
+constexpr char MAGIC[8] = {'M', 'M', 'R', 'T', '\r', '\n', '\x1a', '\n'};
+constexpr uint32_t VERSION = 1;
+constexpr size_t HEADER = 64, ROW = 64;
+constexpr int64_t OVER = 16;                // elements that a kernel may read or write past the end of a row
+constexpr int64_t MOST = int64_t(1) << 40;  // no product of counts may come near overflow
+constexpr int MOST_RANK = 8;
+
+struct Span {
+    const uint8_t* data = nullptr;
+    size_t size = 0;
+};
+
+[[noreturn]] void refuse(const std::string& what) { throw FormatError("not a usable .mmrt file: " + what); }
+
+template <class T>
+T read(const uint8_t* at) {
+    T out;
+    std::memcpy(&out, at, sizeof out);
+    return out;
+}
+
+void check_sha(Span what, const uint8_t* expected, const std::string& name) {
+    if (std::memcmp(sha256(what.data, what.size).data(), expected, 32) != 0)
+        refuse("the sha256 of " + name + " is not the recorded one: it was damaged, copy it again");
+}
+
+Span section(const uint8_t* file, size_t size, const char* name) {
+    const uint32_t count = read<uint32_t>(file + 12);
+    for (uint32_t i = 0; i < count; ++i) {
+        const uint8_t* row = file + HEADER + i * ROW;
+        if (std::memcmp(row, name, 4) != 0) continue;
+        const uint64_t offset = read<uint64_t>(row + 8), bytes = read<uint64_t>(row + 16);
+        if (offset % 64 || offset > size || bytes > size - offset) refuse(std::string("section ") + name + " lies outside the file");
+        const Span found{file + offset, size_t(bytes)};
+        check_sha(found, row + 24, std::string("section ") + name);
+        return found;
+    }
+    refuse(std::string("there is no section ") + name);
+}
+
+void check_header(const uint8_t* file, size_t size) {
+    if (size < HEADER || std::memcmp(file, MAGIC, sizeof MAGIC) != 0) refuse("it does not begin with the magic of one");
+    const uint32_t version = read<uint32_t>(file + 8), count = read<uint32_t>(file + 12);
+    if (version != VERSION) refuse("its version is " + std::to_string(version) + ", this library reads " + std::to_string(VERSION));
+    if (read<uint64_t>(file + 16) != size)
+        refuse("it has " + std::to_string(size) + " bytes and says " + std::to_string(read<uint64_t>(file + 16)) + ": it was cut short, copy it again");
+    if (count > 64 || HEADER + count * ROW > size) refuse("its section table is longer than the file");
+    check_sha({file + HEADER, count * ROW}, file + 24, "the section table");
+}
+
+// Takes words off the plan, one operation's at a time.
+class Words {
+  public:
+    Words(Span plan, Span data) : at_(plan.data), end_(plan.data + plan.size / 4 * 4), data_(data) {}
+
+    int32_t word() {
+        if (at_ == end_) refuse(where() + "the plan ends too early");
+        const int32_t out = read<int32_t>(at_);
+        at_ += 4;
+        return out;
+    }
+
+    float real() {
+        const int32_t bits = word();
+        float out;
+        std::memcpy(&out, &bits, sizeof out);
+        return out;
+    }
+
+    // A count or size in [low, high].
+    int64_t number(const char* what, int64_t low, int64_t high) {
+        const int64_t out = word();
+        if (out < low || out > high)
+            refuse(where() + what + " is " + std::to_string(out) + ", outside " + std::to_string(low) + " to " + std::to_string(high));
+        return out;
+    }
+
+    std::string string() {
+        const int64_t bytes = number("a name's length", 0, 4096), words = (bytes + 3) / 4;
+        if (words * 4 > end_ - at_) refuse(where() + "a name runs past the plan");
+        std::string out(reinterpret_cast<const char*>(at_), size_t(bytes));
+        at_ += words * 4;
+        return out;
+    }
+
+    int64_t left() const { return (end_ - at_) / 4; }
+
+    // A blob of `bytes`, or null for -1 where that is allowed.
+    const uint8_t* blob(const char* what, int64_t bytes, bool optional = false) {
+        const int32_t unit = word();
+        if (unit == -1 && optional) return nullptr;
+        return blob_at(unit, what, bytes);
+    }
+
+    const uint8_t* blob_at(int64_t unit, const char* what, int64_t bytes) {
+        if (unit < 0 || bytes < 0 || unit * 64 > int64_t(data_.size) || bytes > int64_t(data_.size) - unit * 64) refuse(where() + what + " lies outside DATA");
+        return data_.data + unit * 64;
+    }
+
+    View view(const char* what, int64_t arena) {
+        View out;
+        const int64_t space = number("a view's space", 0, 1);
+        if (word() != 0) refuse(where() + what + " is not float32, the only type of version 1");
+        out.offset = number("a view's offset", 0, std::numeric_limits<int32_t>::max());
+        const int64_t rank = number("a view's rank", 0, MOST_RANK);
+        int64_t last = 0, elements = 1;
+        for (int64_t i = 0; i < rank; ++i) {
+            out.dims.push_back(number("a dim", 1, std::numeric_limits<int32_t>::max()));
+            if ((elements *= out.dims.back()) > MOST) refuse(where() + what + " has too many elements");
+        }
+        for (int64_t i = 0; i < rank; ++i) {
+            out.strides.push_back(number("a stride", 0, std::numeric_limits<int32_t>::max()));
+            last += (out.dims[i] - 1) * out.strides[i];
+            if (last > MOST) refuse(where() + what + " is too large");
+        }
+        if (space == 1) {
+            const int64_t begin = out.offset * 64, bytes = (last + 1) * 4;
+            if (begin > int64_t(data_.size) || bytes > int64_t(data_.size) - begin) refuse(where() + what + " lies outside DATA");
+            out.constant = reinterpret_cast<const float*>(data_.data + begin);
+        } else if (out.offset + last >= arena) {
+            refuse(where() + what + " ends at element " + std::to_string(out.offset + last) + " of an arena of " + std::to_string(arena));
+        }
+        return out;
+    }
+
+    View writable(const char* what, int64_t arena) {
+        View out = view(what, arena);
+        if (out.constant) refuse(where() + what + " would write into DATA");
+        for (size_t i = 0; i < out.dims.size(); ++i)
+            if (out.strides[i] == 0 && out.dims[i] > 1) refuse(where() + what + " would write one element many times");
+        return out;
+    }
+
+    Act act() {
+        Act out;
+        out.code = int(number("an activation", 0, 20));
+        out.a = real();
+        out.b = real();
+        return out;
+    }
+
+    std::string where() const { return name_.empty() ? "" : "operation " + name_ + ": "; }
+    void enter(const std::string& name) { name_ = name; }
+    const uint8_t* position() const { return at_; }
+
+  private:
+    const uint8_t *at_, *end_;
+    Span data_;
+    std::string name_;
+};
+
+Rows as_rows(const View& view, const Words& words, const char* what) {
+    if (view.constant || view.dims.size() != 2 || (view.strides[1] != 1 && view.dims[1] != 1)) refuse(words.where() + what + " is not rows of the arena");
+    return {view.offset, view.strides[0], int(view.dims[0]), int(view.dims[1])};
+}
+
+// Rows whose kernels write up to the next multiple of 16 positions.
+Rows output_rows(Words& words, int64_t arena) {
+    const Rows y = as_rows(words.writable("y", arena), words, "y");
+    const int64_t written = y.positions == 1 && y.stride == 1 ? 1 : (y.positions + OVER - 1) / OVER * OVER;
+    if (y.count > 1 && y.stride < written) refuse(words.where() + "the rows of y overlap");
+    if (y.offset + (y.count - 1) * y.stride + written > arena + SLACK) refuse(words.where() + "y's last row runs past the arena");
+    return y;
+}
+
+std::vector<int32_t> read_taps(Words& words, const Rows& x, int64_t positions, int64_t arena) {
+    std::vector<int32_t> taps(size_t(words.number("the number of taps", 1, std::min<int64_t>(words.left(), 1 << 16))));
+    for (int32_t& tap : taps) {
+        tap = words.word();
+        if (x.offset + tap < 0 || x.offset + (x.count - 1) * x.stride + tap + (positions + OVER - 1) / OVER * OVER > arena + SLACK)
+            refuse(words.where() + "a tap of " + std::to_string(tap) + " leaves the arena");
+    }
+    return taps;
+}
+
+void read_residual(Words& words, int64_t arena, const Rows& y, bool* has, Rows* residual) {
+    *has = words.number("has_residual", 0, 1) == 1;
+    if (!*has) return;
+    *residual = as_rows(words.view("residual", arena), words, "residual");
+    if (residual->count != y.count || residual->positions != y.positions) refuse(words.where() + "residual has another shape than y");
+    if (residual->offset + (y.count - 1) * residual->stride + (y.positions + OVER - 1) / OVER * OVER > arena + SLACK)
+        refuse(words.where() + "residual's last row runs past the arena");
+}
+
+void same_dims(const Words& words, const View& a, const View& b, const char* what) {
+    if (a.dims != b.dims) refuse(words.where() + what + " have different dims");
+}
+
+int64_t ones(const uint8_t* bits, int64_t count) {
+    int64_t out = 0;
+    for (int64_t i = 0; i < count / 8; ++i) out += __builtin_popcount(bits[i]);
+    if (count % 8) out += __builtin_popcount(bits[count / 8] & ((1 << count % 8) - 1));
+    return out;
+}
+
+Weights read_weights(Words& words, int64_t elements) {
+    Weights out;
+    out.encoding = int(words.number("the weights' encoding", 0, 1));
+    out.dtype = int(words.number("the weights' type", 0, 1));
+    const int32_t unit = words.word();
+    out.values = words.number("the number of values", 0, std::numeric_limits<int32_t>::max());
+    const int64_t mask = out.encoding == 1 ? bitmask_bytes(elements) : 0;
+    out.data = words.blob_at(unit, "weights", mask + out.values * (out.dtype == 1 ? 2 : 4));
+    const int64_t expected = out.encoding == 1 ? ones(out.data, elements) : elements;
+    if (out.values != expected)
+        refuse(words.where() + "the weights have " + std::to_string(out.values) + " values and need " + std::to_string(expected));
+    return out;
+}
+
+LinearDesc read_linear(Words& words, int64_t arena) {
+    LinearDesc d;
+    d.x = as_rows(words.view("x", arena), words, "x");
+    d.taps = read_taps(words, d.x, d.x.positions, arena);
+    d.groups = int(words.number("groups", 1, d.x.count));
+    d.y = output_rows(words, arena);
+    if (d.x.count % d.groups || d.y.count % d.groups) refuse(words.where() + "its channels do not fall into its groups");
+    if (d.x.positions != d.y.positions) refuse(words.where() + "x and y have different numbers of positions");
+    const int64_t elements = int64_t(d.y.count) * (d.x.count / d.groups) * int64_t(d.taps.size());
+    if (elements > MOST) refuse(words.where() + "too many weights");
+    d.weights = read_weights(words, elements);
+    d.bias = reinterpret_cast<const float*>(words.blob("bias", int64_t(d.y.count) * 4, true));
+    read_residual(words, arena, d.y, &d.has_residual, &d.residual);
+    d.act = words.act();
+    d.kernel = int(words.number("kernel", 0, 2));
+    return d;
+}
+
+DepthwiseDesc read_depthwise(Words& words, int64_t arena) {
+    DepthwiseDesc d;
+    d.x = as_rows(words.view("x", arena), words, "x");
+    d.taps = read_taps(words, d.x, d.x.positions, arena);
+    d.y = output_rows(words, arena);
+    if (d.x.count != d.y.count || d.x.positions != d.y.positions) refuse(words.where() + "x and y have different shapes");
+    d.weights = reinterpret_cast<const float*>(words.blob("weights", int64_t(d.y.count) * int64_t(d.taps.size()) * 4));
+    d.bias = reinterpret_cast<const float*>(words.blob("bias", int64_t(d.y.count) * 4, true));
+    read_residual(words, arena, d.y, &d.has_residual, &d.residual);
+    d.act = words.act();
+    return d;
+}
+
+PoolDesc read_pool(Words& words, int64_t arena) {
+    PoolDesc d;
+    d.kind = int(words.number("kind", 0, 1));
+    d.x = as_rows(words.view("x", arena), words, "x");
+    d.taps = read_taps(words, d.x, d.x.positions, arena);
+    d.y = output_rows(words, arena);
+    if (d.x.count != d.y.count || d.x.positions != d.y.positions) refuse(words.where() + "x and y have different shapes");
+    d.scale = words.real();
+    return d;
+}
+
+HaloDesc read_halo(Words& words, int64_t arena) {
+    HaloDesc d;
+    d.image = words.writable("image", arena);
+    if (d.image.dims.size() != 3 || d.image.strides[2] != 1 || d.image.strides[1] < d.image.dims[2]) refuse(words.where() + "image is not planes");
+    d.before = words.number("before", 0, arena);
+    d.after = words.number("after", 0, arena);
+    d.value = words.real();
+    const int64_t end = d.image.offset + (d.image.dims[0] - 1) * d.image.strides[0] + (d.image.dims[1] - 1) * d.image.strides[1] + d.image.dims[2];
+    if (d.before > d.image.offset || end + d.after > arena) refuse(words.where() + "the halo leaves the arena");
+    return d;
+}
+
+CopyDesc read_copy(Words& words, int64_t arena) {
+    CopyDesc d;
+    d.dst = words.writable("dst", arena);
+    d.src = words.view("src", arena);
+    same_dims(words, d.dst, d.src, "dst and src");
+    return d;
+}
+
+UnaryDesc read_unary(Words& words, int64_t arena) {
+    UnaryDesc d;
+    d.dst = words.writable("dst", arena);
+    d.src = words.view("src", arena);
+    same_dims(words, d.dst, d.src, "dst and src");
+    d.act = words.act();
+    return d;
+}
+
+BinaryDesc read_binary(Words& words, int64_t arena) {
+    BinaryDesc d;
+    d.fn = int(words.number("fn", 0, 6));
+    d.dst = words.writable("dst", arena);
+    d.a = words.view("a", arena);
+    d.b = words.view("b", arena);
+    same_dims(words, d.dst, d.a, "dst and a");
+    same_dims(words, d.dst, d.b, "dst and b");
+    d.act = words.act();
+    return d;
+}
+
+ReduceDesc read_reduce(Words& words, int64_t arena) {
+    ReduceDesc d;
+    d.kind = int(words.number("kind", 0, 3));
+    d.axes = int(words.number("n_axes", 1, MOST_RANK));
+    d.dst = words.writable("dst", arena);
+    d.src = words.view("src", arena);
+    d.scale = words.real();
+    const size_t kept = d.dst.dims.size();
+    if (d.src.dims.size() != kept + size_t(d.axes) || !std::equal(d.dst.dims.begin(), d.dst.dims.end(), d.src.dims.begin()))
+        refuse(words.where() + "dst does not have the dims that remain of src");
+    return d;
+}
+
+SoftmaxDesc read_softmax(Words& words, int64_t arena) {
+    SoftmaxDesc d;
+    d.dst = words.writable("dst", arena);
+    d.src = words.view("src", arena);
+    same_dims(words, d.dst, d.src, "dst and src");
+    if (d.dst.dims.empty()) refuse(words.where() + "there is no last dim");
+    return d;
+}
+
+const float* read_vector(Words& words, int64_t arena, const char* what, int64_t length) {
+    const View view = words.view(what, arena);
+    if (view.dims.empty()) return nullptr;
+    if (!view.constant || view.dims.size() != 1 || view.dims[0] != length || view.strides[0] != 1)
+        refuse(words.where() + what + " is not a vector of " + std::to_string(length) + " in DATA");
+    return view.constant;
+}
+
+NormDesc read_norm(Words& words, int64_t arena) {
+    NormDesc d;
+    d.dst = words.writable("dst", arena);
+    d.src = words.view("src", arena);
+    same_dims(words, d.dst, d.src, "dst and src");
+    if (d.dst.dims.empty()) refuse(words.where() + "there is no last dim");
+    d.eps = words.real();
+    d.gain = read_vector(words, arena, "gain", d.dst.dims.back());
+    d.bias = read_vector(words, arena, "bias", d.dst.dims.back());
+    return d;
+}
+
+MatmulDesc read_matmul(Words& words, int64_t arena) {
+    MatmulDesc d;
+    d.c = words.writable("c", arena);
+    d.a = words.view("a", arena);
+    d.b = words.view("b", arena);
+    d.scale = words.real();
+    const size_t rank = d.c.dims.size();
+    if (rank < 2 || d.a.dims.size() != rank || d.b.dims.size() != rank) refuse(words.where() + "its views have different ranks");
+    for (size_t i = 0; i + 2 < rank; ++i)
+        if (d.a.dims[i] != d.c.dims[i] || d.b.dims[i] != d.c.dims[i]) refuse(words.where() + "its batches differ");
+    const int64_t m = d.c.dims[rank - 2], n = d.c.dims[rank - 1], k = d.a.dims[rank - 1];
+    if (d.a.dims[rank - 2] != m || d.b.dims[rank - 2] != k || d.b.dims[rank - 1] != n) refuse(words.where() + "its matrices do not fit");
+    if ((n > 1 && (d.c.strides[rank - 1] != 1 || d.b.strides[rank - 1] != 1))) refuse(words.where() + "the last stride of b and c is not 1");
+    if (d.b.constant) refuse(words.where() + "b lies in DATA, where kernels must not read past its end");
+    int64_t batch = 1;
+    for (size_t i = 0; i + 2 < rank; ++i) batch *= d.c.dims[i];
+    if (batch > std::numeric_limits<int>::max()) refuse(words.where() + "its batch is too large");
+    return d;
+}
+
+Port read_port(Words& words, int64_t arena, bool written) {
+    Port port;
+    port.name = words.string();
+    port.view = written ? words.writable("an input", arena) : words.view("an output", arena);
+    return port;
+}
+
+Operation read_operation(Words& words, int64_t arena) {
+    words.enter("");
+    const int32_t opcode = words.word();
+    const int64_t length = words.number("an operation's length", 1, words.left());
+    const uint8_t* end = words.position() + 4 * length;
+    Operation out;
+    out.name = words.string();
+    words.enter(out.name);
+    switch (opcode) {
+        case 1: out.desc = read_linear(words, arena); break;
+        case 2: out.desc = read_depthwise(words, arena); break;
+        case 3: out.desc = read_pool(words, arena); break;
+        case 4: out.desc = read_halo(words, arena); break;
+        case 5: out.desc = read_copy(words, arena); break;
+        case 6: out.desc = read_unary(words, arena); break;
+        case 7: out.desc = read_binary(words, arena); break;
+        case 8: out.desc = read_reduce(words, arena); break;
+        case 9: out.desc = read_softmax(words, arena); break;
+        case 10: out.desc = read_norm(words, arena); break;
+        case 11: out.desc = read_matmul(words, arena); break;
+        default: refuse(words.where() + "there is no operation " + std::to_string(opcode) + "; a newer library may know it");
+    }
+    if (words.position() != end) refuse(words.where() + "its payload does not end where its length says");
+    return out;
+}
+
+}  // namespace
+
+Plan read_plan(const uint8_t* file, size_t size) {
+    check_header(file, size);
+    section(file, size, "META");
+    Words words(section(file, size, "PLAN"), section(file, size, "DATA"));
+    Plan plan;
+    plan.arena_elements = words.number("the arena's size", 0, std::numeric_limits<int32_t>::max());
+    for (int64_t i = words.number("the number of inputs", 1, 64); i > 0; --i) plan.inputs.push_back(read_port(words, plan.arena_elements, true));
+    for (int64_t i = words.number("the number of outputs", 1, 64); i > 0; --i) plan.outputs.push_back(read_port(words, plan.arena_elements, false));
+    for (int64_t i = words.number("the number of operations", 0, words.left()); i > 0; --i)
+        plan.operations.push_back(read_operation(words, plan.arena_elements));
+    if (words.left()) refuse("there are words after the last operation");
+    return plan;
+}
+
+}  // namespace mmrt

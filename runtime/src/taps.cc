@@ -1,0 +1,89 @@
+// DEPTHWISE and POOL: an item is a few channels.
+#include <algorithm>
+#include <memory>
+
+#include "kernels.h"
+
+namespace mmrt {
+namespace {
+
+constexpr int64_t ITEM_ELEMENTS = 32 * 1024;  // of output: large enough to be worth a thread's while
+
+int channels_per_item(const Rows& y) { return int(std::max<int64_t>(1, ITEM_ELEMENTS / std::max(1, y.positions))); }
+
+int items(const Rows& y) { return (y.count + channels_per_item(y) - 1) / channels_per_item(y); }
+
+// Kernels write whole vectors; a single position is written alone, since with a stride of 1 its neighbour is another channel.
+void run_row(const Kernels& kernels, const TapsTask& task) {
+    if (task.positions > 1) return kernels.taps(task);
+    float result = task.maximum ? task.x[task.taps[0]] : task.start;
+    for (int t = 0; t < task.n_taps; ++t) {
+        const float x = task.x[task.taps[t]];
+        if (task.maximum) result = std::max(result, x);
+        else result += task.weights ? task.weights[t] * x : task.scale * x;
+    }
+    if (task.residual) result += *task.residual;
+    *task.y = result;
+    if (task.act.code) kernels.unary(task.act, task.y, task.y, 1);
+}
+
+}  // namespace
+
+Step make_depthwise(const DepthwiseDesc& desc, const Kernels& kernels) {
+    struct Packed {
+        DepthwiseDesc d;
+        std::vector<float> weights, bias;
+    };
+    auto packed = std::make_shared<Packed>();
+    packed->d = desc;
+    packed->weights.assign(desc.weights, desc.weights + desc.y.count * desc.taps.size());
+    if (desc.bias) packed->bias.assign(desc.bias, desc.bias + desc.y.count);
+    Step step;
+    step.op = "DEPTHWISE";
+    step.kernel = std::string("taps ") + kernels.name;
+    step.macs = step.needed_macs = double(desc.y.count) * desc.y.positions * double(desc.taps.size());
+    step.items = items(desc.y);
+    step.run = [packed, &kernels](int item, float* arena) {
+        const DepthwiseDesc& d = packed->d;
+        const int begin = item * channels_per_item(d.y), end = std::min(d.y.count, begin + channels_per_item(d.y));
+        for (int c = begin; c < end; ++c) {
+            TapsTask task{};
+            task.x = arena + d.x.offset + c * d.x.stride;
+            task.y = arena + d.y.offset + c * d.y.stride;
+            task.positions = d.y.positions;
+            task.taps = d.taps.data();
+            task.n_taps = int(d.taps.size());
+            task.weights = packed->weights.data() + c * d.taps.size();
+            task.start = packed->bias.empty() ? 0.f : packed->bias[c];
+            task.residual = d.has_residual ? arena + d.residual.offset + c * d.residual.stride : nullptr;
+            task.act = d.act;
+            run_row(kernels, task);
+        }
+    };
+    return step;
+}
+
+Step make_pool(const PoolDesc& desc, const Kernels& kernels) {
+    auto d = std::make_shared<PoolDesc>(desc);
+    Step step;
+    step.op = "POOL";
+    step.kernel = std::string("taps ") + kernels.name;
+    step.items = items(desc.y);
+    step.run = [d, &kernels](int item, float* arena) {
+        const int begin = item * channels_per_item(d->y), end = std::min(d->y.count, begin + channels_per_item(d->y));
+        for (int c = begin; c < end; ++c) {
+            TapsTask task{};
+            task.x = arena + d->x.offset + c * d->x.stride;
+            task.y = arena + d->y.offset + c * d->y.stride;
+            task.positions = d->y.positions;
+            task.taps = d->taps.data();
+            task.n_taps = int(d->taps.size());
+            task.maximum = d->kind == 0;
+            task.scale = d->scale;
+            run_row(kernels, task);
+        }
+    };
+    return step;
+}
+
+}  // namespace mmrt

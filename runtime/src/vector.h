@@ -1,0 +1,218 @@
+// One vector type for all ISAs: MMRT_WIDTH floats, set by the isa_*.cc file that includes this. Everything here has internal linkage.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#if defined(__x86_64__) && MMRT_WIDTH > 1
+#include <immintrin.h>
+#elif defined(__aarch64__) && MMRT_WIDTH > 1
+#include <arm_neon.h>
+#endif
+
+#include "step.h"
+
+#define MMRT_INLINE static inline __attribute__((always_inline))
+
+namespace mmrt {
+namespace {
+
+constexpr int W = MMRT_WIDTH;
+
+#if MMRT_WIDTH == 1
+
+using V = float;
+using VI = int32_t;
+MMRT_INLINE V load(const float* p) { return *p; }
+MMRT_INLINE void store(float* p, V v) { *p = v; }
+MMRT_INLINE V vmax(V a, V b) { return a > b ? a : b; }
+MMRT_INLINE V vmin(V a, V b) { return a < b ? a : b; }
+MMRT_INLINE V vsqrt(V a) { return std::sqrt(a); }
+MMRT_INLINE V vabs(V a) { return std::fabs(a); }
+MMRT_INLINE V splat(float a) { return a; }
+MMRT_INLINE V select_negative(V x, V yes, V no) { return x < 0 ? yes : no; }
+MMRT_INLINE VI to_int(V a) { return static_cast<int32_t>(a); }
+
+#else
+
+typedef float V __attribute__((vector_size(MMRT_WIDTH * 4)));
+typedef int32_t VI __attribute__((vector_size(MMRT_WIDTH * 4)));
+typedef float Unaligned __attribute__((vector_size(MMRT_WIDTH * 4), aligned(4), may_alias));
+MMRT_INLINE V load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
+MMRT_INLINE void store(float* p, V v) { *reinterpret_cast<Unaligned*>(p) = v; }
+MMRT_INLINE V select_negative(V x, V yes, V no) { return x < 0 ? yes : no; }
+MMRT_INLINE VI to_int(V a) { return __builtin_convertvector(a, VI); }
+#if MMRT_WIDTH == 16
+MMRT_INLINE V splat(float a) { return (V)_mm512_set1_ps(a); }
+MMRT_INLINE V vmax(V a, V b) { return (V)_mm512_max_ps((__m512)a, (__m512)b); }
+MMRT_INLINE V vmin(V a, V b) { return (V)_mm512_min_ps((__m512)a, (__m512)b); }
+MMRT_INLINE V vsqrt(V a) { return (V)_mm512_sqrt_ps((__m512)a); }
+#elif MMRT_WIDTH == 8
+MMRT_INLINE V splat(float a) { return (V)_mm256_set1_ps(a); }
+MMRT_INLINE V vmax(V a, V b) { return (V)_mm256_max_ps((__m256)a, (__m256)b); }
+MMRT_INLINE V vmin(V a, V b) { return (V)_mm256_min_ps((__m256)a, (__m256)b); }
+MMRT_INLINE V vsqrt(V a) { return (V)_mm256_sqrt_ps((__m256)a); }
+#elif defined(__aarch64__)
+MMRT_INLINE V splat(float a) { return (V)vdupq_n_f32(a); }
+MMRT_INLINE V vmax(V a, V b) { return (V)vmaxq_f32((float32x4_t)a, (float32x4_t)b); }
+MMRT_INLINE V vmin(V a, V b) { return (V)vminq_f32((float32x4_t)a, (float32x4_t)b); }
+MMRT_INLINE V vsqrt(V a) { return (V)vsqrtq_f32((float32x4_t)a); }
+#endif
+MMRT_INLINE V vabs(V a) { return vmax(a, -a); }
+
+#endif
+
+template <class To, class From>
+MMRT_INLINE To bits_as(From from) {
+    static_assert(sizeof(To) == sizeof(From), "same size");
+    To to;
+    std::memcpy(&to, &from, sizeof to);
+    return to;
+}
+
+// The first n < W elements only; the rest are 0.
+MMRT_INLINE V load_part(const float* p, int64_t n) {
+    float part[W] = {};
+    std::memcpy(part, p, n * sizeof(float));
+    return load(part);
+}
+
+MMRT_INLINE void store_part(float* p, V v, int64_t n) {
+    float part[W];
+    store(part, v);
+    std::memcpy(p, part, n * sizeof(float));
+}
+
+MMRT_INLINE float vsum(V v) {
+    float part[W], sum = 0;
+    store(part, v);
+    for (int i = 0; i < W; ++i) sum += part[i];
+    return sum;
+}
+
+MMRT_INLINE float vmax_of(V v) {
+    float part[W];
+    store(part, v);
+    float most = part[0];
+    for (int i = 1; i < W; ++i) most = part[i] > most ? part[i] : most;
+    return most;
+}
+
+// e^x: x = n ln 2 + r with |r| <= ln 2 / 2, Taylor to r^7 (relative error below 2e-7), times 2^n. Clamped to [-87.3, 88].
+MMRT_INLINE V vexp(V x) {
+    x = vmin(vmax(x, splat(-87.3f)), splat(88.f));
+    const float rounder = 12582912.f;  // 1.5 * 2^23: adding it leaves round(.) in the low bits
+    V shifted = x * 1.44269504f + splat(rounder);
+    V n = shifted - splat(rounder);
+    V r = x - n * 0.693359375f;  // ln 2 in two parts: the first has few bits, so n times it is exact
+    r = r + n * 2.12194440e-4f;
+    V p = splat(1.f / 5040);
+    p = p * r + splat(1.f / 720);
+    p = p * r + splat(1.f / 120);
+    p = p * r + splat(1.f / 24);
+    p = p * r + splat(1.f / 6);
+    p = p * r + splat(0.5f);
+    p = p * r + splat(1.f);
+    p = p * r + splat(1.f);
+    VI exponent = bits_as<VI>(shifted) << 23;  // what lies above the low bits is shifted out
+    return bits_as<V>(bits_as<VI>(p) + exponent);
+}
+
+MMRT_INLINE V vsigmoid(V x) { return splat(1.f) / (vexp(-x) + splat(1.f)); }
+
+MMRT_INLINE V vtanh(V x) {
+    V e = vexp(vabs(x) * -2.f);
+    V t = (splat(1.f) - e) / (splat(1.f) + e);
+    return select_negative(x, -t, t);
+}
+
+// Abramowitz and Stegun 7.1.26, absolute error below 2e-7.
+MMRT_INLINE V verf(V x) {
+    V a = vabs(x);
+    V t = splat(1.f) / (a * 0.3275911f + splat(1.f));
+    V p = t * 1.061405429f + splat(-1.453152027f);
+    p = p * t + splat(1.421413741f);
+    p = p * t + splat(-0.284496736f);
+    p = p * t + splat(0.254829592f);
+    V y = splat(1.f) - p * t * vexp(-(a * a));
+    return select_negative(x, -y, y);
+}
+
+template <float (*F)(float)>
+MMRT_INLINE V each(V v) {  // rare functions: lane by lane
+    float part[W];
+    store(part, v);
+    for (int i = 0; i < W; ++i) part[i] = F(part[i]);
+    return load(part);
+}
+
+static float scalar_log(float x) { return logf(x); }
+static float scalar_softplus(float x) { return x > 20 ? x : log1pf(expf(x)); }
+static float scalar_mish(float x) { return x * tanhf(scalar_softplus(x)); }
+static float scalar_expm1(float x) { return expm1f(x); }
+
+// FORMAT.md, Activations. CODE is a constant, so that one loop holds one activation.
+template <int CODE>
+MMRT_INLINE V activate(V x, float a, float b) {
+    switch (CODE) {
+        case 1: return vmin(vmax(x, splat(a)), splat(b));
+        case 2: return select_negative(x, x * a, x);
+        case 3: return vsigmoid(x);
+        case 4: return x * vsigmoid(x);
+        case 5: return vmin(vmax(x * a + splat(b), splat(0.f)), splat(1.f));
+        case 6: return x * vmin(vmax(x * (1.f / 6) + splat(0.5f), splat(0.f)), splat(1.f));
+        case 7: return x * 0.5f * (splat(1.f) + verf(x * 0.70710678f));
+        case 8: return x * 0.5f * (splat(1.f) + vtanh((x + x * x * x * 0.044715f) * 0.79788456f));
+        case 9: return vtanh(x);
+        case 10: return vexp(x);
+        case 11: return vsqrt(x);
+        case 12: return splat(1.f) / x;
+        case 13: return verf(x);
+        case 14: return -x;
+        case 15: return vabs(x);
+        case 16: return each<scalar_log>(x);
+        case 17: return each<scalar_softplus>(x);
+        case 18: return select_negative(x, each<scalar_expm1>(x) * a, x);
+        case 19: return x * a + splat(b);
+        case 20: return each<scalar_mish>(x);
+        default: return x;
+    }
+}
+
+template <int CODE>
+struct Code {
+    static constexpr int value = CODE;
+};
+
+// Calls f(Code<c>()) for the constant c that equals code.
+template <class F>
+MMRT_INLINE void with_activation(int code, F f) {
+    switch (code) {
+        case 1: return f(Code<1>());
+        case 2: return f(Code<2>());
+        case 3: return f(Code<3>());
+        case 4: return f(Code<4>());
+        case 5: return f(Code<5>());
+        case 6: return f(Code<6>());
+        case 7: return f(Code<7>());
+        case 8: return f(Code<8>());
+        case 9: return f(Code<9>());
+        case 10: return f(Code<10>());
+        case 11: return f(Code<11>());
+        case 12: return f(Code<12>());
+        case 13: return f(Code<13>());
+        case 14: return f(Code<14>());
+        case 15: return f(Code<15>());
+        case 16: return f(Code<16>());
+        case 17: return f(Code<17>());
+        case 18: return f(Code<18>());
+        case 19: return f(Code<19>());
+        case 20: return f(Code<20>());
+        default: return f(Code<0>());
+    }
+}
+
+}  // namespace
+}  // namespace mmrt

@@ -1,0 +1,39 @@
+// The little that the tests share: counting, and numbers that are the same everywhere.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <vector>
+
+namespace check {
+
+inline int passed = 0, failed = 0, skipped = 0;
+
+inline void that(bool ok, const char* what) {
+    if (ok) {
+        ++passed;
+    } else if (++failed <= 20) {
+        std::printf("FAILED %s\n", what);
+    }
+}
+
+// |got - want| <= 4 epsilons for each of the terms summed, whose absolute sum is given.
+inline bool near(float got, double want, double absolute_sum) {
+    return std::fabs(got - want) <= 1e-6 + 2e-6 * absolute_sum;
+}
+
+struct Random {  // a linear congruential generator: the same numbers on every platform
+    uint64_t state;
+    explicit Random(uint64_t seed) : state(seed * 2654435761u + 1) {}
+    uint32_t next() { return uint32_t((state = state * 6364136223846793005ull + 1442695040888963407ull) >> 33); }
+    float uniform() { return float(next() % (1 << 24)) / (1 << 24); }
+    float signed_uniform() { return 2 * uniform() - 1; }
+};
+
+inline int finish() {
+    std::printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);
+    return failed != 0;
+}
+
+}  // namespace check
