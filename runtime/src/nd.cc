@@ -59,15 +59,32 @@ struct Lines {
 
     int items() const { return int((outer.count() * pieces + lines_per_item - 1) / lines_per_item); }
 
-    // f(offsets of the operands, elements) for the lines of an item.
+    // f(offsets of the operands, elements) for the lines of an item. Counts like an odometer: lines may be as short as 7 elements,
+    // and dividing for each would cost more than they do.
     template <class F>
     void each(int item, F f) const {
-        const int64_t total = outer.count() * pieces;
-        int64_t offsets[4] = {};
-        for (int64_t i = item * lines_per_item; i < std::min(total, (item + 1) * lines_per_item); ++i) {
-            const int64_t line = i / pieces, begin = i % pieces * ITEM;
-            for (size_t o = 0; o < inner.size(); ++o) offsets[o] = outer.offset(o, line) + begin * inner[o];
-            f(offsets, std::min(ITEM, length - begin));
+        const int64_t begin = item * lines_per_item / pieces, first_piece = item * lines_per_item % pieces;
+        int64_t left = std::min(outer.count() * pieces - item * lines_per_item, lines_per_item);
+        const int rank = int(outer.dims.size()), operands = int(inner.size());
+        int64_t at[8] = {}, offsets[4] = {};
+        for (int64_t i = rank, rest = begin; i-- > 0; rest /= outer.dims[i]) at[i] = rest % outer.dims[i];
+        for (int o = 0; o < operands; ++o) offsets[o] = outer.offset(o, begin);
+        for (int64_t piece = first_piece; left > 0; --left) {
+            if (pieces == 1) {
+                f(offsets, length);
+            } else {
+                int64_t shifted[4];
+                for (int o = 0; o < operands; ++o) shifted[o] = offsets[o] + piece * ITEM * inner[o];
+                f(shifted, std::min(ITEM, length - piece * ITEM));
+                if (++piece < pieces) continue;
+                piece = 0;
+            }
+            for (int i = rank; i-- > 0;) {
+                for (int o = 0; o < operands; ++o) offsets[o] += outer.strides[o][i];
+                if (++at[i] < outer.dims[i]) break;
+                for (int o = 0; o < operands; ++o) offsets[o] -= outer.strides[o][i] * outer.dims[i];
+                at[i] = 0;
+            }
         }
     }
 };
@@ -104,8 +121,9 @@ void scatter(const float* x, float* y, int64_t stride, int64_t n) {
 
 void copy_line(const float* x, int64_t x_stride, float* y, int64_t y_stride, int64_t n, const Kernels* kernels) {
     if (x_stride == 1 && y_stride == 1) {
-        std::memcpy(y, x, size_t(n) * sizeof(float));
-    } else if (x_stride == 2 && y_stride == 1 && kernels) {
+        if (n < 32) std::copy(x, x + n, y);
+        else std::memcpy(y, x, size_t(n) * sizeof(float));
+    } else if (x_stride == 2 && y_stride == 1 && n >= 16 && kernels) {
         kernels->copy_stride_2(x, y, n);
     } else if (x_stride == 0 && y_stride == 1) {
         std::fill(y, y + n, *x);

@@ -24,7 +24,7 @@ constexpr int W = MMRT_WIDTH;
 #if MMRT_WIDTH == 1
 
 using V = float;
-using VI = int32_t;
+using VU = uint32_t;
 MMRT_INLINE V load(const float* p) { return *p; }
 MMRT_INLINE void store(float* p, V v) { *p = v; }
 MMRT_INLINE V vmax(V a, V b) { return a > b ? a : b; }
@@ -33,17 +33,15 @@ MMRT_INLINE V vsqrt(V a) { return std::sqrt(a); }
 MMRT_INLINE V vabs(V a) { return std::fabs(a); }
 MMRT_INLINE V splat(float a) { return a; }
 MMRT_INLINE V select_negative(V x, V yes, V no) { return x < 0 ? yes : no; }
-MMRT_INLINE VI to_int(V a) { return static_cast<int32_t>(a); }
 
 #else
 
 typedef float V __attribute__((vector_size(MMRT_WIDTH * 4)));
-typedef int32_t VI __attribute__((vector_size(MMRT_WIDTH * 4)));
+typedef uint32_t VU __attribute__((vector_size(MMRT_WIDTH * 4)));
 typedef float Unaligned __attribute__((vector_size(MMRT_WIDTH * 4), aligned(4), may_alias));
 MMRT_INLINE V load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
 MMRT_INLINE void store(float* p, V v) { *reinterpret_cast<Unaligned*>(p) = v; }
 MMRT_INLINE V select_negative(V x, V yes, V no) { return x < 0 ? yes : no; }
-MMRT_INLINE VI to_int(V a) { return __builtin_convertvector(a, VI); }
 #if MMRT_WIDTH == 16
 MMRT_INLINE V splat(float a) { return (V)_mm512_set1_ps(a); }
 MMRT_INLINE V vmax(V a, V b) { return (V)_mm512_max_ps((__m512)a, (__m512)b); }
@@ -116,8 +114,8 @@ MMRT_INLINE V vexp(V x) {
     p = p * r + splat(0.5f);
     p = p * r + splat(1.f);
     p = p * r + splat(1.f);
-    VI exponent = bits_as<VI>(shifted) << 23;  // what lies above the low bits is shifted out
-    return bits_as<V>(bits_as<VI>(p) + exponent);
+    VU exponent = bits_as<VU>(shifted) << 23;  // what lies above the low bits is shifted out
+    return bits_as<V>(bits_as<VU>(p) + exponent);
 }
 
 MMRT_INLINE V vsigmoid(V x) { return splat(1.f) / (vexp(-x) + splat(1.f)); }
