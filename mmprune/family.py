@@ -22,18 +22,13 @@ from mmprune import __version__, folder
 from mmprune.finetune import Diverged, Job, Recipe, Split, Teacher, accuracy, finetune, limit
 from mmprune.layers import find_layers
 from mmprune.masks import PATTERNS, make_masks
+from mmprune.progress import Progress, quiet
 from mmprune.ranges import find_ranges, preset_name
 from mmprune.records import DENSE, SCHEMA, Layer, Strategy, Variant
 from mmprune.scores import BATCH_SIZE, BATCHES, NEEDS_GRADIENT, SCORES, make_scores, mean_absolute_gradients
 from mmprune.strategies import PAPER_TEN, TEN, paper_plan, plan
 from mmprune.weights import tensors_sha256
 from mmprune.workers import run_tasks
-
-Progress = Callable[[str, str, float, int], None]  # (stage, item, done, total)
-
-
-def quiet(stage: str, item: str, done: float, total: int) -> None:
-    """The Progress that says nothing."""
 
 
 @dataclass(frozen=True)

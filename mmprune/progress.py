@@ -11,6 +11,10 @@ from tqdm import tqdm
 Progress = Callable[[str, str, float, int], None]  # (stage, item, done, total)
 
 
+def quiet(stage: str, item: str, done: float, total: int) -> None:
+    """The Progress that says nothing."""
+
+
 @contextmanager
 def bars(quiet: bool) -> Iterator[Progress]:
     """Give a Progress. A stage's bar stands from its first call until another stage's first call or the end."""
