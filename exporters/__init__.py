@@ -8,7 +8,7 @@ import difflib
 import importlib
 from types import ModuleType
 
-FORMATS = {"onnx": "exporters.to_onnx", "openvino": "exporters.to_openvino"}
+FORMATS = {"onnx": "exporters.to_onnx", "openvino": "exporters.to_openvino", "mmrt": "exporters.to_sparse"}
 
 
 class ExportError(RuntimeError):

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,18 @@ def _friendly() -> Iterator[None]:
         _fail(str(err), 1)
 
 
+def _makeable(formats: Iterable[str]) -> tuple[str, ...]:
+    """The formats that can be made and checked here; says what is left out and why."""
+    from mmprune.runtime_files import runtime_files
+
+    try:
+        runtime_files()
+    except FileNotFoundError as err:
+        click.echo(f"note: no mmrt files: {err}", err=True)
+        return tuple(f for f in formats if f != "mmrt")
+    return tuple(formats)
+
+
 def _fail(message: str, code: int) -> None:
     click.echo(f"Error: {message}", err=True)
     sys.exit(code)
@@ -79,7 +91,7 @@ def build(target: str, score: str, formats: str | None, profile: str, out: Path,
 
     _check_device(rest["device"])
     device = targets.load(target)
-    wanted = wanted_formats(_names(formats) or tuple(dict.fromkeys(device.RUNTIMES.values())))
+    wanted = wanted_formats(_names(formats) or _makeable(dict.fromkeys(device.RUNTIMES.values())))
     resources = Resources(rest["device"], rest["jobs"] or _default_jobs(rest["device"]))
     opened = _open(rest, out / "cache")
     scores = tuple(SCORES) if score == "all" else (score,)

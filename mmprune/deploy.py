@@ -9,6 +9,7 @@ from mmprune import folder
 from mmprune.choose import Choice, describe
 from mmprune.points import Point, read_session
 from mmprune.records import Artifact
+from mmprune.runtime_files import runtime_files
 
 
 class DeployError(RuntimeError):
@@ -17,6 +18,12 @@ class DeployError(RuntimeError):
 
 # The lines that differ from runtime to runtime: `run` is a function from the input array to the output array.
 RUN = {
+    "mmrt": """
+import mmrt  # beside this file, with its library
+
+model = mmrt.Model(str(here / "{model}"), threads={threads})
+run = lambda x: model(x)[0]
+""",
     "onnxruntime": """
 import onnxruntime
 
@@ -34,7 +41,9 @@ run = lambda x: model(x)[0]
 """,
 }
 
-INFER = '''"""Prints the likeliest classes of an image: python3 infer.py photo.jpg. Needs {package}, numpy, pillow."""
+RUNTIME_FILES = {"mmrt": runtime_files}  # what travels with the model because no package brings it
+
+INFER = '''"""Prints the likeliest classes of an image: python3 infer.py photo.jpg. Needs {packages}."""
 import json
 import pathlib
 import sys
@@ -88,13 +97,18 @@ def deploy(root: Path, choice: Choice, out: Path) -> Path:
 
 def _fill(root: Path, choice: Choice, point: Point, artifact: Artifact, part: Path) -> None:
     manifest = folder.read_manifest(root)
-    for file in artifact.files:
-        shutil.copyfile(root / file, part / Path(file).name)  # side by side: a model names its data by file name
+    for file in [root / file for file in artifact.files] + list(RUNTIME_FILES.get(point.runtime, tuple)()):
+        shutil.copyfile(file, part / file.name)  # side by side: a model names its data by file name
     (part / "preprocess.json").write_text(json.dumps(manifest["preprocess"], indent=1) + "\n")
     (part / "labels.txt").write_text("\n".join(map(str, manifest["data"]["classes"])) + "\n")
     run = RUN[point.runtime].format(model=Path(artifact.path).name, threads=point.threads)
-    (part / "infer.py").write_text(INFER.format(package=point.runtime, run=run))
+    (part / "infer.py").write_text(INFER.format(packages=", ".join(_packages(point.runtime)), run=run))
     (part / "README.md").write_text(_readme(root, choice, point, artifact))
+
+
+def _packages(runtime: str) -> list[str]:
+    """What pip has to bring for infer.py."""
+    return [*([] if runtime in RUNTIME_FILES else [runtime]), "numpy", "pillow"]
 
 
 def _readme(root: Path, choice: Choice, point: Point, artifact: Artifact) -> str:
@@ -106,7 +120,7 @@ def _readme(root: Path, choice: Choice, point: Point, artifact: Artifact) -> str
     notes = "".join(f"- {note}\n" for note in (*artifact.notes, *point.notes)) or "- none\n"
     return f"""# {point.strategy} of {manifest.get("model", {}).get("model", "the model")}
 
-    pip install {point.runtime} numpy pillow
+    pip install {" ".join(_packages(point.runtime))}
     python3 infer.py photo.jpg
 
 ## Why this one

@@ -25,7 +25,7 @@ class MmrtError(RuntimeError):
 
 def _load_library():
     """The library, loaded once. MmrtError where it is missing or not for this machine."""
-    global _library
+    global _library  # noqa: PLW0603  one library a process
     if _library is not None:
         return _library
     path = os.environ.get("MMRT_LIBRARY") or os.path.join(_HERE, "libmmrt.so")
@@ -94,8 +94,8 @@ class Model:
         if self._model is None:
             raise ValueError("the model is closed")
         ready = []
-        for (name, shape), array in zip(self.inputs, arrays):
-            array = np.ascontiguousarray(array, np.float32)
+        for (name, shape), given in zip(self.inputs, arrays):
+            array = np.ascontiguousarray(given, np.float32)
             if array.shape != shape:
                 raise ValueError("input {} has shape {}, got {}".format(name, shape, array.shape))
             ready.append(array)

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from mmprune import folder
 from mmprune.records import DENSE, Artifact, Device, Measurement
+from mmprune.runtime_files import runtime_folder
 from targets import load
 
 PROBE = Path(__file__).with_name("probe.py")
@@ -159,6 +160,12 @@ def _complete_session(root: Path, entries: list[dict[str, Any]], device: Device,
     return []
 
 
+def _python_path() -> list[str]:
+    """mmrt.py, which travels beside the probe to other machines, lies elsewhere on this one."""
+    before = os.environ.get("PYTHONPATH")
+    return [str(runtime_folder()), *([before] if before else [])]
+
+
 @contextlib.contextmanager
 def _probe(arguments: list[str], stdin: str | None) -> Iterator[IO[str]]:
     """Run the probe with this interpreter and give its lines. It and its children end with the block, come what may."""
@@ -166,8 +173,9 @@ def _probe(arguments: list[str], stdin: str | None) -> Iterator[IO[str]]:
         asked.write(stdin or "")
         asked.seek(0)
         # A session of its own: one signal reaches all its children, and Ctrl-C reaches us alone, who then end them
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(_python_path())}
         process: Any = subprocess.Popen([sys.executable, str(PROBE), *arguments], stdin=asked, stdout=subprocess.PIPE,
-                                        stderr=said, text=True, start_new_session=True)
+                                        stderr=said, text=True, start_new_session=True, env=environment)
         try:
             yield process.stdout
             code = process.wait()

@@ -102,18 +102,38 @@ def open_openvino(path, threads):
                            "pinning": str(model.get_property("ENABLE_CPU_PINNING")).lower()}
 
 
+def open_mmrt(path, threads):
+    import mmrt
+    model = mmrt.Model(path, threads)
+    feed = [random_input(shape) for _, shape in model.inputs]
+    return lambda: model(*feed), {"kernels": model.kernels}
+
+
+def mmrt_version():
+    """Of the library beside this file or on PYTHONPATH; None where there is none for this machine."""
+    try:
+        return importlib.import_module("mmrt").version()
+    except Exception as err:  # no module, no library, or one built for another machine
+        print("mmrt: {}".format(err), file=sys.stderr)
+        return None
+
+
 def open_null(path, threads):
     """Sleeps 1 ms: lets the whole way be tested where no runtime is installed."""
     with open(path, "rb"):
         return lambda: time.sleep(0.001), {"sleep_s": "0.001"}
 
 
-Runtime = namedtuple("Runtime", "open module packages")  # what to import, and the distributions that may bring it
+# what to import, what tells its version (None: it is not here), and how to get it
+Runtime = namedtuple("Runtime", "open module version hint")
 
 RUNTIMES = {
-    "onnxruntime": Runtime(open_onnxruntime, "onnxruntime", ("onnxruntime", "onnxruntime-gpu")),
-    "openvino": Runtime(open_openvino, "openvino", ("openvino",)),
-    "null": Runtime(open_null, "", ()),
+    "mmrt": Runtime(open_mmrt, "mmrt", mmrt_version, "pip install mmprune builds it where a C++17 compiler is"),
+    "onnxruntime": Runtime(open_onnxruntime, "onnxruntime", lambda: version(["onnxruntime", "onnxruntime-gpu"]),
+                           sys.executable + " -m pip install onnxruntime"),
+    "openvino": Runtime(open_openvino, "openvino", lambda: version(["openvino"]),
+                        sys.executable + " -m pip install openvino"),
+    "null": Runtime(open_null, "", lambda: "", ""),
 }
 
 
@@ -174,7 +194,7 @@ def fingerprint(target):
     cpu, isa = cpu_facts()
     cpufreq = "/sys/devices/system/cpu/cpu0/cpufreq/"
     versions = {"python": platform.python_version(), "numpy": version(["numpy"])}
-    versions.update({name: version(r.packages) for name, r in RUNTIMES.items()})
+    versions.update({name: r.version() for name, r in RUNTIMES.items()})
     return {"target": target, "board": board(), "cpu": cpu, "isa": isa, "cores": len(os.sched_getaffinity(0)),
             "ram_bytes": meminfo("MemTotal"), "os": os_name(), "kernel": platform.release(),
             "governor": read_text(cpufreq + "scaling_governor"), "power_mode": "",
@@ -349,9 +369,8 @@ def refusal(entry):
         near = difflib.get_close_matches(name, RUNTIMES, 1)
         hint = "; did you mean {!r}?".format(near[0]) if near else ""
         return "no runtime called {!r} (there are {}){}".format(name, ", ".join(RUNTIMES), hint)
-    packages = RUNTIMES[name].packages
-    if packages and not version(packages):
-        return "{0} is not installed for {1}: {1} -m pip install {0}".format(packages[0], sys.executable)
+    if RUNTIMES[name].version() is None:
+        return "{} is not installed for {}: {}".format(name, sys.executable, RUNTIMES[name].hint)
     digest = hashlib.sha256()
     for path in entry["files"]:
         try:
@@ -473,7 +492,7 @@ def run_part(entries, job, part):
     for entry in entries:
         ws = lives[entry["key"]]
         say("result", part=part, started=started, settings=ws[0].facts["settings"],
-            runtime_version=version(RUNTIMES[entry["runtime"]].packages) or "",
+            runtime_version=RUNTIMES[entry["runtime"]].version() or "",
             latencies_s=[[round(s, 9) for s in r] for w in ws for r in w.rounds],
             processes=[len(w.rounds) for w in ws],
             warmup_s=[round(s, 9) for w in ws for s in w.facts["warmup_s"]],

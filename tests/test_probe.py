@@ -11,7 +11,7 @@ import pytest
 
 PROBE = Path(__file__).parents[1] / "targets" / "probe.py"
 TINY = {"samples": 8, "seconds": 10, "rounds": 2, "restarts": 1}
-RUNTIME_PACKAGES = {"numpy", "onnxruntime", "openvino"}
+RUNTIME_PACKAGES = {"numpy", "onnxruntime", "openvino", "mmrt"}
 # A runtime that dies, hangs or babbles as its model file says; appended to a copy of the probe
 ODD = '''
 def open_odd(path, threads):
@@ -34,7 +34,7 @@ def open_odd(path, threads):
     return step, {}
 
 
-RUNTIMES["odd"] = Runtime(open_odd, "", ())
+RUNTIMES["odd"] = Runtime(open_odd, "", lambda: "", "")
 '''
 
 

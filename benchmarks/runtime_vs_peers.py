@@ -1,0 +1,229 @@
+"""mmrt beside ONNX Runtime and OpenVINO on the same models, one table a model: is the sparse model truly faster?
+
+    python benchmarks/runtime_vs_peers.py --models resnet50,mobilenetv2_100 --sparsities 0,0.7,0.8,0.9,0.95 \\
+        --threads 1,2 [--runtimes mmrt,onnxruntime,...] [--rounds 20] [--json OUT] [--plot OUT.png]
+
+Any timm model, random weights, magnitude mask: every convolution and linear gets the given sparsity but the stem, the
+depthwise convolutions and the classifier, which stay dense. Every (sparsity, runtime) is a process of its own; they
+take turns in random order, as in all that mmprune measures (targets/probe.py). The ratio is p50 of the faster of ONNX
+Runtime and OpenVINO on the dense model over p50; its spread are the quartiles over the rounds, each round's medians
+being compared with the same round's. onnxruntime-int8 is the dense model quantized (static, symmetric weights).
+MMRT_ISA=avx2 forces the kernels. One JSON line for each row with --json, raw samples included.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import timm
+import torch
+from torch import nn
+
+from exporters.to_onnx import simplify
+from exporters.to_sparse import write_mmrt
+from mmprune.runtime_files import runtime_folder
+from targets.measure import PROBE
+
+RUNTIMES = ("mmrt", "onnxruntime", "openvino", "onnxruntime-int8")
+PEERS = ("onnxruntime", "openvino")  # whose faster dense run is the 1.0 of the ratios
+SUFFIXES = {"mmrt": ".mmrt", "onnxruntime": ".onnx", "openvino": ".onnx", "onnxruntime-int8": ".int8.onnx"}
+
+
+def numbers(text: str) -> list[float]:
+    return [float(n) for n in text.split(",")]
+
+
+def masked(name: str, sparsity: float, size: int | None) -> tuple[nn.Module, tuple[int, ...]]:
+    """The model with random weights under a magnitude mask, uniform over its layers, and its input shape."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, **({"img_size": size} if size and "vit" in name else {})).eval()
+    for module in model.modules():  # gains that begin at zero would fold whole branches away
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
+            nn.init.ones_(module.weight)
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    classifier = model.get_classifier()
+    for layer in layers[1:]:
+        if layer is classifier or (isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1):
+            continue
+        count = round(sparsity * layer.weight.numel())
+        lowest = layer.weight.detach().abs().flatten().argsort()[:count]
+        layer.weight.data.view(-1)[lowest] = 0
+    shape = timm.data.resolve_model_data_config(model)["input_size"]
+    return model, (1, shape[0], *((size, size) if size else shape[1:]))
+
+
+def to_onnx(model: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model, (torch.zeros(shape),), buffer, opset_version=17, dynamo=False,
+                          input_names=["input"], output_names=["logits"])
+    return simplify(onnx.load_from_string(buffer.getvalue()))[0]
+
+
+def quantized(source: Path, out: Path, shape: tuple[int, ...]) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Noise(CalibrationDataReader):
+        def __init__(self) -> None:
+            random = np.random.default_rng(0)
+            self.feeds = iter([{"input": random.standard_normal(shape, np.float32)} for _ in range(4)])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.feeds, None)
+
+    prepared = out.with_suffix(".prepared.onnx")
+    quant_pre_process(str(source), str(prepared))
+    quantize_static(str(prepared), str(out), Noise(), per_channel=True, activation_type=QuantType.QUInt8,
+                    weight_type=QuantType.QInt8)
+    prepared.unlink()
+
+
+def make_files(name: str, sparsity: float, runtimes: list[str], size: int | None, folder: Path) -> dict[str, Path]:
+    """The model's file for each runtime; int8 only of the dense model."""
+    files = {}
+    model, shape = masked(name, sparsity, size)
+    exported = to_onnx(model, shape)
+    for runtime in runtimes:
+        path = folder / f"{name}-{sparsity:g}{SUFFIXES[runtime]}"
+        if runtime == "mmrt":
+            write_mmrt(exported, path)
+        elif runtime in PEERS:
+            onnx.save(exported, str(path))
+        elif sparsity == 0:
+            onnx.save(exported, str(folder / "fp32.onnx"))
+            quantized(folder / "fp32.onnx", path, shape)
+        else:
+            continue
+        files[runtime] = path
+    return files
+
+
+def run_probe(files: dict[tuple[float, str], Path], threads: int, rounds: int,
+              seconds: float) -> Iterator[dict[str, Any]]:
+    """The probe's results, each with its sparsity and runtime."""
+    entries = [{"artifact": f"{sparsity:g} {runtime}", "path": str(path), "files": [str(path)],
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "runtime": runtime.removesuffix("-int8"),
+                "threads": threads, "reference": sparsity == 0 and runtime in PEERS}
+               for (sparsity, runtime), path in files.items()]
+    job = {"schema": 1, "root": "/", "timeout_s": 600, "entries": entries,
+           "profile": {"samples": None, "seconds": seconds, "rounds": rounds, "restarts": 1}}
+    environment = {**os.environ, "PYTHONPATH": str(runtime_folder())}
+    with tempfile.TemporaryFile("w+") as asked:
+        asked.write(json.dumps(job))
+        asked.seek(0)
+        with subprocess.Popen([sys.executable, str(PROBE), "run", "-"], stdin=asked, stdout=subprocess.PIPE, text=True,
+                              env=environment) as probe:
+            assert probe.stdout is not None
+            for row in map(json.loads, probe.stdout):
+                if row["kind"] == "error":
+                    print(row["message"], file=sys.stderr)
+                elif row["kind"] == "result":
+                    sparsity, runtime = row["artifact"].split(" ", 1)
+                    yield {**row, "sparsity": float(sparsity), "runtime": runtime}
+
+
+def spread(row: dict[str, Any], base: dict[str, Any]) -> tuple[float, float, float]:
+    """First quartile, median and third quartile of base / row over the rounds."""
+    ratios = [statistics.median(b) / statistics.median(a)
+              for a, b in zip(row["latencies_s"], base["latencies_s"], strict=False)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return low, middle, high
+
+
+def p50(row: dict[str, Any]) -> float:
+    return statistics.median(s for r in row["latencies_s"] for s in r)
+
+
+def table(name: str, threads: int, rows: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
+    """A markdown table of one model and the rows with their ratios."""
+    base = min((r for r in rows if r["sparsity"] == 0 and r["runtime"] in PEERS), key=p50)
+    lines = [f"\n{name}, {threads} thread(s); 1.0 is {base['runtime']} on the dense model, {p50(base) * 1e3:.2f} ms\n",
+             "| runtime | sparsity | p50 ms | times as fast (quartiles) | peak memory MiB | kernels |",
+             "|---|---|---|---|---|---|"]
+    out = []
+    for row in sorted(rows, key=lambda r: (RUNTIMES.index(r["runtime"]), r["sparsity"])):
+        low, ratio, high = spread(row, base)
+        memory = row["peak_bytes"] - row["empty_bytes"]
+        lines.append(f"| {row['runtime']} | {row['sparsity']:.0%} | {p50(row) * 1e3:.2f}"
+                     f" | {ratio:.2f} ({low:.2f} to {high:.2f}) | {memory / 2**20:.0f}"
+                     f" | {row['settings'].get('kernels', '')} |")
+        out.append({"model": name, "threads": threads, "sparsity": row["sparsity"], "runtime": row["runtime"],
+                    "p50_s": p50(row), "ratio": ratio, "ratio_quartiles": [low, high], "base": base["runtime"],
+                    "memory_bytes": memory, "runtime_version": row["runtime_version"], "settings": row["settings"],
+                    "latencies_s": row["latencies_s"]})
+    return "\n".join(lines), out
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Times as fast over sparsity, one line a model and number of threads; the band is between the quartiles."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for name, threads in dict.fromkeys((r["model"], r["threads"]) for r in rows):
+        mine = [r for r in rows if (r["model"], r["threads"], r["runtime"]) == (name, threads, "mmrt")]
+        x = [100 * r["sparsity"] for r in mine]
+        axes.plot(x, [r["ratio"] for r in mine], marker="o", label=f"{name}, {threads} thread(s)")
+        low, high = zip(*(r["ratio_quartiles"] for r in mine), strict=True)
+        axes.fill_between(x, low, high, alpha=0.2)
+    axes.axhline(1, color="grey", linewidth=1)
+    axes.set(xlabel="sparsity (%)", ylabel="times as fast as the faster of\nONNX Runtime and OpenVINO, dense",
+             title="mmrt, unstructured sparsity, batch 1")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="resnet50", help="timm names, with commas between")
+    parser.add_argument("--img-size", type=int, help="instead of the model's own")
+    parser.add_argument("--sparsities", type=numbers, default=numbers("0,0.7,0.8,0.9,0.95"))
+    parser.add_argument("--threads", type=numbers, default=[1.0])
+    parser.add_argument("--runtimes", default=",".join(RUNTIMES))
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of samples for each row at most, beyond the rounds")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    asked = parser.parse_args()
+    runtimes = asked.runtimes.split(",")
+    if unknown := set(runtimes) - set(RUNTIMES):
+        parser.error(f"no runtime called {', '.join(unknown)} (there are {', '.join(RUNTIMES)})")
+    if 0 not in asked.sparsities or not set(runtimes) & set(PEERS):
+        parser.error("the ratios need sparsity 0 and onnxruntime or openvino")
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs")
+    done: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in asked.models.split(","):
+            files = {(s, r): f for s in asked.sparsities
+                     for r, f in make_files(name, s, runtimes, asked.img_size, Path(folder)).items()}
+            for threads in map(int, asked.threads):
+                rows = list(run_probe(files, threads, asked.rounds, asked.seconds))
+                text, with_ratios = table(name, threads, rows)
+                print(text, flush=True)
+                done += with_ratios
+                if asked.json:
+                    asked.json.write_text("".join(json.dumps(row) + "\n" for row in done))
+            for file in files.values():
+                file.unlink()
+    if asked.plot:
+        draw(done, asked.plot)
+
+
+if __name__ == "__main__":
+    main()

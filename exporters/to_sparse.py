@@ -1,0 +1,80 @@
+"""A variant as .mmrt: its finished ONNX file lowered to a plan for our own runtime, the zeros left out.
+
+ONNX is read into few kinds of node (mmrt_graph), these are merged (mmrt_fusion) and become operations on views of one
+arena (mmrt_lowering, with mmrt_windows for convolutions, mmrt_layout for memory, mmrt_plan for the plan as it grows);
+mmrt_file makes the bytes. runtime/FORMAT.md is the contract with the runtime.
+"""
+
+import importlib.util
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+
+from exporters import ExportError, mmrt_file
+from exporters.artifact import Made, artifact_path, finish
+from exporters.mmrt_fusion import fuse
+from exporters.mmrt_graph import read_graph
+from exporters.mmrt_lowering import lower
+from exporters.mmrt_plan import plan_words
+from exporters.run import export_one
+from exporters.subject import Subject
+from mmprune import __version__, folder
+from mmprune.records import Artifact
+from mmprune.runtime_files import runtime_files
+
+PRECISIONS = ("fp32", "fp16")
+SUFFIX = ".mmrt"
+
+
+def export(subject: Subject, precision: str) -> Artifact:
+    """Write, check and record the file; makes the ONNX file first if absent. ExportError, VerifyError as to_onnx."""
+    if precision not in PRECISIONS:
+        raise ExportError(f"mmrt has no precision '{precision}' (there are {', '.join(PRECISIONS)})")
+    load_runtime()  # before the work: without it nothing can be verified
+    source = export_one(subject, "onnx", "fp32")
+    path = artifact_path(subject.root, subject.variant.id, "mmrt", precision, SUFFIX)
+    meta = {"mmprune": __version__, "variant": subject.variant.id, "onnx_sha256": source.sha256}
+    content = pack(onnx.load(subject.root / source.path), precision, meta)
+    folder.write_whole(path, lambda part: part.write_bytes(content))
+    # Lowering multiplies rows of weights and keeps their zeros, so the ONNX file's count is this file's.
+    made = Made("mmrt", precision, (path,), source.layer_sparsity, source.notes)
+    return finish(subject, made, open_file(path))
+
+
+def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The file in our runtime on one CPU thread: image (1, C, H, W) -> logits (1, classes)."""
+    model = load_runtime().Model(str(path), 1)
+    return lambda image: model(image)[0]
+
+
+def load_runtime() -> ModuleType:
+    """The module runtime/mmrt.py. ExportError, with what to do, where its library was not built."""
+    try:
+        module_file, _ = runtime_files()
+    except FileNotFoundError as err:
+        raise ExportError(str(err)) from err
+    spec = importlib.util.spec_from_file_location("mmrt", module_file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_mmrt(model: onnx.ModelProto, path: Path, precision: str = "fp32",
+               meta: Mapping[str, Any] | None = None) -> None:
+    path.write_bytes(pack(model, precision, meta))
+
+
+def pack(model: onnx.ModelProto, precision: str = "fp32", meta: Mapping[str, Any] | None = None) -> bytes:
+    """The bytes of the .mmrt file. ExportError names an operator that mmrt does not have."""
+    plan = lower(fuse(read_graph(model)), precision)
+    words = plan_words(plan)
+    about = {**(meta or {}), "precision": precision, "floats": plan.data.floats}  # floats: for mmrt_download
+    sections = {"PLAN": words, "DATA": b"".join(plan.data.blobs), "META": json.dumps(about, sort_keys=True).encode()}
+    return mmrt_file.pack_file(sections)
