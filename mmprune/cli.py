@@ -11,6 +11,7 @@ import click
 
 from mmprune import __version__
 from mmprune.options import OUT, PROFILE, PROFILE_HELP, build_options, model_options
+from mmprune.runtime_files import ARCHITECTURES, build_runtime
 
 FAILURES = {"DataError", "WeightsError"}  # ValueErrors about a file's content; the others are about the command
 EPILOG_BUILD = "Example: mmprune build --target x86 --model resnet18 --weights resnet18.pth --data photos/ --out family"
@@ -49,7 +50,7 @@ def _friendly() -> Iterator[None]:
     except ValueError as err:
         _fail(str(err), 1 if type(err).__name__ in FAILURES else 2)
     except RuntimeError as err:
-        if type(err).__module__.split(".")[0] not in ("mmprune", "exporters", "targets"):
+        if type(err).__module__.split(".")[0] not in ("mmprune", "exporters", "targets", "mmrt_build"):
             raise  # a bug keeps its traceback
         _fail(str(err), 1)
 
@@ -203,6 +204,20 @@ def targets() -> None:
         runtimes = ", ".join(f"{r} ({f})" for r, f in module.RUNTIMES.items())
         click.echo(f"{name:<10} {(module.__doc__ or '').splitlines()[0]}\n{'':<10} runtimes (formats): {runtimes}; "
                    f"pattern: {module.PATTERN}; threads: {module.THREADS}")
+
+
+@cli.group()
+def runtime() -> None:
+    """mmrt, the sparse CPU runtime: build it."""
+
+
+@runtime.command("build", epilog="Example: mmprune runtime build --target raspberry-pi-5 --out mmrt-pi5")
+@click.option("--target", type=click.Choice(tuple(ARCHITECTURES)), help="Default: this machine.")
+@click.option("--out", type=OUT, help="Default: where mmprune finds it; for another architecture mmrt-NAME here.")
+def build_the_runtime(target: str | None, out: Path | None) -> None:
+    """Compile libmmrt.so and mmrt-bench with the C++17 compiler that is here (CXX names another)."""
+    for path in build_runtime(target, out):
+        click.echo(path)
 
 
 @cli.command(epilog="Example: mmprune doctor")

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mmprune.runtime_files import runtime_folder
+
 # import name: (distribution, what it is for, needed for the main job)
 PACKAGES = {
     "torch": ("torch", "pruning and fine-tuning", True),
@@ -41,6 +43,7 @@ def examine() -> Iterator[Finding]:
     for module, (distribution, use, needed) in PACKAGES.items():
         yield _package(module, distribution, use, needed)
     yield _cuda()
+    yield _mmrt()
     for program, (use, advice) in PROGRAMS.items():
         path = shutil.which(program)
         yield Finding(path is not None, False, program, f"{use}: {path or 'not found'}", advice)
@@ -71,6 +74,17 @@ def _cuda() -> Finding:
     if name:
         return Finding(True, False, "cuda", f"fine-tuning on {name}: use --device cuda")
     return Finding(False, False, "cuda", "fine-tuning on a GPU: torch sees none", "training runs on the CPU without it")
+
+
+def _mmrt() -> Finding:
+    use, way_out = "format and runtime mmrt, which skips zeros", "mmprune runtime build (needs g++)"
+    code = (f"import sys; sys.path.insert(0, {str(runtime_folder())!r}); import mmrt; "
+            "print(mmrt.version(), *mmrt.compiled_kernels())")
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if child.returncode:
+        return Finding(False, False, "mmrt", f"{use}: {child.stderr.strip().splitlines()[-1]}", way_out)
+    version, *kernels = child.stdout.split()
+    return Finding(True, False, "mmrt", f"{use}: {version} with kernels for {', '.join(kernels)}")
 
 
 def _isa() -> str:

@@ -1,6 +1,9 @@
-"""Where mmrt is on this machine: its one Python file and its library, which stand side by side."""
+"""Where mmrt is on this machine, and how it is built for this machine and for boards."""
 
+import importlib.util
+import platform
 from pathlib import Path
+from types import ModuleType
 
 INSTALLED = Path(__file__).parent / "runtime"  # in a checkout the folder is beside this package
 
@@ -17,3 +20,28 @@ def runtime_files() -> tuple[Path, Path]:
         raise FileNotFoundError(f"{library} is not there: install a C++17 compiler (apt-get install g++) and run "
                                 "`mmprune runtime build`")
     return runtime_folder() / "mmrt.py", library
+
+
+ARCHITECTURES = {"raspberry-pi-4": "aarch64", "raspberry-pi-5": "aarch64", "jetson-orin": "aarch64",
+                 "jetson-orin-nx": "aarch64", "jetson-orin-nano": "aarch64", "x86": "x86_64"}
+
+
+def build_runtime(target: str | None, out: Path | None) -> list[Path]:
+    """Compile libmmrt.so and mmrt-bench for a target, or for this machine; the files made.
+
+    RuntimeError, with the way out, where the compiler is missing or refuses.
+    """
+    architecture = ARCHITECTURES[target] if target else platform.machine()
+    folder = out or (runtime_folder() if architecture == platform.machine() else Path(f"mmrt-{architecture}"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return list(_builder().build(folder, architecture))
+
+
+def _builder() -> ModuleType:
+    """runtime/build.py, which belongs to no package: it also runs where mmprune is not installed."""
+    spec = importlib.util.spec_from_file_location("mmrt_build", runtime_folder() / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

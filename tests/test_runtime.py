@@ -1,0 +1,149 @@
+"""mmrt: its own tests, natively; the kernels that are compiled in; the Python file; the README's C program."""
+
+import importlib.util
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from exporters.to_sparse import write_mmrt
+
+ROOT = Path(__file__).parents[1]
+RUNTIME = ROOT / "runtime"
+KERNELS = {"x86_64": ["avx512", "avx2", "scalar"], "aarch64": ["neon", "scalar"]}  # best first
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+
+
+def module(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The library, mmrt-bench and the C++ tests, in a folder of their own."""
+    out = tmp_path_factory.mktemp("mmrt")
+    module(RUNTIME / "build.py").build(out, tests=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def mmrt(built):
+    shutil.copy(RUNTIME / "mmrt.py", built)
+    return module(built / "mmrt.py")
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    """Two convolutions, the first sparse, and a pool: (1, 3, 8, 8) -> (1, 4, 1, 1)."""
+    random = np.random.default_rng(0)
+    first = random.standard_normal((16, 3, 3, 3)).astype(np.float32)
+    first[random.random(first.shape) < 0.8] = 0
+    second = random.standard_normal((4, 16, 1, 1)).astype(np.float32)
+    nodes = [helper.make_node("Conv", ["input", "first"], ["a"], pads=[1, 1, 1, 1]),
+             helper.make_node("Relu", ["a"], ["b"]),
+             helper.make_node("Conv", ["b", "second"], ["c"]),
+             helper.make_node("GlobalAveragePool", ["c"], ["output"])]
+    graph = helper.make_graph(nodes, "two", [helper.make_tensor_value_info("input", TensorProto.FLOAT, (1, 3, 8, 8))],
+                              [helper.make_tensor_value_info("output", TensorProto.FLOAT, (1, 4, 1, 1))],
+                              [numpy_helper.from_array(first, "first"), numpy_helper.from_array(second, "second")])
+    path = tmp_path_factory.mktemp("model") / "two.mmrt"
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    write_mmrt(onnx.shape_inference.infer_shapes(model), path)
+    return path
+
+
+@pytest.mark.slow
+def test_its_own_tests(built):
+    names = module(RUNTIME / "build.py").TESTS
+    assert names
+    for name in names:
+        done = subprocess.run([built / name], capture_output=True, text=True, check=False)
+        passed, failed = map(int, re.search(r"(\d+) passed, (\d+) failed", done.stdout).groups())
+        assert (done.returncode, failed) == (0, 0), done.stdout + done.stderr
+        assert passed > 0
+
+
+def test_no_kernel_has_vanished(mmrt):
+    assert mmrt.compiled_kernels() == KERNELS[platform.machine()]
+
+
+def test_it_needs_nothing_but_the_c_library(built):
+    needed = subprocess.run(["readelf", "-d", built / "libmmrt.so"], capture_output=True, text=True, check=True).stdout
+    libraries = set(re.findall(r"NEEDED.*\[(.*?)\.so", needed))
+    assert libraries <= {"libc", "libm", "libpthread", "ld-linux-x86-64", "ld-linux-aarch64"}
+
+
+def test_any_number_of_threads_gives_the_same_bits(mmrt, model_file):
+    x = np.random.default_rng(1).standard_normal((1, 3, 8, 8), np.float32)
+    answers = [mmrt.Model(model_file, threads)(x)[0] for threads in (1, 2, 5)]
+    assert all(np.array_equal(answers[0], other) for other in answers[1:])
+
+
+def test_the_profile_names_each_step(mmrt, model_file):
+    steps = mmrt.Model(model_file).profile(np.zeros((1, 3, 8, 8), np.float32))
+    convolutions = [s for s in steps if s["op"] == "LINEAR"]
+    assert len(convolutions) == 2
+    assert all(s["seconds"] >= 0 and s["kernel"] for s in steps)
+    assert convolutions[0]["needed_macs"] < 0.35 * convolutions[0]["macs"]
+
+
+@pytest.mark.parametrize("isa", ["scalar", "sse9"])
+def test_forcing_kernels(built, model_file, isa, mmrt):
+    code = f"import mmrt; print(mmrt.Model({str(model_file)!r}).kernels)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
+                          env={"MMRT_ISA": isa, "PYTHONPATH": str(built)})
+    if isa == "scalar":
+        assert done.stdout == "scalar\n"
+    else:
+        assert "MMRT_ISA=sse9 is not known" in done.stderr and "scalar" in done.stderr
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "text"])
+def test_a_damaged_file_is_refused(mmrt, model_file, tmp_path, damage):
+    content = bytearray(model_file.read_bytes())
+    if damage == "cut":
+        content = content[:-1]
+    elif damage == "flip":
+        content[len(content) // 2] ^= 1
+    else:
+        content = b"not a model"
+    path = tmp_path / "bad.mmrt"
+    path.write_bytes(content)
+    with pytest.raises(mmrt.MmrtError, match=r"bad\.mmrt"):
+        mmrt.Model(path)
+
+
+def test_wrong_arguments(mmrt, model_file):
+    with pytest.raises(mmrt.MmrtError, match="threads"):
+        mmrt.Model(model_file, 0)
+    with pytest.raises(mmrt.MmrtError, match="No such file"):
+        mmrt.Model("nowhere.mmrt")
+    with pytest.raises(ValueError, match=r"\(1, 3, 8, 8\)"):
+        mmrt.Model(model_file)(np.zeros((1, 3, 9, 9), np.float32))
+
+
+def test_the_benchmark_program(built, model_file):
+    done = subprocess.run([built / "mmrt-bench", model_file, "--runs", "5"], capture_output=True, text=True, check=True)
+    assert "p50" in done.stdout
+
+
+def test_the_c_program_of_the_readme(built, model_file, tmp_path):
+    """Exactly the README's text is compiled and run."""
+    source = re.search(r"```c\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
+    (tmp_path / "run.c").write_text(source)
+    subprocess.run(["gcc", "-Wall", "-Werror", "-I", RUNTIME / "include", tmp_path / "run.c", "-L", built, "-lmmrt",
+                    "-o", tmp_path / "run"], check=True)
+    done = subprocess.run([tmp_path / "run", model_file], capture_output=True, text=True, check=True,
+                          env={"LD_LIBRARY_PATH": str(built)})
+    assert len(done.stdout.split()) == 4
