@@ -1,6 +1,7 @@
 """Builds libmmrt.so beside runtime/mmrt.py where a C++17 compiler is; the installation succeeds without one."""
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
@@ -27,6 +28,9 @@ class BuildWithRuntime(build_py):
         out = HERE / "runtime" if self.editable_mode else Path(self.build_lib) / "mmprune" / "runtime"
         try:
             builder.build(out)
+            if not self.editable_mode:
+                for objects in out.glob("build-*"):
+                    shutil.rmtree(objects)
         except builder.BuildError as err:
             self.warn(f"mmrt was not built: {err}\nmmprune works without it; `mmprune doctor` says what is missing")
 

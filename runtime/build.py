@@ -21,9 +21,11 @@ ISAS = {
     "x86_64": {"scalar": (), "avx2": ("-mavx2", "-mfma"), "avx512": ("-mavx512f", "-mavx2", "-mfma")},
     "aarch64": {"scalar": (), "neon": ()},
 }
-TESTS = ("test_linear", "test_nd")
+TESTS = ("test_elementwise", "test_linear", "test_loader", "test_nd")
 FLAGS = ("-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra", "-Wno-psabi")
 KERNEL_FLAGS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+# libstdc++ is the board's own: the static one of GCC 12 asks for glibc 2.36, and a Jetson's is 2.35
+LINK = ("-s", "-Wl,--gc-sections")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1")
 
 
@@ -57,8 +59,8 @@ def build(out: Path = HERE, arch: str = "", tests: bool = False, sanitize: bool 
     extra = list(SANITIZE) if sanitize else []
     objects = out / f"build-{arch}{'-sanitize' if sanitize else ''}"
     objects.mkdir(parents=True, exist_ok=True)
-    headers = max(p.stat().st_mtime for p in [*HERE.glob("src/*.h"), *HERE.glob("src/*.inc"), *HERE.glob("include/*"),
-                                              *HERE.glob("tests/*.h"), Path(__file__)])
+    shared = [*HERE.glob("src/*.inc"), *HERE.glob("*/*.h"), Path(__file__)]
+    headers = max(p.stat().st_mtime for p in shared)
     units = {name: ("src", []) for name in SOURCES}
     units.update({f"isa_{isa}": ("src", [*KERNEL_FLAGS, *flags]) for isa, flags in ISAS[arch].items()})
     units["mmrt_bench"] = ("tools", [])
@@ -68,7 +70,8 @@ def build(out: Path = HERE, arch: str = "", tests: bool = False, sanitize: bool 
         folder, flags = units[name]
         source, made = HERE / folder / f"{name}.cc", objects / f"{name}.o"
         if not made.is_file() or made.stat().st_mtime < max(headers, source.stat().st_mtime):
-            run([compiler, *FLAGS, *flags, *extra, "-I", HERE / "src", "-I", HERE / "include", "-c", source, "-o", made])
+            run([compiler, *FLAGS, *flags, *extra, *(f"-I{HERE / d}" for d in ("src", "include")), "-c", source,
+                 "-o", made])
 
     with concurrent.futures.ThreadPoolExecutor(jobs or len(os.sched_getaffinity(0))) as pool:
         list(pool.map(compile_one, units))
@@ -77,8 +80,7 @@ def build(out: Path = HERE, arch: str = "", tests: bool = False, sanitize: bool 
     programs.update({out / name: [objects / f"{name}.o", *library] for name in TESTS if tests})
     for path, parts in programs.items():
         part = path.with_name(path.name + ".part")
-        # libstdc++ comes along: a board's may be older than the one compiled against
-        run([compiler, "-pthread", *extra, *([] if sanitize else ["-s", "-static-libstdc++", "-static-libgcc"]), *parts, "-o", part])
+        run([compiler, "-pthread", *(SANITIZE if sanitize else LINK), *parts, "-o", part])
         os.replace(part, path)
     return list(programs)
 

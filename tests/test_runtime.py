@@ -78,10 +78,10 @@ def test_no_kernel_has_vanished(mmrt):
     assert mmrt.compiled_kernels() == KERNELS[platform.machine()]
 
 
-def test_it_needs_nothing_but_the_c_library(built):
+def test_it_needs_nothing_but_the_c_and_c_plus_plus_libraries(built):
     needed = subprocess.run(["readelf", "-d", built / "libmmrt.so"], capture_output=True, text=True, check=True).stdout
     libraries = set(re.findall(r"NEEDED.*\[(.*?)\.so", needed))
-    assert libraries <= {"libc", "libm", "libpthread", "ld-linux-x86-64", "ld-linux-aarch64"}
+    assert libraries <= {"libc", "libm", "libpthread", "libstdc++", "libgcc_s", "ld-linux-x86-64", "ld-linux-aarch64"}
 
 
 def test_any_number_of_threads_gives_the_same_bits(mmrt, model_file):

@@ -44,6 +44,17 @@ int load(int threads, mmrt_model** model, Load make) {
     });
 }
 
+// A null model has no inputs and no outputs.
+const std::vector<mmrt::Port>& inputs(const mmrt_model* model) {
+    static const std::vector<mmrt::Port> none;
+    return model ? model->model->inputs() : none;
+}
+
+const std::vector<mmrt::Port>& outputs(const mmrt_model* model) {
+    static const std::vector<mmrt::Port> none;
+    return model ? model->model->outputs() : none;
+}
+
 const mmrt::Port* port(const std::vector<mmrt::Port>& ports, int index) {
     if (index >= 0 && index < int(ports.size())) return &ports[size_t(index)];
     last_error = "there is no input or output " + std::to_string(index);
@@ -82,6 +93,20 @@ std::string quoted(const std::string& text) {
     return out + "\"";
 }
 
+std::string profile_json(const mmrt::Model& model) {
+    std::string text = "[";
+    const auto& steps = model.steps();
+    for (size_t i = 0; i < steps.size(); ++i) {
+        char numbers[160];
+        std::snprintf(numbers, sizeof numbers, ", \"seconds\": %.9f, \"macs\": %.0f, \"needed_macs\": %.0f}", model.seconds()[i], steps[i].macs,
+                      steps[i].needed_macs);
+        text += (i ? ", " : "") + std::string("{\"name\": ") + quoted(steps[i].name) + ", \"op\": " + quoted(steps[i].op) + ", \"kernel\": " +
+                quoted(steps[i].kernel) + numbers;
+    }
+    text += "]";
+    return text;
+}
+
 }  // namespace
 
 extern "C" {
@@ -93,26 +118,31 @@ int mmrt_load(const char* path, int threads, mmrt_model** model) {
 
 int mmrt_load_memory(const void* data, size_t bytes, int threads, mmrt_model** model) {
     if (!data) return fail(MMRT_BAD_ARGUMENT, "data is null");
-    return load(threads, model, [&] { return std::make_unique<mmrt::Model>(static_cast<const uint8_t*>(data), bytes, threads); });
+    return load(threads, model, [&] {
+        const uint8_t* file = static_cast<const uint8_t*>(data);
+        if (reinterpret_cast<uintptr_t>(data) % alignof(float) == 0) return std::make_unique<mmrt::Model>(file, bytes, threads);
+        const std::vector<uint8_t> aligned(file, file + bytes);  // constants are read as floats
+        return std::make_unique<mmrt::Model>(aligned.data(), bytes, threads);
+    });
 }
 
 void mmrt_free(mmrt_model* model) { delete model; }
 
-int mmrt_input_count(const mmrt_model* model) { return int(model->model->inputs().size()); }
-int mmrt_output_count(const mmrt_model* model) { return int(model->model->outputs().size()); }
+int mmrt_input_count(const mmrt_model* model) { return int(inputs(model).size()); }
+int mmrt_output_count(const mmrt_model* model) { return int(outputs(model).size()); }
 
 const char* mmrt_input_name(const mmrt_model* model, int index) {
-    const mmrt::Port* found = port(model->model->inputs(), index);
+    const mmrt::Port* found = port(inputs(model), index);
     return found ? found->name.c_str() : nullptr;
 }
 
 const char* mmrt_output_name(const mmrt_model* model, int index) {
-    const mmrt::Port* found = port(model->model->outputs(), index);
+    const mmrt::Port* found = port(outputs(model), index);
     return found ? found->name.c_str() : nullptr;
 }
 
-int mmrt_input_shape(const mmrt_model* model, int index, int64_t dims[8]) { return shape(port(model->model->inputs(), index), dims); }
-int mmrt_output_shape(const mmrt_model* model, int index, int64_t dims[8]) { return shape(port(model->model->outputs(), index), dims); }
+int mmrt_input_shape(const mmrt_model* model, int index, int64_t dims[8]) { return shape(port(inputs(model), index), dims); }
+int mmrt_output_shape(const mmrt_model* model, int index, int64_t dims[8]) { return shape(port(outputs(model), index), dims); }
 
 int mmrt_run(mmrt_model* model, const float* const* inputs, float* const* outputs) { return run(model, inputs, outputs); }
 
@@ -122,18 +152,13 @@ int64_t mmrt_profile(mmrt_model* model, const float* const* inputs, float* const
     const int code = run(model, inputs, outputs);
     model->model->time_steps(false);
     if (code) return code;
-    std::string text = "[";
-    const auto& steps = model->model->steps();
-    for (size_t i = 0; i < steps.size(); ++i) {
-        char numbers[160];
-        std::snprintf(numbers, sizeof numbers, ", \"seconds\": %.9f, \"macs\": %.0f, \"needed_macs\": %.0f}", model->model->seconds()[i], steps[i].macs,
-                      steps[i].needed_macs);
-        text += (i ? ", " : "") + std::string("{\"name\": ") + quoted(steps[i].name) + ", \"op\": " + quoted(steps[i].op) + ", \"kernel\": " +
-                quoted(steps[i].kernel) + numbers;
+    try {
+        const std::string text = profile_json(*model->model);
+        if (json && bytes) std::snprintf(json, bytes, "%s", text.c_str());
+        return int64_t(text.size() + 1);
+    } catch (const std::bad_alloc&) {
+        return fail(MMRT_NO_MEMORY, "not enough memory for the profile");
     }
-    text += "]";
-    if (json && bytes) std::snprintf(json, bytes, "%s", text.c_str());
-    return int64_t(text.size() + 1);
 }
 
 const char* mmrt_version(void) { return VERSION; }

@@ -9,12 +9,15 @@
 namespace mmrt {
 namespace {
 
-// y[i] = f(x[i]) for n elements, a whole vector at a time; the tail goes through a buffer.
+// y[i] = f(x[i]) for n elements, a whole vector at a time. Where n is no multiple of the width, the last vector lies over the one
+// before: it is computed first, as y may be x, and stored last. Less than a vector goes through a buffer, which is slow.
 template <class F>
 MMRT_INLINE void map(const float* x, float* y, int64_t n, F f) {
-    int64_t i = 0;
-    for (; i + W <= n; i += W) store(y + i, f(load(x + i)));
-    if (i < n) store_part(y + i, f(load_part(x + i, n - i)), n - i);
+    if (n < W) return n > 0 ? store_part(y, f(load_part(x, n)), n) : void();
+    const int64_t whole = n / W * W;
+    const V last = whole < n ? f(load(x + n - W)) : V{};
+    for (int64_t i = 0; i < whole; i += W) store(y + i, f(load(x + i)));
+    if (whole < n) store(y + n - W, last);
 }
 
 void unary(const Act& act, const float* x, float* y, int64_t n) {
@@ -24,9 +27,12 @@ void unary(const Act& act, const float* x, float* y, int64_t n) {
 template <class F>
 MMRT_INLINE void map2(const float* a, int a_step, const float* b, int b_step, float* y, int64_t n, F f) {
     const V a0 = splat(a[0]), b0 = splat(b[0]);
-    int64_t i = 0;
-    for (; i + W <= n; i += W) store(y + i, f(a_step ? load(a + i) : a0, b_step ? load(b + i) : b0));
-    if (i < n) store_part(y + i, f(a_step ? load_part(a + i, n - i) : a0, b_step ? load_part(b + i, n - i) : b0), n - i);
+    if (n < W) return store_part(y, f(a_step ? load_part(a, n) : a0, b_step ? load_part(b, n) : b0), n);
+    auto at = [&](int64_t i) { return f(a_step ? load(a + i) : a0, b_step ? load(b + i) : b0); };
+    const int64_t whole = n / W * W;
+    const V last = whole < n ? at(n - W) : V{};
+    for (int64_t i = 0; i < whole; i += W) store(y + i, at(i));
+    if (whole < n) store(y + n - W, last);
 }
 
 MMRT_INLINE V vpow(V a, V b) {
@@ -51,6 +57,13 @@ void binary(int fn, const Act& act, const float* a, int a_step, const float* b, 
     if (act.code) unary(act, y, y, n);
 }
 
+MMRT_INLINE V load_some(const float* p, int64_t n) { return n >= W ? load(p) : load_part(p, n); }
+
+MMRT_INLINE void store_some(float* p, V v, int64_t n) {
+    if (n >= W) store(p, v);
+    else store_part(p, v, n);
+}
+
 // REDUCE's kinds: 0 sum, 1 max, 2 min, 3 sqrt of the sum of squares.
 template <int KIND>
 MMRT_INLINE V fold(V so_far, V x) {
@@ -64,17 +77,30 @@ constexpr float fold_start(int kind) {
     return kind == 1 ? -std::numeric_limits<float>::infinity() : kind == 2 ? std::numeric_limits<float>::infinity() : 0.f;
 }
 
+// Operations on columns see them a few vectors at a time, from column i on: f(i, vectors, elements). As outputs are no inputs there,
+// the last vector may lie over the one before; fewer columns than a vector holds come as `elements` below W.
+template <int T, class F>
+MMRT_INLINE void each_columns(int64_t n, F f) {
+    int64_t i = 0;
+    for (; i + T * W <= n; i += T * W) f(i, Code<T>(), W);
+    for (; i + W <= n; i += W) f(i, Code<1>(), W);
+    if (i < n) n >= W ? f(n - W, Code<1>(), W) : f(i, Code<1>(), n - i);
+}
+
 template <int KIND>
 MMRT_INLINE void reduce_columns(const float* x, int64_t row, int64_t length, float* y, int64_t n, float scale) {
-    for (int64_t i = 0; i < n; i += W) {
-        const int64_t take = std::min<int64_t>(W, n - i);
-        V sum = splat(fold_start(KIND));
-        for (int64_t r = 0; r < length; ++r) sum = fold<KIND>(sum, take == W ? load(x + r * row + i) : load_part(x + r * row + i, take));
-        if (KIND == 3) sum = vsqrt(sum);
-        if (KIND == 0) sum = sum * scale;
-        if (take == W) store(y + i, sum);
-        else store_part(y + i, sum, take);
-    }
+    each_columns<4>(n, [&](int64_t i, auto vectors, int64_t elements) {
+        constexpr int T = decltype(vectors)::value;
+        V sum[T];
+        for (int j = 0; j < T; ++j) sum[j] = splat(fold_start(KIND));
+        for (int64_t r = 0; r < length; ++r)
+            for (int j = 0; j < T; ++j) sum[j] = fold<KIND>(sum[j], load_some(x + r * row + i + j * W, elements));
+        for (int j = 0; j < T; ++j) {
+            if (KIND == 3) sum[j] = vsqrt(sum[j]);
+            if (KIND == 0) sum[j] = sum[j] * splat(scale);
+            store_some(y + i + j * W, sum[j], elements);
+        }
+    });
 }
 
 void reduce(int kind, const float* x, int64_t row, int64_t length, float* y, int64_t n, float scale) {
@@ -86,38 +112,57 @@ void reduce(int kind, const float* x, int64_t row, int64_t length, float* y, int
     }
 }
 
-// The plain sum, maximum, minimum or sum of squares of n elements: sqrt and scale are the caller's.
-float reduce_row(int kind, const float* x, int64_t n) {
-    V sum = splat(fold_start(kind));
+// Four sums: one would wait for each addition, and loses more digits.
+template <int KIND>
+MMRT_INLINE float fold_row(const float* x, int64_t n) {
+    V sum[4];
+    for (int j = 0; j < 4; ++j) sum[j] = splat(fold_start(KIND));
     int64_t i = 0;
-    for (; i + W <= n; i += W) {
-        const V v = load(x + i);
-        sum = kind == 1 ? fold<1>(sum, v) : kind == 2 ? fold<2>(sum, v) : kind == 3 ? fold<3>(sum, v) : fold<0>(sum, v);
+    for (; i + 4 * W <= n; i += 4 * W)
+        for (int j = 0; j < 4; ++j) sum[j] = fold<KIND>(sum[j], load(x + i + j * W));
+    for (; i + W <= n; i += W) sum[0] = fold<KIND>(sum[0], load(x + i));
+    const V all = KIND == 1   ? vmax(vmax(sum[0], sum[1]), vmax(sum[2], sum[3]))
+                  : KIND == 2 ? vmin(vmin(sum[0], sum[1]), vmin(sum[2], sum[3]))
+                              : (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    float out = KIND == 1 ? vmax_of(all) : KIND == 2 ? -vmax_of(-all) : vsum(all);
+    for (; i < n; ++i) {
+        const float v = x[i];
+        out = KIND == 1 ? (v > out ? v : out) : KIND == 2 ? (v < out ? v : out) : KIND == 3 ? out + v * v : out + v;
     }
-    float out = kind == 1 ? vmax_of(sum) : kind == 2 ? -vmax_of(-sum) : vsum(sum);
-    for (; i < n; ++i) out = kind == 1 ? std::max(out, x[i]) : kind == 2 ? std::min(out, x[i]) : kind == 3 ? out + x[i] * x[i] : out + x[i];
     return out;
 }
 
-// Columns of a softmax: maximum, exponentials and their sum, quotient. C columns of vectors at a time stay in L1.
-void softmax(const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length, int64_t n) {
-    for (int64_t i = 0; i < n; i += W) {
-        const int64_t take = std::min<int64_t>(W, n - i);
-        auto get = [&](const float* p) { return take == W ? load(p) : load_part(p, take); };
-        auto put = [&](float* p, V v) {
-            if (take == W) store(p, v);
-            else store_part(p, v, take);
-        };
-        V most = splat(fold_start(1)), sum = splat(0.f);
-        for (int64_t r = 0; r < length; ++r) most = vmax(most, get(x + r * x_row + i));
-        for (int64_t r = 0; r < length; ++r) {
-            const V e = vexp(get(x + r * x_row + i) - most);
-            sum += e;
-            put(y + r * y_row + i, e);
-        }
-        const V inverse = splat(1.f) / sum;
-        for (int64_t r = 0; r < length; ++r) put(y + r * y_row + i, get(y + r * y_row + i) * inverse);
+// The plain sum, maximum, minimum or sum of squares of n elements: sqrt and scale are the caller's.
+float reduce_row(int kind, const float* x, int64_t n) {
+    switch (kind) {
+        case 1: return fold_row<1>(x, n);
+        case 2: return fold_row<2>(x, n);
+        case 3: return fold_row<3>(x, n);
+        default: return fold_row<0>(x, n);
     }
+}
+
+// Columns of a softmax: maximum, exponentials and their sum, quotient.
+void softmax(const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length, int64_t n) {
+    each_columns<2>(n, [&](int64_t i, auto vectors, int64_t elements) {
+        constexpr int T = decltype(vectors)::value;
+        V most[T], sum[T] = {};
+        for (int j = 0; j < T; ++j) most[j] = splat(fold_start(1));
+        for (int64_t r = 0; r < length; ++r)
+            for (int j = 0; j < T; ++j) most[j] = vmax(most[j], load_some(x + r * x_row + i + j * W, elements));
+        for (int64_t r = 0; r < length; ++r)
+            for (int j = 0; j < T; ++j) {
+                const V e = vexp(load_some(x + r * x_row + i + j * W, elements) - most[j]);
+                sum[j] += e;
+                store_some(y + r * y_row + i + j * W, e, elements);
+            }
+        for (int j = 0; j < T; ++j) sum[j] = splat(1.f) / sum[j];
+        for (int64_t r = 0; r < length; ++r)
+            for (int j = 0; j < T; ++j) {
+                float* at = y + r * y_row + i + j * W;
+                store_some(at, load_some(at, elements) * sum[j], elements);
+            }
+    });
 }
 
 void softmax_row(const float* x, float* y, int64_t n) {
@@ -128,39 +173,27 @@ void softmax_row(const float* x, float* y, int64_t n) {
 }
 
 // Four vectors of columns at a time share the broadcast of gain and bias.
-template <int T>
-MMRT_INLINE void norm_columns(const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length, float eps, const float* gain,
-                              const float* bias) {
-    V sum[T] = {}, squares[T] = {};
-    for (int64_t r = 0; r < length; ++r)
-        for (int j = 0; j < T; ++j) sum[j] += load(x + r * x_row + j * W);
-    for (int j = 0; j < T; ++j) sum[j] = sum[j] * (1.f / float(length));
-    for (int64_t r = 0; r < length; ++r)
-        for (int j = 0; j < T; ++j) {
-            const V d = load(x + r * x_row + j * W) - sum[j];
-            squares[j] += d * d;
-        }
-    for (int j = 0; j < T; ++j) squares[j] = splat(1.f) / vsqrt(squares[j] * (1.f / float(length)) + splat(eps));
-    for (int64_t r = 0; r < length; ++r) {
-        const V g = splat(gain ? gain[r] : 1.f), b = splat(bias ? bias[r] : 0.f);
-        for (int j = 0; j < T; ++j) store(y + r * y_row + j * W, (load(x + r * x_row + j * W) - sum[j]) * squares[j] * g + b);
-    }
-}
-
 void norm(const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length, int64_t n, float eps, const float* gain,
           const float* bias) {
-    int64_t i = 0;
-    for (; i + 4 * W <= n; i += 4 * W) norm_columns<4>(x + i, x_row, y + i, y_row, length, eps, gain, bias);
-    for (; i + W <= n; i += W) norm_columns<1>(x + i, x_row, y + i, y_row, length, eps, gain, bias);
-    for (; i < n; ++i) {  // the last columns one by one
-        double sum = 0, squares = 0;
-        for (int64_t r = 0; r < length; ++r) sum += x[r * x_row + i];
-        const float mean = float(sum / double(length));
-        for (int64_t r = 0; r < length; ++r) squares += double(x[r * x_row + i] - mean) * (x[r * x_row + i] - mean);
-        const float inverse = 1.f / std::sqrt(float(squares / double(length)) + eps);
+    const V share = splat(1.f / float(length));
+    each_columns<4>(n, [&](int64_t i, auto vectors, int64_t elements) {
+        constexpr int T = decltype(vectors)::value;
+        V mean[T] = {}, squares[T] = {};
         for (int64_t r = 0; r < length; ++r)
-            y[r * y_row + i] = (x[r * x_row + i] - mean) * inverse * (gain ? gain[r] : 1.f) + (bias ? bias[r] : 0.f);
-    }
+            for (int j = 0; j < T; ++j) mean[j] += load_some(x + r * x_row + i + j * W, elements);
+        for (int j = 0; j < T; ++j) mean[j] = mean[j] * share;
+        for (int64_t r = 0; r < length; ++r)
+            for (int j = 0; j < T; ++j) {
+                const V d = load_some(x + r * x_row + i + j * W, elements) - mean[j];
+                squares[j] += d * d;
+            }
+        for (int j = 0; j < T; ++j) squares[j] = splat(1.f) / vsqrt(squares[j] * share + splat(eps));
+        for (int64_t r = 0; r < length; ++r) {
+            const V g = splat(gain ? gain[r] : 1.f), b = splat(bias ? bias[r] : 0.f);
+            for (int j = 0; j < T; ++j)
+                store_some(y + r * y_row + i + j * W, (load_some(x + r * x_row + i + j * W, elements) - mean[j]) * squares[j] * g + b, elements);
+        }
+    });
 }
 
 void norm_row(const float* x, float* y, int64_t n, float eps, const float* gain, const float* bias) {

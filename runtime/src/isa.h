@@ -16,7 +16,7 @@ namespace mmrt {
 extern const Kernels MMRT_JOIN(kernels_, MMRT_SET);
 const Kernels MMRT_JOIN(kernels_, MMRT_SET) = {
     MMRT_STRING(MMRT_SET), MMRT_NEEDS, W, MMRT_SPARSE_VECTORS, MMRT_DENSE_ROWS, MMRT_DENSE_VECTORS, MMRT_SPARSE_BELOW,
-    sparse, dense, taps, matmul, matvec,
+    sparse, dense, gather_rows, taps, matmul, matvec,
     unary, binary, reduce, softmax, norm, reduce_row, softmax_row, norm_row, copy_stride_2,
 };
 

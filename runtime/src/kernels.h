@@ -37,14 +37,13 @@ struct SparseTask {
     Act act;
 };
 
-// The same for a dense block: weights packed [inputs][DENSE_ROWS], inputs at x + offsets[k].
+// The same for a dense block: weights packed [inputs][n_rows], inputs packed [inputs][vectors * width].
 struct DenseTask {
     const float* x;
     float* y;
     int64_t y_stride;
     int n_rows;               // 1 to DENSE_ROWS
     int vectors;              // 1 to DENSE_VECTORS
-    const int32_t* offsets;   // bytes, one an input
     int inputs;
     const float* weights;
     const float* bias;
@@ -92,6 +91,7 @@ struct Kernels {
     double sparse_below;  // density under which the sparse kernel wins (cost model)
     void (*sparse)(const SparseTask&);
     void (*dense)(const DenseTask&);
+    void (*gather_rows)(const float* x, const int32_t* offsets, int rows, int vectors, float* out);  // offsets in bytes; out is DenseTask's x
     void (*taps)(const TapsTask&);
     void (*matmul)(const MatmulTask&);
     void (*matvec)(const MatvecTask&);

@@ -12,6 +12,8 @@ namespace mmrt {
 namespace {
 
 constexpr int64_t L1_BYTES = 24 * 1024;  // of 32 KB: what one block's inputs may take
+constexpr size_t L2_BYTES = 256 * 1024;     // of 512 KB: weights beyond it are read from L3 for every panel, so panels share the reading
+constexpr int TOGETHER = 4;
 constexpr int ITEMS = 8;                 // at least so many where positions alone give fewer panels: enough for any small CPU
 
 struct Panel {
@@ -45,7 +47,8 @@ std::vector<RowRange> cut_rows(int outputs, int groups, int parts, int multiple)
     for (int g = 0; g < groups; ++g)
         for (int i = 0; i < parts; ++i) {
             const int units = (rows + multiple - 1) / multiple;
-            const int begin = std::min(rows, units * i / parts * multiple), end = std::min(rows, units * (i + 1) / parts * multiple);
+            const int begin = int(std::min<int64_t>(rows, int64_t(units) * i / parts * multiple));
+            const int end = int(std::min<int64_t>(rows, int64_t(units) * (i + 1) / parts * multiple));
             if (begin < end) out.push_back({g * rows + begin, g * rows + end, g});
         }
     return out;
@@ -185,6 +188,7 @@ struct Dense {
     std::vector<Panel> panels;
     std::vector<RowRange> ranges;
     std::vector<std::vector<DenseTile>> tiles;  // of each range
+    int together = 1;                           // panels that share one reading of the weights
 };
 
 Step dense_step(const LinearDesc& d, const Kernels& kernels) {
@@ -196,15 +200,16 @@ Step dense_step(const LinearDesc& d, const Kernels& kernels) {
     const int64_t inputs = int64_t(channels) * taps;
     for (int c = 0; c < d.x.count; ++c)
         for (int t = 0; t < taps; ++t) packed->offsets.push_back(byte_offset(d, c, t));
-    const int64_t bytes = touched(d.taps, int64_t(packed->panels.front().vectors) * kernels.width) * int64_t(sizeof(float));
+    const int64_t bytes = int64_t(packed->panels.front().vectors) * kernels.width * int64_t(sizeof(float)) * taps;
     int64_t per_block = std::max<int64_t>(1, std::min<int64_t>(channels, L1_BYTES / bytes));
     const int64_t n_blocks = (channels + per_block - 1) / per_block;
     per_block = (channels + n_blocks - 1) / n_blocks;
     for (int64_t c = 0; c < channels; c += per_block) packed->blocks.push_back(c * taps);
     packed->blocks.push_back(inputs);
-    const int parts = (ITEMS + int(packed->panels.size()) - 1) / int(packed->panels.size());
-    packed->ranges = cut_rows(d.y.count, d.groups, parts, kernels.dense_rows);
     packed->weights.resize(size_t(d.y.count) * inputs);
+    packed->together = packed->weights.size() * sizeof(float) > L2_BYTES ? TOGETHER : 1;
+    const int bundles = (int(packed->panels.size()) + packed->together - 1) / packed->together;
+    packed->ranges = cut_rows(d.y.count, d.groups, (ITEMS + bundles - 1) / bundles, kernels.dense_rows);
     RowReader reader(d.weights, d.y.count, inputs);
     std::vector<float> rows(size_t(kernels.dense_rows) * inputs);
     int64_t written = 0;
@@ -223,29 +228,37 @@ Step dense_step(const LinearDesc& d, const Kernels& kernels) {
     packed->d.weights.data = nullptr;
     Step step;
     step.kernel = std::string("dense ") + kernels.name;
-    step.items = int(packed->panels.size() * packed->ranges.size());
-    step.run = [packed, inputs, run = kernels.dense](int item, float* arena) {
+    step.items = bundles * int(packed->ranges.size());
+    const int64_t scratch = per_block * taps * packed->panels.front().vectors * kernels.width;
+    step.run = [packed, inputs, scratch, gather = kernels.gather_rows, run = kernels.dense](int item, float* arena) {
         const Dense& p = *packed;
-        const Panel& panel = p.panels[item / p.ranges.size()];
-        const size_t part = item % p.ranges.size();
+        const size_t part = item % p.ranges.size(), first = item / p.ranges.size() * p.together;
+        const size_t last = std::min(p.panels.size(), first + p.together);
+        thread_local std::vector<float> rows;  // the block's inputs side by side: rows of an image are pages apart
+        if (int64_t(rows.size()) < scratch * p.together) rows.resize(size_t(scratch * p.together));
         DenseTask task;
-        task.x = arena + p.d.x.offset + panel.begin;
         task.y_stride = p.d.y.stride;
-        task.vectors = panel.vectors;
         task.residual_stride = p.d.residual.stride;
         task.act = p.d.act;
         for (size_t b = 0; b + 1 < p.blocks.size(); ++b) {
-            task.offsets = p.offsets.data() + p.ranges[part].group * inputs + p.blocks[b];
             task.inputs = int(p.blocks[b + 1] - p.blocks[b]);
             task.first = b == 0;
             task.last = b + 2 == p.blocks.size();
+            const int32_t* offsets = p.offsets.data() + p.ranges[part].group * inputs + p.blocks[b];
+            for (size_t i = first; i < last; ++i)
+                gather(arena + p.d.x.offset + p.panels[i].begin, offsets, task.inputs, p.panels[i].vectors, rows.data() + (i - first) * scratch);
             for (const DenseTile& tile : p.tiles[part]) {
-                task.y = arena + p.d.y.offset + tile.row * p.d.y.stride + panel.begin;
                 task.n_rows = tile.n_rows;
                 task.weights = p.weights.data() + tile.weights + p.blocks[b] * tile.n_rows;
                 task.bias = p.bias.empty() ? nullptr : p.bias.data() + tile.row;
-                task.residual = p.d.has_residual ? arena + p.d.residual.offset + tile.row * p.d.residual.stride + panel.begin : nullptr;
-                run(task);
+                for (size_t i = first; i < last; ++i) {
+                    const int64_t begin = p.panels[i].begin;
+                    task.x = rows.data() + (i - first) * scratch;
+                    task.y = arena + p.d.y.offset + tile.row * p.d.y.stride + begin;
+                    task.vectors = p.panels[i].vectors;
+                    task.residual = p.d.has_residual ? arena + p.d.residual.offset + tile.row * p.d.residual.stride + begin : nullptr;
+                    run(task);
+                }
             }
         }
     };

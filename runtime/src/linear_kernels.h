@@ -87,9 +87,8 @@ void dense_tile(const DenseTask& task) {
     }
     const float* w = task.weights;
     for (int k = 0; k < task.inputs; ++k, w += R) {
-        const float* x = at_bytes(task.x, task.offsets[k]);
         V in[T];
-        for (int j = 0; j < T; ++j) in[j] = load(x + j * W);
+        for (int j = 0; j < T; ++j) in[j] = load(task.x + (k * T + j) * W);
         for (int r = 0; r < R; ++r)
             for (int j = 0; j < T; ++j) acc[r][j] += in[j] * splat(w[r]);
     }
@@ -125,6 +124,11 @@ void dense(const DenseTask& task) {
         case 2: return dense_rows<2>(task);
         case 3: return dense_rows<3>(task);
     }
+}
+
+void gather_rows(const float* x, const int32_t* offsets, int rows, int vectors, float* out) {
+    for (int k = 0; k < rows; ++k)
+        for (int j = 0; j < vectors; ++j, out += W) store(out, load(at_bytes(x, offsets[k]) + j * W));
 }
 
 // N positions vectors at a time; the tail may write up to the next multiple of 16 (FORMAT.md, Rows).

@@ -13,6 +13,10 @@
 
 #include "nd.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace mmrt {
 namespace {
 
@@ -37,7 +41,12 @@ struct MakeStep {
 
 }  // namespace
 
-void Model::Unmap::operator()(void* p) const { munmap(p, bytes); }
+void Model::Unmap::operator()(void* p) const {
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(p, bytes);
+#endif
+    munmap(p, bytes);
+}
 
 // Constants that are read in place move out of the file, so that it need not stay in memory.
 const float* Model::own(const float* values, int64_t count) {
@@ -82,6 +91,11 @@ Model::Model(const uint8_t* file, size_t size, int threads)
     const uintptr_t aligned = (reinterpret_cast<uintptr_t>(memory) + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
     if (bytes > 2 * HUGE_PAGE) madvise(reinterpret_cast<void*>(aligned), bytes - HUGE_PAGE, MADV_HUGEPAGE);
     arena_ = reinterpret_cast<float*>(aligned) + SLACK;
+#if defined(__SANITIZE_ADDRESS__)  // no kernel reads or writes outside the arena and its slack unseen
+    const char *begin = static_cast<char*>(memory), *end = reinterpret_cast<char*>(arena_ + plan_.arena_elements + SLACK);
+    __asan_poison_memory_region(begin, size_t(reinterpret_cast<char*>(aligned) - begin));
+    __asan_poison_memory_region(end, size_t(begin + bytes - end));
+#endif
 }
 
 void Model::run(const float* const* inputs, float* const* outputs) {

@@ -122,7 +122,7 @@ void scatter(const float* x, float* y, int64_t stride, int64_t n) {
 void copy_line(const float* x, int64_t x_stride, float* y, int64_t y_stride, int64_t n, const Kernels* kernels) {
     if (x_stride == 1 && y_stride == 1) {
         if (n < 32) std::copy(x, x + n, y);
-        else std::memcpy(y, x, size_t(n) * sizeof(float));
+        else std::memmove(y, x, size_t(n) * sizeof(float));  // a hostile plan's operands may overlap
     } else if (x_stride == 2 && y_stride == 1 && n >= 16 && kernels) {
         kernels->copy_stride_2(x, y, n);
     } else if (x_stride == 0 && y_stride == 1) {

@@ -60,6 +60,9 @@ void check_header(const uint8_t* file, size_t size) {
     check_sha({file + HEADER, count * ROW}, file + 24, "the section table");
 }
 
+// Of counts above 0: anything above MOST stands for more than is allowed.
+int64_t product(int64_t a, int64_t b) { return a > MOST / b ? MOST + 1 : a * b; }
+
 // Takes words off the plan, one operation's at a time.
 class Words {
   public:
@@ -118,7 +121,8 @@ class Words {
         int64_t last = 0, elements = 1;
         for (int64_t i = 0; i < rank; ++i) {
             out.dims.push_back(number("a dim", 1, std::numeric_limits<int32_t>::max()));
-            if ((elements *= out.dims.back()) > MOST) refuse(where() + what + " has too many elements");
+            elements = product(elements, out.dims.back());
+            if (elements > MOST) refuse(where() + what + " has too many elements");
         }
         for (int64_t i = 0; i < rank; ++i) {
             out.strides.push_back(number("a stride", 0, std::numeric_limits<int32_t>::max()));
@@ -135,11 +139,20 @@ class Words {
         return out;
     }
 
+    // A view for results: each axis steps over all that the axes of smaller strides reach, so no two indices share an element and
+    // threads may write in any order.
     View writable(const char* what, int64_t arena) {
         View out = view(what, arena);
         if (out.constant) refuse(where() + what + " would write into DATA");
+        std::vector<std::pair<int64_t, int64_t>> axes;  // stride, dim
         for (size_t i = 0; i < out.dims.size(); ++i)
-            if (out.strides[i] == 0 && out.dims[i] > 1) refuse(where() + what + " would write one element many times");
+            if (out.dims[i] > 1) axes.emplace_back(out.strides[i], out.dims[i]);
+        std::sort(axes.begin(), axes.end());
+        int64_t reach = 0;
+        for (const auto& [stride, dim] : axes) {
+            if (stride <= reach) refuse(where() + what + " would write one element many times");
+            reach += (dim - 1) * stride;
+        }
         return out;
     }
 
@@ -176,7 +189,7 @@ Rows output_rows(Words& words, int64_t arena) {
 }
 
 std::vector<int32_t> read_taps(Words& words, const Rows& x, int64_t positions, int64_t arena) {
-    std::vector<int32_t> taps(size_t(words.number("the number of taps", 1, std::min<int64_t>(words.left(), 1 << 16))));
+    std::vector<int32_t> taps(size_t(words.number("the number of taps", 1, std::min<int64_t>(words.left() - 1, 1 << 16))));
     for (int32_t& tap : taps) {
         tap = words.word();
         if (x.offset + tap < 0 || x.offset + (x.count - 1) * x.stride + tap + (positions + OVER - 1) / OVER * OVER > arena + SLACK)
@@ -190,6 +203,8 @@ void read_residual(Words& words, int64_t arena, const Rows& y, bool* has, Rows* 
     if (!*has) return;
     *residual = as_rows(words.view("residual", arena), words, "residual");
     if (residual->count != y.count || residual->positions != y.positions) refuse(words.where() + "residual has another shape than y");
+    if (y.positions == 1 && y.stride == 1 && y.count > 1 && residual->stride != 1)
+        refuse(words.where() + "residual is not a column as y is: its stride is " + std::to_string(residual->stride));
     if (residual->offset + (y.count - 1) * residual->stride + (y.positions + OVER - 1) / OVER * OVER > arena + SLACK)
         refuse(words.where() + "residual's last row runs past the arena");
 }
@@ -227,7 +242,7 @@ LinearDesc read_linear(Words& words, int64_t arena) {
     d.y = output_rows(words, arena);
     if (d.x.count % d.groups || d.y.count % d.groups) refuse(words.where() + "its channels do not fall into its groups");
     if (d.x.positions != d.y.positions) refuse(words.where() + "x and y have different numbers of positions");
-    const int64_t elements = int64_t(d.y.count) * (d.x.count / d.groups) * int64_t(d.taps.size());
+    const int64_t elements = product(product(d.y.count, d.x.count / d.groups), int64_t(d.taps.size()));
     if (elements > MOST) refuse(words.where() + "too many weights");
     d.weights = read_weights(words, elements);
     d.bias = reinterpret_cast<const float*>(words.blob("bias", int64_t(d.y.count) * 4, true));
@@ -368,13 +383,16 @@ Port read_port(Words& words, int64_t arena, bool written) {
     Port port;
     port.name = words.string();
     port.view = written ? words.writable("an input", arena) : words.view("an output", arena);
+    int64_t elements = 1;
+    for (int64_t dim : port.view.dims) elements = product(elements, dim);
+    if (elements > std::numeric_limits<int32_t>::max()) refuse("the output " + port.name + " has too many elements");
     return port;
 }
 
 Operation read_operation(Words& words, int64_t arena) {
     words.enter("");
     const int32_t opcode = words.word();
-    const int64_t length = words.number("an operation's length", 1, words.left());
+    const int64_t length = words.number("an operation's length", 1, words.left() - 1);
     const uint8_t* end = words.position() + 4 * length;
     Operation out;
     out.name = words.string();
@@ -407,7 +425,7 @@ Plan read_plan(const uint8_t* file, size_t size) {
     plan.arena_elements = words.number("the arena's size", 0, std::numeric_limits<int32_t>::max());
     for (int64_t i = words.number("the number of inputs", 1, 64); i > 0; --i) plan.inputs.push_back(read_port(words, plan.arena_elements, true));
     for (int64_t i = words.number("the number of outputs", 1, 64); i > 0; --i) plan.outputs.push_back(read_port(words, plan.arena_elements, false));
-    for (int64_t i = words.number("the number of operations", 0, words.left()); i > 0; --i)
+    for (int64_t i = words.number("the number of operations", 0, words.left() - 1); i > 0; --i)
         plan.operations.push_back(read_operation(words, plan.arena_elements));
     if (words.left()) refuse("there are words after the last operation");
     return plan;

@@ -34,14 +34,17 @@ void add_block(uint32_t* h, const uint8_t* block, const Constants& constants) {
     }
     uint32_t v[8];
     std::memcpy(v, h, sizeof v);
-    for (int i = 0; i < 64; ++i) {
-        const uint32_t s1 = turn(v[4], 6) ^ turn(v[4], 11) ^ turn(v[4], 25), choice = (v[4] & v[5]) ^ (~v[4] & v[6]);
-        const uint32_t t1 = v[7] + s1 + choice + constants.round[i] + w[i];
-        const uint32_t s0 = turn(v[0], 2) ^ turn(v[0], 13) ^ turn(v[0], 22), majority = (v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]);
-        std::memmove(v + 1, v, 7 * sizeof *v);
-        v[4] += t1;
-        v[0] = t1 + s0 + majority;
-    }
+    for (int i = 0; i < 64; i += 8)
+        for (int j = 0; j < 8; ++j) {  // the roles move through the words, not the words through the roles: all stay in registers
+            const uint32_t a = v[-j & 7], b = v[(1 - j) & 7], c = v[(2 - j) & 7];
+            const uint32_t e = v[(4 - j) & 7], f = v[(5 - j) & 7], g = v[(6 - j) & 7];
+            uint32_t &d = v[(3 - j) & 7], &last = v[(7 - j) & 7];
+            const uint32_t s1 = turn(e, 6) ^ turn(e, 11) ^ turn(e, 25), choice = (e & f) ^ (~e & g);
+            const uint32_t t1 = last + s1 + choice + constants.round[i + j] + w[i + j];
+            const uint32_t s0 = turn(a, 2) ^ turn(a, 13) ^ turn(a, 22), majority = (a & b) ^ (a & c) ^ (b & c);
+            d += t1;
+            last = t1 + s0 + majority;
+        }
     for (int i = 0; i < 8; ++i) h[i] += v[i];
 }
 

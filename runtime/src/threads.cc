@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <system_error>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -25,10 +26,18 @@ void pause() {
 
 Threads::Threads(int count) {
     if (count < 1 || count > MOST) throw std::runtime_error("threads must be 1 to 256, not " + std::to_string(count));
-    for (int i = 1; i < count; ++i) workers_.emplace_back([this] { serve(); });
+    try {
+        for (int i = 1; i < count; ++i) workers_.emplace_back([this] { serve(); });
+    } catch (const std::system_error& err) {  // threads that did start must end before the vector goes
+        const size_t started = workers_.size() + 1;
+        stop();
+        throw std::runtime_error("only " + std::to_string(started) + " of " + std::to_string(count) + " threads can be started: " + err.what());
+    }
 }
 
-Threads::~Threads() {
+Threads::~Threads() { stop(); }
+
+void Threads::stop() {
     {
         std::lock_guard<std::mutex> lock(mutex_);
         stop_ = true;
@@ -36,6 +45,7 @@ Threads::~Threads() {
     }
     wake_.notify_all();
     for (std::thread& worker : workers_) worker.join();
+    workers_.clear();
 }
 
 void Threads::take(uint64_t generation) {
@@ -65,7 +75,10 @@ void Threads::run(int items, const std::function<void(int)>& work) {
     }
     wake_.notify_all();
     take(generation);
-    while (done_.load(std::memory_order_acquire) < items) pause();
+    for (int i = 0; done_.load(std::memory_order_acquire) < items; ++i) {
+        if (i < SPINS) pause();
+        else std::this_thread::yield();  // the last items' threads may be waiting for this very core
+    }
 }
 
 void Threads::serve() {

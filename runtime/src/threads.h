@@ -21,6 +21,7 @@ class Threads {
 
   private:
     void serve();
+    void stop();
     void take(uint64_t generation);
     std::vector<std::thread> workers_;
     std::mutex mutex_;

@@ -1,0 +1,452 @@
+// The loader: a model with every operation runs, each check of FORMAT.md refuses in its words, and mutated files are refused or run.
+//     test_loader [mutated files, default 3000]
+// Built with --sanitize the arena's ends are poisoned (model.cc), so that no mutation reads or writes outside unseen.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "check.h"
+#include "mmrt.h"
+#include "model.h"
+#include "sha256.h"
+
+using namespace mmrt;
+
+namespace {
+
+using Words = std::vector<int32_t>;
+using Bytes = std::vector<uint8_t>;
+
+int32_t bits(float value) {
+    int32_t out;
+    std::memcpy(&out, &value, sizeof out);
+    return out;
+}
+
+void append(Words* to, const Words& more) { to->insert(to->end(), more.begin(), more.end()); }
+
+Words string(const std::string& text) {
+    Words out(1 + (text.size() + 3) / 4, 0);
+    out[0] = int32_t(text.size());
+    std::memcpy(out.data() + 1, text.data(), text.size());
+    return out;
+}
+
+Words view(int32_t offset, const Words& dims, const Words& strides, int32_t space = 0) {
+    Words out = {space, 0, offset, int32_t(dims.size())};
+    append(&out, dims);
+    append(&out, strides);
+    return out;
+}
+
+Words operation(int32_t opcode, const std::string& name, const std::vector<Words>& payload) {
+    Words body = string(name);
+    for (const Words& part : payload) append(&body, part);
+    Words out = {opcode, int32_t(body.size())};
+    append(&out, body);
+    return out;
+}
+
+struct File {
+    Words plan;
+    Bytes data;
+    Bytes bytes() const;
+};
+
+void put(Bytes* out, size_t at, const void* from, size_t size) { std::memcpy(out->data() + at, from, size); }
+
+size_t up(size_t n) { return (n + 63) / 64 * 64; }
+
+Bytes File::bytes() const {
+    Bytes words(plan.size() * 4);
+    if (!plan.empty()) put(&words, 0, plan.data(), words.size());
+    const std::vector<std::pair<std::string, Bytes>> sections = {{"PLAN", words}, {"DATA", data}, {"META", {'{', '}'}}};
+    Bytes out(64 + 64 * sections.size());
+    for (size_t i = 0; i < sections.size(); ++i) {
+        const Bytes& content = sections[i].second;
+        const uint64_t where[2] = {out.size(), content.size()};
+        const size_t row = 64 + 64 * i;
+        put(&out, row, sections[i].first.data(), 4);
+        put(&out, row + 8, where, 16);
+        put(&out, row + 24, sha256(content.data(), content.size()).data(), 32);
+        out.insert(out.end(), content.begin(), content.end());
+        out.resize(up(out.size()));
+    }
+    const uint32_t numbers[2] = {1, uint32_t(sections.size())};
+    const uint64_t size = out.size();
+    put(&out, 0, "MMRT\r\n\x1a\n", 8);
+    put(&out, 8, numbers, 8);
+    put(&out, 16, &size, 8);
+    put(&out, 24, sha256(out.data() + 64, 64 * sections.size()).data(), 32);
+    return out;
+}
+
+int32_t add_floats(Bytes* data, const std::vector<float>& values) {
+    const size_t at = up(data->size());
+    data->resize(at + up(values.size() * sizeof(float)));
+    put(data, at, values.data(), values.size() * sizeof(float));
+    return int32_t(at / 64);
+}
+
+const Words NO_ACT = {0, 0, 0};
+const Words RELU = {1, 0, 0x7F800000};
+
+// Every operation once, two LINEARs. The numbers do not matter, the shapes do: an image of 3 x 4 x 5 (pitch 6, rows of 48), then
+// rows of 16 positions, then columns.
+File everything() {
+    File file;
+    check::Random random(1);
+    std::vector<float> numbers(64);
+    for (float& v : numbers) v = random.signed_uniform();
+    const int32_t blob = add_floats(&file.data, numbers);
+    const int32_t sparse = int32_t(file.data.size() / 64);
+    Bytes mask(64 + 64);  // 2 of 3 * 4 weights
+    mask[0] = 0x11;
+    const float two[2] = {0.5f, -2.f};
+    put(&mask, 64, two, sizeof two);
+    file.data.insert(file.data.end(), mask.begin(), mask.end());
+    const Words image = view(80, {3, 4, 5}, {48, 6, 1}), x = view(80, {3, 23}, {48, 1}), y = view(300, {3, 23}, {48, 1});
+    const Words z = view(460, {4, 23}, {48, 1}), small = view(300, {3, 2, 2}, {48, 12, 2}), pieces = view(700, {3, 2, 2}, {16, 2, 1});
+    const Words tokens = view(700, {3, 4}, {16, 1}), mixed = view(760, {3, 4}, {1, 3}), square = view(780, {3, 3}, {5, 1});
+    const Words turned = view(760, {4, 3}, {3, 1}), mean = view(800, {3}, {1}), none = view(0, {}, {}, 1);
+    std::vector<Words> operations = {
+        operation(4, "halo", {image, {7, 8, 0}}),
+        operation(1, "conv", {x, {9, -7, -6, -5, -1, 0, 1, 5, 6, 7, 1}, y, {0, 0, blob, 0}, {-1, 0}, NO_ACT, {0}}),
+        operation(2, "depthwise", {x, {2, 0, 1}, y, {blob, blob, 1}, x, {4, 0, 0}}),
+        operation(1, "sparse", {y, {1, 0, 1}, z, {1, 0, sparse, 2}, {-1, 0}, RELU, {2}}),
+        operation(3, "pool", {{0}, z, {2, 0, 1}, view(500, {4, 23}, {48, 1}), {bits(0.5f)}}),
+        operation(5, "phases", {pieces, small}),
+        operation(6, "gelu", {tokens, tokens, {7, 0, 0}}),
+        operation(10, "norm", {mixed, tokens, {bits(1e-5f)}, view(blob, {4}, {1}, 1), none}),
+        operation(9, "softmax", {tokens, view(760, {3, 4}, {1, 3})}),
+        operation(11, "matmul", {square, tokens, turned, {bits(0.25f)}}),
+        operation(7, "add", {{0}, square, square, view(blob, {3, 3}, {0, 1}, 1), RELU}),
+        operation(8, "mean", {{0, 1}, mean, square, {bits(1.f / 3)}}),
+        operation(1, "fc", {view(800, {3, 1}, {1, 1}), {1, 0, 1}, view(820, {4, 1}, {1, 1}), {0, 0, blob, 12}, {blob, 0}, NO_ACT, {1}}),
+    };
+    // conv has 3 x 3 x 9 weights: more than the 64 numbers
+    std::vector<float> weights(81);
+    for (float& v : weights) v = random.signed_uniform();
+    const int32_t large = add_floats(&file.data, weights);
+    operations[1] = operation(1, "conv", {x, {9, -7, -6, -5, -1, 0, 1, 5, 6, 7, 1}, y, {0, 0, large, 81}, {-1, 0}, NO_ACT, {0}});
+    file.plan = {900, 1};
+    append(&file.plan, string("image"));
+    append(&file.plan, view(80, {1, 3, 4, 5}, {0, 48, 6, 1}));
+    file.plan.push_back(2);
+    append(&file.plan, string("logits"));
+    append(&file.plan, view(820, {1, 4}, {4, 1}));
+    append(&file.plan, string("square"));
+    append(&file.plan, square);
+    file.plan.push_back(int32_t(operations.size()));
+    for (const Words& words : operations) append(&file.plan, words);
+    return file;
+}
+
+// One operation on an arena of 400 elements, with 4096 bytes of zeros in DATA.
+File with(const Words& one) {
+    File file;
+    file.data.resize(4096);
+    file.plan = {400, 1};
+    append(&file.plan, string("in"));
+    append(&file.plan, view(0, {4}, {1}));
+    file.plan.push_back(1);
+    append(&file.plan, string("out"));
+    append(&file.plan, view(0, {4}, {1}));
+    file.plan.push_back(1);
+    append(&file.plan, one);
+    return file;
+}
+
+std::vector<std::vector<float>> outputs_of(Model* model) {
+    std::vector<std::vector<float>> arrays;
+    auto make = [&](const std::vector<Port>& ports) {
+        for (const Port& port : ports) {
+            int64_t count = 1;
+            for (int64_t dim : port.view.dims) count *= dim;
+            arrays.emplace_back(size_t(count), 0.5f);
+        }
+    };
+    make(model->inputs());
+    make(model->outputs());
+    const size_t inputs = model->inputs().size();
+    std::vector<float*> pointers;
+    for (auto& array : arrays) pointers.push_back(array.data());
+    for (size_t i = 0; i < inputs; ++i)
+        for (size_t k = 0; k < arrays[i].size(); ++k) arrays[i][k] = float(k % 7) - 3;
+    model->run(pointers.data(), pointers.data() + inputs);
+    return {arrays.begin() + inputs, arrays.end()};
+}
+
+void test_everything() {
+    const Bytes file = everything().bytes();
+    Model one(file.data(), file.size(), 1), three(file.data(), file.size(), 3);
+    check::that(one.steps().size() == 13 && one.inputs()[0].name == "image" && one.outputs().size() == 2, "the model with everything");
+    const auto first = outputs_of(&one);
+    for (int repeat = 0; repeat < 5; ++repeat) {
+        check::that(outputs_of(&one) == first, "a second run gives the same bits");
+        check::that(outputs_of(&three) == first, "three threads give the same bits");
+    }
+    Bytes moved(file.size() + 1);  // the caller's memory need not be aligned, and may go
+    put(&moved, 1, file.data(), file.size());
+    mmrt_model* model = nullptr;
+    check::that(mmrt_load_memory(moved.data() + 1, file.size(), 1, &model) == MMRT_OK, "load from memory that is not aligned");
+    std::fill(moved.begin(), moved.end(), 0);
+    std::vector<float> image(60), logits(4), square(9);
+    for (size_t k = 0; k < image.size(); ++k) image[k] = float(k % 7) - 3;
+    const float* inputs[] = {image.data()};
+    float* outputs[] = {logits.data(), square.data()};
+    check::that(mmrt_run(model, inputs, outputs) == MMRT_OK && logits == first[0] && square == first[1], "the C API gives the same");
+    char json[8000];
+    const int64_t needed = mmrt_profile(model, inputs, outputs, json, sizeof json);
+    check::that(needed == int64_t(std::strlen(json)) + 1 && std::strstr(json, "\"op\": \"SOFTMAX\""), "a profile");
+    int64_t dims[8];
+    check::that(mmrt_input_shape(model, 0, dims) == 4 && dims[3] == 5 && mmrt_input_shape(model, 1, dims) == MMRT_BAD_ARGUMENT, "shapes");
+    check::that(!mmrt_output_name(model, 2) && std::strstr(mmrt_last_error(), "2"), "an index out of range");
+    check::that(mmrt_run(model, inputs, nullptr) == MMRT_BAD_ARGUMENT, "a null pointer is an error");
+    mmrt_free(model);
+    check::that(mmrt_load("/nonexistent.mmrt", 1, &model) == MMRT_FAILED && !model, "a missing file");
+    check::that(mmrt_load_memory(file.data(), file.size() - 1, 1, &model) == MMRT_BAD_FILE, "a short file");
+}
+
+// y = relu(W x + b) by hand: W = [[1, 2], [0, -1]], b = [0.5, 1], x = [[1, 2, 3], [4, 5, -6]].
+void test_numbers() {
+    File file;
+    const int32_t weights = add_floats(&file.data, {1, 2, 0, -1}), bias = add_floats(&file.data, {0.5f, 1});
+    file.plan = {128, 1};
+    append(&file.plan, string("x"));
+    append(&file.plan, view(0, {2, 3}, {16, 1}));
+    file.plan.push_back(1);
+    append(&file.plan, string("y"));
+    append(&file.plan, view(64, {2, 3}, {16, 1}));
+    file.plan.push_back(1);
+    append(&file.plan, operation(1, "fc", {view(0, {2, 3}, {16, 1}), {1, 0, 1}, view(64, {2, 3}, {16, 1}), {0, 0, weights, 4}, {bias, 0}, RELU, {0}}));
+    const Bytes bytes = file.bytes();
+    Model model(bytes.data(), bytes.size(), 1);
+    const std::vector<float> x = {1, 2, 3, 4, 5, -6};
+    std::vector<float> y(6);
+    const float* inputs[] = {x.data()};
+    float* outputs[] = {y.data()};
+    model.run(inputs, outputs);
+    check::that(y == std::vector<float>({9.5f, 12.5f, 0, 0, 0, 7}), "relu(W x + b)");
+}
+
+void refused(const File& file, const std::string& words) {
+    const Bytes bytes = file.bytes();
+    try {
+        read_plan(bytes.data(), bytes.size());
+        check::that(false, ("not refused: " + words).c_str());
+    } catch (const FormatError& err) {
+        const bool said = std::string(err.what()).find(words) != std::string::npos;
+        check::that(said, ("refused for another reason: " + words + ": " + err.what()).c_str());
+    }
+}
+
+void test_views() {
+    const Words fine = view(0, {4}, {1}), other = view(32, {4}, {1});
+    const auto copy = [](const Words& dst, const Words& src) { return with(operation(5, "c", {dst, src})); };
+    const Bytes good = copy(fine, other).bytes();
+    check::that(read_plan(good.data(), good.size()).operations.size() == 1, "a good one is read");
+    refused(copy(view(397, {4}, {1}), other), "operation c: dst ends at element 400 of an arena of 400");
+    refused(copy(fine, view(1, {4}, {200}, 0)), "src ends at element");
+    refused(copy(fine, view(64, {4}, {1}, 1)), "src lies outside DATA");
+    refused(copy(view(0, {4}, {1}, 1), other), "dst would write into DATA");
+    refused(copy(view(0, {4}, {0}), other), "dst would write one element many times");
+    refused(copy(view(0, {4, 4}, {3, 1}), view(32, {4, 4}, {4, 1})), "dst would write one element many times");
+    refused(copy(fine, view(32, {5}, {1})), "different dims");
+    refused(copy(fine, view(32, {0}, {1})), "a dim is 0");
+    refused(copy(fine, view(32, {4}, {-1})), "a stride is -1");
+    refused(copy(fine, {0, 1, 32, 1, 4, 1}), "not float32");
+    refused(copy(fine, {0, 0, 32, 9, 4, 1}), "rank is 9");
+    refused(copy(fine, {2, 0, 32, 1, 4, 1}), "space is 2");
+    refused(copy(fine, {0, 0, -1, 1, 4, 1}), "offset is -1");
+    // 2^20 * 2^20 * 2^24 = 2^64, which is 0 where overflow goes unseen
+    refused(copy(fine, view(0, {1 << 20, 1 << 20, 1 << 24}, {0, 0, 0})), "too many elements");
+    File cut = copy(fine, other);
+    cut.plan.pop_back();
+    refused(cut, "length is");
+    File longer = copy(fine, other);
+    longer.plan.push_back(0);
+    refused(longer, "words after the last operation");
+    refused(with(operation(5, "c", {fine, other, {0}})), "its payload does not end where its length says");
+    refused(with(operation(12, "c", {fine, other})), "there is no operation 12");
+    File many = copy(fine, other);
+    many.plan[1] = 65;
+    refused(many, "the number of inputs is 65");
+    refused(with(operation(6, "u", {fine, other, {21, 0, 0}})), "an activation is 21");
+    refused(with(operation(7, "b", {{7}, fine, other, other, NO_ACT})), "fn is 7");
+    refused(with(operation(8, "r", {{0, 1}, fine, other, {0}})), "dst does not have the dims that remain");
+    refused(with(operation(9, "s", {view(0, {}, {}), view(1, {}, {})})), "there is no last dim");
+    refused(with(operation(10, "n", {fine, other, {0}, view(0, {5}, {1}, 1), view(0, {}, {}, 1)})), "gain is not a vector of 4");
+    refused(with(operation(4, "h", {view(5, {2, 3, 4}, {40, 6, 1}), {6, 0, 0}})), "the halo leaves the arena");
+    refused(with(operation(4, "h", {view(5, {2, 3, 4}, {40, 6, 1}), {5, 400, 0}})), "the halo leaves the arena");
+    refused(with(operation(11, "m", {view(0, {2, 2}, {2, 1}), view(4, {2, 3}, {3, 1}), view(16, {2, 2}, {2, 1}), {0}})), "its matrices do not fit");
+}
+
+void test_rows() {
+    struct Linear {
+        Words x = view(64, {2, 16}, {32, 1}), taps = {1, 0}, groups = {1}, y = view(128, {2, 16}, {32, 1}), weights = {0, 0, 0, 4}, bias = {-1};
+        Words residual = {0};
+        File file() const { return with(operation(1, "l", {x, taps, groups, y, weights, bias, residual, NO_ACT, {0}})); }
+    };
+    const Bytes good = Linear().file().bytes();
+    check::that(read_plan(good.data(), good.size()).operations.size() == 1, "a good LINEAR is read");
+    Linear l;
+    l.taps = {1, -65};
+    refused(l.file(), "a tap of -65 leaves the arena");
+    l.taps = {1, 400};
+    refused(l.file(), "a tap of 400 leaves the arena");
+    l.taps = {0};
+    refused(l.file(), "the number of taps is 0");
+    l = Linear();
+    l.groups = {3};
+    refused(l.file(), "groups is 3");
+    l = Linear();
+    l.y = view(128, {2, 9}, {9, 1});
+    refused(l.file(), "the rows of y overlap");
+    l.y = view(128, {2, 15}, {32, 1});
+    refused(l.file(), "different numbers of positions");
+    l = Linear();
+    l.weights = {0, 0, 0, 5};
+    refused(l.file(), "have 5 values and need 4");
+    l.weights = {1, 0, 0, 1};  // the mask is all zeros
+    refused(l.file(), "have 1 values and need 0");
+    l.weights = {0, 0, 64, 4};
+    refused(l.file(), "weights lies outside DATA");
+    l.weights = {0, 2, 0, 4};
+    refused(l.file(), "the weights' type is 2");
+    l = Linear();
+    l.bias = {64};
+    refused(l.file(), "bias lies outside DATA");
+    l = Linear();
+    l.residual = {1};
+    append(&l.residual, view(128, {2, 15}, {32, 1}));
+    refused(l.file(), "residual has another shape");
+    l.residual = {1};
+    append(&l.residual, view(384, {2, 16}, {0, 1}));
+    const Bytes end = l.file().bytes();
+    check::that(read_plan(end.data(), end.size()).operations.size() == 1, "a residual whose rows repeat");
+    // A column is read as one piece, whatever the residual's stride says
+    l.x = view(64, {1, 1}, {1, 1});
+    l.y = view(0, {300, 1}, {1, 1});
+    l.weights = {1, 0, 0, 0};
+    l.residual = {1};
+    append(&l.residual, view(399, {300, 1}, {0, 1}));
+    refused(l.file(), "residual is not a column as y is");
+    // 2^8 outputs * 2^30 inputs * 2^16 taps = 2^54: no mask holds so many, and no multiplication may come near 2^64
+    l = Linear();
+    l.x = view(0, {1 << 30, 1}, {0, 1});
+    l.y = view(0, {256, 1}, {1, 1});
+    l.taps.assign((1 << 16) + 1, 0);
+    l.taps[0] = 1 << 16;
+    l.weights = {1, 0, 0, 0};
+    refused(l.file(), "too many weights");
+}
+
+// ---- mutated files ----
+
+double elements(const View& view) {
+    double out = 1;
+    for (int64_t dim : view.dims) out *= double(dim);
+    return out;
+}
+
+// Whether a plan that was accepted asks for little enough work to be run here.
+struct Work {
+    double operator()(const LinearDesc& d) const { return double(d.y.count) * d.x.count / d.groups * double(d.taps.size()) * d.y.positions; }
+    double operator()(const DepthwiseDesc& d) const { return double(d.y.count) * d.y.positions * double(d.taps.size()); }
+    double operator()(const PoolDesc& d) const { return double(d.y.count) * d.y.positions * double(d.taps.size()); }
+    double operator()(const MatmulDesc& d) const { return elements(d.c) * double(d.a.dims.back()); }
+    double operator()(const HaloDesc& d) const { return double(d.image.dims[0]) * double(d.before + d.after + d.image.dims[1] * d.image.strides[1]); }
+    double operator()(const ReduceDesc& d) const { return elements(d.src); }
+    double operator()(const CopyDesc& d) const { return elements(d.dst); }
+    double operator()(const UnaryDesc& d) const { return elements(d.dst); }
+    double operator()(const BinaryDesc& d) const { return elements(d.dst); }
+    double operator()(const SoftmaxDesc& d) const { return elements(d.dst); }
+    double operator()(const NormDesc& d) const { return elements(d.dst); }
+};
+
+bool is_small(const Plan& plan) {
+    double work = 0;
+    for (const auto& ports : {plan.inputs, plan.outputs})
+        for (const Port& port : ports) work += elements(port.view);
+    for (const Operation& operation : plan.operations) work += std::visit(Work(), operation.desc);
+    return work < 3e6;
+}
+
+int ran = 0, refusals = 0;
+
+void load_and_run(const Bytes& mutated) {
+    const Bytes bytes(mutated);  // exactly as large as the file: reading past it is seen
+    try {
+        if (!is_small(read_plan(bytes.data(), bytes.size()))) return;
+        Model model(bytes.data(), bytes.size(), 1);
+        outputs_of(&model);
+        ++ran;
+    } catch (const std::exception&) {
+        ++refusals;
+    }
+}
+
+int32_t interesting(check::Random* random, int32_t old) {
+    const int32_t fixed[] = {0, 1, 2, -1, 16, 64, 400, 0x7FFFFFFF, int32_t(0x80000000), 1 << 30, 1 << 20, 0x7FFFFFF0};
+    switch (random->next() % 6) {
+        case 0: return fixed[random->next() % (sizeof fixed / sizeof *fixed)];
+        case 1: return int32_t(uint32_t(old) + 1);
+        case 2: return int32_t(uint32_t(old) - 1);
+        case 3: return int32_t(uint32_t(old) * 2);
+        case 4: return int32_t(random->next() % 1000);
+        default: return old ^ int32_t(1u << random->next() % 31);
+    }
+}
+
+void mutate_plan(File* file, check::Random* random) {
+    for (int n = 1 + int(random->next() % 3); n > 0 && !file->plan.empty(); --n) {
+        const size_t at = random->next() % file->plan.size();
+        switch (random->next() % 12) {
+            case 0: file->plan.erase(file->plan.begin() + at); break;
+            case 1: file->plan.insert(file->plan.begin() + at, int32_t(random->next() % 8)); break;
+            case 2: file->plan.resize(at); break;
+            case 3: file->plan[at] = file->plan[random->next() % file->plan.size()]; break;
+            default: file->plan[at] = interesting(random, file->plan[at]);
+        }
+    }
+}
+
+// Numbers of the header and of the table of sections, whose sha256 is then made right.
+void mutate_header(Bytes* bytes, check::Random* random) {
+    const size_t rows = 3, at = 8 + random->next() % (64 * (rows + 1) - 8);
+    (*bytes)[at] = uint8_t(random->next() % 3 ? random->next() : random->next() % 4);
+    put(bytes, 24, sha256(bytes->data() + 64, 64 * rows).data(), 32);
+}
+
+void fuzz(int count) {
+    const File seed = everything();
+    const Bytes whole = seed.bytes();
+    check::Random random(2026);
+    for (int i = 0; i < count; ++i) {
+        File file = seed;
+        Bytes bytes = whole;
+        switch (i % 8) {
+            case 0: bytes.resize(random.next() % whole.size()); break;
+            case 1: bytes[random.next() % bytes.size()] ^= uint8_t(1 + random.next() % 255); break;
+            case 2: mutate_header(&bytes, &random); break;
+            case 3: file.data[random.next() % file.data.size()] ^= uint8_t(1 + random.next() % 255); bytes = file.bytes(); break;
+            default: mutate_plan(&file, &random); bytes = file.bytes();
+        }
+        load_and_run(bytes);
+    }
+    std::printf("%d mutated files: %d refused, %d run, %d too large to run here\n", count, refusals, ran, count - refusals - ran);
+    check::that(refusals > count / 4 && ran > count / 50, "mutations are refused and run");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    test_everything();
+    test_numbers();
+    test_views();
+    test_rows();
+    fuzz(argc > 1 ? std::atoi(argv[1]) : 3000);
+    return check::finish();
+}
