@@ -19,6 +19,7 @@ class Made:
     files: tuple[Path, ...]  # the main file first
     layer_sparsity: dict[str, float]  # counted in these files, by Layer.name
     notes: tuple[str, ...] = ()
+    download_bytes: int | None = None  # where the format has a packed form of its own; None: of the files in a .tar.xz
 
 
 def artifact_path(root: Path, variant: str, format: str, precision: str, suffix: str) -> Path:
@@ -33,7 +34,8 @@ def finish(subject: Subject, made: Made, run: Run) -> Artifact:
     files = tuple(path.relative_to(subject.root).as_posix() for path in made.files)
     artifact = Artifact(
         id=name, variant=subject.variant.id, format=made.format, precision=made.precision, path=files[0], files=files,
-        file_bytes=file_bytes(made.files), download_bytes=download_bytes(made.files), sha256=sha256(made.files),
+        file_bytes=file_bytes(made.files), sha256=sha256(made.files),
+        download_bytes=download_bytes(made.files) if made.download_bytes is None else made.download_bytes,
         max_abs_difference=agreement.max_abs_difference, top1_agreement=agreement.top1_agreement,
         accuracy=agreement.accuracy, layer_sparsity=made.layer_sparsity, notes=made.notes)
     folder.write_artifact(subject.root, artifact)

@@ -7,6 +7,7 @@ mmrt_file makes the bytes. runtime/FORMAT.md is the contract with the runtime.
 
 import importlib.util
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from exporters import ExportError, mmrt_file
+from exporters import ExportError, mmrt_download, mmrt_file
 from exporters.artifact import Made, artifact_path, finish
 from exporters.mmrt_fusion import fuse
 from exporters.mmrt_graph import read_graph
@@ -29,6 +30,7 @@ from mmprune.runtime_files import runtime_files
 
 PRECISIONS = ("fp32", "fp16")
 SUFFIX = ".mmrt"
+LOST = 1e-6  # of a layer's weights: rounding of a fraction, less than one weight of any layer
 
 
 def export(subject: Subject, precision: str) -> Artifact:
@@ -41,9 +43,29 @@ def export(subject: Subject, precision: str) -> Artifact:
     meta = {"mmprune": __version__, "variant": subject.variant.id, "onnx_sha256": source.sha256}
     content = pack(onnx.load(subject.root / source.path), precision, meta)
     folder.write_whole(path, lambda part: part.write_bytes(content))
-    # Lowering multiplies rows of weights and keeps their zeros, so the ONNX file's count is this file's.
-    made = Made("mmrt", precision, (path,), source.layer_sparsity, source.notes)
-    return finish(subject, made, open_file(path))
+    counted = _count_zeros(subject, onnx.load(subject.root / source.path), path)
+    label = f"{subject.variant.id}/mmrt-{precision}"
+    for name, found in counted.items():
+        if found < source.layer_sparsity[name] - LOST:
+            raise ExportError(f"{label}: layer {name} has {found:.2%} zeros in the file and "
+                              f"{source.layer_sparsity[name]:.2%} in the ONNX file it was made from")
+    sparsity = {**source.layer_sparsity, **counted}  # depthwise and merged layers have no operation of their own kind
+    packed = len(mmrt_download.pack(content))
+    return finish(subject, Made("mmrt", precision, (path,), sparsity, source.notes, packed), open_file(path))
+
+
+def _count_zeros(subject: Subject, model: onnx.ModelProto, path: Path) -> dict[str, float]:
+    """Zeros of each layer as a fraction of its weights, counted by the runtime in the file that it loaded."""
+    runtime = load_runtime().Model(str(path), 1)
+    steps = {s["name"]: s for s in runtime.profile(np.zeros(subject.input_shape, np.float32)) if s["op"] == "LINEAR"}
+    sizes = {i.name: math.prod(i.dims) for i in model.graph.initializer}
+    users = {name: node.name for node in model.graph.node for name in node.input}
+    found = {}
+    for layer in subject.layers:
+        step = steps.get(users.get(layer.name, ""))
+        if step is not None and step["macs"]:
+            found[layer.name] = 1 - sizes[layer.name] * step["needed_macs"] / step["macs"] / math.prod(layer.shape)
+    return found
 
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:

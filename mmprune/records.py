@@ -137,7 +137,7 @@ class Artifact:
     path: str  # relative to the family's folder; the main file (the .xml of an IR)
     files: tuple[str, ...]  # every file that it needs, relative to the family's folder
     file_bytes: int
-    download_bytes: int  # what a user downloads: the files in one .tar.xz
+    download_bytes: int  # what a user downloads: the files in one .tar.xz, or the format's own packed form
     sha256: str  # over the files' contents, in the order of `files`
     max_abs_difference: float  # to torch, over the checked images
     top1_agreement: float  # with torch

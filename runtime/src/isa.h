@@ -3,8 +3,8 @@
 
 #include "kernels.h"
 #include "vector.h"
-#include "linear_kernels.h"
 #include "elementwise.h"
+#include "linear_kernels.h"
 
 #define MMRT_STRING2(x) #x
 #define MMRT_STRING(x) MMRT_STRING2(x)

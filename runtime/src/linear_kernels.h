@@ -1,6 +1,7 @@
 // The kernels of LINEAR, DEPTHWISE, POOL and MATMUL, written once over V. Included by the isa_*.cc files; internal linkage throughout.
 #pragma once
 
+#include "elementwise.h"
 #include "kernels.h"
 #include "vector.h"
 
@@ -9,6 +10,13 @@ namespace {
 
 MMRT_INLINE const float* at_bytes(const float* p, int64_t bytes) {
     return reinterpret_cast<const float*>(reinterpret_cast<const char*>(p) + bytes);
+}
+
+// In one place for all kernels: inlined into each, the many activations would be most of the library.
+__attribute__((noinline)) void activate_row(const Act& act, float* y, int64_t n) {
+    with_activation(act.code, [&](auto code) {
+        for (int64_t i = 0; i < n; i += W) store(y + i, activate<decltype(code)::value>(load(y + i), act.a, act.b));
+    });
 }
 
 // The end of a row: residual, then the activation, then the store.
@@ -21,11 +29,7 @@ MMRT_INLINE void finish(V (&acc)[T], float* y, const float* residual, const Act&
         for (int j = 0; j < T; ++j) acc[j] = vmin(vmax(acc[j], low), high);
     }
     for (int j = 0; j < T; ++j) store(y + j * W, acc[j]);
-    if (act.code > 1)
-        with_activation(act.code, [&](auto code) {
-            for (int j = 0; j < T; ++j)
-                store(y + j * W, activate<decltype(code)::value>(load(y + j * W), act.a, act.b));
-        });
+    if (act.code > 1) activate_row(act, y, T * W);
 }
 
 // A non-zero costs one broadcast and T multiply-adds whose operand is read where it lies. Fewer than five accumulators do not
@@ -211,11 +215,9 @@ void matvec(const MatvecTask& t) {
         for (; k + W <= t.inputs; k += W) acc[0] += load(w + k) * load(t.x + k);
         if (k < t.inputs) acc[1] += load_part(w + k, t.inputs - k) * load_part(t.x + k, t.inputs - k);
         float sum = vsum((acc[0] + acc[1]) + (acc[2] + acc[3])) + (t.bias ? t.bias[o] : 0.f) + (t.residual ? t.residual[o] : 0.f);
-        with_activation(t.act.code, [&](auto code) {
-            V v = activate<decltype(code)::value>(splat(sum), t.act.a, t.act.b);
-            store_part(t.y + o, v, 1);
-        });
+        t.y[o] = sum;
     }
+    if (t.act.code) unary(t.act, t.y, t.y, t.rows);
 }
 
 }  // namespace
