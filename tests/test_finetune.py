@@ -18,6 +18,7 @@ from mmprune.finetune import (
     make_recipe,
     rate_factor,
     recalibrate,
+    to_device,
     train_step,
 )
 from mmprune.masks import make_masks
@@ -158,3 +159,11 @@ def test_distillation_pulls_towards_the_dense_model():
     soft = bench.teacher.logits(images, None)
     train_step(model, optimizer, (images, (labels + 1) % 3), soft, recipe)
     assert torch.allclose(model.fc.weight, bench.model.fc.weight, atol=1e-6)
+
+
+def test_strided_1x1_convolutions_of_few_channels_are_not_trained_channels_last():
+    """MobileOne's stem: torch's backward pass corrupted the heap and the worker died."""
+    bad = torch.nn.Sequential(torch.nn.Conv2d(3, 48, 1, stride=2), torch.nn.Conv2d(48, 48, 3))
+    good = torch.nn.Sequential(torch.nn.Conv2d(3, 48, 3, stride=2), torch.nn.Conv2d(48, 48, 3))
+    weights = [to_device(model, "cpu")[1].weight for model in (bad, good)]
+    assert [w.is_contiguous(memory_format=torch.channels_last) for w in weights] == [False, True]
