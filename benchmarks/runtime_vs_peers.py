@@ -220,7 +220,7 @@ def main() -> None:
                 if asked.json:
                     asked.json.write_text("".join(json.dumps(row) + "\n" for row in done))
             for file in files.values():
-                file.unlink()
+                file.unlink(missing_ok=True)  # two runtimes share the ONNX file
     if asked.plot:
         draw(done, asked.plot)
 
