@@ -110,7 +110,7 @@ def test_the_deployed_folder_runs_by_itself(tmp_path, runtime):
 
 def test_preprocessing_is_that_of_the_manifest(tmp_path):
     """infer.py, which stands alone, against the preprocessing that the family was trained and checked with."""
-    text = INFER.format(package="-", run="run = lambda x: (np.save(here / 'x.npy', x), np.zeros((1, 1)))[1]")
+    text = INFER.format(packages="-", run="run = lambda x: (np.save(here / 'x.npy', x), np.zeros((1, 1)))[1]")
     (tmp_path / "infer.py").write_text(text)
     (tmp_path / "labels.txt").write_text("only\n")
     asked = {"image_size": [16, 12], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bicubic",
