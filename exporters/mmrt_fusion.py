@@ -53,6 +53,8 @@ class Sweep:
 
 Rule = Callable[[Sweep, Node], list[Node] | None]
 
+MERGED = " + "  # between the names of parallel convolutions that became one
+
 
 def fuse(graph: Graph) -> Graph:
     graph = replace(graph, shapes=dict(graph.shapes), constants=dict(graph.constants))
@@ -318,7 +320,8 @@ def parallel(sweep: Sweep, node: Node) -> list[Node] | None:
         return None
     weight = a["weight"].copy()
     weight[:, :, corner[0]:corner[0] + small.kernel[0], corner[1]:corner[1] + small.kernel[1]] += b["weight"]
-    return [replace(with_attrs(a, weight=weight, bias=a["bias"] + b["bias"], act=node["act"]), output=node.output)]
+    merged = with_attrs(a, weight=weight, bias=a["bias"] + b["bias"], act=node["act"])
+    return [replace(merged, output=node.output, name=f"{a.name}{MERGED}{b.name}")]  # neither branch's weights any more
 
 
 def _as_conv(affine: Node, like: Node) -> Node:

@@ -18,7 +18,7 @@ import onnx
 
 from exporters import ExportError, mmrt_download, mmrt_file
 from exporters.artifact import Made, artifact_path, finish
-from exporters.mmrt_fusion import fuse
+from exporters.mmrt_fusion import MERGED, fuse
 from exporters.mmrt_graph import read_graph
 from exporters.mmrt_lowering import lower
 from exporters.mmrt_plan import plan_words
@@ -43,7 +43,7 @@ def export(subject: Subject, precision: str) -> Artifact:
     meta = {"mmprune": __version__, "variant": subject.variant.id, "onnx_sha256": source.sha256}
     content = pack(onnx.load(subject.root / source.path), precision, meta)
     folder.write_whole(path, lambda part: part.write_bytes(content))
-    counted = _count_zeros(subject, onnx.load(subject.root / source.path), path)
+    counted, merged = _count_zeros(subject, onnx.load(subject.root / source.path), path)
     label = f"{subject.variant.id}/mmrt-{precision}"
     for name, found in counted.items():
         if found < source.layer_sparsity[name] - LOST:
@@ -51,11 +51,14 @@ def export(subject: Subject, precision: str) -> Artifact:
                               f"{source.layer_sparsity[name]:.2%} in the ONNX file it was made from")
     sparsity = {**source.layer_sparsity, **counted}  # depthwise and merged layers have no operation of their own kind
     packed = len(mmrt_download.pack(content))
-    return finish(subject, Made("mmrt", precision, (path,), sparsity, source.notes, packed), open_file(path))
+    return finish(subject, Made("mmrt", precision, (path,), sparsity, source.notes + merged, packed), open_file(path))
 
 
-def _count_zeros(subject: Subject, model: onnx.ModelProto, path: Path) -> dict[str, float]:
-    """Zeros of each layer as a fraction of its weights, counted by the runtime in the file that it loaded."""
+def _count_zeros(subject: Subject, model: onnx.ModelProto, path: Path) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Zeros of each layer as a fraction of its weights, counted by the runtime in the file that it loaded; and a note.
+
+    Parallel convolutions that became one (RepVGG, MobileOne) are no layers of the model any more: the note counts them.
+    """
     runtime = load_runtime().Model(str(path), 1)
     steps = {s["name"]: s for s in runtime.profile(np.zeros(subject.input_shape, np.float32)) if s["op"] == "LINEAR"}
     sizes = {i.name: math.prod(i.dims) for i in model.graph.initializer}
@@ -65,7 +68,12 @@ def _count_zeros(subject: Subject, model: onnx.ModelProto, path: Path) -> dict[s
         step = steps.get(users.get(layer.name, ""))
         if step is not None and step["macs"]:
             found[layer.name] = 1 - sizes[layer.name] * step["needed_macs"] / step["macs"] / math.prod(layer.shape)
-    return found
+    merged = [s for s in steps.values() if MERGED in s["name"]]
+    if not merged:
+        return found, ()
+    share = 1 - sum(s["needed_macs"] for s in merged) / sum(s["macs"] for s in merged)
+    return found, (f"{len(merged)} groups of parallel convolutions became one convolution each, {share:.1%} zeros in "
+                   "them; the layers' own counts are those of the ONNX file",)
 
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
