@@ -135,7 +135,11 @@ def _costs(points: Sequence[Point]) -> str:
 
 
 def _notes(points: Sequence[Point]) -> str:
-    rows = [f"- {p.artifact} on {p.runtime}: {note}" for p in points for note in p.notes]
+    disturbed = [p for p in points if p.notes]
+    rows = [f"- {p.artifact} on {p.runtime}: {'; '.join(p.notes)}" for p in disturbed]
+    if disturbed:
+        rows.insert(0, f"- {len(disturbed)} of {len(points)} were disturbed: medians and paired ratios stand it, p90 "
+                       "and p99 less so. Close what else runs, or measure on an idle device")
     for percentile in (90, 99):
         few = [p.samples for p in points if p.latency_s(percentile) is None]
         need = samples_needed(percentile)
