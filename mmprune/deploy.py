@@ -44,9 +44,20 @@ run = lambda x: model(x)[0]
 RUNTIME_FILES = {"mmrt": runtime_files}  # what travels with the model because no package brings it
 
 INFER = '''"""Prints the likeliest classes of an image: python3 infer.py photo.jpg. Needs {packages}."""
+import sys
+
+import numpy as np
+from classifier import labels, preprocess, run
+
+scores = run(preprocess(sys.argv[1]))[0].astype(np.float64)
+odds = np.exp(scores - scores.max())
+for i in np.argsort(-odds)[:5]:
+    print(f"{{odds[i] / odds.sum():7.2%}}  {{labels[i]}}")
+'''
+
+CLASSIFIER = '''"""The model of this folder: run(preprocess("photo.jpg"))[0] are the scores of `labels`."""
 import json
 import pathlib
-import sys
 
 import numpy as np
 from PIL import Image
@@ -55,19 +66,18 @@ here = pathlib.Path(__file__).resolve().parent
 p = json.loads((here / "preprocess.json").read_text())
 labels = (here / "labels.txt").read_text().splitlines()
 {run}
-height, width = p["image_size"]
-image = Image.open(sys.argv[1]).convert("L" if len(p["mean"]) == 1 else "RGB")
-least = (int(width / p["crop_pct"]), int(height / p["crop_pct"]))
-scale = max(least[0] / image.width, least[1] / image.height)
-size = (max(least[0], int(image.width * scale)), max(least[1], int(image.height * scale)))
-image = image.resize(size, Image.Resampling[p["interpolation"].upper()])
-left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-x = np.asarray(image.crop((left, top, left + width, top + height)), np.float32).reshape(height, width, -1) / 255
-x = ((x - p["mean"]) / p["std"]).astype(np.float32).transpose(2, 0, 1)[None]
-scores = run(x)[0].astype(np.float64)
-odds = np.exp(scores - scores.max())
-for i in np.argsort(-odds)[:5]:
-    print(f"{{odds[i] / odds.sum():7.2%}}  {{labels[i]}}")
+
+def preprocess(path):
+    """(1, channels, height, width) float32: resized to cover the image size, cut from the middle, normalized."""
+    height, width = p["image_size"]
+    image = Image.open(path).convert("L" if len(p["mean"]) == 1 else "RGB")
+    least = (int(width / p["crop_pct"]), int(height / p["crop_pct"]))
+    scale = max(least[0] / image.width, least[1] / image.height)
+    size = (max(least[0], int(image.width * scale)), max(least[1], int(image.height * scale)))
+    image = image.resize(size, Image.Resampling[p["interpolation"].upper()])
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    x = np.asarray(image.crop((left, top, left + width, top + height)), np.float32).reshape(height, width, -1) / 255
+    return ((x - p["mean"]) / p["std"]).astype(np.float32).transpose(2, 0, 1)[None]
 '''
 
 
@@ -102,7 +112,8 @@ def _fill(root: Path, choice: Choice, point: Point, artifact: Artifact, part: Pa
     (part / "preprocess.json").write_text(json.dumps(manifest["preprocess"], indent=1) + "\n")
     (part / "labels.txt").write_text("\n".join(map(str, manifest["data"]["classes"])) + "\n")
     run = RUN[point.runtime].format(model=Path(artifact.path).name, threads=point.threads)
-    (part / "infer.py").write_text(INFER.format(packages=", ".join(_packages(point.runtime)), run=run))
+    (part / "classifier.py").write_text(CLASSIFIER.format(run=run))
+    (part / "infer.py").write_text(INFER.format(packages=", ".join(_packages(point.runtime))))
     (part / "README.md").write_text(_readme(root, choice, point, artifact))
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmprune import folder
 from mmprune.choose import Budget, choose, describe
-from mmprune.deploy import INFER, DeployError, deploy
+from mmprune.deploy import CLASSIFIER, DeployError, deploy
 from mmprune.pixels import fit
 from mmprune.points import read_points
 from mmprune.records import Preprocess
@@ -97,28 +97,28 @@ def test_the_deployed_folder_runs_by_itself(tmp_path, runtime):
     artifact = made_artifact(root, folder.read_variants(root)[0], content=model)
     folder.append_measurement(root, made_measurement(artifact, 0.01, runtime, session="new.1"))
     assert deploy(root, choose(read_points(root), Budget(max_latency_s=0.02)), out) == out
-    files = {"README.md", "infer.py", "labels.txt", "model.onnx", "preprocess.json"}
+    files = {"README.md", "classifier.py", "infer.py", "labels.txt", "model.onnx", "preprocess.json"}
     assert {p.name for p in out.iterdir()} == files
     readme = (out / "README.md").read_text()
     assert "p90 12.00 ms of 20 ms" in readme and artifact.sha256 in readme and "A board" in readme
     for colour, label in (((255, 0, 0), "cat"), ((0, 255, 0), "dog")):
         Image.new("RGB", (31, 17), colour).save(tmp_path / "image.png")
-        said = subprocess.run([sys.executable, "-I", str(out / "infer.py"), str(tmp_path / "image.png")], cwd="/",
+        said = subprocess.run([sys.executable, "-Es", str(out / "infer.py"), str(tmp_path / "image.png")], cwd="/",
                               capture_output=True, text=True, check=True)
         assert said.stdout.splitlines()[0].endswith("  " + label)
 
 
 def test_preprocessing_is_that_of_the_manifest(tmp_path):
-    """infer.py, which stands alone, against the preprocessing that the family was trained and checked with."""
-    text = INFER.format(packages="-", run="run = lambda x: (np.save(here / 'x.npy', x), np.zeros((1, 1)))[1]")
-    (tmp_path / "infer.py").write_text(text)
+    """classifier.py, which stands alone, against the preprocessing that the family was trained and checked with."""
+    (tmp_path / "classifier.py").write_text(CLASSIFIER.format(run="run = None"))
     (tmp_path / "labels.txt").write_text("only\n")
     asked = {"image_size": [16, 12], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bicubic",
              "crop_pct": 0.9}
     (tmp_path / "preprocess.json").write_text(json.dumps(asked))
     noise = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "image.png")
-    subprocess.run([sys.executable, str(tmp_path / "infer.py"), str(tmp_path / "image.png")], check=True)
+    program = "import numpy, classifier; numpy.save('x.npy', classifier.preprocess('image.png'))"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
     pixels = fit(Image.fromarray(noise), Preprocess(**asked)) / 255
     expected = ((pixels - asked["mean"]) / asked["std"]).transpose(2, 0, 1)[None]
     np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected, atol=1e-5)
