@@ -110,6 +110,9 @@ struct Kernels {
     void (*norm_row)(const float* x, float* y, int64_t n, float eps, const float* gain, const float* bias);
     // every second element: y[i] = x[2 i]
     void (*copy_stride_2)(const float* x, float* y, int64_t n);
+    // limits.h
+    float (*multiply_adds)(int64_t n);
+    float (*read_floats)(const float* p, int64_t n, int64_t times);
 };
 
 // The best set that the features allow. MMRT_ISA=name forces one: an unknown name, or one that the CPU lacks, throws

@@ -1,6 +1,8 @@
 // The kernels of LINEAR, DEPTHWISE, POOL and MATMUL, written once over V. Included by the isa_*.cc files; internal linkage throughout.
 #pragma once
 
+#include <utility>
+
 #include "elementwise.h"
 #include "kernels.h"
 #include "vector.h"
@@ -32,6 +34,32 @@ MMRT_INLINE void finish(V (&acc)[T], float* y, const float* residual, const Act&
     if (act.code > 1) activate_row(act, y, T * W);
 }
 
+// acc += w * the T vectors at x
+template <int T>
+MMRT_INLINE void add_row(V (&acc)[T], const float* x, V w) {
+    constexpr int C = BY_LANE ? 2 : 1;
+    x = in_register(x);
+    for (int j = 0; j < T; j += C) {
+        V in[C];
+        for (int i = 0; i < C && j + i < T; ++i) in[i] = load(x + (j + i) * W);
+        for (int i = 0; i < C && j + i < T; ++i) acc[j + i] += in[i] * w;
+    }
+}
+
+// Two non-zeros, the second for accumulators of its own or for the same.
+template <int T>
+MMRT_INLINE void add_two(V (&even)[T], V (&odd)[T], const float* x, const Nonzero* nz) {
+    V values[2];
+    if constexpr (BY_LANE && T > 0) {
+        const V both = load(reinterpret_cast<const float*>(nz));  // offset, value, offset, value
+        for (int i = 0; i < 2; ++i) values[i] = splat(lane(both, 2 * i + 1));
+    } else {
+        for (int i = 0; i < 2; ++i) values[i] = splat(nz[i].value);
+    }
+    add_row<T>(even, at_bytes(x, nz[0].offset), values[0]);
+    add_row<T>(odd, at_bytes(x, nz[1].offset), values[1]);
+}
+
 // A non-zero costs one broadcast and T multiply-adds whose operand is read where it lies. Fewer than five accumulators do not
 // fill two FMA units of latency 4, so there every second non-zero has accumulators of its own.
 template <int T>
@@ -51,20 +79,12 @@ void sparse_rows(const SparseTask& task) {
         const Nonzero* end = nz + task.counts[i];
         if (PAIRED) {
             V odd[T] = {};
-            for (; nz + 1 < end; nz += 2) {
-                const float* x0 = at_bytes(task.x, nz[0].offset);
-                const float* x1 = at_bytes(task.x, nz[1].offset);
-                V w0 = splat(nz[0].value), w1 = splat(nz[1].value);
-                for (int j = 0; j < T; ++j) acc[j] += load(x0 + j * W) * w0;
-                for (int j = 0; j < T; ++j) odd[j] += load(x1 + j * W) * w1;
-            }
+            for (; nz + 1 < end; nz += 2) add_two<T>(acc, odd, task.x, nz);
             for (int j = 0; j < T; ++j) acc[j] += odd[j];
+        } else if (BY_LANE) {
+            for (; nz + 1 < end; nz += 2) add_two<T>(acc, acc, task.x, nz);
         }
-        for (; nz < end; ++nz) {
-            const float* x = at_bytes(task.x, nz->offset);
-            V w = splat(nz->value);
-            for (int j = 0; j < T; ++j) acc[j] += load(x + j * W) * w;
-        }
+        for (; nz < end; ++nz) add_row<T>(acc, at_bytes(task.x, nz->offset), splat(nz->value));
         if (task.last) {
             finish<T>(acc, y, task.residual ? task.residual + row * task.residual_stride : nullptr, task.act);
         } else {
@@ -73,14 +93,13 @@ void sparse_rows(const SparseTask& task) {
     }
 }
 
-template <int... T>
-struct SparseTable {
-    static constexpr void (*run[])(const SparseTask&) = {sparse_rows<T>...};
-};
-
-void sparse(const SparseTask& task) {
-    SparseTable<1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12>::run[task.vectors - 1](task);
+template <int... I>
+void run_sparse(const SparseTask& task, std::integer_sequence<int, I...>) {
+    static constexpr void (*RUN[])(const SparseTask&) = {sparse_rows<I + 1>...};
+    RUN[task.vectors - 1](task);
 }
+
+void sparse(const SparseTask& task) { run_sparse(task, std::make_integer_sequence<int, MMRT_SPARSE_VECTORS>()); }
 
 template <int R, int T>
 void dense_tile(const DenseTask& task) {
@@ -93,8 +112,15 @@ void dense_tile(const DenseTask& task) {
     for (int k = 0; k < task.inputs; ++k, w += R) {
         V in[T];
         for (int j = 0; j < T; ++j) in[j] = load(task.x + (k * T + j) * W);
-        for (int r = 0; r < R; ++r)
-            for (int j = 0; j < T; ++j) acc[r][j] += in[j] * splat(w[r]);
+        if constexpr (BY_LANE && R % W == 0) {
+            V ws[R / W];
+            for (int q = 0; q < R / W; ++q) ws[q] = load(w + q * W);
+            for (int r = 0; r < R; ++r)
+                for (int j = 0; j < T; ++j) acc[r][j] += in[j] * splat(lane(ws[r / W], r % W));
+        } else {
+            for (int r = 0; r < R; ++r)
+                for (int j = 0; j < T; ++j) acc[r][j] += in[j] * splat(w[r]);
+        }
     }
     for (int r = 0; r < R; ++r) {
         float* y = task.y + r * task.y_stride;
@@ -130,38 +156,56 @@ void dense(const DenseTask& task) {
     }
 }
 
-void gather_rows(const float* x, const int32_t* offsets, int rows, int vectors, float* out) {
-    for (int k = 0; k < rows; ++k)
-        for (int j = 0; j < vectors; ++j, out += W) store(out, load(at_bytes(x, offsets[k]) + j * W));
+template <int T>
+void gather_vectors(const float* x, const int32_t* offsets, int rows, float* out) {
+    for (int k = 0; k < rows; ++k, out += T * W) {
+        const float* row = in_register(at_bytes(x, offsets[k]));
+        for (int j = 0; j < T; ++j) store(out + j * W, load(row + j * W));
+    }
 }
 
-// N positions vectors at a time; the tail may write up to the next multiple of 16 (FORMAT.md, Rows).
-template <int T>
-MMRT_INLINE void taps_chunk(const TapsTask& task, int64_t p) {
+void gather_rows(const float* x, const int32_t* offsets, int rows, int vectors, float* out) {
+    switch (vectors) {
+        case 1: return gather_vectors<1>(x, offsets, rows, out);
+        case 2: return gather_vectors<2>(x, offsets, rows, out);
+        case 3: return gather_vectors<3>(x, offsets, rows, out);
+    }
+}
+
+enum Taps { WEIGHTED, LARGEST, SUM };
+
+// T vectors of positions; the last may write up to the next multiple of 16 (FORMAT.md, Rows).
+template <int T, Taps KIND>
+void taps_chunk(const TapsTask& task, int64_t p) {
     V acc[T];
-    V start = splat(task.maximum ? -std::numeric_limits<float>::infinity() : task.start);
+    V start = splat(KIND == LARGEST ? -std::numeric_limits<float>::infinity() : task.start);
     for (int j = 0; j < T; ++j) acc[j] = start;
     for (int t = 0; t < task.n_taps; ++t) {
         const float* x = task.x + p + task.taps[t];
-        if (task.maximum) {
-            for (int j = 0; j < T; ++j) acc[j] = vmax(acc[j], load(x + j * W));
-        } else if (task.weights) {
-            V w = splat(task.weights[t]);
-            for (int j = 0; j < T; ++j) acc[j] += load(x + j * W) * w;
+        if (KIND == WEIGHTED) {
+            add_row<T>(acc, x, splat(task.weights[t]));
         } else {
-            for (int j = 0; j < T; ++j) acc[j] += load(x + j * W);
+            for (int j = 0; j < T; ++j) acc[j] = KIND == LARGEST ? vmax(acc[j], load(x + j * W)) : acc[j] + load(x + j * W);
         }
     }
-    if (!task.maximum && !task.weights)
+    if (KIND == SUM)
         for (int j = 0; j < T; ++j) acc[j] *= splat(task.scale);
     finish<T>(acc, task.y + p, task.residual ? task.residual + p : nullptr, task.act);
 }
 
-void taps(const TapsTask& task) {
-    constexpr int T = W == 1 ? 8 : 4;
+template <Taps KIND>
+void taps_of(const TapsTask& task) {
+    constexpr int T = W <= 4 ? 8 : 4;
     int64_t p = 0;
-    for (; p + T * W <= task.positions; p += T * W) taps_chunk<T>(task, p);
-    for (; p < task.positions; p += W) taps_chunk<1>(task, p);
+    for (; p + T * W <= task.positions; p += T * W) taps_chunk<T, KIND>(task, p);
+    for (; p + 2 * W < task.positions; p += 3 * W) taps_chunk<3, KIND>(task, p);
+    for (; p < task.positions; p += W) taps_chunk<1, KIND>(task, p);
+}
+
+void taps(const TapsTask& task) {
+    if (task.maximum) taps_of<LARGEST>(task);
+    else if (task.weights) taps_of<WEIGHTED>(task);
+    else taps_of<SUM>(task);
 }
 
 template <int R, int T>
@@ -205,13 +249,21 @@ void matmul(const MatmulTask& t) {
     }
 }
 
+MMRT_INLINE void add_products(V (&acc)[4], const float* a, const float* b) {
+    for (int j = 0; j < 4; j += 2) {  // two loads of each side by side: NEON makes one of them
+        V a0 = load(a + j * W), a1 = load(a + (j + 1) * W), b0 = load(b + j * W), b1 = load(b + (j + 1) * W);
+        acc[j] += a0 * b0;
+        acc[j + 1] += a1 * b1;
+    }
+}
+
 void matvec(const MatvecTask& t) {
     for (int64_t o = 0; o < t.rows; ++o) {
         const float* w = t.weights + o * t.inputs;
         V acc[4] = {};
         int64_t k = 0;
         for (; k + 4 * W <= t.inputs; k += 4 * W)
-            for (int j = 0; j < 4; ++j) acc[j] += load(w + k + j * W) * load(t.x + k + j * W);
+            add_products(acc, w + k, t.x + k);
         for (; k + W <= t.inputs; k += W) acc[0] += load(w + k) * load(t.x + k);
         if (k < t.inputs) acc[1] += load_part(w + k, t.inputs - k) * load_part(t.x + k, t.inputs - k);
         float sum = vsum((acc[0] + acc[1]) + (acc[2] + acc[3])) + (t.bias ? t.bias[o] : 0.f) + (t.residual ? t.residual[o] : 0.f);

@@ -119,9 +119,20 @@ void scatter(const float* x, float* y, int64_t stride, int64_t n) {
     for (int64_t i = 0; i < n; ++i) y[i * stride] = x[i];
 }
 
+// N to 2 N elements in two moves that may overlap; all is read before anything is written.
+template <int N>
+void copy_ends(const float* x, float* y, int64_t n) {
+    float first[N], last[N];
+    std::memcpy(first, x, sizeof first);
+    std::memcpy(last, x + n - N, sizeof last);
+    std::memcpy(y, first, sizeof first);
+    std::memcpy(y + n - N, last, sizeof last);
+}
+
 void copy_line(const float* x, int64_t x_stride, float* y, int64_t y_stride, int64_t n, const Kernels* kernels) {
     if (x_stride == 1 && y_stride == 1) {
-        if (n < 32) std::copy(x, x + n, y);
+        if (n >= 4 && n <= 8) copy_ends<4>(x, y, n);  // windows of attention are 7 wide
+        else if (n > 8 && n <= 16) copy_ends<8>(x, y, n);
         else std::memmove(y, x, size_t(n) * sizeof(float));  // a hostile plan's operands may overlap
     } else if (x_stride == 2 && y_stride == 1 && n >= 16 && kernels) {
         kernels->copy_stride_2(x, y, n);

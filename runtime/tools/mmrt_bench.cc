@@ -1,6 +1,7 @@
 // mmrt-bench FILE [--threads N] [--runs N] [--warmup N] [--input RAW] [--profile] [--json]
 // Measures a model where there is no Python. Without --input the input is random. Times are of whole inferences; --profile adds a
-// table of the steps, each with the median of its times in some runs of their own. --json prints one line instead, the profile in it.
+// table of the steps, each with the median of its times in some runs of their own and how near it comes to the roofline: what this
+// core's multiply-adds and its reads from L1 and L2 allow at best, measured at the end. --json prints one line instead, all in it.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -9,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels.h"
 #include "mmrt.h"
 
 namespace {
@@ -62,21 +64,88 @@ void add_profile(const char* json, std::vector<Layer>* layers) {
     }
 }
 
+std::string escaped(const std::string& text) {
+    std::string out;
+    for (char c : text) out += c == '"' || c == '\\' ? std::string("\\") + c : std::string(1, c);
+    return out;
+}
+
 double median(std::vector<double> values) {
     std::sort(values.begin(), values.end());
     return values[values.size() / 2];
 }
 
-void print_profile(const std::vector<Layer>& layers) {
-    double total = 0;
+// One core's rates, in single floats a second.
+struct Limits {
+    int width = 1;
+    double multiply_adds = 0, l1 = 0, l2 = 0;
+};
+
+double seconds_since(std::chrono::steady_clock::time_point began) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+}
+
+Limits measure_limits(const char* set) {
+    constexpr int64_t L1_FLOATS = 16 * 1024 / 4, L2_FLOATS = 256 * 1024 / 4, N = 48 * 1024 * 1024;
+    const mmrt::Kernels& kernels = mmrt::choose_kernels(mmrt::cpu_features(), set);
+    std::vector<float> room(L2_FLOATS + 16, 1.f);
+    const float* data = room.data() + (64 - reinterpret_cast<uintptr_t>(room.data()) % 64) / sizeof(float);  // a cache line's start
+    Limits out;
+    out.width = kernels.width;
+    volatile float sink = 0;
+    for (int i = 0; i < 10; ++i) {
+        auto began = std::chrono::steady_clock::now();
+        sink = kernels.multiply_adds(N);
+        out.multiply_adds = std::max(out.multiply_adds, N / seconds_since(began));
+        began = std::chrono::steady_clock::now();
+        sink = kernels.read_floats(data, L1_FLOATS, N / L1_FLOATS);
+        out.l1 = std::max(out.l1, N / seconds_since(began));
+        began = std::chrono::steady_clock::now();
+        sink = kernels.read_floats(data, L2_FLOATS, N / L2_FLOATS);
+        out.l2 = std::max(out.l2, N / seconds_since(began));
+    }
+    (void)sink;
+    return out;
+}
+
+// The least time of a step on one core: its multiplications by non-zeros; in the sparse kernel also a vector read from L1 for each vector
+// multiplied, one more for every weight that T vectors share, and the weight with its offset from L2. 0: no multiplications.
+double least_seconds(const Layer& layer, const Limits& limits) {
+    const double macs = layer.needed_macs;
+    int vectors = 0;
+    if (std::sscanf(layer.kernel.c_str(), "sparse %*s T%d", &vectors) != 1) return macs / limits.multiply_adds;
+    const double weights = macs / vectors / limits.width;
+    return std::max({macs / limits.multiply_adds, (macs + weights * limits.width) / limits.l1, 2 * weights / limits.l2});
+}
+
+void print_profile(const std::vector<Layer>& layers, const Limits& limits, int threads) {
+    double total = 0, least = 0, bound = 0;
     for (const Layer& layer : layers) total += median(layer.seconds);
-    std::printf("%10s %6s %9s  %-10s %-24s %s\n", "ms", "%", "GMAC/s", "operation", "kernel", "name");
+    std::printf("%10s %6s %9s %9s  %-10s %-24s %s\n", "ms", "%", "GMAC/s", "of limit", "operation", "kernel", "name");
     for (const Layer& layer : layers) {
-        const double seconds = median(layer.seconds);
-        std::printf("%10.4f %6.1f %9.2f  %-10s %-24s %s\n", seconds * 1e3, total > 0 ? seconds / total * 100 : 0,
-                    seconds > 0 ? layer.needed_macs / seconds / 1e9 : 0, layer.op.c_str(), layer.kernel.c_str(), layer.name.c_str());
+        const double seconds = median(layer.seconds), possible = least_seconds(layer, limits) / threads;
+        char share[16] = "";
+        if (possible > 0 && seconds > 0) {
+            std::snprintf(share, sizeof share, "%.0f %%", possible / seconds * 100);
+            least += possible;
+            bound += seconds;
+        }
+        std::printf("%10.4f %6.1f %9.2f %9s  %-10s %-24s %s\n", seconds * 1e3, total > 0 ? seconds / total * 100 : 0,
+                    seconds > 0 ? layer.needed_macs / seconds / 1e9 : 0, share, layer.op.c_str(), layer.kernel.c_str(), layer.name.c_str());
     }
     std::printf("%10.4f  sum of the steps; GMAC/s counts multiplications by non-zeros\n", total * 1e3);
+    std::printf("%10.4f  what the steps that multiply would take at the limit: %.0f %% of their time\n", least * 1e3, bound > 0 ? least / bound * 100 : 0);
+    std::printf("limits of one core: %.1f G multiply-adds/s, %.1f G floats/s from L1, %.1f from L2\n", limits.multiply_adds / 1e9, limits.l1 / 1e9, limits.l2 / 1e9);
+}
+
+void print_steps(const std::vector<Layer>& layers, const Limits& limits, int threads) {
+    std::printf(", \"limits\": {\"multiply_adds_per_s\": %.4g, \"l1_floats_per_s\": %.4g, \"l2_floats_per_s\": %.4g}, \"steps\": [", limits.multiply_adds,
+                limits.l1, limits.l2);
+    for (const Layer& layer : layers)
+        std::printf("%s{\"name\": \"%s\", \"op\": \"%s\", \"kernel\": \"%s\", \"seconds\": %.9f, \"needed_macs\": %.0f, \"least_seconds\": %.9f}",
+                    &layer == &layers[0] ? "" : ", ", escaped(layer.name).c_str(), layer.op.c_str(), layer.kernel.c_str(), median(layer.seconds), layer.needed_macs,
+                    least_seconds(layer, limits) / threads);
+    std::printf("]");
 }
 
 struct Buffers {
@@ -154,14 +223,17 @@ int main(int argc, char** argv) {
         add_profile(steps.data(), &layers);
         ++i;
     }
+    Limits limits;
+    if (profile) limits = measure_limits(mmrt_kernels(model));
     if (json) {
         std::printf("{\"file\": \"%s\", \"mmrt\": \"%s\", \"kernels\": \"%s\", \"threads\": %d, \"runs\": %d, \"p50_s\": %.9f, \"p90_s\": %.9f, \"min_s\": %.9f",
                     file.c_str(), mmrt_version(), mmrt_kernels(model), threads, runs, p50, p90, seconds.front());
-        std::printf(profile ? ", \"steps\": %s}\n" : "}\n", steps.data());
+        if (profile) print_steps(layers, limits, threads);
+        std::printf("}\n");
     } else {
         std::printf("%s, mmrt %s, kernels %s, %d thread(s), %d runs: p50 %.3f ms, p90 %.3f ms, least %.3f ms\n", file.c_str(), mmrt_version(),
                     mmrt_kernels(model), threads, runs, p50 * 1e3, p90 * 1e3, seconds.front() * 1e3);
     }
-    if (profile && !json) print_profile(layers);
+    if (profile && !json) print_profile(layers, limits, threads);
     mmrt_free(model);
 }

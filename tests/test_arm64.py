@@ -1,0 +1,223 @@
+"""mmrt for arm64 where there is no board: cross-compiled, run by an emulator, compared with ONNX Runtime here, on x86.
+
+Each case says `emulated` in its name: the programs run under qemu-user, which takes no more than a package, and on an
+emulated Raspberry Pi with a kernel of its own (arm64_board.sh). Nothing here is a measurement.
+"""
+
+import importlib.util
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import test_families_export
+import torch
+from test_families_export import make_model
+
+from exporters.to_onnx import simplify
+from exporters.to_sparse import write_mmrt
+
+ROOT = Path(__file__).parents[1]
+RUNTIME, BOARD = ROOT / "runtime", ROOT / "tests" / "arm64_board.sh"
+CPUS = {"pi4": "cortex-a72", "pi5": "cortex-a76"}
+MODELS = {"resnet18": {}, "mobilenetv2_050": {}, "vit_tiny_patch16_224": {"img_size": 64}}
+SIZE, SPARSITY, SAME = 64, 0.9, 1e-4  # SAME: of the largest output
+COMPILER = shutil.which("aarch64-linux-gnu-g++")
+QEMU = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+BOARD_NEEDS = ("qemu-system-aarch64", "fdtput", "cpio", "mke2fs", "ssh", "scp", "ssh-keygen", "apt-get")
+
+pytestmark = pytest.mark.skipif(
+    COMPILER is None, reason="needs aarch64-linux-gnu-g++: apt-get install g++-aarch64-linux-gnu")
+
+RUN_MODEL = r"""
+#include <mmrt.h>
+#include <cstdio>
+#include <vector>
+int main(int, char** argv) {  // MODEL INPUT OUTPUT, both raw float32
+    mmrt_model* model;
+    int64_t dims[8], n = 1, m = 1;
+    if (mmrt_load(argv[1], 1, &model)) return std::fprintf(stderr, "%s\n", mmrt_last_error()), 1;
+    for (int i = 0, rank = mmrt_input_shape(model, 0, dims); i < rank; i++) n *= dims[i];
+    for (int i = 0, rank = mmrt_output_shape(model, 0, dims); i < rank; i++) m *= dims[i];
+    std::vector<float> image(n), logits(m);
+    if (std::fread(image.data(), 4, n, std::fopen(argv[2], "rb")) != size_t(n)) return 2;
+    const float* inputs[] = {image.data()};
+    float* outputs[] = {logits.data()};
+    if (mmrt_run(model, inputs, outputs)) return std::fprintf(stderr, "%s\n", mmrt_last_error()), 1;
+    std::fwrite(logits.data(), 4, m, stdout);
+    mmrt_free(model);
+}
+"""
+
+# A set of kernels for the Pi 5's core, as one would be added: a row of the table and a file. Its sparse kernel does
+# execute an instruction that the Pi 4's core lacks.
+ARMV82 = r"""
+#define MMRT_SET armv82
+#define MMRT_NEEDS (NEON | FP16 | DOTPROD)
+#define MMRT_WIDTH 4
+#define MMRT_SPARSE_VECTORS 4
+#define MMRT_DENSE_ROWS 4
+#define MMRT_DENSE_VECTORS 2
+#define MMRT_SPARSE_BELOW 2.0
+#include "linear_kernels.h"
+namespace mmrt {
+namespace {
+void with_dot(const SparseTask& task) {
+    asm volatile("sdot v0.4s, v1.16b, v2.16b" ::: "v0");
+    sparse(task);
+}
+}  // namespace
+}  // namespace mmrt
+#define sparse with_dot
+#include "isa.h"
+"""
+
+
+class Machine(NamedTuple):
+    cpu: str  # pi4 or pi5
+    run: Callable[[str], subprocess.CompletedProcess]  # a shell command, in the folder where everything lies
+
+
+def builder():
+    spec = importlib.util.spec_from_file_location("build", RUNTIME / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def compile_arm64(*words) -> None:
+    subprocess.run([COMPILER, *builder().FLAGS, *map(str, words)], check=True)
+
+
+def build_for_the_pi_5(built: Path, sources: Path) -> None:
+    """mmrt-bench-armv82: the same program with the set above as the best."""
+    shutil.copytree(RUNTIME / "src", sources)
+    table = (sources / "kernels.inc").read_text()
+    (sources / "kernels.inc").write_text(table.replace("KERNELS(neon)", "KERNELS(armv82)\nKERNELS(neon)"))
+    (sources / "isa_armv82.cc").write_text(ARMV82)
+    for name, flags in (("isa", ()), ("isa_armv82", (*builder().KERNEL_FLAGS, "-mcpu=cortex-a76"))):
+        compile_arm64(*flags, "-c", sources / f"{name}.cc", "-o", sources / f"{name}.o")
+    units = [*builder().SOURCES, "isa_neon", "isa_scalar", "mmrt_bench"]
+    others = [built / "build-aarch64" / f"{name}.o" for name in units if name != "isa"]
+    compile_arm64(*others, sources / "isa.o", sources / "isa_armv82.o", "-o", built / "mmrt-bench-armv82")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """All that the machines need in one folder: the library, programs, tests, models, an image, and what to expect."""
+    out = tmp_path_factory.mktemp("arm64")
+    builder().build(out, "aarch64", tests=True)
+    (out / "run_model.cc").write_text(RUN_MODEL)
+    compile_arm64("-I", RUNTIME / "include", out / "run_model.cc", "-L", out, "-lmmrt", "-Wl,-rpath,$ORIGIN",
+                  "-o", out / "run_model")
+    build_for_the_pi_5(out, tmp_path_factory.mktemp("armv82") / "src")
+    shutil.rmtree(out / "build-aarch64")
+    image = np.random.default_rng(0).standard_normal((1, 3, SIZE, SIZE), np.float32)
+    image.tofile(out / "image.raw")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(test_families_export, "SPARSITY", SPARSITY)
+        for name, arguments in MODELS.items():
+            torch.onnx.export(make_model(name, **arguments), (torch.from_numpy(image),), out / "model.onnx",
+                              dynamo=False, opset_version=17, input_names=["input"], output_names=["logits"])
+            model, _ = simplify(onnx.load(out / "model.onnx"))
+            write_mmrt(model, out / f"{name}.mmrt")
+            session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+            np.save(out / f"{name}.npy", session.run(None, {"input": image})[0])
+    (out / "model.onnx").unlink()
+    return out
+
+
+def start_user(cpu: str, files: Path, _: pytest.TempPathFactory) -> Iterator[Machine]:
+    if QEMU is None:
+        pytest.skip("needs qemu-aarch64: apt-get install qemu-user")
+    libc = subprocess.run([COMPILER, "-print-file-name=libc.so.6"], capture_output=True, text=True, check=True).stdout
+    sysroot = Path(libc.strip()).resolve().parents[1]
+
+    def run(command: str) -> subprocess.CompletedProcess:
+        *settings, program = re.match(r"((?:\w+=\S+ )*)(.*)", command).groups()
+        variables = [word for setting in settings[0].split() for word in ("-E", setting)]
+        return subprocess.run([QEMU, "-cpu", CPUS[cpu], "-L", sysroot, *variables, *program.split()], cwd=files,
+                              capture_output=True, check=False)
+
+    yield Machine(cpu, run)
+
+
+def start_board(cpu: str, files: Path, folders: pytest.TempPathFactory) -> Iterator[Machine]:
+    missing = [name for name in BOARD_NEEDS if shutil.which(name) is None]
+    if missing or os.geteuid():
+        pytest.skip(f"needs {', '.join(missing) or 'root'}, to make the emulated board")
+    disk = folders.getbasetemp() / "board"
+    if not (disk / "initrd.gz").is_file():
+        made = subprocess.run(["bash", BOARD, "build", disk], capture_output=True, text=True, check=False)
+        if made.returncode:
+            pytest.skip(f"the emulated board cannot be made here: {made.stderr.strip()[-300:]}")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    config = disk / f"ssh_config.{port}"
+
+    def run(command: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["ssh", "-F", config, "pi", f"cd arm64 && {command}"], capture_output=True, check=False)
+
+    subprocess.run(["bash", BOARD, "up", disk, cpu, port], check=True)
+    try:
+        subprocess.run(["scp", "-q", "-r", "-F", config, files, "pi:arm64"], check=True)
+        yield Machine(cpu, run)
+    finally:
+        subprocess.run(["bash", BOARD, "down", disk, port], check=True)
+
+
+STARTS = {"user": start_user, "board": start_board}
+
+
+@pytest.fixture(scope="module", params=[pytest.param((kind, cpu), id=f"emulated-{kind}-{cpu}", marks=pytest.mark.slow)
+                                        for kind in STARTS for cpu in CPUS])
+def machine(request, files, tmp_path_factory) -> Iterator[Machine]:
+    kind, cpu = request.param
+    yield from STARTS[kind](cpu, files, tmp_path_factory)
+
+
+@pytest.mark.parametrize("name", builder().TESTS)
+def test_its_own_tests(machine, name):
+    done = machine.run(f"./{name}")
+    text = done.stdout.decode()
+    passed, failed = map(int, re.search(r"(\d+) passed, (\d+) failed", text).groups())
+    assert (done.returncode, failed) == (0, 0), text + done.stderr.decode()
+    assert passed > 0
+    assert "skipped neon" not in text
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_whole_models_answer_what_onnx_runtime_answers_here(machine, files, name):
+    done = machine.run(f"./run_model {name}.mmrt image.raw")
+    assert done.returncode == 0, done.stderr.decode()
+    got, expected = np.frombuffer(done.stdout, np.float32), np.load(files / f"{name}.npy").ravel()
+    assert got.shape == expected.shape
+    assert np.abs(got - expected).max() <= SAME * np.abs(expected).max()
+
+
+def test_kernels_of_the_pi_5_are_refused_on_a_pi_4(machine):
+    bench = "./mmrt-bench-armv82 vit_tiny_patch16_224.mmrt --runs 1 --warmup 0"
+    by_itself, forced = machine.run(bench), machine.run(f"MMRT_ISA=armv82 {bench}")
+    assert by_itself.returncode == 0, by_itself.stderr.decode()
+    if machine.cpu == "pi4":
+        assert "kernels neon" in by_itself.stdout.decode()
+        assert forced.returncode == 1  # not a signal
+        assert "MMRT_ISA=armv82: this CPU lacks what it needs; there are neon, scalar" in forced.stderr.decode()
+    else:
+        assert "kernels armv82" in by_itself.stdout.decode()
+        assert forced.returncode == 0
+
+
+def test_kernels_of_another_architecture_are_not_known(machine):
+    done = machine.run("MMRT_ISA=avx2 ./mmrt-bench vit_tiny_patch16_224.mmrt --runs 1")
+    assert done.returncode == 1
+    assert "MMRT_ISA=avx2 is not known; there are neon, scalar" in done.stderr.decode()
