@@ -1,4 +1,4 @@
-"""mmrt beside ONNX Runtime and OpenVINO on the same models, one table a model: is the sparse model truly faster?
+"""mmrt beside ONNX Runtime, OpenVINO and DeepSparse on the same models: is the sparse model truly faster?
 
     python benchmarks/runtime_vs_peers.py --models resnet50,mobilenetv2_100 --sparsities 0,0.7,0.8,0.9,0.95 \\
         --threads 1,2 [--runtimes mmrt,onnxruntime,...] [--rounds 20] [--json OUT] [--plot OUT.png]
@@ -8,15 +8,17 @@ depthwise convolutions and the classifier, which stay dense. Every (sparsity, ru
 take turns in random order, as in all that mmprune measures (targets/probe.py). The ratio is p50 of the faster of ONNX
 Runtime and OpenVINO on the dense model over p50; its spread are the quartiles over the rounds, each round's medians
 being compared with the same round's. onnxruntime-int8 is the dense model quantized (static, symmetric weights).
-MMRT_ISA=avx2 forces the kernels. One JSON line for each row with --json, raw samples included.
+DeepSparse needs packages of its time: all then run in a virtual environment made for it, .venv-deepsparse; where that
+cannot be had, it is left out. MMRT_ISA=avx2 forces the kernels. One JSON line for each row with --json, raw samples
+included.
 """
 
 import argparse
 import hashlib
+import importlib.metadata
 import io
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -36,10 +38,12 @@ from exporters.to_onnx import simplify
 from exporters.to_sparse import write_mmrt
 from mmprune.runtime_files import runtime_folder
 from targets.measure import PROBE
+from targets.probe import cpu_facts
 
-RUNTIMES = ("mmrt", "onnxruntime", "openvino", "onnxruntime-int8")
+RUNTIMES = ("mmrt", "onnxruntime", "openvino", "deepsparse", "onnxruntime-int8")
 PEERS = ("onnxruntime", "openvino")  # whose faster dense run is the 1.0 of the ratios
-SUFFIXES = {"mmrt": ".mmrt", "onnxruntime": ".onnx", "openvino": ".onnx", "onnxruntime-int8": ".int8.onnx"}
+ROOT = Path(__file__).parents[1]
+DEEPSPARSE = ROOT / ".venv-deepsparse"
 
 
 def numbers(text: str) -> list[float]:
@@ -99,22 +103,37 @@ def make_files(name: str, sparsity: float, runtimes: list[str], size: int | None
     model, shape = masked(name, sparsity, size)
     exported = to_onnx(model, shape)
     for runtime in runtimes:
-        path = folder / f"{name}-{sparsity:g}{SUFFIXES[runtime]}"
+        stem = f"{name}-{sparsity:g}"
         if runtime == "mmrt":
-            write_mmrt(exported, path)
-        elif runtime in PEERS:
-            onnx.save(exported, str(path))
+            files[runtime] = folder / f"{stem}.mmrt"
+            write_mmrt(exported, files[runtime])
+        elif runtime != "onnxruntime-int8":
+            files[runtime] = folder / f"{stem}.onnx"
+            onnx.save(exported, str(files[runtime]))
         elif sparsity == 0:
+            files[runtime] = folder / f"{stem}.int8.onnx"
             onnx.save(exported, str(folder / "fp32.onnx"))
-            quantized(folder / "fp32.onnx", path, shape)
-        else:
-            continue
-        files[runtime] = path
+            quantized(folder / "fp32.onnx", files[runtime], shape)
     return files
 
 
-def run_probe(files: dict[tuple[float, str], Path], threads: int, rounds: int,
-              seconds: float) -> Iterator[dict[str, Any]]:
+def deepsparse_python() -> str | None:
+    """The interpreter of an environment with DeepSparse and today's peers; None, and why on stderr, where it fails."""
+    python = DEEPSPARSE / "bin" / "python"
+    here = [f"{name}=={importlib.metadata.version(name)}" for name in PEERS]
+    commands = [[sys.executable, "-m", "venv", str(DEEPSPARSE)],
+                [str(python), "-m", "pip", "install", "--quiet", "deepsparse==1.8.0", *here]]
+    for command in [] if (DEEPSPARSE / "made").exists() else commands:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if done.returncode:
+            print(f"without DeepSparse: {done.stdout.strip()[-300:]}", file=sys.stderr)
+            return None
+    (DEEPSPARSE / "made").touch()
+    return str(python)
+
+
+def run_probe(files: dict[tuple[float, str], Path], threads: int, rounds: int, seconds: float,
+              probe_command: list[str]) -> Iterator[dict[str, Any]]:
     """The probe's results, each with its sparsity and runtime."""
     entries = [{"artifact": f"{sparsity:g} {runtime}", "path": str(path), "files": [str(path)],
                 "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "runtime": runtime.removesuffix("-int8"),
@@ -122,11 +141,11 @@ def run_probe(files: dict[tuple[float, str], Path], threads: int, rounds: int,
                for (sparsity, runtime), path in files.items()]
     job = {"schema": 1, "root": "/", "timeout_s": 600, "entries": entries,
            "profile": {"samples": None, "seconds": seconds, "rounds": rounds, "restarts": 1}}
-    environment = {**os.environ, "PYTHONPATH": str(runtime_folder())}
+    environment = {**os.environ, "PYTHONPATH": str(runtime_folder()), "NM_DISABLE_ANALYTICS": "1"}
     with tempfile.TemporaryFile("w+") as asked:
         asked.write(json.dumps(job))
         asked.seek(0)
-        with subprocess.Popen([sys.executable, str(PROBE), "run", "-"], stdin=asked, stdout=subprocess.PIPE, text=True,
+        with subprocess.Popen([*probe_command, "run", "-"], stdin=asked, stdout=subprocess.PIPE, text=True,
                               env=environment) as probe:
             assert probe.stdout is not None
             for row in map(json.loads, probe.stdout):
@@ -206,14 +225,20 @@ def main() -> None:
         parser.error(f"no runtime called {', '.join(unknown)} (there are {', '.join(RUNTIMES)})")
     if 0 not in asked.sparsities or not set(runtimes) & set(PEERS):
         parser.error("the ratios need sparsity 0 and onnxruntime or openvino")
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs")
+    probe_command = [sys.executable, str(PROBE)]
+    if "deepsparse" in runtimes:
+        if python := deepsparse_python():
+            probe_command = [python, str(ROOT / "benchmarks" / "probe_with_deepsparse.py")]
+        else:
+            runtimes.remove("deepsparse")
+    print(f"{cpu_facts()[0]}, {os.cpu_count()} CPUs")
     done: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in asked.models.split(","):
             files = {(s, r): f for s in asked.sparsities
                      for r, f in make_files(name, s, runtimes, asked.img_size, Path(folder)).items()}
             for threads in map(int, asked.threads):
-                rows = list(run_probe(files, threads, asked.rounds, asked.seconds))
+                rows = list(run_probe(files, threads, asked.rounds, asked.seconds, probe_command))
                 text, with_ratios = table(name, threads, rows)
                 print(text, flush=True)
                 done += with_ratios

@@ -1,0 +1,122 @@
+"""Does mmrt answer what ONNX Runtime answers? One model of each family at its own size, on real images.
+
+    python benchmarks/mmrt_correctness.py IMAGES [--models resnet18,...] [--sparsities 0,0.5,0.8,0.9,0.95]
+        [--images 200] [--json OUT]
+
+IMAGES is a folder of images, at any depth. Models have random weights under a magnitude mask, as in
+runtime_vs_peers.py, and BatchNorm statistics taken from the first images, so that activations are of the usual size.
+The difference is the largest over all images and classes, over the largest output; top-1 counts the images on which
+both give the same class.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from PIL import Image
+from runtime_vs_peers import masked, numbers, to_onnx
+from torch import nn
+
+from exporters.to_sparse import write_mmrt
+from mmprune.runtime_files import runtime_folder
+
+sys.path.insert(0, str(runtime_folder()))
+
+import mmrt
+
+MODELS = ("resnet18", "resnext50_32x4d", "regnety_002", "vgg11", "densenet121", "mobilenetv2_050",
+          "mobilenetv3_small_100", "efficientnet_b0", "tf_efficientnet_lite0", "convnext_atto", "vit_tiny_patch16_224",
+          "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "levit_128s", "mobilevit_xs", "edgenext_xx_small",
+          "ghostnet_100", "repvgg_a0")
+MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+CALIBRATION = 16
+BAR = 1e-4
+
+
+def read_images(folder: Path, count: int, size: tuple[int, int]) -> np.ndarray:
+    """(count, 3, height, width) float32, normalized; spread evenly over the sorted files."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if len(files) < count:
+        sys.exit(f"Error: {folder} has {len(files)} images, {count} are needed")
+    chosen = [files[i * len(files) // count] for i in range(count)]
+    pixels = [np.asarray(Image.open(f).convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR)) for f in chosen]
+    return np.stack([((p / np.float32(255) - MEAN) / STD).transpose(2, 0, 1) for p in pixels]).astype(np.float32)
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, images: np.ndarray) -> None:
+    """BatchNorm statistics of these images."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean
+        norm.train()
+    model(torch.from_numpy(images))
+    model.eval()
+
+
+def compare(name: str, sparsity: float, folder: Path, count: int) -> dict[str, Any]:
+    model, shape = masked(name, sparsity, None)
+    images = read_images(folder, count, shape[2:])
+    calibrate(model, images[:CALIBRATION])
+    exported = to_onnx(model, shape)
+    session = onnxruntime.InferenceSession(exported.SerializeToString(), providers=["CPUExecutionProvider"])
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary, "model.mmrt")
+        write_mmrt(exported, path)
+        sparse = mmrt.Model(str(path), 2)
+    pairs = [(session.run(None, {"input": x[None]})[0][0], sparse(x[None])[0][0]) for x in images]
+    expected, got = (np.stack(part) for part in zip(*pairs, strict=True))
+    return {"model": name, "sparsity": sparsity, "images": count, "kernels": sparse.kernels,
+            "relative_difference": float(np.abs(got - expected).max() / np.abs(expected).max()),
+            "same_top1": int((got.argmax(1) == expected.argmax(1)).sum()),
+            "classes_answered": len(set(expected.argmax(1)))}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    sparsities = sorted({r["sparsity"] for r in rows})
+    lines = ["| model | " + " | ".join(f"{s:.0%}" for s in sparsities) + " |", "|---|" + "---|" * len(sparsities)]
+    found = {(r["model"], r["sparsity"]): r for r in rows}
+    for name in dict.fromkeys(r["model"] for r in rows):
+        mine = [found[name, s] for s in sparsities]
+        cells = [f"{row['relative_difference']:.1e}, {row['same_top1']}" for row in mine]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", metavar="IMAGES", type=Path)
+    parser.add_argument("--models", default=",".join(MODELS), help="of timm")
+    parser.add_argument("--sparsities", type=numbers, default=[0.0, 0.5, 0.8, 0.9, 0.95])
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--json", type=Path, help="a line each, written as it goes; what is in it is not done again")
+    asked = parser.parse_args()
+    lines = asked.json.read_text().splitlines() if asked.json and asked.json.exists() else []
+    done = {(row["model"], row["sparsity"], row["images"]): row for row in map(json.loads, lines)}
+    rows = []
+    for name in asked.models.split(","):
+        for sparsity in asked.sparsities:
+            row = done.get((name, sparsity, asked.images))
+            if row is None:
+                row = compare(name, sparsity, asked.folder, asked.images)
+                print(json.dumps(row), file=sys.stderr, flush=True)
+                if asked.json:
+                    with asked.json.open("a") as out:
+                        out.write(json.dumps(row) + "\n")
+            rows.append(row)
+    print(f"largest difference over the largest output, and on how many of {asked.images} images top-1 is the same:\n")
+    print(table(rows))
+    wrong = [r for r in rows if r["relative_difference"] > BAR or r["same_top1"] < r["images"]]
+    if wrong:
+        sys.exit(f"Error: {len(wrong)} of {len(rows)} differ: {[(r['model'], r['sparsity']) for r in wrong]}")
+
+
+if __name__ == "__main__":
+    main()
