@@ -205,9 +205,5 @@ void norm_row(const float* x, float* y, int64_t n, float eps, const float* gain,
     if (bias) map2(y, 1, bias, 1, y, n, [](V p, V q) { return p + q; });
 }
 
-void copy_stride_2(const float* x, float* y, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) y[i] = x[2 * i];  // the compiler makes shuffles of it
-}
-
 }  // namespace
 }  // namespace mmrt

@@ -18,7 +18,7 @@ extern const Kernels MMRT_JOIN(kernels_, MMRT_SET);
 const Kernels MMRT_JOIN(kernels_, MMRT_SET) = {
     MMRT_STRING(MMRT_SET), MMRT_NEEDS, W, MMRT_SPARSE_VECTORS, MMRT_DENSE_ROWS, MMRT_DENSE_VECTORS, MMRT_SPARSE_BELOW,
     sparse, dense, gather_rows, taps, matmul, matvec,
-    unary, binary, reduce, softmax, norm, reduce_row, softmax_row, norm_row, copy_stride_2, multiply_adds, read_floats,
+    unary, binary, reduce, softmax, norm, reduce_row, softmax_row, norm_row, multiply_adds, read_floats,
 };
 
 }  // namespace mmrt

@@ -108,8 +108,6 @@ struct Kernels {
     float (*reduce_row)(int kind, const float* x, int64_t n);
     void (*softmax_row)(const float* x, float* y, int64_t n);
     void (*norm_row)(const float* x, float* y, int64_t n, float eps, const float* gain, const float* bias);
-    // every second element: y[i] = x[2 i]
-    void (*copy_stride_2)(const float* x, float* y, int64_t n);
     // limits.h
     float (*multiply_adds)(int64_t n);
     float (*read_floats)(const float* p, int64_t n, int64_t times);

@@ -129,13 +129,23 @@ void copy_ends(const float* x, float* y, int64_t n) {
     std::memcpy(y + n - N, last, sizeof last);
 }
 
-void copy_line(const float* x, int64_t x_stride, float* y, int64_t y_stride, int64_t n, const Kernels* kernels) {
+// y[i] = x[2 i] by fours, the last ones from the end: lines are as short as 4 and as common as strided convolutions. Every target has
+// vectors of four. Reads x[2 n - 1].
+void copy_every_second(const float* x, float* y, int64_t n) {
+    typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
+    auto four = [&](int64_t i) {
+        const Four a = *reinterpret_cast<const Four*>(x + 2 * i), b = *reinterpret_cast<const Four*>(x + 2 * i + 4);
+        *reinterpret_cast<Four*>(y + i) = Four{a[0], a[2], b[0], b[2]};
+    };
+    for (int64_t i = 0; i + 4 <= n; i += 4) four(i);
+    if (n % 4) four(n - 4);
+}
+
+void copy_line(const float* x, int64_t x_stride, float* y, int64_t y_stride, int64_t n) {
     if (x_stride == 1 && y_stride == 1) {
         if (n >= 4 && n <= 8) copy_ends<4>(x, y, n);  // windows of attention are 7 wide
         else if (n > 8 && n <= 16) copy_ends<8>(x, y, n);
         else std::memmove(y, x, size_t(n) * sizeof(float));  // a hostile plan's operands may overlap
-    } else if (x_stride == 2 && y_stride == 1 && n >= 16 && kernels) {
-        kernels->copy_stride_2(x, y, n);
     } else if (x_stride == 0 && y_stride == 1) {
         std::fill(y, y + n, *x);
     } else {
@@ -174,14 +184,20 @@ Step make_halo(const HaloDesc& desc) {
     return step;
 }
 
+// One phase of a strided convolution's input. What is read beyond the last element lies in the arena or the slack behind it.
+bool is_every_second(const Lines& lines, const CopyDesc& d) {
+    return lines.inner[0] == 1 && lines.inner[1] == 2 && lines.length >= 4 && lines.pieces == 1 && !d.src.constant;
+}
+
 Step make_copy(const CopyDesc& d, const Kernels& kernels) {
     auto lines = std::make_shared<Lines>(cut({d.dst.dims, {d.dst.strides, d.src.strides}}));
     Step step = named("COPY", kernels);
     step.items = lines->items();
-    step.run = [lines, dst = d.dst, src = d.src, &kernels](int item, float* arena) {
-        lines->each(item, [&](const int64_t* at, int64_t n) {
-            copy_line(base(src, arena) + at[1], lines->inner[1], arena + dst.offset + at[0], lines->inner[0], n, &kernels);
-        });
+    step.run = [lines, dst = d.dst, src = d.src, every_second = is_every_second(*lines, d)](int item, float* arena) {
+        const float* x = base(src, arena);
+        float* y = arena + dst.offset;
+        if (every_second) lines->each(item, [&](const int64_t* at, int64_t n) { copy_every_second(x + at[1], y + at[0], n); });
+        else lines->each(item, [&](const int64_t* at, int64_t n) { copy_line(x + at[1], lines->inner[1], y + at[0], lines->inner[0], n); });
     };
     return step;
 }
@@ -367,13 +383,13 @@ std::vector<int64_t> dense_strides(const std::vector<int64_t>& dims) {
 void read_view(const View& view, const float* arena, float* out) {
     const Lines lines = cut({view.dims, {dense_strides(view.dims), view.strides}});
     for (int item = 0; item < lines.items(); ++item)
-        lines.each(item, [&](const int64_t* at, int64_t n) { copy_line(base(view, arena) + at[1], lines.inner[1], out + at[0], lines.inner[0], n, nullptr); });
+        lines.each(item, [&](const int64_t* at, int64_t n) { copy_line(base(view, arena) + at[1], lines.inner[1], out + at[0], lines.inner[0], n); });
 }
 
 void write_view(const View& view, float* arena, const float* in) {
     const Lines lines = cut({view.dims, {view.strides, dense_strides(view.dims)}});
     for (int item = 0; item < lines.items(); ++item)
-        lines.each(item, [&](const int64_t* at, int64_t n) { copy_line(in + at[1], lines.inner[1], arena + view.offset + at[0], lines.inner[0], n, nullptr); });
+        lines.each(item, [&](const int64_t* at, int64_t n) { copy_line(in + at[1], lines.inner[1], arena + view.offset + at[0], lines.inner[0], n); });
 }
 
 }  // namespace mmrt

@@ -93,12 +93,6 @@ void test_rows(const Kernels& k, int64_t n) {
         }
         check::that(right, ("norm " + name).c_str());
     }
-    std::vector<float> wide(2 * n - 1);
-    for (int64_t i = 0; i < 2 * n - 1; ++i) wide[i] = float(i);
-    k.copy_stride_2(wide.data(), d.y.data(), n);
-    right = d.kept(1, n, n);
-    for (int64_t i = 0; i < n; ++i) right = right && d.y[i] == float(2 * i);
-    check::that(right, ("copy_stride_2 " + name).c_str());
 }
 
 void test_columns(const Kernels& k, int64_t length, int64_t n) {
