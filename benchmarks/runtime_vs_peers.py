@@ -10,7 +10,8 @@ Runtime and OpenVINO on the dense model over p50; its spread are the quartiles o
 being compared with the same round's. onnxruntime-int8 is the dense model quantized (static, symmetric weights).
 DeepSparse needs packages of its time: all then run in a virtual environment made for it, .venv-deepsparse; where that
 cannot be had, it is left out. MMRT_ISA=avx2 forces the kernels. One JSON line for each row with --json, raw samples
-included.
+included. Below each table: how near mmrt's layers come to this core's roofline (mmrt-bench --profile), the ones that
+lose most by name; --layers prints all.
 """
 
 import argparse
@@ -188,6 +189,20 @@ def table(name: str, threads: int, rows: list[dict[str, Any]]) -> tuple[str, lis
     return "\n".join(lines), out
 
 
+def roofline(model: Path, threads: int, every: bool) -> str:
+    """How near the layers of a .mmrt file come to what the core's multiply-adds and its reads from L1 and L2 allow."""
+    command = [runtime_folder() / "mmrt-bench", model, "--threads", str(threads), "--runs", "25", "--profile"]
+    if every:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    told = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
+    steps = [s for s in told["steps"] if s["least_seconds"] > 0]
+    whole, least = (sum(s[key] for s in steps) for key in ("seconds", "least_seconds"))
+    worst = sorted(steps, key=lambda s: s["least_seconds"] - s["seconds"])[:3]
+    lost = [f"{s['name']} ({s['seconds'] * 1e3:.2f} ms, {s['least_seconds'] / s['seconds']:.0%})" for s in worst]
+    return (f"{model.name}: layers that multiply reach {least / whole:.0%} of the roofline ({whole * 1e3:.1f} of "
+            f"{told['p50_s'] * 1e3:.1f} ms); most is lost in {', '.join(lost)}")
+
+
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Times as fast over sparsity, one line a model and number of threads; the band is between the quartiles."""
     import matplotlib
@@ -217,6 +232,7 @@ def main() -> None:
     parser.add_argument("--runtimes", default=",".join(RUNTIMES))
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=5.0, help="of samples for each row at most, beyond the rounds")
+    parser.add_argument("--layers", action="store_true", help="print every layer and its distance from the roofline")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     asked = parser.parse_args()
@@ -241,6 +257,9 @@ def main() -> None:
                 rows = list(run_probe(files, threads, asked.rounds, asked.seconds, probe_command))
                 text, with_ratios = table(name, threads, rows)
                 print(text, flush=True)
+                for (_, runtime), file in files.items():
+                    if runtime == "mmrt":
+                        print(f"\n{roofline(file, threads, asked.layers)}", flush=True)
                 done += with_ratios
                 if asked.json:
                     asked.json.write_text("".join(json.dumps(row) + "\n" for row in done))
