@@ -51,8 +51,11 @@ def numbers(text: str) -> list[float]:
     return [float(n) for n in text.split(",")]
 
 
-def masked(name: str, sparsity: float, size: int | None) -> tuple[nn.Module, tuple[int, ...]]:
-    """The model with random weights under a magnitude mask, uniform over its layers, and its input shape."""
+def masked(name: str, sparsity: float, size: int | None, everywhere: bool = False) -> tuple[nn.Module, tuple[int, ...]]:
+    """The model with random weights under a magnitude mask, uniform over its layers, and its input shape.
+
+    everywhere  the layers that usually stay dense are masked too: the sparsity is then that of the whole model
+    """
     torch.manual_seed(0)
     model = timm.create_model(name, **({"img_size": size} if size and "vit" in name else {})).eval()
     for module in model.modules():  # gains that begin at zero would fold whole branches away
@@ -60,8 +63,9 @@ def masked(name: str, sparsity: float, size: int | None) -> tuple[nn.Module, tup
             nn.init.ones_(module.weight)
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     classifier = model.get_classifier()
-    for layer in layers[1:]:
-        if layer is classifier or (isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1):
+    for layer in layers:
+        depthwise = isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
+        if not everywhere and (layer is layers[0] or layer is classifier or depthwise):
             continue
         count = round(sparsity * layer.weight.numel())
         lowest = layer.weight.detach().abs().flatten().argsort()[:count]
