@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from mmprune import __version__
-from mmprune.options import OUT, PROFILE, PROFILE_HELP, build_options, model_options
+from mmprune.options import OUT, PROFILE, PROFILE_HELP, build_options, host_options, model_options
 from mmprune.runtime_files import ARCHITECTURES, build_runtime
 
+GOLDEN, GOLDEN_IMAGES = "golden.npy", 8  # go into bundles, with what each file answers to them here
 FAILURES = {"DataError", "WeightsError"}  # ValueErrors about a file's content; the others are about the command
 EPILOG_BUILD = "Example: mmprune build --target x86 --model resnet18 --weights resnet18.pth --data photos/ --out family"
 
@@ -63,7 +64,7 @@ def _makeable(formats: Iterable[str]) -> tuple[str, ...]:
         runtime_files()
     except FileNotFoundError as err:
         click.echo(f"note: no mmrt files: {err}", err=True)
-        return tuple(f for f in formats if f != "mmrt")
+        return tuple(f for f in formats if f.partition("-")[0] != "mmrt")
     return tuple(formats)
 
 
@@ -76,10 +77,11 @@ def _fail(message: str, code: int) -> None:
 @click.option("--target", required=True, help="The device family to build for; `mmprune targets` lists them.")
 @model_options
 @build_options
-def build(target: str, score: str, formats: str | None, profile: str, out: Path, quiet: bool, **rest: Any) -> None:
+def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest: Any) -> None:
     """Prune ten ways, fine-tune, export, verify, measure, report.
 
-    Killed or interrupted, it goes on from where it was with the same command.
+    Where this machine is no board of the target, --host measures on one over ssh; without it a bundle is made for the
+    board. Killed or interrupted, it goes on from where it was with the same command.
     """
     import targets
     from exporters import ExportError
@@ -91,12 +93,13 @@ def build(target: str, score: str, formats: str | None, profile: str, out: Path,
     from mmprune.scores import SCORES
 
     _check_device(rest["device"])
-    device = targets.load(target)
-    wanted = wanted_formats(_names(formats) or _makeable(dict.fromkeys(device.RUNTIMES.values())))
+    family = targets.load(target)
+    usual = _in_precisions(family.formats, _names(rest["precision"]))
+    wanted = wanted_formats(_names(rest["formats"]) or _makeable(usual))
     resources = Resources(rest["device"], rest["jobs"] or _default_jobs(rest["device"]))
     opened = _open(rest, out / "cache")
     scores = tuple(SCORES) if score == "all" else (score,)
-    request = _request(rest, opened.make_bench.spec.model, opened.about, scores, rest["pattern"] or device.PATTERN)
+    request = _request(rest, opened.make_bench.spec.model, opened.about, scores, rest["pattern"] or family.pattern)
     with bars(quiet) as progress:
         variants = build_family(opened.make_bench, request, out, resources, progress)
         try:
@@ -104,10 +107,15 @@ def build(target: str, score: str, formats: str | None, profile: str, out: Path,
             failed = None
         except ExportError as err:  # what was exported is measured all the same
             failed = err
+        _keep_golden_images(out, opened.make_bench)
         artifacts = [a for a in read_artifacts(out) if (a.format, a.precision) in wanted]
-        if artifacts:
-            _measure(out, artifacts, target, profile, {"threads": rest["threads"], "progress": progress})
-    if artifacts:
+        elsewhere = "" if rest["host"] else _elsewhere(target)
+        if artifacts and not elsewhere:
+            how = {"threads": rest["threads"], **_host(rest), "progress": progress}
+            _measure(out, artifacts, target, profile, how)
+    if artifacts and elsewhere:
+        click.echo(_what_to_do(out, target, _bundle(out, artifacts, target, profile, rest["threads"]).path))
+    elif artifacts:
         _finish(out)
     if failed is not None:
         raise failed
@@ -119,16 +127,43 @@ def build(target: str, score: str, formats: str | None, profile: str, out: Path,
 @click.option("--profile", type=PROFILE, default="quick", show_default=True, help=PROFILE_HELP)
 @click.option("--runtime", "runtimes", metavar="NAME,NAME", help="Default: all that the target has.")
 @click.option("--threads", type=click.IntRange(min=1), help="Of inference. Default: the target's.")
+@host_options
 @click.option("--quiet", is_flag=True, help="No progress bars, one line a stage.")
 def bench(family: Path, target: str, profile: str, quiet: bool, **rest: Any) -> None:
-    """Measure again what was built; the newest measurements are what report and choose read."""
+    """Measure again what was built; the newest measurements are what report and choose read.
+
+    With --host on a board, over the system's own ssh: nothing stays there but what --keep keeps.
+    """
     from mmprune.folder import read_artifacts
     from mmprune.progress import bars
 
     with bars(quiet) as progress:
         how = {"threads": rest["threads"], "runtimes": _names(rest["runtimes"]) or None, "again": True,
-               "progress": progress}
+               **_host(rest), "progress": progress}
         _measure(family, read_artifacts(family), target, profile, how)
+    _finish(family)
+
+
+@cli.command(epilog="Example: mmprune bundle mmprune-out --target raspberry-pi-5")
+@click.argument("family", type=OUT)
+@click.option("--target", required=True, help="`mmprune targets` lists them.")
+@click.option("--profile", type=PROFILE, default="quick", show_default=True, help=PROFILE_HELP)
+@click.option("--threads", type=click.IntRange(min=1), help="Of inference. Default: the target's.")
+def bundle(family: Path, target: str, profile: str, threads: int | None) -> None:
+    """One file with all that a board without network needs: models, programs, what they should answer."""
+    from mmprune.folder import read_artifacts
+
+    _bundle(family, read_artifacts(family), target, profile, threads)
+
+
+@cli.command("import", epilog="Example: mmprune import mmprune-out results.jsonl")
+@click.argument("family", type=OUT)
+@click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def import_(family: Path, results: Path) -> None:
+    """Take in what a bundle's ./run measured on a board; all of it or, where something is wrong, nothing."""
+    from targets.importing import describe, import_results
+
+    click.echo(describe(import_results(family, results)))
     _finish(family)
 
 
@@ -199,11 +234,12 @@ def targets() -> None:
     """List the device families that can be built for."""
     import targets as package
 
-    for name in package.TARGETS:
-        module = package.load(name)
-        runtimes = ", ".join(f"{r} ({f})" for r, f in module.RUNTIMES.items())
-        click.echo(f"{name:<10} {(module.__doc__ or '').splitlines()[0]}\n{'':<10} runtimes (formats): {runtimes}; "
-                   f"pattern: {module.PATTERN}; threads: {module.THREADS}")
+    for name in (*package.TARGETS, package.LOCAL):
+        target = package.load(name)
+        runtimes = ", ".join(f"{r} ({f})" for r, f in target.runtimes.items())
+        click.echo(f"{name:<17} {target.what}\n{'':<17} runtimes (formats): {runtimes}; "
+                   f"pattern: {target.pattern}; threads: {target.threads}")
+    click.echo("FILE.toml         a board of yours: like = 'raspberry-pi-5' and what differs")
 
 
 @cli.group()
@@ -295,7 +331,79 @@ def _say_notes(notes: tuple[str, ...]) -> None:
 def _measure(root: Path, artifacts: list[Any], target: str, profile: str, how: dict[str, Any]) -> None:
     from targets.measure import Options, measure, profile_named
 
-    measure(root, artifacts, target, profile_named(profile), Options(**how))
+    measure(root, artifacts, target, profile_named(profile), Options(**how, note=lambda text: _say_notes((text,))))
+
+
+def _host(rest: dict[str, Any]) -> dict[str, Any]:
+    return {key: rest[key] for key in ("host", "ssh_config", "keep")}
+
+
+def _elsewhere(target: str) -> str:
+    """Why this machine is no board of the target; "" where it is one."""
+    import targets
+    from targets.measure import fingerprint
+
+    return targets.mismatch(targets.load(target), fingerprint(target))
+
+
+def _keep_golden_images(root: Path, make_bench: Any) -> None:
+    """A few test images in the family's folder: what a bundle's files are compared on, here and on the board."""
+    import numpy as np
+
+    from mmprune.folder import write_whole
+
+    images, _ = next(iter(make_bench().test.batches(GOLDEN_IMAGES)))
+
+    def write(part: Path) -> None:
+        with open(part, "wb") as f:  # np.save would add a suffix to a name
+            np.save(f, images.numpy())
+
+    write_whole(root / GOLDEN, write)
+
+
+def _bundle(root: Path, artifacts: list[Any], target: str, profile: str, threads: int | None) -> Any:
+    """Everything that a board of the target needs, in one file in the family's folder."""
+    import numpy as np
+
+    import targets
+    from exporters import load
+    from targets.bundle import Options, golden, make_bundle
+    from targets.measure import profile_named
+
+    family = targets.load(target)
+    answers = None
+    if (root / GOLDEN).is_file():
+        fitting = [a for a in artifacts if a.format in family.runtimes.values()]
+        answers = golden(np.load(root / GOLDEN), fitting, lambda a: load(a.format).open_file(root / a.path))
+    out = root / f"{root.resolve().name}-{family.name}.tar.xz"
+    made = make_bundle(root, artifacts, family, out, profile_named(profile), Options(answers, threads))
+    _say_notes(made.notes)
+    click.echo(f"bundle: {out}, {made.bytes / 2**20:.1f} MiB, {len(made.artifacts)} files, {', '.join(made.runtimes)}")
+    return made
+
+
+def _what_to_do(root: Path, target: str, bundle: Path) -> str:
+    return f"""
+This machine is no {target}: nothing was measured. Over ssh:
+    mmprune bench {root} --target {target} --host USER@BOARD
+or by hand: copy the bundle to the board, then there
+    tar -xf {bundle.name} && cd {bundle.name.removesuffix('.tar.xz')} && ./run
+and here, with the results.jsonl that it wrote,
+    mmprune import {root} results.jsonl"""
+
+
+def _in_precisions(formats: Iterable[str], precisions: tuple[str, ...]) -> tuple[str, ...]:
+    """The target's formats, in these precisions where some are named. BadParameter for one that no format has."""
+    from exporters import load
+
+    if not precisions:
+        return tuple(formats)
+    known = {name: load(name).PRECISIONS for name in dict.fromkeys(f.partition("-")[0] for f in formats)}
+    for precision in precisions:
+        if not any(precision in have for have in known.values()):
+            have = "; ".join(f"{name}: {', '.join(all_of_it)}" for name, all_of_it in known.items())
+            raise click.BadParameter(f"{precision!r} is none of this target's ({have})", param_hint="--precision")
+    return tuple(f"{name}-{p}" for name, have in known.items() for p in precisions if p in have)
 
 
 def _request(rest: dict[str, Any], model: str, about: dict[str, Any], scores: tuple[str, ...], pattern: str) -> Any:

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmprune.records import Artifact, Device, Measurement, Variant
+from mmprune.records import Artifact, Device, Gate, Measurement, Variant
 
 MANIFEST = "manifest.json"
 MEASUREMENTS = "measurements.jsonl"
@@ -110,13 +110,11 @@ def append_measurement(root: Path, measurement: Measurement) -> None:
 
 def measurement_from_row(row: dict[str, Any]) -> Measurement:
     """The record from its JSON form. ValueError or TypeError where the row is not one."""
-    device = dict(row["device"])
-    device["isa"] = tuple(device["isa"])
-    temperature = row.get("temperature_c")
-    return Measurement(**{**row, "device": Device(**device),
-                          "latencies_s": tuple(tuple(r) for r in row["latencies_s"]),
-                          "warmup_s": tuple(row["warmup_s"]), "processes": tuple(row.get("processes", ())),
-                          "temperature_c": tuple(temperature) if temperature else None})
+    device, gate = {**row["device"], "isa": tuple(row["device"]["isa"])}, row.get("gate")
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    fields.update(device=Device(**device), gate=Gate(**gate) if gate else None,
+                  latencies_s=tuple(tuple(r) for r in row["latencies_s"]))
+    return Measurement(**fields)
 
 
 def read_measurements(root: Path) -> list[Measurement]:

@@ -1,6 +1,6 @@
 """Options that commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,13 @@ FILE = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
 PROFILE = click.Choice(["smoke", "quick", "full"])
 PROFILE_HELP = "smoke: 64 samples each; quick: 1,024 or 60 s; full: 600 s."
+
+
+HOST = [
+    click.option("--host", metavar="USER@BOARD", help="Measure there, over ssh; it needs python3 and a runtime."),
+    click.option("--ssh-config", type=click.Path(exists=True, dir_okay=False), help="Default: ~/.ssh/config."),
+    click.option("--keep", is_flag=True, help="Leave the folder on the board."),
+]
 
 
 def model_options(command: Command) -> Command:
@@ -47,8 +54,10 @@ def build_options(command: Command) -> Command:
         click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate. Default: the recipe's."),
         click.option("--batch-size", type=COUNT, help="Of fine-tuning. Default: the recipe's."),
         click.option("--formats", metavar="NAME,NAME", help="Default: all that the target runs."),
+        click.option("--precision", metavar="NAME,NAME", help="fp32, fp16, int8: of the target's formats, these."),
         click.option("--profile", type=PROFILE, default="quick", show_default=True, help=PROFILE_HELP),
         click.option("--threads", type=COUNT, help="Of inference while measuring. Default: the target's."),
+        *HOST,
         click.option("--device", default="cpu", show_default=True, help="Where to fine-tune: cpu, cuda, cuda:1 ..."),
         click.option("--jobs", type=COUNT, help="Variants made at once. Default: one a core on the CPU, else 1."),
         click.option("--out", type=OUT, default=Path("mmprune-out"), show_default=True, help="The family's folder."),
@@ -56,7 +65,12 @@ def build_options(command: Command) -> Command:
     ])
 
 
-def _add(command: Command, options: list[Callable[[Command], Command]]) -> Command:
+def host_options(command: Command) -> Command:
+    """A board to measure on."""
+    return _add(command, HOST)
+
+
+def _add(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
     for option in reversed(options):
         command = option(command)
     return command

@@ -161,12 +161,32 @@ class Device:
     governor: str
     power_mode: str
     clock_hz: int  # the highest the kernel reports; 0 where it reports none
-    versions: dict[str, str]  # runtimes and python
+    versions: dict[str, str]  # runtimes, python, machine (as uname -m says it), l4t, jetpack, tensorrt
+    soc: str = ""  # the device tree's name of the part, e.g. "brcm,bcm2712"
+    clock_min_hz: int = 0
+    desktop: str = ""  # the running desktop's processes, or "none"
+    cooler: str = ""  # the kinds of fans that the kernel drives
 
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits over every field: records of different fingerprints are never mixed."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What was waited for before measuring, how the device was then, and whether it came in time."""
+
+    limit_c: float
+    timeout_s: float
+    waited_s: float
+    temperature_c: float | None  # the hottest zone's; None where there is none
+    busy: float | None  # share of all cores in the last second; None where the kernel does not say
+    reached: bool
+
+    def __post_init__(self) -> None:
+        if self.busy is not None:
+            _fraction(self.busy, "busy share")
 
 
 @dataclass(frozen=True)
@@ -194,8 +214,20 @@ class Measurement:
     settings: dict[str, str] = field(default_factory=dict)  # the runtime's knobs as it reports them
     processes: tuple[int, ...] = ()  # rounds by each fresh process, in order; () where one made them all
     throttled: bool = False
-    energy_j: float | None = None
+    energy_j: float | None = None  # of one inference, over what the device takes when idle; of power_rails, not wall
     temperature_c: tuple[float, float] | None = None  # before, after
+    throttled_rounds: tuple[int, ...] = ()  # indices into latencies_s
+    clock_hz: tuple[int, int] | None = None  # a board's fastest core, lowest and highest seen after a round
+    pinned_clocks: bool = False  # performance governor and, on a Jetson, jetson_clocks, whatever `device` says
+    gate: Gate | None = None  # None: measured without waiting
+    turns_s: tuple[float, ...] = ()  # when each round's turn began, from the start of the session's part
+    burst_s: float | None = None  # median of the first minute; None for a run under two minutes
+    sustained_s: float | None = None  # of the last minute
+    energy_gross_j: float | None = None  # of one inference, idle power not taken off
+    idle_w: float | None = None
+    power_rails: tuple[str, ...] = ()
+    shared_bytes: int | None = None  # Jetson: by how much RAM fell in the memory pass, the GPU's share in it
+    notes: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -205,6 +237,13 @@ class Measurement:
         samples = [s for r in self.latencies_s for s in r]
         _require(bool(samples) and all(math.isfinite(s) and s > 0 for s in samples),
                  f"{self.artifact}: latencies must be positive and finite, and there must be some")
+        rounds = len(self.latencies_s)
+        _require(all(0 <= i < rounds for i in self.throttled_rounds),
+                 f"{self.artifact}: throttled rounds {self.throttled_rounds} of {rounds}")
+        _require(self.throttled or not self.throttled_rounds, f"{self.artifact}: rounds throttled, the whole did not")
+        for name in ("burst_s", "sustained_s", "energy_j", "energy_gross_j", "idle_w", "shared_bytes"):
+            value = getattr(self, name)
+            _require(value is None or (math.isfinite(value) and value >= 0), f"{self.artifact}: {name} is {value!r}")
 
     @property
     def samples_s(self) -> list[float]:

@@ -1,20 +1,118 @@
-"""From artifact to measurement: one module a device family, and probe.py, the program that runs on the device.
+"""From artifact to measurement: what each device family is (TARGETS), and probe.py, which runs on the device.
 
-A target's module has RUNTIMES {runtime: the format it runs}, in order of preference, THREADS, the number to measure
-with unless told otherwise, and PATTERN, the mask pattern that suits the device. To add one: a module and a row.
+To add a target: a row in TARGETS, or a TOML file with a row's fields that a user names with --target my-board.toml.
 """
 
+import dataclasses
 import difflib
-import importlib
-from types import ModuleType
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-TARGETS = {"x86": "targets.x86"}
+from mmprune.records import Device
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ARCHITECTURES = ("x86_64", "aarch64")
+POWER_SOURCES = ("", "rapl", "ina3221", "pmic")
+PATTERNS = ("unstructured", "2:4")
 
 
-def load(name: str) -> ModuleType:
-    """The target's module, imported when asked for. ValueError for a name that is not there, with the nearest one."""
+@dataclass(frozen=True)
+class Target:
+    """A device family, as facts."""
+
+    name: str
+    what: str  # one line
+    arch: str  # as `uname -m` says it
+    runtimes: dict[str, str]  # runtime: the format that it runs; in order of preference
+    threads: int  # to measure with unless told otherwise; the number of cores where the board is all the model's
+    pattern: str  # of the masks that pay there
+    formats: tuple[str, ...]  # what `build` makes: "onnx-fp32" or "openvino" for all of its precisions
+    isa: tuple[str, ...] = ()  # CPU features, as the kernel names them, that every board of the family has
+    lacks: tuple[str, ...] = ()  # and those that none has: they tell a Pi 4 from a Pi 5
+    board: str = ""  # what the board's own name contains (/proc/device-tree/model); "" where any board will do
+    power: str = ""  # where energy is read: rapl, ina3221 (Jetson's rails), pmic (Raspberry Pi 5)
+
+    def __post_init__(self) -> None:
+        for value, known, word in ((self.arch, ARCHITECTURES, "arch"), (self.power, POWER_SOURCES, "power"),
+                                   (self.pattern, PATTERNS, "pattern")):
+            if value not in known:
+                raise ValueError(f"target {self.name}: {word} must be one of {', '.join(known)}, not {value!r}")
+        if not isinstance(self.threads, int) or self.threads < 1:
+            raise ValueError(f"target {self.name}: threads must be 1 or more, not {self.threads!r}")
+        if not self.runtimes:
+            raise ValueError(f"target {self.name}: runtimes must name at least one, such as {{onnxruntime = \"onnx\"}}")
+
+
+_CPU = {"mmrt": "mmrt", "onnxruntime": "onnx", "openvino": "openvino"}
+_CPU_FORMATS = ("mmrt", "onnx-fp32", "openvino")
+_PI: dict[str, Any] = {"arch": "aarch64", "runtimes": _CPU, "threads": 4, "pattern": "unstructured",
+                       "formats": ("mmrt", "onnx", "openvino")}
+
+TARGETS = {t.name: t for t in (
+    Target("x86", "x86-64 machines: laptops, servers, edge boxes", "x86_64", _CPU, 1, "unstructured", _CPU_FORMATS,
+           power="rapl"),
+    Target("x86-avx2", "x86-64 edge boxes without AVX-512, such as Intel's N100", "x86_64", _CPU, 1, "unstructured",
+           _CPU_FORMATS, isa=("avx2", "fma"), lacks=("avx512f",), power="rapl"),
+    Target("raspberry-pi-5", "Raspberry Pi 5: 4 Cortex-A76, with dot product and fp16 arithmetic",
+           isa=("asimd", "asimddp", "asimdhp"), board="Raspberry Pi 5", power="pmic", **_PI),
+    Target("raspberry-pi-4", "Raspberry Pi 4: 4 Cortex-A72, without dot product and fp16 arithmetic",
+           isa=("asimd",), lacks=("asimddp",), board="Raspberry Pi 4", **_PI),
+)}
+LOCAL = "local"  # this machine, whatever it is
+
+
+def load(name: str) -> Target:
+    """The target of a name, or of a TOML file with its fields; `local` is this machine.
+
+    ValueError for a name that is not there, with the nearest one, and for a file that does not describe a target.
+    """
+    if name == LOCAL:
+        base = TARGETS["x86" if platform.machine() == "x86_64" else "raspberry-pi-4"]
+        return dataclasses.replace(base, name=LOCAL, what="this machine", arch=platform.machine(), isa=(), lacks=(),
+                                   board="", threads=1)
+    if name.endswith(".toml"):
+        return _read(Path(name))
     if name not in TARGETS:
-        near = difflib.get_close_matches(name, TARGETS, 1)
+        near = difflib.get_close_matches(name, (*TARGETS, LOCAL), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no target called {name!r} (there are {', '.join(TARGETS)}){hint}")
-    return importlib.import_module(TARGETS[name])
+        raise ValueError(f"no target called {name!r} (there are {', '.join((*TARGETS, LOCAL))}, or a .toml file of "
+                         f"yours){hint}")
+    return TARGETS[name]
+
+
+def mismatch(target: Target, device: Device) -> str:
+    """Why the device is none of the target's family; "" where it is one, by architecture, name and CPU features."""
+    arch = device.versions.get("machine") or platform.machine()
+    if arch != target.arch:
+        return f"its processor is {arch}, {target.name} has {target.arch}"
+    if target.board not in device.board:
+        return f"it calls itself {device.board!r}, which is no {target.board}"
+    if missing := [f for f in target.isa if f not in device.isa]:
+        return f"its processor lacks {', '.join(missing)}"
+    if extra := [f for f in target.lacks if f in device.isa]:
+        return f"its processor has {', '.join(extra)}, which {target.name} has not"
+    return ""
+
+
+def _read(path: Path) -> Target:
+    """A target from TOML: the fields of Target; `like = "raspberry-pi-5"` takes what is not said from that one."""
+    try:
+        told: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+        raise ValueError(f"target {path}: {getattr(err, 'strerror', None) or err}") from err
+    fields = {f.name: f for f in dataclasses.fields(Target)}
+    base = dataclasses.asdict(load(told.pop("like"))) if "like" in told else {}
+    if unknown := sorted(set(told) - set(fields)):
+        raise ValueError(f"target {path}: no field called {unknown[0]!r} (there are {', '.join((*fields, 'like'))})")
+    row = {**base, "name": path.stem, "what": f"the board of {path.name}", **told}
+    row.update({key: tuple(row[key]) for key in ("formats", "isa", "lacks") if key in row})
+    if missing := [name for name, f in fields.items() if name not in row and f.default is dataclasses.MISSING]:
+        raise ValueError(f"target {path}: {missing[0]!r} is missing; like = \"raspberry-pi-5\" would give it")
+    return Target(**row)

@@ -1,31 +1,33 @@
-"""Measures artifacts on a target: hands probe.py a job, puts its answers into the family's folder, line by line."""
+"""Measures artifacts on a target: hands probe.py a job, puts its answers into the family's folder, line by line.
+
+The probe runs on this machine, or on a board that host.py reaches.
+"""
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
+import platform
 import secrets
-import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from mmprune import folder
 from mmprune.records import DENSE, Artifact, Device, Measurement
-from mmprune.runtime_files import runtime_folder
-from targets import load
+from mmprune.runtime_files import ARCHITECTURES, build_runtime, runtime_files, runtime_folder
+from targets import LOCAL, Target, load, mismatch
+from targets import answers as reading
+from targets.answers import NULL, ODD, MeasureError, Subject, short
+from targets.conform import strict_json
+from targets.host import Board, Host, Place, connected, output
 
 PROBE = Path(__file__).with_name("probe.py")
-NULL = "null"  # the runtime that only sleeps: takes every format, and its measurements are fixtures, no device's cost
-
-
-class MeasureError(RuntimeError):
-    """The probe could not measure; the message says what it said."""
+THIS_MACHINE = "this machine"
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,11 @@ class Options:
     memory_bytes: int | None = None  # the most that processes held side by side may take together; None: what is free
     timeout_s: float = 300.0  # for one answer of one process
     progress: Callable[[str, str, float, int], None] = _ignore  # gets (stage, item, done, total)
+    host: str | None = None  # user@name of the board, as ssh takes it; None: this machine is the board
+    ssh_config: str | None = None  # ssh's configuration file; None: the user's
+    keep: bool = False  # leave the folder on the board
+    note: Callable[[str], None] = lambda text: None  # gets what is worth telling and no error
+    connected: Callable[[Board], None] = lambda board: None  # gets the connection once it stands
 
 
 def profile_named(name: str) -> Profile:
@@ -68,78 +75,143 @@ def profile_named(name: str) -> Profile:
 
 
 def fingerprint(target: str) -> Device:
-    """What this device is, as the probe sees it with this interpreter."""
-    load(target)
-    with _probe(["fingerprint", "--target", target], None) as lines:
-        row = json.loads("".join(lines))
-    return Device(**{**row, "isa": tuple(row["isa"])})
+    """What this machine is, as the probe sees it with this interpreter."""
+    return _fingerprint(_here(Path()), load(target))[0]
 
 
 def measure(root: Path, artifacts: Sequence[Artifact], target: str, profile: Profile,
             options: Options = Options()) -> list[Measurement]:
     """Measure all artifacts side by side in one session; each measurement is in the folder once the probe has said it.
 
-    The session is the unit of resuming, since only rounds taken side by side can be paired: where a complete one of the
-    same files, device, runtimes, threads and profile is there, its measurements are returned and nothing runs.
-    MeasureError when an artifact could not be measured (the others are, and are kept) or the probe itself failed.
+    Where a complete session of the same files, device, runtimes, threads, profile and commit is there, its measurements
+    are returned and nothing runs; one that was cut short goes on, with the references again, since only rounds taken
+    side by side can be paired. MeasureError when this is no board of the target, or an artifact could not be measured
+    (the others are, and are kept); HostError when the board cannot be reached, or the connection or the probe ended.
     """
-    device = fingerprint(target)
-    entries = _entries(artifacts, target, device, options)
-    if not options.again and (found := _complete_session(root, entries, device, profile)):
-        return found
-    session = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S-") + secrets.token_hex(3)
-    job = {"schema": 1, "root": str(root.resolve()), "profile": dataclasses.asdict(profile), "entries": entries,
-           "timeout_s": options.timeout_s, "memory_bytes": options.memory_bytes}
-    made, errors, done = [], [], False
-    with _probe(["run", "-"], json.dumps(job)) as lines:
-        for row in map(json.loads, lines):
-            if row["kind"] == "result":
-                made.append(_measurement(row, device, profile, session, options))
-                folder.append_measurement(root, made[-1])
-            elif row["kind"] == "error":
-                errors.append(row["message"])
-            elif row["kind"] == "progress":
-                stage, item = ("measure", f"part {row['part']}") if row["part"] else ("memory", "")
-                options.progress(stage, item, row["fraction"] * 100, 100)
-            done = row["kind"] == "done"
-    if errors or not done:
-        raise MeasureError("\n".join(errors) or "the probe ended before it was done; run the same command again")
-    return made
+    family = load(target)
+    if options.host is None:
+        place = _here(root)
+        device, emulated = _fingerprint(place, family)
+        if why := mismatch(family, device):
+            raise MeasureError(_elsewhere(family, artifacts, why))
+        return _Run(root, place, family, device, emulated).measure(artifacts, profile, options)
+    files = _mmrt_files(root, artifacts, family, options)
+    need = [path for a in artifacts if _wanted(a, family, options) for path in (root / name for name in a.files)]
+    bytes_ = sum(path.stat().st_size for path in {*need, *files.values(), PROBE} if path.is_file())
+    with connected(Host(options.host, options.ssh_config), bytes_, options.keep, options.note) as board:
+        options.connected(board)
+        if board.machine != family.arch:
+            raise MeasureError(f"{options.host} is no {family.name}: its processor is {board.machine}, {family.name} "
+                               f"has {family.arch}; name its own target")
+        board.send({PROBE.name: PROBE, **files})
+        device, emulated = _fingerprint(board.place, family)
+        if why := mismatch(family, device):
+            raise MeasureError(f"{options.host} is no {family.name}: {why}; name its own target")
+        return _Run(root, board.place, family, device, emulated, board).measure(artifacts, profile, options)
 
 
-def _measurement(row: dict[str, Any], device: Device, profile: Profile, session: str, options: Options) -> Measurement:
-    temperature = row["temperature_c"]
-    same = ("artifact", "runtime", "runtime_version", "threads", "load_s", "first_s", "peak_bytes", "empty_bytes",
-            "started", "settings", "throttled")
-    return Measurement(**{key: row[key] for key in same}, artifact_sha256=row["sha256"], device=device, batch=1,
-                       latencies_s=tuple(tuple(r) for r in row["latencies_s"]), warmup_s=tuple(row["warmup_s"]),
-                       processes=tuple(row["processes"]),
-                       profile=profile.name, session=f"{session}.{row['part']}", commit=options.commit,
-                       provenance="fixture" if row["runtime"] == NULL else "measured",
-                       temperature_c=tuple(temperature) if temperature else None)
+@dataclass(frozen=True)
+class _Run:
+    """One device, ready to measure a family in `root`."""
+
+    root: Path
+    place: Place
+    family: Target
+    device: Device
+    emulated: bool
+    board: Board | None = None  # None: this machine, where the files are already
+
+    def measure(self, artifacts: Sequence[Artifact], profile: Profile, options: Options) -> list[Measurement]:
+        entries = self._entries(artifacts, options)
+        found = [] if options.again else self._session_so_far(entries, profile, options)
+        done = {_key(m) for m in found}
+        missing = [e for e in entries if _entry_key(e) not in done]
+        if not missing:
+            return found
+        beside = {e["runtime"] for e in missing}
+        entries = [e for e in entries if e in missing or (e["reference"] and e["runtime"] in beside)]
+        if self.board:
+            self.board.send({name: self.root / name for e in entries for name in e["files"]},
+                            lambda fraction: options.progress("copy", self.place.name, fraction * 100, 100))
+        name = (found[0].session.partition(".")[0] if found else
+                datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S-") + secrets.token_hex(3))
+        parts = max((int(m.session.rpartition(".")[2]) for m in found), default=0)
+        subject = Subject(self.device, self.emulated, profile.name, name, options.commit, parts + 1)
+        job = {"schema": 1, "root": self.place.folder, "profile": dataclasses.asdict(profile), "entries": entries,
+               "timeout_s": options.timeout_s, "memory_bytes": options.memory_bytes}
+        return found + self._run(job, reading.Answers(entries, subject, self.place.name), options)
+
+    def _run(self, job: dict[str, Any], answers: reading.Answers, options: Options) -> list[Measurement]:
+        made, errors, done = [], [], False
+        with output(self.place, (*self.place.python, "run", "-"), json.dumps(job)) as lines:
+            for row in reading.read_rows(lines, self.place.name):
+                if row["kind"] == "result":
+                    made.append(answers.measurement(row))
+                    with _exclusively(self.root / folder.MEASUREMENTS):
+                        folder.append_measurement(self.root, made[-1])
+                elif row["kind"] == "error":
+                    errors.append(short(row.get("message")))
+                elif row["kind"] == "progress":
+                    part, fraction = answers.progress(row)
+                    stage, item = ("measure", f"part {part}") if part else ("memory", "")
+                    options.progress(stage, item, fraction * 100, 100)
+                done = row["kind"] == "done"
+        if errors or not done:
+            raise MeasureError("\n".join(errors) or f"on {self.place.name} the probe ended before it was done; what "
+                               "was measured is kept, run the same command again")
+        return made
+
+    def _entries(self, artifacts: Sequence[Artifact], options: Options) -> list[dict[str, Any]]:
+        """The job's rows, runtime by runtime. ValueError for a runtime the target has not, MeasureError for no rows."""
+        formats, installed = _formats(self.family), self.device.versions
+        for name in options.runtimes or ():
+            if name not in formats:
+                raise ValueError(f"{self.family.name} has no runtime called {name!r} (there are {', '.join(formats)})")
+            if name != NULL and name not in installed:
+                raise MeasureError(f"{name} is not installed on {self.place.name}: {self._advice(name)}")
+        names = options.runtimes or [name for name in self.family.runtimes if name in installed]
+        threads = options.threads if options.threads is not None else self.family.threads
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, not {threads}")
+        rows = [{"artifact": a.id, "path": a.path, "files": list(a.files), "sha256": a.sha256, "runtime": name,
+                 "threads": threads, "reference": is_dense(a.variant)}
+                for name in names for a in artifacts if formats[name] in (None, a.format)]
+        if not rows:
+            have = ", ".join(sorted({a.format for a in artifacts})) or "none"
+            usable = [name for name in self.family.runtimes if formats[name] in {a.format for a in artifacts}]
+            advice = "; ".join(f"{name}: {self._advice(name)}" for name in usable) or "export another format"
+            raise MeasureError(f"nothing to measure on {self.family.name}: the artifacts' formats are {have}, the "
+                               f"runtimes on {self.place.name} {', '.join(names) or 'none'}; {advice}")
+        return rows
+
+    def _advice(self, runtime: str) -> str:
+        """How to get a runtime on this device."""
+        python = sys.executable if self.board is None else "python3"
+        there = "" if self.board is None else " there (with --break-system-packages where pip asks for it)"
+        if runtime == "tensorrt":
+            return "it comes with JetPack, sudo apt-get install nvidia-jetpack"
+        if runtime == "mmrt" and "numpy" in self.device.versions:
+            return "`mmprune runtime build`" if self.board is None else "its library was not made here or does not load"
+        return f"{python} -m pip install {'numpy' if runtime == 'mmrt' else runtime}{there}"
+
+    def _session_so_far(self, entries: list[dict[str, Any]], profile: Profile, options: Options) -> list[Measurement]:
+        """Of the newest session with nothing but these entries, this device, profile and commit; [] without one."""
+        wanted = {_entry_key(e) for e in entries}
+        sessions: dict[str, list[Measurement]] = {}
+        for m in folder.read_measurements(self.root):
+            if (m.device.fingerprint, m.profile, m.commit) == (self.device.fingerprint, profile.name, options.commit):
+                sessions.setdefault(m.session.partition(".")[0], []).append(m)
+        fitting = [found for found in sessions.values() if {_key(m) for m in found} <= wanted]
+        whole = [found for found in fitting if {_key(m) for m in found} == wanted]
+        return (whole or fitting or [[]])[-1]
 
 
-def _entries(artifacts: Sequence[Artifact], target: str, device: Device, options: Options) -> list[dict[str, Any]]:
-    """The job's rows, runtime by runtime. ValueError for a runtime the target has not, MeasureError for no rows."""
-    module = load(target)
-    formats = {**module.RUNTIMES, NULL: None}
-    for name in options.runtimes or ():
-        if name not in formats:
-            raise ValueError(f"{target} has no runtime called {name!r} (there are {', '.join(formats)})")
-        if name != NULL and name not in device.versions:
-            raise MeasureError(f"{name} is not installed on {target}: pip install {name}")
-    names = options.runtimes or [name for name in module.RUNTIMES if name in device.versions]
-    threads = options.threads if options.threads is not None else module.THREADS
-    if threads < 1:
-        raise ValueError(f"threads must be at least 1, not {threads}")
-    rows = [{"artifact": a.id, "path": a.path, "files": list(a.files), "sha256": a.sha256, "runtime": name,
-             "threads": threads, "reference": is_dense(a.variant)}
-            for name in names for a in artifacts if formats[name] in (None, a.format)]
-    if not rows:
-        have = ", ".join(sorted({a.format for a in artifacts})) or "none"
-        raise MeasureError(f"nothing to measure on {target}: the artifacts' formats are {have}, the installed runtimes "
-                           f"{', '.join(names) or 'none'}; export another format or install a runtime")
-    return rows
+def _key(m: Measurement) -> tuple[str, str, str, int]:
+    return m.artifact, m.artifact_sha256, m.runtime, m.threads
+
+
+def _entry_key(e: dict[str, Any]) -> tuple[str, str, str, int]:
+    return e["artifact"], e["sha256"], e["runtime"], e["threads"]
 
 
 def is_dense(variant_id: str) -> bool:
@@ -147,44 +219,66 @@ def is_dense(variant_id: str) -> bool:
     return variant_id == DENSE or variant_id.startswith(DENSE + "-")
 
 
-def _complete_session(root: Path, entries: list[dict[str, Any]], device: Device, profile: Profile) -> list[Measurement]:
-    """Measurements of the newest session with these very entries, device and profile; [] where there is none."""
-    wanted = {(e["artifact"], e["sha256"], e["runtime"], e["threads"]) for e in entries}
-    sessions: dict[str, list[Measurement]] = {}
-    for m in folder.read_measurements(root):
-        if m.device.fingerprint == device.fingerprint and m.profile == profile.name:
-            sessions.setdefault(m.session.split(".")[0], []).append(m)
-    for found in reversed(sessions.values()):
-        if wanted == {(m.artifact, m.artifact_sha256, m.runtime, m.threads) for m in found}:
-            return found
-    return []
+def _formats(family: Target) -> dict[str, str | None]:
+    """What each runtime takes; None: everything."""
+    return {**family.runtimes, NULL: None}
 
 
-def _python_path() -> list[str]:
-    """mmrt.py, which travels beside the probe to other machines, lies elsewhere on this one."""
-    before = os.environ.get("PYTHONPATH")
-    return [str(runtime_folder()), *([before] if before else [])]
+def _wanted(artifact: Artifact, family: Target, options: Options) -> bool:
+    formats = _formats(family)
+    return any(formats.get(name) in (None, artifact.format) for name in options.runtimes or family.runtimes)
+
+
+def _here(root: Path) -> Place:
+    """This machine. mmrt.py, which travels beside the probe to other machines, lies elsewhere on this one."""
+    path = os.pathsep.join([str(runtime_folder()), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return Place(THIS_MACHINE, str(root.resolve()), (sys.executable, str(PROBE)),
+                 environment={**os.environ, "PYTHONPATH": path})
+
+
+def _fingerprint(place: Place, family: Target) -> tuple[Device, bool]:
+    """What the device is, and whether it is an emulator. MeasureError where it says something else."""
+    with output(place, (*place.python, "fingerprint", "--target", family.name), None) as lines:
+        line = lines.read(1 << 20)
+    try:
+        return reading.device_from_row(strict_json(line))
+    except ODD as err:
+        raise MeasureError(f"{place.name} does not say what it is: {short(err)}") from err
+
+
+def _elsewhere(family: Target, artifacts: Sequence[Artifact], why: str) -> str:
+    """Why this machine does not do, and what does."""
+    runnable = {a.format for a in artifacts} & set(load(LOCAL).runtimes.values())
+    here = f"; --target {LOCAL} measures this machine instead" if runnable else ""
+    return (f"this machine is no {family.name}: {why}. Measure on the board: --host user@board reaches it over ssh; "
+            f"or unpack a bundle there, ./run, and `mmprune import` its results.jsonl here{here}")
+
+
+def _mmrt_files(root: Path, artifacts: Sequence[Artifact], family: Target, options: Options) -> dict[str, Path]:
+    """mmrt.py and the library for the target, by name; {} where mmrt is not wanted or cannot be made, with a note."""
+    asked = "mmrt" in (options.runtimes or family.runtimes)
+    if not asked or not any(a.format == family.runtimes.get("mmrt") for a in artifacts):
+        return {}
+    try:
+        if family.arch == platform.machine():
+            return {path.name: path for path in runtime_files()}
+        out = root / "cache" / f"mmrt-{family.arch}"
+        out.mkdir(parents=True, exist_ok=True)
+        with _exclusively(out / ".lock"):  # other hosts of a fleet want it too
+            library, *_ = build_runtime(next(n for n, arch in ARCHITECTURES.items() if arch == family.arch), out)
+        return {library.name: library, "mmrt.py": runtime_folder() / "mmrt.py"}
+    except (RuntimeError, FileNotFoundError) as err:  # of the compiler's, in its words
+        options.note(f"measured without mmrt: {err}")
+        return {}
 
 
 @contextlib.contextmanager
-def _probe(arguments: list[str], stdin: str | None) -> Iterator[IO[str]]:
-    """Run the probe with this interpreter and give its lines. It and its children end with the block, come what may."""
-    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as asked:
-        asked.write(stdin or "")
-        asked.seek(0)
-        # A session of its own: one signal reaches all its children, and Ctrl-C reaches us alone, who then end them
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(_python_path())}
-        process: Any = subprocess.Popen([sys.executable, str(PROBE), *arguments], stdin=asked, stdout=subprocess.PIPE,
-                                        stderr=said, text=True, start_new_session=True, env=environment)
-        try:
-            yield process.stdout
-            code = process.wait()
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            process.stdout.close()
-        if code != 0:
-            said.seek(0)
-            tail = "\n".join(said.read().strip().splitlines()[-20:])
-            raise MeasureError(f"on this machine: {PROBE.name} {arguments[0]} ended with {code}: {tail}")
+def _exclusively(path: Path) -> Iterator[None]:
+    """Hold the file against other threads and processes."""
+    with open(path, "a") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+def _measurement(row: dict[str, Any], device: Device, profile: Profile, session: str, options: Options) -> Measurement:
+    return reading.measurement_from_probe(row, Subject(device, False, profile.name, session, options.commit))

@@ -9,27 +9,36 @@ A job:
      "profile": {"samples": 1024 or null, "seconds": 60, "rounds": 20, "restarts": 1},
      "entries": [{"artifact": "id", "path": "m.onnx", "files": ["m.onnx"], "sha256": "...", "runtime": "onnxruntime",
                   "threads": 1, "reference": true}],
-     "timeout_s": 300, "memory_bytes": null}
+     "timeout_s": 300, "memory_bytes": null,
+     "gate": {"temperature_c": 60, "timeout_s": 120}, "power": "ina3221", "pin_clocks": false, "sysroot": "/"}
 
 An artifact is done when it has `samples` samples or `seconds` seconds of them, whichever comes first, and `rounds`
 rounds. `sha256` is over the contents of `files` in their order. Entries marked `reference` (or else the first one)
 stand in every part, see `run_parts`. `memory_bytes`, where given, is the most that processes may take together, side
-by side.
+by side. What may be left out, each with what that means:
+    gate        wait before measuring until the device is idle and its hottest zone is below `temperature_c`, at most
+                `timeout_s`; without: no waiting
+    power       where energy is read: "rapl", "ina3221" (Jetson), "pmic" (Raspberry Pi 5); without: energy_j is null
+    pin_clocks  set the governors to performance (on a Jetson jetson_clocks too) and put them back; needs root
+    sysroot     for tests: the folder that holds sys, proc and etc; any other than "/" marks every row as emulated
 
 Lines on stdout: {"kind": "progress", "part", "fraction"}, {"kind": "result", ...}, {"kind": "error", "artifact",
-"runtime", "threads", "message"}, and one {"kind": "done"} at the end, without which the output was cut short.
-Everything else goes to stderr. Times are in seconds.
+"runtime", "threads", "message"} (the first three are null where it is about the whole job), and one {"kind": "done"}
+at the end, without which the output was cut short. Everything else goes to stderr. Times are in seconds.
 
 How it measures. A first pass opens each (artifact, runtime) in a process of its own and reads its peak of resident
 memory. Then every artifact gets a fresh process again, for times alone; all are alive side by side and answer on
 pipes, so that one runs while the others and this parent block. A round gives each a turn of consecutive inferences,
 in an order drawn anew for every round: heat and clocks that drift hit all alike, and so does a neighbour whose load
 comes and goes in our own rhythm, which a fixed order (A B C, C B A) would let hit always the same ones. A turn begins
-with inferences that are stored among the warm-ups: the caches are full of the previous model at first.
+with inferences that are stored among the warm-ups: the caches are full of the previous model at first. What else is
+read (temperature, throttling, clocks) is read between rounds, never within a turn; only power is, by a thread.
 """
 
 import argparse
+import contextlib
 import difflib
+import fcntl
 import gc
 import glob
 import hashlib
@@ -40,11 +49,15 @@ import math
 import os
 import platform
 import random
+import re
 import select
+import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import namedtuple
 from datetime import datetime, timezone
@@ -59,6 +72,13 @@ WARM_RUNS, WARM_MIN_S, WARM_MAX_S = 10, 0.2, 2.0
 WARM_FLAT = 0.02  # steady: the medians of the last ten runs and of the ten before differ by less
 MEMORY_RUNS = 3  # inferences in the memory pass: buffers that are made lazily are there after the first or second
 MEMORY_SPARE = 0.05  # of all RAM stays free, since a device that swaps measures its disk
+GATE_BUSY, GATE_CALM_S = 0.10, 3  # idle: less than this share of all cores is busy, for so many seconds on end
+GATE_TEMPERATURE_C, GATE_TIMEOUT_S = 60, 120
+THROTTLED_CLOCK = 0.95  # of the highest allowed: a governor that is told "performance" runs lower only when made to
+POWER_READINGS = 10  # fewer within an artifact's turns say nothing about its power
+IDLE_S = 3.0  # of power before the first model is loaded
+MINUTE_S = 60.0  # burst is the first, sustained the last of a run of two or more
+NOT_REPORTED = "not reported"
 ISA = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
        "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
        "neon", "asimd", "fphp", "asimdhp", "asimddp", "sve", "sve2", "i8mm", "bf16")
@@ -138,6 +158,7 @@ RUNTIMES = {
 
 
 # ----------------------------------------------------------------------------------------------------------- the device
+# Every function that reads /sys, /proc or /etc takes the folder that they lie in, "/" on a real device.
 
 def read_text(path):
     """The file's text without blanks at its ends; "" where it cannot be read: /sys differs from board to board."""
@@ -146,6 +167,33 @@ def read_text(path):
             return f.read().strip("\0 \n\t")
     except OSError:
         return ""
+
+
+def under(root, path):
+    return root.rstrip("/") + path
+
+
+def paths_under(root, pattern):
+    return sorted(glob.glob(under(root, pattern)))
+
+
+def numbers(paths):
+    """The whole numbers that these files hold; those that hold none are left out."""
+    found = [read_text(p) for p in paths]
+    return [int(text) for text in found if text.lstrip("-").isdigit()]
+
+
+def output_of(command, *arguments, timeout_s=5):
+    """What the command prints; "" where it is not there, fails or takes too long: boards differ in their tools."""
+    path = shutil.which(command, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")  # ssh leaves these out
+    if not path:
+        return ""
+    try:
+        done = subprocess.run([path, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL, universal_newlines=True, timeout=timeout_s, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def version(packages):
@@ -157,9 +205,9 @@ def version(packages):
     return None
 
 
-def cpu_facts():
+def cpu_facts(root="/"):
     """The CPU's name and its feature flags, from /proc/cpuinfo."""
-    pairs = [line.partition(":") for line in read_text("/proc/cpuinfo").splitlines()]
+    pairs = [line.partition(":") for line in read_text(under(root, "/proc/cpuinfo")).splitlines()]
     fields: Dict[str, str] = {}
     for key, _, value in pairs:
         fields.setdefault(key.strip(), value.strip())  # of the first core
@@ -170,48 +218,458 @@ def cpu_facts():
     return name or platform.processor() or platform.machine(), [f for f in ISA if f in flags]
 
 
-def board():
+def board(root="/"):
     dmi = "/sys/devices/virtual/dmi/id/"
-    names = [read_text(dmi + "sys_vendor"), read_text(dmi + "product_name")]
-    return read_text("/proc/device-tree/model") or " ".join(n for n in names if n) or "unknown " + platform.machine()
+    names = [read_text(under(root, dmi + name)) for name in ("sys_vendor", "product_name")]
+    return (read_text(under(root, "/proc/device-tree/model")) or " ".join(n for n in names if n)
+            or "unknown " + platform.machine())
 
 
-def meminfo(key):
-    for line in read_text("/proc/meminfo").splitlines():
+def compatible(root="/"):
+    """What the device tree calls the board, then its SoC, such as ["raspberrypi,5-model-b", "brcm,bcm2712"]."""
+    return [name for name in read_text(under(root, "/proc/device-tree/compatible")).split("\0") if name]
+
+
+def is_emulated(root="/"):
+    return "linux,dummy-virt" in compatible(root) or os.path.abspath(root) != "/"
+
+
+def is_jetson(root="/"):
+    return any(name.startswith("nvidia,tegra") for name in compatible(root))
+
+
+# L4T's versions and JetPack's, github.com/rbonghi/jetson_stats jtop/core/jetson_variables.py; the longest match counts
+JETPACKS = {"35.2": "5.1", "35.3": "5.1", "35.4": "5.1", "35.5": "5.1", "35.6": "5.1", "36.3": "6.0", "36.4.0": "6.1",
+            "36.4.3": "6.2", "36.4.4": "6.2.1", "36.4.7": "6.2.1", "36.5": "6.2.2", "38.2": "7.0", "38.4": "7.1",
+            "39.2": "7.2"}
+
+
+def jetson_versions(root="/"):
+    """{"l4t", "jetpack"} from a line such as "# R36 (release), REVISION: 4.3, ..."; {} on what is no Jetson."""
+    text = read_text(under(root, "/etc/nv_tegra_release"))
+    said = re.search(r"R(\d+)\s*\(release\), REVISION: (\d+(?:\.\d+)*)", text)
+    if not said:
+        return {}
+    l4t = said.group(1) + "." + said.group(2)
+    parts = l4t.split(".")
+    tries = [".".join(parts[:n]) for n in range(len(parts), 1, -1)]
+    return {"l4t": l4t, "jetpack": next((JETPACKS[name] for name in tries if name in JETPACKS), NOT_REPORTED)}
+
+
+def tensorrt_version(root="/"):
+    """From the Python package's metadata or from dpkg; None where neither knows. Importing it may crash a process."""
+    for stanza in read_text(under(root, "/var/lib/dpkg/status")).split("\n\n"):
+        if re.match(r"Package: libnvinfer\d+\n", stanza) and "\nStatus: install ok installed" in stanza:
+            said = re.search(r"^Version: ([\d.]+)", stanza, re.MULTILINE)
+            if said:
+                return said.group(1)
+    return version(["tensorrt"])
+
+
+def meminfo(key, root="/"):
+    for line in read_text(under(root, "/proc/meminfo")).splitlines():
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
     return 0
 
 
-def os_name():
-    for line in read_text("/etc/os-release").splitlines():
+def os_name(root="/"):
+    for line in read_text(under(root, "/etc/os-release")).splitlines():
         if line.startswith("PRETTY_NAME="):
             return line.partition("=")[2].strip('"')
     return platform.system()
 
 
-def fingerprint(target):
-    cpu, isa = cpu_facts()
-    cpufreq = "/sys/devices/system/cpu/cpu0/cpufreq/"
-    versions = {"python": platform.python_version(), "numpy": version(["numpy"])}
+def power_mode():
+    """A Jetson's, such as "MAXN_SUPER (2)": `nvpmodel -q` says its name and then its number."""
+    said = re.search(r"NV Power Mode: *(\S+)\s+(\d+)", output_of("nvpmodel", "-q"))
+    return "{} ({})".format(*said.groups()) if said else NOT_REPORTED
+
+
+DESKTOPS = {"gnome-shell", "kwin_wayland", "labwc", "lxsession", "plasmashell", "wayfire", "weston", "xfce4-session",
+            "Xorg"}
+
+
+def desktop(root="/"):
+    """The running desktop's processes: on a Raspberry Pi 4 one cost a sixth of the speed."""
+    seen = {read_text(p) for p in paths_under(root, "/proc/[0-9]*/comm")}
+    return ", ".join(sorted(DESKTOPS & seen)) or ("none" if seen else NOT_REPORTED)
+
+
+def cooler(root="/"):
+    """The kinds of fans that the kernel drives; passive coolers and fans on a plain supply cannot be seen."""
+    kinds = {read_text(p) for p in paths_under(root, "/sys/class/thermal/cooling_device*/type")}
+    return ", ".join(sorted(k for k in kinds if "fan" in k.lower())) or NOT_REPORTED
+
+
+def fingerprint(target, root="/"):
+    """The fields of a Device and "emulated"; nothing that changes by itself, such as a temperature."""
+    cpu, isa = cpu_facts(root)
+    cpufreq = under(root, "/sys/devices/system/cpu/cpu0/cpufreq/")
+    lowest, highest = ((numbers([cpufreq + "cpuinfo_{}_freq".format(end)]) or [0])[0] * 1000 for end in ("min", "max"))
+    versions = {"machine": platform.machine(), "python": platform.python_version(), "numpy": version(["numpy"]),
+                "tensorrt": tensorrt_version(root)}
     versions.update({name: r.version() for name, r in RUNTIMES.items()})
-    return {"target": target, "board": board(), "cpu": cpu, "isa": isa, "cores": len(os.sched_getaffinity(0)),
-            "ram_bytes": meminfo("MemTotal"), "os": os_name(), "kernel": platform.release(),
-            "governor": read_text(cpufreq + "scaling_governor"), "power_mode": "",
-            "clock_hz": int(read_text(cpufreq + "cpuinfo_max_freq") or 0) * 1000,
-            "versions": {name: v for name, v in versions.items() if v}}
+    versions.update(jetson_versions(root))
+    return {"target": target, "board": board(root), "soc": (compatible(root) or [NOT_REPORTED])[-1], "cpu": cpu,
+            "isa": isa, "cores": len(os.sched_getaffinity(0)), "ram_bytes": meminfo("MemTotal", root),
+            "os": os_name(root), "kernel": platform.release(),
+            "governor": read_text(cpufreq + "scaling_governor") or NOT_REPORTED, "power_mode": power_mode(),
+            "clock_hz": highest, "clock_min_hz": lowest, "desktop": desktop(root), "cooler": cooler(root),
+            "versions": {name: v for name, v in versions.items() if v}, "emulated": is_emulated(root)}
 
 
-def throttle_count():
-    """How often the packages were throttled since boot; None where the kernel does not count."""
-    found = [read_text(p) for p in glob.glob("/sys/devices/system/cpu/cpu*/thermal_throttle/package_throttle_count")]
-    return sum(int(n) for n in found if n.isdigit()) if found else None
-
-
-def temperature():
+def temperature(root="/"):
     """The hottest thermal zone, in degrees Celsius; None where there is none."""
-    found = [read_text(p) for p in glob.glob("/sys/class/thermal/thermal_zone*/temp")]
-    return max((int(n) / 1000 for n in found if n.lstrip("-").isdigit()), default=None)
+    return max((n / 1000 for n in numbers(paths_under(root, "/sys/class/thermal/thermal_zone*/temp"))), default=None)
+
+
+def clock(root="/"):
+    """What the fastest core runs at, in Hz; None where the kernel does not say."""
+    found = numbers(paths_under(root, "/sys/devices/system/cpu/cpufreq/policy*/scaling_cur_freq"))
+    return max(found) * 1000 if found else None
+
+
+# ----------------------------------------------------------------------------------------------------------- throttling
+
+INA3221 = "/sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*/"  # a Jetson's power sensors
+POLICIES = "/sys/devices/system/cpu/cpufreq/policy*/"
+GET_THROTTLED = ("under-voltage", "the clock was capped", "throttled", "soft temperature limit")  # bits 0 to 3
+
+
+def fixed_clocks(root="/"):
+    """Whether the highest clock is one to expect under load, as on boards, which have a device tree. On x86 it is a
+    turbo that few loads reach, and asking for the clocks takes older kernels 10 ms a core."""
+    return bool(compatible(root))
+
+
+def throttle_signs(root="/"):
+    """What this device says about throttling, by name; {} where it says nothing. See throttle_reasons."""
+    signs: Dict[str, Any] = {}
+    said = re.search(r"throttled=0x([0-9a-fA-F]+)", output_of("vcgencmd", "get_throttled"))
+    if said:
+        signs["get_throttled"] = int(said.group(1), 16)
+    counts = numbers(paths_under(root, "/sys/devices/system/cpu/cpu*/thermal_throttle/package_throttle_count"))
+    if counts:
+        signs["package_throttle_count"] = sum(counts)
+    alarms = paths_under(root, INA3221 + "curr*_crit_alarm") + paths_under(root, INA3221 + "curr*_max_alarm")
+    if alarms:
+        signs["alarms"] = [os.path.basename(p) for p in alarms if numbers([p]) == [1]]
+    allowed = numbers(paths_under(root, POLICIES + "scaling_max_freq"))
+    if allowed:
+        signs["allowed_hz"] = [n * 1000 for n in allowed]
+    governors = {read_text(p) for p in paths_under(root, POLICIES + "scaling_governor")}
+    if allowed and fixed_clocks(root) and governors == {"performance"}:
+        signs["clock_share"] = (clock(root) or 0) / (max(allowed) * 1000)
+    return signs
+
+
+def throttle_reasons(before, now):
+    """Why the device throttled between two readings of throttle_signs, in words; [] where nothing says so."""
+    reasons, bits = [], now.get("get_throttled", 0)
+    fresh = bits & ~before.get("get_throttled", 0)  # bits 16 to 19 stay until the next boot: only new ones count
+    for bit, name in enumerate(GET_THROTTLED):
+        if bits >> bit & 1 or fresh >> bit + 16 & 1:
+            reasons.append("{} (get_throttled {:#x})".format(name, bits))
+    if now.get("package_throttle_count", 0) > before.get("package_throttle_count", 0):
+        reasons.append("the package was throttled")
+    reasons += ["alarm " + name for name in now.get("alarms", [])]
+    if any(a < b for a, b in zip(now.get("allowed_hz", []), before.get("allowed_hz", []))):  # noqa: B905  3.8
+        reasons.append("the highest allowed clock was lowered")
+    if 0 < now.get("clock_share", 1) < THROTTLED_CLOCK:
+        reasons.append("the clock was {:.0%} of the highest".format(now["clock_share"]))
+    return reasons
+
+
+# ----------------------------------------------------------------------------------------------------------- start gate
+
+def cpu_times(root="/"):
+    """(idle, all) of all cores together since boot, in ticks; None where the kernel does not say."""
+    words = read_text(under(root, "/proc/stat")).partition("\n")[0].split()
+    if len(words) < 6 or words[0] != "cpu":
+        return None
+    ticks = [int(word) for word in words[1:9]]  # guests' time, which follows, is in the user's already
+    return ticks[3] + ticks[4], sum(ticks)
+
+
+def busy_share(before, now):
+    """Of all cores, between two readings of cpu_times; None where there are none."""
+    if not before or not now:
+        return None
+    return 1 - (now[0] - before[0]) / (now[1] - before[1]) if now[1] > before[1] else 0.0
+
+
+def wait_until_ready(gate, root="/", sleep=time.sleep):
+    """Wait until the device is idle and cool; what was waited for and whether it came. What it does not report counts
+    as reached."""
+    limit_c, timeout_s = gate.get("temperature_c", GATE_TEMPERATURE_C), gate.get("timeout_s", GATE_TIMEOUT_S)
+    waited_s, calm_s, before = 0, 0, cpu_times(root)
+    while True:
+        sleep(1)
+        waited_s, now, degrees = waited_s + 1, cpu_times(root), temperature(root)
+        busy, before = busy_share(before, now), now
+        ready = (busy is None or busy < GATE_BUSY) and (degrees is None or degrees < limit_c)
+        calm_s = calm_s + 1 if ready else 0
+        if calm_s >= GATE_CALM_S or waited_s >= timeout_s:
+            return {"limit_c": limit_c, "timeout_s": timeout_s, "waited_s": waited_s, "temperature_c": degrees,
+                    "busy": None if busy is None else max(0.0, busy), "reached": calm_s >= GATE_CALM_S}
+
+
+# ---------------------------------------------------------------------------------------------------------------- power
+# A source is found by a function (root) -> PowerSource, or None where the device has none that may be read. It gives
+# either watts() of the moment or joules() since it was opened; both may be None when a reading fails. To add one: a
+# function and a row in POWER.
+
+# rails: their names; interval_s: between two samples; settle_s: so long a sensor still averages what was before
+PowerSource = namedtuple("PowerSource", "rails watts joules interval_s settle_s")
+Window = namedtuple("Window", "begin_s end_s joules")  # of the monotonic clock; joules is None without a counter
+
+
+def find_ina3221(root="/"):
+    """A Jetson's rails. VDD_IN is the module's input (Orin NX, Nano); AGX has none, there the sum is a lower bound."""
+    rails, settle_s = {}, 0.0
+    for folder in paths_under(root, INA3221):
+        for label_path in sorted(glob.glob(folder + "in*_label")):
+            channel = os.path.basename(label_path)[2:-len("_label")]
+            label, pair = read_text(label_path), [folder + "in{}_input".format(channel),
+                                                  folder + "curr{}_input".format(channel)]
+            # channel 7 is the sum of the shunts' voltages, and has no current
+            if label not in ("", "NC") and len(numbers(pair)) == 2:
+                rails[label] = pair
+                settle_s = max([settle_s] + [ms / 1000 for ms in numbers([folder + "update_interval"])])
+    if "VDD_IN" in rails:
+        rails = {"VDD_IN": rails["VDD_IN"]}
+
+    def watts():
+        pairs = [numbers(pair) for pair in rails.values()]
+        return sum(mv * ma for mv, ma in pairs) / 1e6 if all(len(pair) == 2 for pair in pairs) else None
+
+    return PowerSource(sorted(rails), watts, None, 0.05, settle_s) if rails else None
+
+
+def pmic_watts(text):
+    """{rail: watts} from `vcgencmd pmic_read_adc`: lines VDD_CORE_A current(7)=1.08A and VDD_CORE_V volt(15)=0.72V.
+
+    EXT5V_V and BATT_V have no current: what USB devices take cannot be seen.
+    """
+    found: Dict[str, Dict[str, float]] = {"A": {}, "V": {}}
+    for rail, unit, value in re.findall(r"(\S+)_([AV])\s+(?:current|volt)\(\d+\)=(\d+(?:\.\d+)?)[AV]", text):
+        found[unit][rail] = float(value)
+    return {rail: amps * found["V"][rail] for rail, amps in found["A"].items() if rail in found["V"]}
+
+
+def find_pmic(_root="/"):
+    """A Raspberry Pi 5's rails. Each reading starts a program, some milliseconds of one core: hence less often."""
+    rails = sorted(pmic_watts(output_of("vcgencmd", "pmic_read_adc")))
+
+    def watts():
+        now = pmic_watts(output_of("vcgencmd", "pmic_read_adc", timeout_s=1))
+        return sum(now.values()) if sorted(now) == rails else None
+
+    return PowerSource(rails, watts, None, 0.1, 0.0) if rails else None
+
+
+def find_rapl(root="/"):
+    """The processor packages' and the memory's counters, of Intel and AMD; only root may read them."""
+    zones = {}
+    for folder in paths_under(root, "/sys/class/powercap/intel-rapl:*/"):
+        name = read_text(folder + "name")
+        if name.startswith("package") or name == "dram":  # core and uncore are parts of the package
+            zones[folder] = name
+    last = {folder: numbers([folder + "energy_uj"]) for folder in zones}
+    if not zones or not all(last.values()):
+        return None
+    wrap = {folder: (numbers([folder + "max_energy_range_uj"]) or [0])[0] for folder in zones}
+    total_uj = [0]
+
+    def joules():
+        for folder in zones:
+            now = numbers([folder + "energy_uj"])
+            if not now:
+                return None
+            step = now[0] - last[folder][0]
+            total_uj[0] += step if step >= 0 else step + wrap[folder]
+            last[folder] = now
+        return total_uj[0] / 1e6
+
+    return PowerSource(sorted(zones.values()), None, joules, 0.0, 0.0)
+
+
+POWER = {"ina3221": find_ina3221, "pmic": find_pmic, "rapl": find_rapl}
+
+
+class PowerMeter:
+    """Mean power over windows of time: a counter is read at their ends, anything else by a thread within them.
+
+    Without a source it only tells the time. As a context manager it ends its thread.
+    """
+
+    def __init__(self, source):
+        self.source: Any = source
+        self.idle_w: Any = None
+        self.samples: List[Any] = []  # (time, watts)
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self.sample, daemon=True)
+
+    def __enter__(self):
+        if self.source and self.source.watts:
+            self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        if self.thread.is_alive():
+            self.thread.join()
+
+    def sample(self):
+        while not self.ended.wait(self.source.interval_s):
+            before, watts = time.monotonic(), self.source.watts()
+            if watts is not None:
+                self.samples.append(((before + time.monotonic()) / 2, watts))
+
+    def read(self):
+        return Window(time.monotonic(), None, self.source.joules() if self.source and self.source.joules else None)
+
+    def window(self, begun):
+        """From a read() until now."""
+        now = self.read()
+        both = begun.joules is not None and now.joules is not None
+        return Window(begun.begin_s, now.begin_s, now.joules - begun.joules if both else None)
+
+    def mean_w(self, windows):
+        """(watts, how many readings say so); (None, 0) where none does."""
+        if self.source and self.source.joules:
+            counted = [w for w in windows if w.joules is not None]
+            seconds = sum(w.end_s - w.begin_s for w in counted)
+            return (sum(w.joules for w in counted) / seconds, len(counted)) if seconds else (None, 0)
+        settle_s, found, windows = self.source.settle_s if self.source else 0, [], iter(sorted(windows))
+        window = next(windows, None)
+        for at, watts in self.samples:
+            while window and at > window.end_s:
+                window = next(windows, None)
+            if window and window.begin_s + settle_s <= at:
+                found.append(watts)
+        return (statistics.fmean(found), len(found)) if found else (None, 0)
+
+    def read_idle(self):
+        begun = self.read()
+        time.sleep(IDLE_S)
+        self.idle_w, _ = self.mean_w([self.window(begun)])
+
+
+def energy_per_inference(meter, windows, mean_s):
+    """({"energy_j": net of idle power, "energy_gross_j", "idle_w", "power_rails"}, notes) of one artifact's turns."""
+    facts: Dict[str, Any] = {"energy_j": None, "energy_gross_j": None, "idle_w": None, "power_rails": []}
+    if not meter.source:
+        return facts, []
+    facts.update(idle_w=meter.idle_w, power_rails=meter.source.rails)
+    watts, count = meter.mean_w(windows)
+    if count < POWER_READINGS or meter.idle_w is None:
+        return facts, ["no energy: {} power readings within its turns, {} are needed; measure longer".format(
+            count, POWER_READINGS)]
+    facts["energy_gross_j"] = watts * mean_s
+    if watts <= meter.idle_w:
+        return facts, ["no net energy: {:.2f} W while it ran, {:.2f} W idle".format(watts, meter.idle_w)]
+    facts["energy_j"] = (watts - meter.idle_w) * mean_s
+    return facts, ["energy: rails, not wall; {:.2f} W idle taken off".format(meter.idle_w)]
+
+
+# ------------------------------------------------------------------------------------------------------- pinned clocks
+
+CLOCKS, JETSON_CLOCKS = "mmprune-clocks.json", "mmprune-jetson-clocks.conf"  # the old state, in the job's root
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: the connection dropped
+
+
+class ClockError(RuntimeError):
+    """The clocks could not be pinned; they are as they were."""
+
+
+def governor_paths(root="/"):
+    """{policy: path}"""
+    return {p.split("/")[-2]: p for p in paths_under(root, POLICIES + "scaling_governor")}
+
+
+def write_governors(wanted, root="/"):
+    """`wanted`: {policy: governor}. What is no policy of this device is passed over: a stale file is not trusted."""
+    paths = governor_paths(root)
+    for policy, governor in wanted.items():
+        if policy in paths:
+            with open(paths[policy], "w", encoding="utf-8") as f:
+                f.write(governor)
+
+
+def jetson_clocks(*arguments):
+    """Run it. ClockError where it fails."""
+    command = ["jetson_clocks", *arguments]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, universal_newlines=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as err:
+        raise ClockError("{}: {}".format(" ".join(command), err)) from err
+    if done.returncode != 0:
+        raise ClockError("{} ended with {}: {}".format(" ".join(command), done.returncode, done.stdout.strip()[-500:]))
+
+
+def restore_clocks(folder, root="/"):
+    """Put back what pinned_clocks changed, as its files in the folder say. ClockError where that fails."""
+    state, stored = os.path.join(folder, CLOCKS), os.path.join(folder, JETSON_CLOCKS)
+    try:
+        try:
+            if os.path.exists(stored):
+                jetson_clocks("--restore", stored)
+                os.remove(stored)
+        finally:
+            write_governors(json.loads(read_text(state)), root)
+        os.remove(state)
+    except (OSError, ValueError, AttributeError) as err:
+        raise ClockError("the clocks could not be put back from {}: {}; reboot does it".format(state, err)) from err
+
+
+def restore_stale_clocks(folder, root="/"):
+    """Put back what a run that was killed left pinned. ClockError where that run is still alive."""
+    state = os.path.join(folder, CLOCKS)
+    if not os.path.exists(state):
+        return
+    with open(state, encoding="utf-8") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ClockError("another run in {} holds the clocks pinned; wait for it".format(folder)) from None
+        restore_clocks(folder, root)
+
+
+@contextlib.contextmanager
+def pinned_clocks(folder, root="/"):
+    """Governors at performance and, on a Jetson, jetson_clocks, for as long as the block runs.
+
+    The old state lies in files in the folder before anything is changed, and they go when it is restored: at the end,
+    after a signal (see main) or, where the process was killed, by the next start. ClockError where it cannot be done.
+    """
+    policies, jetson = governor_paths(root), is_jetson(root)
+    if not policies:
+        raise ClockError("pin_clocks: this device has no governors ({}) to set".format(under(root, POLICIES)))
+    if not all(os.access(p, os.W_OK, effective_ids=True) for p in policies.values()):
+        raise ClockError("pin_clocks needs root to set the governors: run it with sudo, or measure without it")
+    state = os.path.join(folder, CLOCKS)
+    with open(state + ".part", "w", encoding="utf-8") as f:  # whole or absent
+        json.dump({policy: read_text(path) for policy, path in policies.items()}, f)
+        f.flush()
+        os.fsync(f.fileno())
+        fcntl.flock(f, fcntl.LOCK_EX)  # as long as this process lives
+        os.replace(state + ".part", state)
+        try:
+            if jetson:  # it stores governors too, so before they change
+                jetson_clocks("--store", os.path.join(folder, JETSON_CLOCKS))
+            write_governors(dict.fromkeys(policies, "performance"), root)
+            if jetson:
+                jetson_clocks()
+            yield
+        finally:
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a second one must not come between
+            try:
+                restore_clocks(folder, root)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # ----------------------------------------------------------------------------------------------------------- the worker
@@ -262,11 +720,14 @@ def memory_pass(entry):
             f.write("5")  # the peak starts again from now: importing may have peaked higher than it settled
     except OSError:
         pass
-    empty = status_bytes("VmRSS")
+    empty, available = status_bytes("VmRSS"), meminfo("MemAvailable", entry["sysroot"])
     step, _ = load(entry)
     for _ in range(MEMORY_RUNS):
         step()
-    return {"empty_bytes": empty, "peak_bytes": status_bytes("VmHWM")}
+    facts = {"empty_bytes": empty, "peak_bytes": status_bytes("VmHWM"), "shared_bytes": None}
+    if is_jetson(entry["sysroot"]):  # what the GPU takes there is the same RAM, but no page of this process
+        facts["shared_bytes"] = max(0, available - meminfo("MemAvailable", entry["sysroot"]))
+    return facts
 
 
 def worker():
@@ -308,6 +769,7 @@ class Worker:
         self.facts: Dict[str, Any] = {}
         self.lead, self.samples = 1, TURN_SAMPLES
         self.rounds: List[List[float]] = []
+        self.windows: List[Window] = []  # of each round's turn
         self.count, self.busy_s = 0, 0.0
         self.log = tempfile.TemporaryFile()  # noqa: SIM115  a file, not a pipe: a runtime that logs much must not block
         self.process: Any = subprocess.Popen([sys.executable, os.path.abspath(__file__), "worker"],
@@ -358,8 +820,10 @@ def say(kind, **fields):
 
 
 def say_error(entry, message):
-    say("error", message="{} on {}: {}".format(entry["artifact"], entry["runtime"], message),
-        **{key: entry[key] for key in ("artifact", "runtime", "threads")})
+    """An error row about one entry, or, with None, about the whole job."""
+    about = {key: entry and entry[key] for key in ("artifact", "runtime", "threads")}
+    say("error", message="{} on {}: {}".format(entry["artifact"], entry["runtime"], message) if entry else message,
+        **about)
 
 
 def refusal(entry):
@@ -393,7 +857,7 @@ def measure_memory(entry, timeout_s):
         worker_.stop(wait_s=5)
 
 
-def start_workers(entries, timeout_s, workers):
+def start_workers(entries, timeout_s, turn_s, workers):
     """Open each entry in a process of its own and warm it up, one by one. Fills `workers`, which the caller ends."""
     for entry in entries:
         worker_ = Worker(entry, "time", timeout_s)
@@ -405,15 +869,17 @@ def start_workers(entries, timeout_s, workers):
         workers.append(worker_)
     # Turns of the same length for all: on a busy machine whoever runs longer at a stretch is interrupted more often.
     # The fastest run of the warm-up says it best there.
-    length_s = max([TURN_S] + [TURN_SAMPLES * min(w.facts["warmup_s"]) for w in workers])
+    length_s = max([turn_s] + [TURN_SAMPLES * min(w.facts["warmup_s"]) for w in workers])
     for worker_ in workers:
         worker_.samples = math.ceil(length_s / min(worker_.facts["warmup_s"]))
         worker_.lead = math.ceil(LEAD_S / min(worker_.facts["warmup_s"]))
 
 
-def take_turn(worker_):
+def take_turn(worker_, meter):
+    begun = meter.read()
     worker_.send({"lead": worker_.lead, "samples": worker_.samples})
     answer = worker_.receive()
+    worker_.windows.append(meter.window(begun))
     worker_.facts["warmup_s"].extend(answer["lead_s"])
     worker_.rounds.append(answer["samples_s"])
     worker_.count += len(answer["samples_s"])
@@ -436,70 +902,144 @@ def next_order(before, workers, shuffle):
     return order[1:] + order[:1] if order[0] is before[-1] else order
 
 
-def run_rounds(workers, goal, shuffle, tell):
+class Watch:
+    """What the device does while a part is measured, beside the times: throttling round by round, clocks, heat."""
+
+    def __init__(self, root, meter):
+        self.root, self.meter, self.started_s = root, meter, time.monotonic()
+        self.before = self.last = throttle_signs(root)
+        self.degrees, self.fixed_clocks = temperature(root), fixed_clocks(root)
+        self.round_count = 0
+        self.throttled_rounds: List[int] = []
+        self.reasons: List[str] = []
+        self.clocks: List[int] = []
+
+    def note(self, before, now):
+        reasons = throttle_reasons(before, now)
+        self.reasons += [r for r in reasons if r not in self.reasons]
+        return bool(reasons)
+
+    def begin_rounds(self):
+        self.last = throttle_signs(self.root)  # what happened while models were loaded is no round's
+
+    def end_round(self):
+        now_hz = clock(self.root) if self.fixed_clocks else None  # before all else: it falls when nothing runs
+        now = throttle_signs(self.root)
+        if self.note(self.last, now):
+            self.throttled_rounds.append(self.round_count)
+        self.last, self.round_count = now, self.round_count + 1
+        self.clocks += [now_hz] if now_hz else []
+
+    def evidence(self):
+        """The fields of a result that all artifacts of the part share."""
+        whole = self.note(self.before, throttle_signs(self.root))
+        degrees = [self.degrees, temperature(self.root)]
+        return {"throttled": whole or bool(self.throttled_rounds), "throttled_rounds": self.throttled_rounds,
+                "temperature_c": None if None in degrees else degrees,
+                "clock_hz": [min(self.clocks), max(self.clocks)] if self.clocks else None,
+                "emulated": is_emulated(self.root)}
+
+
+def run_rounds(workers, goal, shuffle, tell, watch):
     """Rounds until every worker has reached the goal: all take part in every round, so that each can be paired."""
     order, told = list(workers), time.monotonic()
+    watch.begin_rounds()
     while workers and min(progress(w, goal) for w in workers) < 1:
         order = next_order(order, workers, shuffle)
         for worker_ in order:
             try:
-                take_turn(worker_)
+                take_turn(worker_, watch.meter)
             except WorkerError as err:
                 say_error(worker_.entry, str(err))
                 workers.remove(worker_)
+        watch.end_round()
         if workers and time.monotonic() - told > 1:
             tell(min(progress(w, goal) for w in workers))
             told = time.monotonic()
 
 
-def run_generation(entries, goal, timeout_s, shuffle, tell):
+def run_generation(entries, goal, timeout_s, shuffle, tell, watch):
     """One life of the workers: opened, warmed, measured, ended. Those that came through."""
     workers: List[Worker] = []
+    # a sensor that averages over longer than a turn would mix it with the one before
+    turn_s = max(TURN_S, 2 * watch.meter.source.settle_s if watch.meter.source else 0)
     try:
-        start_workers(entries, timeout_s, workers)
+        start_workers(entries, timeout_s, turn_s, workers)
         every = list(workers)
-        run_rounds(workers, goal, shuffle, tell)
+        run_rounds(workers, goal, shuffle, tell, watch)
     finally:
         for worker_ in list(workers):
             worker_.stop()
     return [w for w in every if w in workers]
 
 
+def burst_and_sustained(windows, rounds):
+    """Medians of the turns begun in the first minute and in the last; (None, None) for a run under two minutes."""
+    begin_s, end_s = windows[0].begin_s, windows[-1].end_s
+    turns = list(zip(windows, rounds))  # noqa: B905  Python 3.8 has no `strict`
+    first = [s for w, r in turns if w.begin_s < begin_s + MINUTE_S for s in r]
+    last = [s for w, r in turns if w.begin_s >= end_s - MINUTE_S for s in r]
+    if end_s - begin_s < 2 * MINUTE_S or not first or not last:
+        return None, None
+    return statistics.median(first), statistics.median(last)
+
+
+def result(entry, lives, watch):
+    """The fields of a result that are this artifact's own; `lives`: its workers, one a restart."""
+    windows, rounds = [t for w in lives for t in w.windows], [r for w in lives for r in w.rounds]
+    burst_s, sustained_s = burst_and_sustained(windows, rounds)
+    energy, notes = energy_per_inference(watch.meter, windows, statistics.fmean(s for r in rounds for s in r))
+    kept = ("artifact", "sha256", "runtime", "threads", "peak_bytes", "empty_bytes", "shared_bytes")
+    return dict({key: entry[key] for key in kept}, settings=lives[0].facts["settings"],
+                runtime_version=RUNTIMES[entry["runtime"]].version() or "",
+                latencies_s=[[round(s, 9) for s in r] for r in rounds], processes=[len(w.rounds) for w in lives],
+                turns_s=[round(t.begin_s - watch.started_s, 3) for t in windows],
+                warmup_s=[round(s, 9) for w in lives for s in w.facts["warmup_s"]],
+                load_s=statistics.median(w.facts["load_s"] for w in lives),
+                first_s=statistics.median(w.facts["first_s"] for w in lives),
+                burst_s=burst_s, sustained_s=sustained_s, notes=notes, **energy)
+
+
 def run_part(entries, job, part):
     """Measure these entries side by side and say a result for each that came through every restart."""
-    profile, started = job["profile"], datetime.now(timezone.utc).isoformat(timespec="seconds")
+    profile, root = job["profile"], job["sysroot"]
     restarts = profile.get("restarts", 1)
     goal = {key: profile[key] and profile[key] / restarts for key in ("samples", "seconds", "rounds")}
-    throttled, degrees, shuffle = throttle_count(), temperature(), random.Random(SEED).shuffle
+    gate = None
+    if job.get("gate"):
+        say("progress", part=part, fraction=0)  # waiting must not look like a hanging memory pass
+        gate = wait_until_ready(job["gate"], root)
+    shuffle = random.Random(SEED).shuffle
     lives: Dict[int, List[Worker]] = {entry["key"]: [] for entry in entries}
-    for life in range(restarts):
-        def tell(share, life=life):
-            say("progress", part=part, fraction=(life + share) / restarts)
+    source = POWER[job["power"]](root) if job.get("power") else None
+    with PowerMeter(source) as meter:
+        if source:
+            meter.read_idle()
+        started, watch = datetime.now(timezone.utc).isoformat(timespec="seconds"), Watch(root, meter)
+        for life in range(restarts):
+            def tell(share, life=life):
+                say("progress", part=part, fraction=(life + share) / restarts)
 
-        # Who starts first must not always be the same: copies of one model were seen to be the faster, by some percent,
-        # the later they had started; presumably the first get the scattered memory that other programs left behind
-        start_order = list(entries)
-        shuffle(start_order)
-        came_through = run_generation(start_order, goal, job.get("timeout_s", 300), shuffle, tell)
-        tell(1)
-        alive = {w.entry["key"] for w in came_through}
-        entries = [e for e in entries if e["key"] in alive]
-        for worker_ in came_through:
-            lives[worker_.entry["key"]].append(worker_)
-    evidence = {"throttled": throttle_count() != throttled, "temperature_c": None}
-    if degrees is not None:
-        evidence["temperature_c"] = [degrees, temperature()]
-    for entry in entries:
-        ws = lives[entry["key"]]
-        say("result", part=part, started=started, settings=ws[0].facts["settings"],
-            runtime_version=RUNTIMES[entry["runtime"]].version() or "",
-            latencies_s=[[round(s, 9) for s in r] for w in ws for r in w.rounds],
-            processes=[len(w.rounds) for w in ws],
-            warmup_s=[round(s, 9) for w in ws for s in w.facts["warmup_s"]],
-            load_s=statistics.median(w.facts["load_s"] for w in ws),
-            first_s=statistics.median(w.facts["first_s"] for w in ws),
-            **{key: entry[key] for key in ("artifact", "sha256", "runtime", "threads", "peak_bytes", "empty_bytes")},
-            **evidence)
+            # Who starts first must not always be the same: copies of one model were seen to be the faster, by some
+            # percent, the later they had started; presumably the first get the scattered memory that other programs
+            # left behind
+            start_order = list(entries)
+            shuffle(start_order)
+            came_through = run_generation(start_order, goal, job.get("timeout_s", 300), shuffle, tell, watch)
+            tell(1)
+            alive = {w.entry["key"] for w in came_through}
+            entries = [e for e in entries if e["key"] in alive]
+            for worker_ in came_through:
+                lives[worker_.entry["key"]].append(worker_)
+        shared = dict(watch.evidence(), part=part, started=started, gate=gate,
+                      pinned_clocks=bool(job.get("pin_clocks")))
+        about_all = ["throttled: " + reason for reason in watch.reasons]
+        if job.get("power") and not source:
+            about_all.append("no energy: {} cannot be read here{}".format(
+                job["power"], ", only root may" if job["power"] == "rapl" else ""))
+        for entry in entries:
+            row = result(entry, lives[entry["key"]], watch)
+            say("result", **dict(row, notes=about_all + row["notes"]), **shared)
 
 
 def run_parts(entries, job):
@@ -507,7 +1047,8 @@ def run_parts(entries, job):
     references = [e for e in entries if e.get("reference")] or entries[:1]
     waiting, part = [e for e in entries if e not in references], 0
     while waiting or part == 0:
-        available = meminfo("MemAvailable") - MEMORY_SPARE * meminfo("MemTotal")
+        root = job["sysroot"]
+        available = meminfo("MemAvailable", root) - MEMORY_SPARE * meminfo("MemTotal", root)
         room = min(available, job.get("memory_bytes") or available)
         group: List[Dict[str, Any]] = []
         for entry in references + waiting:
@@ -524,12 +1065,11 @@ def run_parts(entries, job):
         waiting = rest
 
 
-def run(job):
-    if job.get("schema") != SCHEMA:
-        raise SystemExit("this probe reads jobs of schema {}, not {!r}".format(SCHEMA, job.get("schema")))
+def run_entries(job):
+    """Memory first, then times, of every entry that nothing speaks against."""
     root, timeout_s, usable = job.get("root", "."), job.get("timeout_s", 300), []
     for key, asked in enumerate(job["entries"]):
-        entry = dict(asked, key=key, path=os.path.join(root, asked["path"]))
+        entry = dict(asked, key=key, path=os.path.join(root, asked["path"]), sysroot=job["sysroot"])
         entry["files"] = [os.path.join(root, f) for f in asked["files"]]
         try:
             message = refusal(entry)
@@ -542,7 +1082,25 @@ def run(job):
         say("progress", part=0, fraction=(key + 1) / len(job["entries"]))
     if usable:
         run_parts(usable, job)
+
+
+def run(job):
+    if job.get("schema") != SCHEMA:
+        raise SystemExit("this probe reads jobs of schema {}, not {!r}".format(SCHEMA, job.get("schema")))
+    if job.get("power") and job["power"] not in POWER:
+        raise SystemExit("no power source called {!r} (there are {})".format(job["power"], ", ".join(POWER)))
+    job, folder = dict(job, sysroot=job.get("sysroot", "/")), job.get("root", ".")
+    try:
+        restore_stale_clocks(folder, job["sysroot"])
+        with pinned_clocks(folder, job["sysroot"]) if job.get("pin_clocks") else contextlib.nullcontext():
+            run_entries(job)
+    except ClockError as err:
+        say_error(None, str(err))
     say("done")
+
+
+def stop(number, _):
+    raise SystemExit(128 + number)  # so that every `finally` and `with` is left in order
 
 
 def main(arguments):
@@ -550,13 +1108,18 @@ def main(arguments):
         raise SystemExit("the probe measures in a process of its own: run it as a program, never inside mmprune")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     roles = parser.add_subparsers(dest="role", metavar="ROLE")
-    roles.add_parser("fingerprint", help="print what this device is").add_argument("--target", required=True)
+    about = roles.add_parser("fingerprint", help="print what this device is")
+    about.add_argument("--target", required=True)
+    about.add_argument("--sysroot", default="/", help="for tests, see above")
     roles.add_parser("run", help="measure a job").add_argument("job", help="path of the job, or - for stdin")
     roles.add_parser("worker")
     asked = parser.parse_args(arguments)
     if asked.role == "fingerprint":
-        print(json.dumps(fingerprint(asked.target)))
+        print(json.dumps(fingerprint(asked.target, asked.sysroot)))
     elif asked.role == "run":
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                signal.signal(number, stop)
         if asked.job == "-":
             run(json.load(sys.stdin))
         else:

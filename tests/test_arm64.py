@@ -5,15 +5,14 @@ emulated Raspberry Pi with a kernel of its own (arm64_board.sh). Nothing here is
 """
 
 import importlib.util
-import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import boards
 import numpy as np
 import onnx
 import onnxruntime
@@ -26,13 +25,12 @@ from exporters.to_onnx import simplify
 from exporters.to_sparse import write_mmrt
 
 ROOT = Path(__file__).parents[1]
-RUNTIME, BOARD = ROOT / "runtime", ROOT / "tests" / "arm64_board.sh"
+RUNTIME = ROOT / "runtime"
 CPUS = {"pi4": "cortex-a72", "pi5": "cortex-a76"}
 MODELS = {"resnet18": {}, "mobilenetv2_050": {}, "vit_tiny_patch16_224": {"img_size": 64}}
 SIZE, SPARSITY, SAME = 64, 0.9, 1e-4  # SAME: of the largest output
 COMPILER = shutil.which("aarch64-linux-gnu-g++")
 QEMU = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
-BOARD_NEEDS = ("qemu-system-aarch64", "fdtput", "cpio", "mke2fs", "ssh", "scp", "ssh-keygen", "apt-get")
 
 pytestmark = pytest.mark.skipif(
     COMPILER is None, reason="needs aarch64-linux-gnu-g++: apt-get install g++-aarch64-linux-gnu")
@@ -151,28 +149,13 @@ def start_user(cpu: str, files: Path, _: pytest.TempPathFactory) -> Iterator[Mac
 
 
 def start_board(cpu: str, files: Path, folders: pytest.TempPathFactory) -> Iterator[Machine]:
-    missing = [name for name in BOARD_NEEDS if shutil.which(name) is None]
-    if missing or os.geteuid():
-        pytest.skip(f"needs {', '.join(missing) or 'root'}, to make the emulated board")
-    disk = folders.getbasetemp() / "board"
-    if not (disk / "initrd.gz").is_file():
-        made = subprocess.run(["bash", BOARD, "build", disk], capture_output=True, text=True, check=False)
-        if made.returncode:
-            pytest.skip(f"the emulated board cannot be made here: {made.stderr.strip()[-300:]}")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    config = disk / f"ssh_config.{port}"
+    with boards.board(boards.disk(folders), cpu) as config:
+        def run(command: str) -> subprocess.CompletedProcess:
+            words = ["ssh", "-F", config, "pi", f"cd arm64 && {command}"]
+            return subprocess.run(words, capture_output=True, check=False)
 
-    def run(command: str) -> subprocess.CompletedProcess:
-        return subprocess.run(["ssh", "-F", config, "pi", f"cd arm64 && {command}"], capture_output=True, check=False)
-
-    subprocess.run(["bash", BOARD, "up", disk, cpu, port], check=True)
-    try:
         subprocess.run(["scp", "-q", "-r", "-F", config, files, "pi:arm64"], check=True)
         yield Machine(cpu, run)
-    finally:
-        subprocess.run(["bash", BOARD, "down", disk, port], check=True)
 
 
 STARTS = {"user": start_user, "board": start_board}

@@ -1,16 +1,21 @@
 """From artifacts to measurement records: what is written, what is skipped, what is refused."""
 
 import dataclasses
+import io
+import json
+import platform
 import time
 from pathlib import Path
 
 import pytest
-from families import made_family
+from families import DEVICE, made_family
 
-import targets
 from mmprune import folder
 from mmprune.points import PointsError, read_points
-from targets.measure import PROFILES, MeasureError, Options, Profile, _probe, fingerprint, measure, profile_named
+from targets import answers as reading
+from targets.answers import Answers, Subject, device_from_row, read_rows
+from targets.host import HostError, output
+from targets.measure import PROFILES, MeasureError, Options, Profile, _here, fingerprint, measure, profile_named
 
 TINY = Profile("smoke", samples=8, seconds=10, rounds=2, restarts=1)
 NULL = Options(runtimes=("null",), commit="abc")
@@ -23,15 +28,7 @@ def artifacts(tmp_path):
     return made
 
 
-@pytest.mark.parametrize("name", targets.TARGETS)
-def test_every_target_says_what_it_runs(name):
-    module = targets.load(name)
-    assert module.RUNTIMES and module.THREADS >= 1 and isinstance(module.PATTERN, str)
-
-
-def test_unknown_names_get_the_nearest():
-    with pytest.raises(ValueError, match="did you mean 'x86'"):
-        targets.load("x68")
+def test_unknown_profiles_are_named():
     with pytest.raises(ValueError, match="there are smoke, quick, full"):
         profile_named("long")
 
@@ -60,12 +57,19 @@ def test_measurements_are_recorded_and_a_complete_session_is_not_measured_again(
         assert not {m.session for m in again} & {m.session for m in made}
 
 
-def test_a_session_that_lacks_an_artifact_is_measured_again_whole(tmp_path, artifacts):
+@pytest.mark.parametrize(("kept", "measured"), [(0, [0, 1]), (1, [0])])  # 0 is the dense reference
+def test_a_session_that_was_cut_short_goes_on_with_the_reference_beside(tmp_path, artifacts, kept, measured):
     made = measure(tmp_path, artifacts, "x86", TINY, NULL)
-    text = (tmp_path / folder.MEASUREMENTS).read_text()
-    (tmp_path / folder.MEASUREMENTS).write_text(text.splitlines()[0] + "\n")  # as if killed after the first
+    lines = (tmp_path / folder.MEASUREMENTS).read_text().splitlines()
+    (tmp_path / folder.MEASUREMENTS).write_text(lines[kept] + "\n")
     again = measure(tmp_path, artifacts, "x86", TINY, NULL)
-    assert len(again) == 2 and again[0].session != made[0].session
+    assert again[0] == made[kept]
+    assert [m.artifact for m in again[1:]] == [artifacts[i].id for i in measured]
+    name = made[0].session.removesuffix(".1")
+    assert {m.session for m in again[1:]} == {f"{name}.2"}
+    assert measure(tmp_path, artifacts, "x86", TINY, NULL) == again
+    fresh = measure(tmp_path, artifacts, "x86", TINY, dataclasses.replace(NULL, again=True))
+    assert len(fresh) == 2 and not any(m.session.startswith(name) for m in fresh)
 
 
 def test_the_null_runtime_is_a_fixture_and_stands_in_no_table(tmp_path, artifacts):
@@ -117,7 +121,129 @@ def test_an_interrupt_ends_the_probe_and_its_children(tmp_path, artifacts):
     assert folder.read_measurements(tmp_path) == []
 
 
-def test_a_probe_that_fails_says_so():
-    job = '{"schema": 7}'
-    with pytest.raises(MeasureError, match=r"run ended with 1: .*schema 1, not 7"), _probe(["run", "-"], job):
-        pass
+def test_a_probe_that_fails_says_so(tmp_path):
+    place = _here(tmp_path)
+    with pytest.raises(HostError, match=r"on this machine: probe.py run ended with 1: .*schema 1, not 7"), \
+            output(place, (*place.python, "run", "-"), '{"schema": 7}') as lines:
+        lines.read()
+
+
+@pytest.mark.parametrize(("target", "format", "way_out"), [
+    ("raspberry-pi-5", "onnx", "; --target local measures this machine instead"),
+    ("raspberry-pi-4", "openvino", "; --target local measures this machine instead"),
+])
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs a machine that is none of these boards")
+def test_a_machine_that_is_not_the_target_is_refused_with_a_way_out(tmp_path, artifacts, target, format, way_out):
+    made = [dataclasses.replace(a, format=format) for a in artifacts]
+    said = (f"this machine is no {target}: its processor is x86_64, {target} has aarch64. Measure on the board: "
+            "--host user@board reaches it over ssh; or unpack a bundle there, ./run, and `mmprune import` its "
+            f"results.jsonl here{way_out}")
+    with pytest.raises(MeasureError) as caught:
+        measure(tmp_path, made, target, TINY, NULL)
+    assert str(caught.value) == said
+
+
+# ------------------------------------------------------------------------------------------------- what a board may say
+
+ENTRY = {"artifact": "dense/onnx-f32", "runtime": "onnxruntime", "threads": 4, "sha256": "5" * 64}
+ROW = {"kind": "result", **ENTRY, "runtime_version": "1.32.0", "latencies_s": [[0.01, 0.02], [0.01]], "warmup_s": [0.1],
+       "load_s": 0.5, "first_s": 0.2, "peak_bytes": 2**27, "empty_bytes": 2**26, "started": "2026-08-01T12:00:00+00:00",
+       "settings": {"provider": "CPU"}, "throttled": False, "processes": [2], "temperature_c": [40.0, 50.0], "part": 1,
+       "gate": {"limit_c": 60, "timeout_s": 120, "waited_s": 3, "temperature_c": 40.0, "busy": 0.0, "reached": True},
+       "notes": ["a fan"], "emulated": False}
+
+
+def answers(emulated=False):
+    return Answers([ENTRY], Subject(DEVICE, emulated, "smoke", "20260801T120000-abcdef", "abc", 3), "pi")
+
+
+def test_a_result_becomes_a_measurement_with_all_its_fields():
+    made = answers().measurement(ROW)
+    assert (made.provenance, made.session, made.device) == ("measured", "20260801T120000-abcdef.3", DEVICE)
+    assert made.gate.waited_s == 3 and made.notes == ("a fan",) and made.latencies_s == ((0.01, 0.02), (0.01,))
+
+
+def test_what_ran_on_an_emulator_is_no_measurement():
+    assert answers(emulated=True).measurement(ROW).provenance == "emulated"
+    assert answers().measurement({**ROW, "emulated": True}).provenance == "emulated"
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"artifact": "../../etc/passwd"}, "was not asked"),
+    ({"artifact": ["dense"]}, "unhashable"),
+    ({"threads": 1}, "was not asked"),
+    ({"runtime": "openvino"}, "was not asked"),
+    ({"sha256": "6" * 64}, "sha256 '666"),
+    ({"sha256": None}, "sha256 None was measured"),
+    ({"latencies_s": [[-0.01]], "processes": [1]}, "must be positive"),
+    ({"latencies_s": [[float("nan")]], "processes": [1]}, "must be positive"),
+    ({"latencies_s": [["0.01"]], "processes": [1]}, "must be real number"),
+    ({"latencies_s": [], "processes": []}, "there must be some"),
+    ({"latencies_s": 3}, "not iterable"),
+    ({"processes": [1]}, "it has 2 rounds, its processes 1"),
+    ({"warmup_s": [float("inf")]}, "warmup_s must be finite"),
+    ({"load_s": -1.0}, "load_s must not be negative"),
+    ({"peak_bytes": True}, "peak_bytes must be of type int"),
+    ({"part": "1/../../x"}, "part must be of type int"),
+    ({"started": "yesterday"}, "isoformat"),
+    ({"notes": ["\x1b[2J"]}, "printable"),
+    ({"emulated": 0}, "emulated must be true or false"),
+    ({"gate": {"limit_c": 60}}, "missing"),
+    ({"settings": {"a": 3}}, "settings must be of type str"),
+    ({"provenance": "measured", "runtime": "null"}, "was not asked"),
+])
+def test_results_that_are_none_are_refused(change, message):
+    with pytest.raises(MeasureError, match=f"(?s)pi sent a result for .* that is none: .*{message}"):
+        answers().measurement({**ROW, **change})
+
+
+def test_a_field_that_is_missing_is_named():
+    with pytest.raises(MeasureError, match="'load_s'"):
+        answers().measurement({key: value for key, value in ROW.items() if key != "load_s"})
+
+
+def test_an_entry_is_answered_once():
+    told = answers()
+    told.measurement(ROW)
+    with pytest.raises(MeasureError, match="was answered already"):
+        told.measurement(ROW)
+
+
+@pytest.mark.parametrize("change", [{"part": -1}, {"part": "1"}, {"part": True}, {"fraction": float("nan")},
+                                    {"fraction": None}])
+def test_progress_that_cannot_be_is_refused(change):
+    with pytest.raises(MeasureError, match="pi says how far it is, but"):
+        answers().progress({"kind": "progress", "part": 1, "fraction": 0.5, **change})
+
+
+@pytest.mark.parametrize("line", [b"hello", b"[]", b"{}", b'{"kind": "shell"}', b'{"kind": "done", "kind": "result"}',
+                                  b'{"kind": "progress", "fraction": NaN}', b"\xff\xfe", b"[" * 10**5])
+def test_lines_that_are_no_rows_are_refused(line):
+    with pytest.raises(MeasureError, match=r"pi says .* which is no answer of the probe"):
+        list(read_rows(io.BytesIO(line + b"\n"), "pi"))
+
+
+def test_a_line_that_is_cut_short_is_none():
+    assert list(read_rows(io.BytesIO(b'{"kind": "done"}\n{"kind": "result", "lat'), "pi")) == [{"kind": "done"}]
+
+
+def test_lines_beyond_the_limits_are_refused(monkeypatch):
+    monkeypatch.setattr(reading, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(reading, "MAX_TOTAL_BYTES", 200)
+    line = json.dumps({"kind": "done", "x": "x" * 50}).encode() + b"\n"
+    assert len(list(read_rows(io.BytesIO(line * 2), "pi"))) == 2
+    for text in (line * 3, b"x" * 101, b"x" * 10**6):
+        with pytest.raises(MeasureError, match="pi says more than"):
+            list(read_rows(io.BytesIO(text), "pi"))
+
+
+def test_a_device_that_says_it_is_an_emulator_is_taken_at_its_word():
+    told = json.loads(json.dumps(dataclasses.asdict(DEVICE)))
+    assert device_from_row(told) == (DEVICE, False) and device_from_row({**told, "emulated": True}) == (DEVICE, True)
+
+
+@pytest.mark.parametrize("change", [{"emulated": "no"}, {"cores": -1}, {"board": "\x1b"}, {"owner": "me"}, {"isa": 3},
+                                    {"versions": {"python": 3}}, {"ram_bytes": float("nan")}])
+def test_devices_that_are_none(change):
+    with pytest.raises(reading.ODD):
+        device_from_row({**dataclasses.asdict(DEVICE), **change})

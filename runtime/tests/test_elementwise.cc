@@ -4,8 +4,7 @@
 #include <cmath>
 #include <string>
 
-#include "check.h"
-#include "kernels.h"
+#include "each_set.h"
 
 using namespace mmrt;
 
@@ -129,23 +128,18 @@ void test_columns(const Kernels& k, int64_t length, int64_t n) {
     check::that(centred, ("norm " + name).c_str());
 }
 
+void test_set(const Kernels& k) {
+    for (int64_t n = 1; n <= 70; ++n) {
+        test_binary(k, n);
+        test_rows(k, n);
+        for (int64_t length : {1, 2, 5, 49}) test_columns(k, length, n);
+    }
+    for (int64_t n : {127, 128, 129, 255, 1000}) test_rows(k, n);
+}
+
 }  // namespace
 
 int main() {
-    int count = 0;
-    const Kernels* const* sets = all_kernels(&count);
-    for (int i = 0; i < count; ++i) {
-        if ((sets[i]->needs & cpu_features()) != sets[i]->needs) {
-            std::printf("skipped %s: this CPU cannot run it\n", sets[i]->name);
-            ++check::skipped;
-            continue;
-        }
-        for (int64_t n = 1; n <= 70; ++n) {
-            test_binary(*sets[i], n);
-            test_rows(*sets[i], n);
-            for (int64_t length : {1, 2, 5, 49}) test_columns(*sets[i], length, n);
-        }
-        for (int64_t n : {127, 128, 129, 255, 1000}) test_rows(*sets[i], n);
-    }
+    check::each_set(test_set);
     return check::finish();
 }

@@ -5,8 +5,7 @@
 #include <limits>
 #include <string>
 
-#include "check.h"
-#include "kernels.h"
+#include "each_set.h"
 
 using namespace mmrt;
 
@@ -224,17 +223,6 @@ void test_set(const Kernels& kernels) {
 }  // namespace
 
 int main() {
-    int count = 0;
-    const Kernels* const* sets = all_kernels(&count);
-    for (int i = 0; i < count; ++i) {
-        if ((sets[i]->needs & cpu_features()) != sets[i]->needs) {
-            std::printf("skipped %s: this CPU cannot run it\n", sets[i]->name);
-            ++check::skipped;
-            continue;
-        }
-        const int before = check::passed;
-        test_set(*sets[i]);
-        std::printf("%s: %d checks passed\n", sets[i]->name, check::passed - before);
-    }
+    check::each_set(test_set);
     return check::finish();
 }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "check.h"
+#include "kernels.h"
 #include "mmrt.h"
 #include "model.h"
 #include "sha256.h"
@@ -448,5 +449,6 @@ int main(int argc, char** argv) {
     test_views();
     test_rows();
     fuzz(argc > 1 ? std::atoi(argv[1]) : 3000);
+    std::printf("%s: %d checks passed\n", choose_kernels(cpu_features(), std::getenv("MMRT_ISA")).name, check::passed);
     return check::finish();
 }

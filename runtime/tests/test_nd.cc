@@ -6,7 +6,7 @@
 #include <limits>
 #include <string>
 
-#include "check.h"
+#include "each_set.h"
 #include "nd.h"
 #include "sha256.h"
 #include "threads.h"
@@ -245,6 +245,13 @@ void test_selection() {
     }
 }
 
+void test_set(const Kernels& kernels) {
+    test_activations(kernels);
+    for (uint64_t seed = 0; seed < 150; ++seed) test_views(kernels, seed);
+    test_large_axis(kernels, true);
+    test_large_axis(kernels, false);
+}
+
 }  // namespace
 
 int main() {
@@ -252,18 +259,6 @@ int main() {
     test_threads();
     test_sha256();
     test_halo();
-    int count = 0;
-    const Kernels* const* sets = all_kernels(&count);
-    for (int i = 0; i < count; ++i) {
-        if ((sets[i]->needs & cpu_features()) != sets[i]->needs) {
-            std::printf("skipped %s: this CPU cannot run it\n", sets[i]->name);
-            ++check::skipped;
-            continue;
-        }
-        test_activations(*sets[i]);
-        for (uint64_t seed = 0; seed < 150; ++seed) test_views(*sets[i], seed);
-        test_large_axis(*sets[i], true);
-        test_large_axis(*sets[i], false);
-    }
+    check::each_set(test_set);
     return check::finish();
 }

@@ -1,0 +1,220 @@
+"""Bundles: one .tar.xz with all that a board needs to measure a family by itself.
+
+    <name>/run               bundle_run.py: checks, measures, writes results.jsonl
+    <name>/manifest.json     the target, sha256 and size of every file, what runs which runtime
+    <name>/job.json          what to measure, as probe.py reads it
+    <name>/probe.py, ...     the programs that measure
+    <name>/mmrt.py, libmmrt.so   where mmrt is among the runtimes, for the target's architecture
+    <name>/golden.npz        `images` (N, C, H, W), and by artifact id its outputs (N, classes) where it was made
+    <name>/variants/...      the artifacts' files, named as in the family's folder
+"""
+
+import hashlib
+import io
+import json
+import lzma
+import platform
+import tarfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmprune import __version__, folder
+from mmprune.records import Artifact
+from mmprune.runtime_files import ARCHITECTURES, build_runtime, runtime_files
+from targets import Target
+from targets.measure import NULL, PROFILES, Profile, is_dense
+from targets.probe import GATE_TEMPERATURE_C, GATE_TIMEOUT_S
+from targets.unpacking import SUFFIX, check_name
+
+SCHEMA = 1
+HERE = Path(__file__).parent
+PROBE, RUN = "probe.py", "bundle_run.py"
+JOB, GOLDEN = "job.json", "golden.npz"
+TIMEOUT_S = 300  # for one answer of one process on the board
+GATE = {"temperature_c": GATE_TEMPERATURE_C, "timeout_s": GATE_TIMEOUT_S}
+SCRIPTS = {"tensorrt": "jetson_run.py"}  # runtime: the program that measures it, where that is not the probe
+MTIME_S = 1577836800  # of every member: 2020-01-01; tar calls 1970 implausible
+XZ_PRESET = 1  # 20 times as fast as the default on weights and 3 % larger; a board needs 1 MiB to unpack it
+
+
+class BundleError(RuntimeError):
+    """A bundle cannot be made: a file is not what its record says."""
+
+
+@dataclass(frozen=True, eq=False)
+class Golden:
+    """Real inputs and what each artifact answered here: a board that answers otherwise measures something else."""
+
+    images: np.ndarray  # (N, C, H, W) float32, normalized
+    outputs: dict[str, np.ndarray]  # by artifact id: (N, classes) float32
+
+
+@dataclass(frozen=True)
+class Options:
+    golden: Golden | None = None
+    threads: int | None = None  # None: the target's own number
+    runtimes: tuple[str, ...] | None = None  # None: all of the target's; ("null",) takes every format
+    gate: bool = True  # wait on the board until it is idle and cool
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was made."""
+
+    path: Path
+    bytes: int
+    runtimes: tuple[str, ...]  # that it measures with
+    artifacts: tuple[str, ...]  # ids, of what it measures
+    notes: tuple[str, ...]  # what is not in it, and why
+
+
+def golden(images: np.ndarray, artifacts: Sequence[Artifact],
+           open_artifact: Callable[[Artifact], Callable[[np.ndarray], np.ndarray]]) -> Golden:
+    """Every artifact's answers to the images, one by one. `open_artifact` gives (1, C, H, W) -> (1, classes)."""
+    outputs = {}
+    for artifact in artifacts:
+        run = open_artifact(artifact)
+        outputs[artifact.id] = np.concatenate([run(images[i:i + 1]) for i in range(len(images))])
+    return Golden(images, outputs)
+
+
+def make_bundle(root: Path, artifacts: Sequence[Artifact], target: Target, out: Path, profile: Profile,
+                options: Options = Options()) -> Bundle:
+    """Write the bundle to `out`, NAME.tar.xz; the same family gives the same bytes.
+
+    Without a compiler for the target's architecture it is made without mmrt, and a note says so. ValueError where there
+    is nothing to measure or `out` has another name, BundleError where a file is not what its record says.
+    """
+    if not out.name.endswith(SUFFIX):
+        raise ValueError(f"a bundle's name ends with {SUFFIX}, and {out.name} does not")
+    formats = {NULL: None, **target.runtimes}
+    names = options.runtimes or tuple(target.runtimes)
+    if unknown := [name for name in names if name not in formats]:
+        raise ValueError(f"{target.name} has no runtime called {unknown[0]!r} (there are {', '.join(formats)})")
+    runs = {name: [a for a in artifacts if formats[name] in (None, a.format)] for name in names}
+    runs = {name: found for name, found in runs.items() if found}
+    notes, files = [], {}
+    if "mmrt" in runs:
+        try:
+            files.update({path.name: path for path in _mmrt_files(root, target)})
+        except (RuntimeError, FileNotFoundError) as err:  # of the compiler's, in its words
+            notes.append(f"without mmrt: {err}")
+            del runs["mmrt"]
+    if not runs:
+        have = ", ".join(sorted({a.format for a in artifacts})) or "none"
+        raise ValueError("; ".join([*notes, f"nothing for {target.name} to measure: its runtimes take "
+                                    f"{', '.join(str(formats[n]) for n in names)}, the artifacts are {have}"]))
+    kept = [a for a in artifacts if any(a in found for found in runs.values())]
+    for artifact in kept:
+        _check(root, artifact)
+        files.update({name: root / name for name in artifact.files})
+    scripts = {name: SCRIPTS.get(name, PROBE) for name in runs}
+    files.update({name: HERE / name for name in (PROBE, *scripts.values())})
+    threads = target.threads if options.threads is None else options.threads
+    job = {"schema": SCHEMA, "root": ".", "profile": asdict(profile), "timeout_s": TIMEOUT_S, "memory_bytes": None,
+           "entries": [_entry(a, name, threads) for name, found in runs.items() for a in found],
+           "power": target.power or None, "gate": GATE if options.gate else None, "pin_clocks": False,
+           "golden": GOLDEN if options.golden else None}
+    members = _members(_Contents(target, job, scripts, tuple(notes), files), _golden_bytes(options.golden, kept))
+    folder.write_whole(out, lambda part: _write_tar(part, out.name.removesuffix(SUFFIX), members))
+    return Bundle(out, out.stat().st_size, tuple(runs), tuple(a.id for a in kept), tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Contents:
+    target: Target
+    job: dict[str, Any]
+    scripts: dict[str, str]  # runtime: program
+    notes: tuple[str, ...]
+    files: dict[str, Path]  # name in the bundle: where it lies here
+
+
+def _entry(artifact: Artifact, runtime: str, threads: int) -> dict[str, Any]:
+    return {"artifact": artifact.id, "path": artifact.path, "files": list(artifact.files), "sha256": artifact.sha256,
+            "runtime": runtime, "threads": threads, "reference": is_dense(artifact.variant)}
+
+
+def _check(root: Path, artifact: Artifact) -> None:
+    digest = hashlib.sha256()
+    for name in artifact.files:
+        check_name(name)
+        try:
+            digest.update((root / name).read_bytes())
+        except OSError as err:
+            raise BundleError(f"{artifact.id}: cannot read {name} ({err.strerror}): export it again") from err
+    if digest.hexdigest() != artifact.sha256:
+        raise BundleError(f"{artifact.id}: its files are not those that were checked: export it again")
+
+
+def _mmrt_files(root: Path, target: Target) -> tuple[Path, Path]:
+    """mmrt.py and libmmrt.so for the target. RuntimeError, with the way out, where no compiler makes the library."""
+    if target.arch == platform.machine():
+        return runtime_files()
+    name = next(name for name, arch in ARCHITECTURES.items() if arch == target.arch)
+    library, *_ = build_runtime(name, root / "cache" / f"mmrt-{target.arch}")
+    return runtime_files()[0], library
+
+
+def _golden_bytes(golden: Golden | None, artifacts: Sequence[Artifact]) -> bytes | None:
+    """golden.npz. ValueError where an artifact has no outputs, or not one for each image."""
+    if golden is None:
+        return None
+    for artifact in artifacts:
+        if len(golden.outputs.get(artifact.id, ())) != len(golden.images):
+            raise ValueError(f"{artifact.id} needs golden outputs, one for each of the {len(golden.images)} images")
+    sink = io.BytesIO()
+    arrays: dict[str, Any] = {"images": golden.images, **{a.id: golden.outputs[a.id] for a in artifacts}}
+    np.savez(sink, **arrays)
+    return sink.getvalue()
+
+
+def _members(contents: _Contents, golden: bytes | None) -> dict[str, bytes | Path]:
+    """Every file of the bundle by its name."""
+    members: dict[str, bytes | Path] = {**contents.files, "run": HERE / RUN, JOB: _json(contents.job),
+                                        "README.txt": _readme(contents.target)}
+    if golden:
+        members[GOLDEN] = golden
+    manifest = {"schema": SCHEMA, "mmprune": __version__, "target": asdict(contents.target), "job": JOB,
+                "scripts": contents.scripts, "golden": contents.job["golden"], "notes": contents.notes,
+                "profiles": {name: asdict(p) for name, p in PROFILES.items()},
+                "files": {name: _facts(members[name]) for name in sorted(members)}}
+    return {**members, "manifest.json": _json(manifest)}
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _facts(source: bytes | Path) -> dict[str, Any]:
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+
+def _readme(target: Target) -> bytes:
+    return f"""mmprune bundle for {target.name}: {target.what}
+It measures a family of models on the board itself, without network; nothing is installed.
+
+1. Copy the .tar.xz to the board and unpack it: tar xf NAME{SUFFIX}  (or: python3 -m tarfile -e NAME{SUFFIX})
+2. cd NAME; ./run --dry-run     checks the files and the board, says which runtimes are missing and how to get them
+3. ./run                        measures; --profile smoke for a first try. Leave the board alone meanwhile
+4. Interrupted (Ctrl-C, power)? ./run again measures what is missing; every finished line is in results.jsonl
+5. Copy results.jsonl home, and there: mmprune import FAMILY results.jsonl; mmprune report FAMILY
+Needs python3 (3.8 or newer) with numpy, and one of the runtimes. To remove everything, delete this folder.
+""".encode()
+
+
+def _write_tar(part: Path, name: str, members: dict[str, bytes | Path]) -> None:
+    """Sorted names, one time, no owners: nothing of this machine or this hour is in the bytes."""
+    with lzma.open(part, "wb", preset=XZ_PRESET) as xz, tarfile.open(fileobj=xz, mode="w|",
+                                                                     format=tarfile.GNU_FORMAT) as tar:
+        for member in sorted(members):
+            source = members[member]
+            entry = tarfile.TarInfo(f"{name}/{member}")
+            entry.size = len(source) if isinstance(source, bytes) else source.stat().st_size
+            entry.mtime, entry.mode = MTIME_S, 0o755 if member == "run" else 0o644
+            with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as f:
+                tar.addfile(entry, f)

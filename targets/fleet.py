@@ -1,0 +1,113 @@
+"""Measures on many boards at once: a queue for each host, one job at a time on each; what fails stops no other.
+
+A fleet is a TOML file:
+
+    [[board]]
+    host = "pi@pi5.local"        # as ssh takes it
+    target = "raspberry-pi-5"    # or a .toml of yours, beside the fleet's
+"""
+
+import dataclasses
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmprune.folder import FolderError
+from mmprune.progress import Progress, quiet
+from mmprune.records import Artifact, Measurement
+from targets import load
+from targets.host import Board, Host, HostError
+from targets.measure import MeasureError, Options, Profile, measure
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Job:
+    """A host, and what family of devices it belongs to."""
+
+    host: str
+    target: str
+
+    def __post_init__(self) -> None:
+        Host(self.host)
+        load(self.target)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job: measurements, or why there are none (those made before it failed are in the folder)."""
+
+    job: Job
+    measurements: tuple[Measurement, ...] = ()
+    error: str = ""
+
+
+def read_fleet(path: Path) -> list[Job]:
+    """The boards of a fleet's file. ValueError, with the board's number, for what describes none."""
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+        raise ValueError(f"fleet {path}: {getattr(err, 'strerror', None) or err}") from err
+    rows = told.get("board")
+    if set(told) != {"board"} or not isinstance(rows, list) or not rows:
+        raise ValueError(f"fleet {path}: it must hold [[board]] tables and nothing else")
+    jobs = [_job(row, path, number) for number, row in enumerate(rows, 1)]
+    for number, job in enumerate(jobs, 1):
+        if job in jobs[:number - 1]:
+            raise ValueError(f"fleet {path}, board {number}: {job.host} stands there for {job.target} twice")
+    return jobs
+
+
+def _job(row: object, path: Path, number: int) -> Job:
+    try:
+        if not isinstance(row, dict) or set(row) != {"host", "target"}:
+            raise ValueError("it must have host and target, and nothing else")
+        if not all(isinstance(value, str) for value in row.values()):
+            raise ValueError("host and target must be text")
+        own = row["target"].endswith(".toml")
+        return Job(row["host"], str(path.parent / row["target"]) if own else row["target"])
+    except ValueError as err:
+        raise ValueError(f"fleet {path}, board {number}: {err}") from err
+
+
+def measure_fleet(root: Path, artifacts: Sequence[Artifact], jobs: Sequence[Job], profile: Profile,
+                  options: Options, progress: Callable[[str], Progress] = lambda host: quiet) -> list[Outcome]:
+    """Measure all artifacts for every job, hosts side by side; the outcomes, host by host.
+
+    `progress` gives each host's own; it is called from threads. Those of `options` and its host are not looked at. An
+    interrupt ends all of them, and the boards are cleaned as ever.
+    """
+    stop, lines, connections = threading.Event(), {job.host: progress(job.host) for job in jobs}, list[Board]()
+
+    def connected(board: Board) -> None:
+        connections.append(board)
+        if stop.is_set():
+            board.hang_up()
+
+    def serve(host: str) -> list[Outcome]:
+        own = dataclasses.replace(options, host=host, progress=lines[host], connected=connected)
+        queue = [job for job in jobs if job.host == host]
+        return [_outcome(root, artifacts, job, profile, own) for job in queue if not stop.is_set()]
+
+    with ThreadPoolExecutor(max(1, len(lines))) as pool:
+        try:
+            return [outcome for served in list(pool.map(serve, lines)) for outcome in served]
+        except BaseException:
+            stop.set()
+            for board in connections:
+                board.hang_up()
+            raise
+
+
+def _outcome(root: Path, artifacts: Sequence[Artifact], job: Job, profile: Profile, options: Options) -> Outcome:
+    try:
+        return Outcome(job, tuple(measure(root, artifacts, job.target, profile, options)))
+    except (HostError, MeasureError, FolderError, ValueError, OSError) as err:
+        return Outcome(job, error=str(err))

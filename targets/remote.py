@@ -1,0 +1,137 @@
+"""The board's end of a connection: makes one folder, fills it, and leaves nothing when the connection ends.
+
+host.py sends this text as `python3 -c TEXT BYTES KEEP`: how many bytes will come, and "keep" to leave the folder there.
+Standard library, Python 3.6: a board that is too old is to say so. It says a JSON line first: {"folder", "machine",
+"python"}, or {"error"} where it cannot serve. Then on stdin come files, each a JSON line {"name", "bytes"} and so many
+bytes, and {} after the last of a batch, which is answered by {"copied": number of files} or {"error"}. When stdin ends,
+for whatever reason (the end, Ctrl-C at home, a lost connection), processes that run in the folder are ended, clocks
+that they pinned put back and the folder is removed; {"left": ""} then, or what was left there.
+"""
+
+import contextlib
+import glob
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+PREFIX = "mmprune-"
+SPARE_BYTES = 16 << 20  # beside the files: what Python writes
+ST_NOEXEC = 8
+PATIENCE_S = ((signal.SIGTERM, 15), (signal.SIGKILL, 5))
+CLOCKS = "mmprune-clocks.json"  # probe.py's, there as long as clocks are pinned
+
+
+def say(**row):
+    with contextlib.suppress(OSError):  # nobody may be listening any more
+        print(json.dumps(row), flush=True)
+
+
+def in_memory(folder):
+    """Whether files there take the RAM that the models are to have."""
+    found = ("", "")
+    with open("/proc/mounts") as f:
+        for line in f:
+            _, point, kind = line.split()[:3]
+            if (folder + "/").startswith(point.rstrip("/") + "/") and len(point) >= len(found[0]):
+                found = (point, kind)
+    return found[1] in ("tmpfs", "ramfs")
+
+
+def make_folder(need_bytes):
+    """(path, "") or ("", why there is none): below /tmp or home, on a disk if that can be."""
+    reasons = []
+    for parent in sorted((tempfile.gettempdir(), os.path.expanduser("~")), key=in_memory):
+        try:
+            facts = os.statvfs(parent)
+            free = facts.f_bavail * facts.f_frsize
+            if facts.f_flag & ST_NOEXEC:  # libmmrt.so would not load
+                reasons.append(f"{parent} may not hold programs (noexec)")
+            elif free < need_bytes + SPARE_BYTES:
+                reasons.append(f"{parent} has {free / 2**20:.0f} MiB free")
+            else:
+                return os.path.realpath(tempfile.mkdtemp(prefix=PREFIX, dir=parent)), ""
+        except OSError as err:
+            reasons.append(str(err))
+    return "", "{:.0f} MiB are needed, and {}".format((need_bytes + SPARE_BYTES) / 2**20, ", ".join(reasons))
+
+
+def receive(stdin, folder):
+    """Serve batches of files until stdin ends."""
+    count = 0
+    for line in iter(stdin.readline, b""):
+        about = json.loads(line.decode())
+        if not about:
+            say(copied=count)
+            continue
+        path, left = os.path.join(folder, about["name"]), about["bytes"]
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as f:
+            while left:
+                block = stdin.read(min(left, 1 << 20))
+                if not block:
+                    return
+                f.write(block)
+                left -= len(block)
+        count += 1
+
+
+def processes_in(folder):
+    found = []
+    for link in glob.glob("/proc/[0-9]*/cwd"):
+        try:
+            if os.readlink(link).startswith(folder):
+                found.append(int(link.split("/")[2]))
+        except OSError:
+            pass  # another user's, or gone
+    return found
+
+
+def end_processes(folder):
+    for number, patience_s in PATIENCE_S:
+        for pid in processes_in(folder):
+            with contextlib.suppress(OSError):
+                os.kill(pid, number)
+        until = time.time() + patience_s
+        while processes_in(folder) and time.time() < until:
+            time.sleep(0.05)
+
+
+def clean(folder):
+    """Remove the folder; what is left, in words."""
+    end_processes(folder)
+    if os.path.exists(os.path.join(folder, CLOCKS)):  # its process was killed before it could put them back
+        subprocess.call([sys.executable, "-c", "import probe; probe.restore_stale_clocks('.')"], cwd=folder)
+        if os.path.exists(os.path.join(folder, CLOCKS)):
+            return f"{folder}: the clocks are still pinned, a reboot puts them back"
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder if os.path.exists(folder) else ""
+
+
+def main(need_bytes, keep):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the connection may go, the cleaning must not
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    folder, why = make_folder(need_bytes)
+    if not folder:
+        return say(error="no space: " + why)
+    left = folder
+    try:
+        say(folder=folder, machine=os.uname().machine, python=list(sys.version_info[:2]))
+        receive(sys.stdin.buffer, folder)
+    except OSError as err:
+        keep = False
+        say(error=str(err))
+    finally:
+        if keep:
+            end_processes(folder)
+        else:
+            left = clean(folder)
+        say(left=left)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2] == "keep")

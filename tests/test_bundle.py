@@ -1,0 +1,589 @@
+"""Bundles: made here, run by hand in their own folder, their results taken in; and everything that must be refused."""
+
+import ast
+import dataclasses
+import hashlib
+import io
+import json
+import lzma
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from families import DEVICE, made_family
+
+from mmprune import folder
+from mmprune.points import PointsError, read_points
+from mmprune.records import Artifact
+from mmprune.report import table
+from targets import TARGETS, answers, bundle_run, importing, load, mismatch, unpacking
+from targets.bundle import BundleError, Golden, Options, golden, make_bundle
+from targets.importing import ResultsError, describe, import_results
+from targets.measure import PROFILES, Profile
+from targets.unpacking import UnpackError, unpack
+
+RUN = Path(bundle_run.__file__)
+TINY = Profile("smoke", samples=8, seconds=10, rounds=2, restarts=1)
+NULL = Options(runtimes=("null",), gate=False)
+DENSE_ID, UNIFORM_ID = "dense-0001/onnx-f32", "uniform-0001/onnx-f32"
+
+
+@pytest.fixture
+def family(tmp_path):
+    """(folder, artifacts) of two variants, nothing measured yet."""
+    root = tmp_path / "family"
+    artifacts = made_family(root, [("dense", 0.9, 0.0, 0.01), ("uniform", 0.88, 0.5, 0.008)])
+    (root / folder.MEASUREMENTS).unlink()
+    return root, artifacts
+
+
+@pytest.fixture
+def board(family, tmp_path):
+    """The unpacked bundle of that family, for the runtime that only sleeps."""
+    made = make_bundle(*family, load("local"), tmp_path / "b.tar.xz", TINY, NULL)
+    return unpack(made.path, tmp_path)
+
+
+def run(board, *options, python=None):
+    command = [python, "run"] if python else ["./run"]
+    return subprocess.run([*command, *options], cwd=board, capture_output=True, text=True, check=False)
+
+
+def results(board):
+    return [json.loads(line) for line in (board / "results.jsonl").read_text().splitlines()]
+
+
+def rows_of(board, kind):
+    return [row for row in results(board) if row["kind"] == kind]
+
+
+# -------------------------------------------------------------------------------------------------------- being made
+
+def test_the_same_family_gives_the_same_bytes(family, tmp_path):
+    root, artifacts = family
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(root, copy)
+    for path in copy.rglob("*"):
+        os.utime(path, (1, 1))
+    made = [make_bundle(r, artifacts, load("x86"), tmp_path / out / "b.tar.xz", TINY, NULL)
+            for r, out in ((root, "one"), (copy, "two"))]
+    assert made[0].path.read_bytes() == made[1].path.read_bytes()
+    assert made[0].bytes == made[0].path.stat().st_size and made[0].artifacts == (DENSE_ID, UNIFORM_ID)
+    with tarfile.open(made[0].path) as tar:
+        members = tar.getmembers()
+    assert [m.name for m in members] == sorted(m.name for m in members)
+    assert {(m.mtime, m.uid, m.uname, m.mode) for m in members if m.name != "b/run"} == {(1577836800, 0, "", 0o644)}
+
+
+def test_the_manifest_names_every_file(board):
+    manifest = json.loads((board / "manifest.json").read_text())
+    there = {str(p.relative_to(board)) for p in board.rglob("*") if p.is_file()}
+    assert set(manifest["files"]) == there - {"manifest.json"}
+    assert {"run", "job.json", "probe.py", "README.txt", "variants/dense-0001/model.onnx"} < there
+    run_py = manifest["files"]["run"]
+    assert run_py == {"sha256": hashlib.sha256(RUN.read_bytes()).hexdigest(), "bytes": RUN.stat().st_size}
+    assert manifest["target"]["name"] == "local" and manifest["scripts"] == {"null": "probe.py"}
+
+
+@pytest.mark.parametrize(("out", "options", "error", "text"), [
+    ("b.zip", NULL, ValueError, "ends with .tar.xz"),
+    ("b.tar.xz", Options(runtimes=("tensort",)), ValueError, "x86 has no runtime called 'tensort'"),
+    ("b.tar.xz", Options(runtimes=("openvino",)), ValueError, "its runtimes take openvino, the artifacts are onnx"),
+    ("b.tar.xz", Options(Golden(np.zeros((2, 3, 8, 8), np.float32), {})), ValueError, "needs golden outputs"),
+])
+def test_what_cannot_be_bundled_is_refused_with_a_way_out(family, tmp_path, out, options, error, text):
+    with pytest.raises(error, match=text):
+        make_bundle(*family, load("x86"), tmp_path / out, TINY, options)
+    assert not (tmp_path / out).exists()
+
+
+def test_a_file_that_changed_is_not_bundled(family, tmp_path):
+    root, artifacts = family
+    (root / artifacts[1].path).write_bytes(b"changed")
+    with pytest.raises(BundleError, match="uniform-0001/onnx-f32: its files are not those that were checked"):
+        make_bundle(root, artifacts, load("x86"), tmp_path / "b.tar.xz", TINY, NULL)
+
+
+def with_mmrt(family):
+    """The family's artifacts and, for each, one that is called mmrt."""
+    root, artifacts = family
+    return root, [*artifacts, *(dataclasses.replace(a, id=a.id.replace("onnx", "mmrt"), format="mmrt")
+                                for a in artifacts)]
+
+
+def test_without_a_compiler_the_bundle_is_made_without_mmrt_and_says_so(family, tmp_path, monkeypatch):
+    def no_compiler(target, out):
+        raise RuntimeError("there is no C++ compiler called aarch64-linux-gnu-g++")
+
+    monkeypatch.setattr("targets.bundle.build_runtime", no_compiler)
+    monkeypatch.setattr("targets.bundle.platform.machine", lambda: "x86_64")
+    made = make_bundle(*with_mmrt(family), TARGETS["raspberry-pi-5"], tmp_path / "b.tar.xz", TINY)
+    assert made.runtimes == ("onnxruntime",) and made.artifacts == (DENSE_ID, UNIFORM_ID)
+    assert made.notes == ("without mmrt: there is no C++ compiler called aarch64-linux-gnu-g++",)
+    assert "note: without mmrt" in run(unpack(made.path, tmp_path), "--dry-run").stderr
+
+
+@pytest.mark.slow
+def test_a_bundle_for_another_architecture_has_its_library(family, tmp_path):
+    if not shutil.which("aarch64-linux-gnu-g++"):
+        pytest.skip("needs aarch64-linux-gnu-g++: apt-get install g++-aarch64-linux-gnu")
+    made = make_bundle(*with_mmrt(family), TARGETS["raspberry-pi-5"], tmp_path / "b.tar.xz", TINY)
+    assert made.runtimes == ("mmrt", "onnxruntime") and made.notes == ()
+    board = unpack(made.path, tmp_path)
+    head = (board / "libmmrt.so").read_bytes()[:20]
+    assert head[:4] == b"\x7fELF" and int.from_bytes(head[18:20], "little") == 183  # EM_AARCH64
+    assert (board / "mmrt.py").is_file() and len(list(board.rglob("*.onnx"))) == 2  # each file once
+
+
+# ------------------------------------------------------------------------------------------------------- being run
+
+def test_a_dry_run_says_what_would_run_and_writes_nothing(board):
+    before = sorted(board.rglob("*"))
+    done = run(board, "--dry-run", python=sys.executable)
+    assert done.returncode == 0, done.stderr
+    for words in (f"{sys.executable} probe.py fingerprint --target local", "probe.py run remaining.json",
+                  f"{UNIFORM_ID} on null, 1 thread(s)", "8 samples or 10 s of inferences each, in 2 rounds"):
+        assert words in done.stdout
+    assert [p for p in board.rglob("*") if "__pycache__" not in str(p)] and sorted(board.rglob("*")) == before
+
+
+def test_what_was_measured_by_hand_is_taken_in(family, board):
+    root, artifacts = family
+    done = run(board, "--profile", "smoke")
+    assert done.returncode == 0, done.stderr
+    assert "measuring, part 1: 100%" in done.stderr and "mmprune import FAMILY results.jsonl" in done.stderr
+    imported = import_results(root, board / "results.jsonl")
+    assert [m.artifact for m in imported.measurements] == [a.id for a in artifacts]
+    assert folder.read_measurements(root) == list(imported.measurements)
+    first = imported.measurements[0]
+    assert (first.runtime, first.profile, first.provenance, len(first.samples_s) >= 64) == \
+        ("null", "smoke", "fixture", True)
+    assert first.device.target == "local" and first.session.endswith(".1")
+    with pytest.raises(PointsError, match="are fixture"):
+        read_points(root)
+    again = import_results(root, board / "results.jsonl")
+    assert (again.measurements, again.duplicates) == ((), 2)
+    assert describe(again) == "taken in: nothing new; 2 were here already"
+    assert len(folder.read_measurements(root)) == 2
+    assert "everything is measured already" in run(board, "--profile", "smoke").stderr
+
+
+def test_a_second_run_measures_what_is_missing_beside_the_reference(family, board):
+    assert run(board).returncode == 0
+    lines = (board / "results.jsonl").read_text().splitlines()
+    assert json.loads(lines[2])["artifact"] == UNIFORM_ID
+    (board / "results.jsonl").write_text("\n".join([*lines[:2], lines[2][:99]]))  # the power went while it wrote
+    assert run(board).returncode == 0
+    assert len(rows_of(board, "session")) == 1
+    assert [(r["artifact"], r["part"]) for r in rows_of(board, "result")] == \
+        [(DENSE_ID, 1), (DENSE_ID, 2), (UNIFORM_ID, 2)]
+    session, *_ = {m.session.split(".")[0] for m in import_results(family[0], board / "results.jsonl").measurements}
+    assert rows_of(board, "session")[0]["session"] == session
+
+
+def test_another_profile_is_another_session_and_other_threads_are_not(board):
+    assert run(board).returncode == 0
+    assert run(board, "--threads", "2").returncode == 0
+    assert [(r["threads"], r["part"]) for r in rows_of(board, "result")] == [(1, 1), (1, 1), (2, 2), (2, 2)]
+    assert run(board, "--profile", "smoke").returncode == 0
+    assert len(rows_of(board, "session")) == 2
+
+
+def test_an_interrupt_ends_the_children_and_keeps_what_is_there(board):
+    with subprocess.Popen(["./run", "--profile", "full"], cwd=board, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if line.startswith("measuring"):
+                break
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+    assert process.returncode == 1 and "interrupted; what is in results.jsonl is kept" in rest
+    assert len(children) == 1 and not Path(f"/proc/{children[0]}").exists()
+    assert [row["kind"] for row in results(board)] == ["session"]
+
+
+def test_a_dry_run_shows_a_jetsons_own_commands(family, tmp_path):
+    root, artifacts = family
+    artifacts = [dataclasses.replace(a, id=f"{a.variant}/tensorrt-fp16", format="tensorrt", precision="fp16")
+                 for a in artifacts]
+    jetson = dataclasses.replace(TARGETS["raspberry-pi-5"], name="jetson-orin", runtimes={"tensorrt": "tensorrt"})
+    made = make_bundle(root, artifacts, jetson, tmp_path / "b.tar.xz", TINY)
+    assert made.runtimes == ("tensorrt",)
+    board = unpack(made.path, tmp_path)
+    done = run(board, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "jetson_run.py run remaining.json" in done.stdout and "--sparsity=enable" in done.stdout
+    assert not list(board.glob("results.jsonl")) and "this is none" in run(board).stderr
+
+
+def test_damage_is_told_by_name(board):
+    model = board / "variants/uniform-0001/model.onnx"
+    model.write_bytes(model.read_bytes()[:-1] + b"?")
+    (board / "probe.py").unlink()
+    done = run(board)
+    assert done.returncode == 1 and not (board / "results.jsonl").exists()
+    assert "damaged: probe.py is missing; variants/uniform-0001/model.onnx has another sha256" in done.stderr
+
+
+@pytest.mark.parametrize(("options", "text"), [
+    (["--only", "onnxruntime"], "no runtime called 'onnxruntime' in this bundle (there are null)"),
+    (["--profile", "long"], "no profile called 'long' (there are smoke, quick, full)"),
+    (["--threads", "0"], "--threads must be at least 1, not 0"),
+])
+def test_wrong_words_are_refused(board, options, text):
+    done = run(board, *options)
+    assert done.returncode != 0 and text in done.stderr
+
+
+def test_another_board_is_refused_unless_told_otherwise(family, tmp_path):
+    other = dataclasses.replace(load("local"), name="my-board", what="a board of mine", board="Imaginary Board 7")
+    board = unpack(make_bundle(*family, other, tmp_path / "b.tar.xz", TINY, NULL).path, tmp_path)
+    done = run(board)
+    assert done.returncode == 1 and not (board / "results.jsonl").exists()
+    assert "this bundle is for my-board (a board of mine), and this is none: it calls itself" in done.stderr
+    assert "--anyway" in done.stderr
+    assert run(board, "--dry-run").returncode == 0
+    assert run(board, "--anyway").returncode == 0
+    assert {m.device.target for m in import_results(family[0], board / "results.jsonl").measurements} == {"local"}
+
+
+def test_the_board_is_recognised_there_as_here(monkeypatch):
+    devices = [dataclasses.replace(DEVICE, board=t.board, isa=(*isa,), versions={"machine": machine})
+               for t in TARGETS.values() for isa in (t.isa, (*t.isa, *t.lacks), t.isa[:1])
+               for machine in ("x86_64", "aarch64")]
+    for device in devices:
+        monkeypatch.setattr("targets.bundle_run.platform.machine", lambda d=device: d.versions["machine"])
+        for target in TARGETS.values():
+            there = bundle_run.mismatch(dataclasses.asdict(target), dataclasses.asdict(device))
+            assert there == mismatch(target, device)
+
+
+def test_a_missing_runtime_is_told_with_the_way_to_it(monkeypatch, capsys):
+    entries = [{"runtime": "onnxruntime"}, {"runtime": "null"}]
+    assert bundle_run.usable(entries, {"versions": {"python": "3.11.2"}}) == entries[1:]
+    said = capsys.readouterr().err
+    assert f"numpy is not here: {sys.executable} -m pip install numpy" in said
+    assert "pip install onnxruntime" in said and "--no-index --find-links wheels onnxruntime" in said
+    assert bundle_run.usable(entries, {"versions": {"numpy": "2", "onnxruntime": "1.32"}}) == entries
+
+
+def test_the_program_is_python_3_8_and_stands_alone():
+    tree = ast.parse(RUN.read_text(), feature_version=(3, 8))
+    top = {alias.name.split(".")[0] for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    top |= {node.module.split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert top <= sys.stdlib_module_names
+    every = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert every - sys.stdlib_module_names - {"numpy", "onnxruntime", "openvino"} == set()
+
+
+def test_it_runs_on_an_old_python(board):
+    python = shutil.which("python3.8")
+    if not python or subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode:
+        pytest.skip("needs python3.8")
+    done = run(board, python=python)
+    assert done.returncode == 0, done.stderr
+    assert rows_of(board, "session")[0]["device"]["versions"]["python"].startswith("3.8.")
+
+
+# -------------------------------------------------------------------------------------------- with a model, for real
+
+def real_family(root):
+    """Two linear models of 8x8 images as ONNX, IR and (where its library is) mmrt; [(artifact, opener)]."""
+    onnx, openvino = pytest.importorskip("onnx"), pytest.importorskip("openvino")
+    from onnx import TensorProto, helper
+
+    from exporters import ExportError
+    from exporters import load as format_named
+
+    made = []
+    for i, artifact in enumerate(made_family(root, [("dense", 0.9, 0.0, 0.01), ("uniform", 0.88, 0.5, 0.008)])):
+        weight = np.random.default_rng(i).standard_normal((192, 2)).astype(np.float32)
+        nodes = [helper.make_node("Flatten", ["input"], ["flat"]), helper.make_node("Gemm", ["flat", "w"], ["logits"])]
+        graph = helper.make_graph(
+            nodes, "linear",
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 8, 8])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 2])],
+            [onnx.numpy_helper.from_array(weight, "w")])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        here = folder.variant_folder(root, artifact.variant)
+        onnx.save(model, here / "model.onnx")
+        made.append(recorded(root, artifact, "onnx", [here / "model.onnx"]))
+        openvino.save_model(openvino.Core().read_model(str(here / "model.onnx")), str(here / "ir.xml"), False)
+        made.append(recorded(root, artifact, "openvino", [here / "ir.xml", here / "ir.bin"]))
+        try:
+            format_named("mmrt").load_runtime()
+        except ExportError:
+            continue
+        format_named("mmrt").write_mmrt(model, here / "model.mmrt")
+        made.append(recorded(root, artifact, "mmrt", [here / "model.mmrt"]))
+    (root / folder.MEASUREMENTS).unlink()
+    return made, lambda a: format_named(a.format).open_file(root / a.path)
+
+
+def recorded(root, like, format, paths) -> Artifact:
+    files = tuple(str(p.relative_to(root)) for p in paths)
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in paths)).hexdigest()
+    artifact = dataclasses.replace(like, id=f"{like.variant}/{format}-f32", format=format, path=files[0], files=files,
+                                   sha256=digest)
+    folder.write_artifact(root, artifact)
+    return artifact
+
+
+@pytest.mark.slow
+def test_real_models_are_compared_measured_and_reported(tmp_path):
+    root = tmp_path / "family"
+    artifacts, open_artifact = real_family(root)
+    images = np.random.default_rng(9).standard_normal((4, 3, 8, 8), dtype=np.float32)
+    told = golden(images, artifacts, open_artifact)
+    told.outputs[UNIFORM_ID] = -told.outputs[UNIFORM_ID]  # as if that file answered otherwise on the board
+    made = make_bundle(root, artifacts, load("local"), tmp_path / "b.tar.xz", TINY, Options(told, gate=False))
+    board = unpack(made.path, tmp_path)
+    # the interpreter of these tests, which has the runtimes; a user's python3 is the board's
+    assert "--golden-worker  # uniform-0001/openvino-f32 on openvino" in run(board, "--dry-run",
+                                                                              python=sys.executable).stdout
+    done = run(board, "--only", "onnxruntime", python=sys.executable)
+    assert done.returncode == 0, done.stderr
+    assert f"{UNIFORM_ID} on onnxruntime does not answer as at home" in done.stderr
+    assert run(board, python=sys.executable).returncode == 0
+    checks = {row["artifact"]: row for row in rows_of(board, "golden")}
+    assert set(checks) == {a.id for a in artifacts}
+    assert checks[UNIFORM_ID]["max_relative_difference"] == 2 and checks[UNIFORM_ID]["top1_agreement"] == 0
+    assert all(c["max_relative_difference"] < 1e-5 and c["top1_agreement"] == 1 and c["images"] == 4
+               for name, c in checks.items() if name != UNIFORM_ID)
+
+    imported = import_results(root, board / "results.jsonl")
+    assert len(imported.measurements) == len(artifacts) and imported.errors == ()
+    assert f"on the board {UNIFORM_ID} on onnxruntime names another class for 100% of 4 images" in describe(imported)
+    points = read_points(root)
+    assert {p.runtime for p in points} == set(made.runtimes) and len(points) == len(artifacts)
+    assert all(p.ratio is not None for p in points if not p.dense)
+    assert "uniform" in table(points)
+
+
+def test_a_model_that_does_not_load_is_an_error_of_its_own(tmp_path, family):
+    pytest.importorskip("onnxruntime")
+    images = np.zeros((2, 3, 8, 8), np.float32)
+    told = Golden(images, {a.id: np.ones((2, 2), np.float32) for a in family[1]})
+    made = make_bundle(*family, load("local"), tmp_path / "b.tar.xz", TINY, Options(told, gate=False))
+    board = unpack(made.path, tmp_path)
+    done = run(board, python=sys.executable)
+    assert done.returncode == 1 and {row["kind"] for row in results(board)} == {"session", "error", "done"}
+    assert f"{DENSE_ID} on onnxruntime: ended with 1" in done.stderr
+    imported = import_results(family[0], board / "results.jsonl")
+    assert imported.measurements == () and len(imported.errors) == 4
+    assert "not measured: golden outputs: ended with 1" in describe(imported)
+
+
+# ------------------------------------------------------------------------------------------------ nothing is trusted
+
+def packed(path, *members, name="b"):
+    """A .tar.xz of (TarInfo or name, content)."""
+    with tarfile.open(path, "w:xz") as tar:
+        for member, content in [(f"{name}/manifest.json", b"{}"), *members]:
+            entry = member if isinstance(member, tarfile.TarInfo) else tarfile.TarInfo(member)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def special(name, kind, target=""):
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = kind, target
+    return entry
+
+
+@pytest.mark.parametrize(("members", "text"), [
+    ([("../evil", b"x")], "'../evil' leads out"),
+    ([("b/../../evil", b"x")], "'b/../../evil' leads out"),
+    ([("/tmp/evil", b"x")], "'/tmp/evil' leads out"),
+    ([("b\\..\\evil", b"x")], "leads out"),
+    ([(special("b/link", tarfile.SYMTYPE, "/etc/passwd"), b"")], "'b/link' is a link or a device"),
+    ([(special("b/hard", tarfile.LNKTYPE, "b/manifest.json"), b"")], "'b/hard' is a link or a device"),
+    ([(special("b/pipe", tarfile.FIFOTYPE), b"")], "'b/pipe' is a link or a device"),
+    ([(special("b/disk", tarfile.BLKTYPE), b"")], "'b/disk' is a link or a device"),
+    ([("b/manifest.json", b"other")], "'b/manifest.json' stands in bad.tar.xz twice"),
+    ([("b/manifest.json/x", b"other")], "'b/manifest.json/x' stands in bad.tar.xz twice"),
+    ([("c/manifest.json", b"{}")], "holds b, c, not one folder"),
+    ([("b/big", b"x" * 3000)], "'b/big' is larger than"),
+    ([("b/many", b"x" * 900)] * 4, "holds more than"),
+])
+def test_an_archive_that_is_no_bundle_is_refused_whole(tmp_path, monkeypatch, members, text):
+    monkeypatch.setattr(unpacking, "MAX_MEMBER_BYTES", 2000)
+    monkeypatch.setattr(unpacking, "MAX_TOTAL_BYTES", 3500)
+    if text == "holds more than":
+        members = [(f"{name}{i}", content) for i, (name, content) in enumerate(members)]
+    packed(tmp_path / "bad.tar.xz", *members)
+    with pytest.raises(UnpackError, match=text):
+        unpack(tmp_path / "bad.tar.xz", tmp_path / "into")
+    assert list((tmp_path / "into").iterdir()) == [] and not (tmp_path / "evil").exists()
+
+
+def test_a_damaged_archive_and_a_taken_place_are_told(tmp_path, board):
+    bundle = tmp_path / "b.tar.xz"
+    with pytest.raises(ValueError, match=r"b is there already"):
+        unpack(bundle, tmp_path)
+    bundle.write_bytes(bundle.read_bytes()[:-3000])
+    with pytest.raises(UnpackError, match="damaged"):
+        unpack(bundle, tmp_path / "into")
+    (tmp_path / "b.tar.xz").write_bytes(lzma.compress(b"no tar"))
+    with pytest.raises(UnpackError, match=r"damaged or no \.tar\.xz"):
+        unpack(bundle, tmp_path / "into")
+
+
+def session_row(**more):
+    return {"kind": "session", "schema": 1, "session": "20260801T120000-abcdef", "profile": {"name": "smoke"},
+            "device": dataclasses.asdict(DEVICE), **more}
+
+
+def result_row(artifact, **more):
+    return {"kind": "result", "artifact": artifact.id, "sha256": artifact.sha256, "runtime": "onnxruntime",
+            "runtime_version": "1.32.0", "threads": 1, "part": 1, "load_s": 0.1, "first_s": 0.02, "peak_bytes": 10**8,
+            "empty_bytes": 10**7, "started": "2026-08-01T12:00:00+00:00", "settings": {"provider": "CPU"},
+            "throttled": False, "latencies_s": [[0.01, 0.011], [0.01, 0.012]], "warmup_s": [0.02], "processes": [2],
+            "temperature_c": [41.5, 60.0], "emulated": False, "throttled_rounds": [], "clock_hz": None, "gate": None,
+            "pinned_clocks": False, "turns_s": [0.0, 0.1], "burst_s": None, "sustained_s": None, "energy_j": None,
+            "energy_gross_j": None, "idle_w": None, "power_rails": [], "shared_bytes": None, "notes": [], **more}
+
+
+def written(path, *rows, end="\n"):
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + end)
+    return path
+
+
+def test_made_results_are_taken_in(family, tmp_path):
+    """The rows that the refusals below change are right themselves."""
+    root, artifacts = family
+    rows = [session_row(), *map(result_row, artifacts), {"kind": "done"}]
+    imported = import_results(root, written(tmp_path / "r.jsonl", *rows))
+    assert [m.provenance for m in imported.measurements] == ["measured"] * 2
+    assert [p.p50_s for p in read_points(root)] == pytest.approx([0.0105, 0.0105])
+    packed(tmp_path / "home.tar.xz", ("b/results.jsonl", (tmp_path / "r.jsonl").read_bytes()))
+    assert import_results(root, tmp_path / "home.tar.xz").duplicates == 2
+
+
+REFUSED = {
+    "no artifact called '../../etc/passwd'": {"artifact": "../../etc/passwd"},
+    "no artifact called '/etc/passwd'": {"artifact": "/etc/passwd"},
+    "no artifact called 'other-0001/onnx-f32'": {"artifact": "other-0001/onnx-f32"},
+    r"no artifact called \['x'\]": {"artifact": ["x"]},
+    "and 'ffffffffffffffff.* on the board": {"sha256": "f" * 64},
+    "no runtime called 'evil'": {"runtime": "evil"},
+    "NaN is no number": {"load_s": float("nan")},
+    "Infinity is no number": {"first_s": float("inf")},
+    "latencies must be positive": {"latencies_s": [[0.01, -0.01], [0.01]]},
+    "load_s must not be negative": {"load_s": -1.0},
+    "warmup_s must not be negative": {"warmup_s": [-0.1]},
+    "peak_bytes must not be negative": {"peak_bytes": -1},
+    "peak_bytes must be of type int, got 1.5": {"peak_bytes": 1.5},
+    "threads must be of type int, got True": {"threads": True},
+    "threads and batch must be at least 1": {"threads": 0},
+    "throttled must be of type bool, got 'no'": {"throttled": "no"},
+    "settings must be of type str, got 1": {"settings": {"streams": 1}},
+    "settings must be at most 1000 printable": {"settings": {"provider": "x" * 1001}},
+    "runtime_version must be at most 1000 printable": {"runtime_version": "\x1b[2J"},
+    "temperature_c must have 2 values": {"temperature_c": [41.5]},
+    "it has 2 rounds, its processes 3": {"processes": [3]},
+    "Invalid isoformat string": {"started": "yesterday"},
+    "part must be of type int": {"part": "1/../2"},
+    "emulated must be true or false": {"emulated": "no"},
+    "there must be some": {"latencies_s": []},
+    "more than 5 samples": {"latencies_s": [[0.01] * 5]},
+    "not 'float' and 'str'|must be real number": {"latencies_s": [["0.01"]]},
+    "kind 'surprise'": {"kind": "surprise"},
+}
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_a_result_that_is_not_right_takes_nothing_in(family, tmp_path, monkeypatch, text):
+    root, artifacts = family
+    monkeypatch.setattr(answers, "MAX_SAMPLES", 5)
+    import_results(root, written(tmp_path / "before.jsonl", session_row(), result_row(artifacts[0])))
+    before = (root / folder.MEASUREMENTS).read_bytes()
+    bad = {**result_row(artifacts[1]), **REFUSED[text]}
+    good = result_row(artifacts[0], part=2)
+    with pytest.raises(ResultsError, match=rf"r\.jsonl, line 3: .*{text}"):
+        import_results(root, written(tmp_path / "r.jsonl", session_row(), good, bad, result_row(artifacts[1])))
+    assert (root / folder.MEASUREMENTS).read_bytes() == before
+
+
+def changed_device(**more):
+    return session_row(device={**dataclasses.asdict(DEVICE), **more})
+
+
+@pytest.mark.parametrize(("rows", "text"), [
+    (["{"], "line 1: Expecting"),
+    (["[1, 2]"], "has the kind None"),
+    (["[" * 100_000], "line 1: "),
+    (['{"kind": "session", "kind": "done"}'], "a name stands twice"),
+    ([{"kind": "done"}], "kind 'done' before any session"),
+    ([], "holds no session"),
+    ([session_row(schema=2)], "schema 1, not 2"),
+    ([session_row(session="../x")], "'../x' is no session's name"),
+    ([session_row(session="20260801T120000-abcdef.1")], "is no session's name"),
+    ([session_row(profile={"name": "endless"})], "no profile called 'endless'"),
+    ([session_row(device={"board": "x"})], "'isa' is missing"),
+    ([changed_device(password="x")], "unexpected keyword argument 'password'"),
+    ([session_row(device="x")], "line 1: "),
+    ([changed_device(cores=-1)], "cores must not be negative"),
+    ([changed_device(board="x\n")], "board must be at most"),
+    ([changed_device(ram_bytes=1e999)], "Infinity is no number"),
+    ([changed_device(ram_bytes=10**400)], "ram_bytes must be finite|Exceeds the limit"),
+    ([changed_device(target="raspberry-pi-5", versions={"machine": "x86_64"})], "not measured on a raspberry-pi-5"),
+    ([session_row(), changed_device(board="Another")], "was measured on another device before"),
+    (["x" * 3000], "line 1 is longer than 2000 bytes"),
+    ([session_row(), "x" * 1500, "x" * 1500], "bytes; a results.jsonl has at most 3000"),
+])
+def test_a_file_that_is_not_right_is_refused(family, tmp_path, monkeypatch, rows, text):
+    monkeypatch.setattr(importing, "MAX_FILE_BYTES", 3000 if "at most" in text and "bytes" in text else 10**6)
+    monkeypatch.setattr(importing, "MAX_LINE_BYTES", 2000 if "longer" in text else 10**6)
+    with pytest.raises(ResultsError, match=text):
+        import_results(family[0], written(tmp_path / "r.jsonl", *rows))
+    assert not (family[0] / folder.MEASUREMENTS).exists()
+
+
+def test_a_file_cut_short_and_a_changed_figure_are_refused(family, tmp_path):
+    root, artifacts = family
+    rows = [session_row(), result_row(artifacts[0])]
+    with pytest.raises(ResultsError, match="line 2 is cut short"):
+        import_results(root, written(tmp_path / "r.jsonl", *rows, end=""))
+    assert not (root / folder.MEASUREMENTS).exists()
+    import_results(root, written(tmp_path / "r.jsonl", *rows))
+    faster = result_row(artifacts[0], latencies_s=[[0.001]], processes=[1])
+    with pytest.raises(ResultsError, match="in the family already, with other figures"):
+        import_results(root, written(tmp_path / "r.jsonl", session_row(), faster))
+
+
+def test_a_golden_row_is_checked_too(family, tmp_path):
+    root, artifacts = family
+    good = {"kind": "golden", "artifact": artifacts[0].id, "sha256": artifacts[0].sha256, "runtime": "onnxruntime",
+            "images": 4, "max_relative_difference": 1e-7, "top1_agreement": 0.75}
+    imported = import_results(root, written(tmp_path / "r.jsonl", session_row(), good))
+    assert imported.golden[0].images == 4
+    assert "largest difference 1e-07 of the largest logit" in describe(imported)
+    assert "names another class for 25% of 4 images" in describe(imported)
+    for wrong in ({"top1_agreement": 7}, {"max_relative_difference": -1}, {"images": "4"}, {"artifact": "../x"}):
+        with pytest.raises(ResultsError, match="line 2"):
+            import_results(root, written(tmp_path / "r.jsonl", session_row(), {**good, **wrong}))
+
+
+@pytest.mark.parametrize("where", ["device", "row"])
+def test_what_ran_on_an_emulator_stays_emulated(family, tmp_path, where):
+    root, artifacts = family
+    head, row = session_row(), result_row(artifacts[0])
+    {"device": head["device"], "row": row}[where]["emulated"] = True
+    imported = import_results(root, written(tmp_path / "r.jsonl", head, row, result_row(artifacts[1], runtime="null")))
+    assert [m.provenance for m in imported.measurements] == ["emulated", "fixture"]
+    assert "1 emulated and 1 fixture" in describe(imported) and "no device's cost" in describe(imported)
+    with pytest.raises(PointsError, match="emulated and fixture"):
+        read_points(root)
+
+
+def test_the_profiles_travel_with_the_bundle(board):
+    told = json.loads((board / "manifest.json").read_text())["profiles"]
+    assert told == {name: dataclasses.asdict(p) for name, p in PROFILES.items()}

@@ -1,0 +1,305 @@
+"""Boards over ssh, with an ssh that reaches no further than this machine: what is copied, cleaned, refused and said."""
+
+import ast
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_ssh import FakeBoard
+from families import made_family
+
+from mmprune import folder
+from targets import fleet, remote
+from targets.host import REMOTE, Host, HostError, connected, output
+from targets.measure import MeasureError, Options, Profile, measure
+from targets.unpacking import UnpackError
+
+TINY = Profile("smoke", samples=8, seconds=10, rounds=2, restarts=1)
+CHANGED = """@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@
+@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @
+@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@
+Host key for pi has changed and you have requested strict checking.
+Host key verification failed."""
+
+
+@pytest.fixture
+def board(tmp_path, monkeypatch):
+    made = FakeBoard(tmp_path / "board")
+    monkeypatch.setenv("PATH", f"{made.folder / 'here'}:{os.environ['PATH']}")
+    return made
+
+
+@pytest.fixture
+def family(tmp_path):
+    """(folder, artifacts): two variants, without measurements."""
+    root = tmp_path / "family"
+    made = made_family(root, [("dense", 0.9, 0.0, 0.01), ("uniform", 0.88, 0.5, 0.008)])
+    (root / folder.MEASUREMENTS).unlink()
+    return root, made
+
+
+def over_ssh(family, target="x86", host="pi@pi5.local", **told):
+    return measure(*family, target, TINY, Options(runtimes=("null",), host=host, **told))
+
+
+@pytest.mark.parametrize("name", ["", "-oProxyCommand=touch", "pi@-oProxyCommand=touch", "pi 5", "pi\n5", "pi;reboot",
+                                  "pi\0", "$(reboot)", "pi'5", "pi`5`", "pi|5"])
+def test_what_is_no_host(name):
+    with pytest.raises(ValueError, match="is no host: user@name"):
+        Host(name)
+
+
+@pytest.mark.parametrize("name", ["pi", "pi@pi5.local", "pi@[fe80::1%eth0]", "ssh://pi@10.0.0.5:2222", "my_board-2"])
+def test_what_is_a_host(name):
+    assert Host(name).name == name
+
+
+def test_a_board_is_measured_and_nothing_stays_there(board, family):
+    steps, notes = [], []
+    made = over_ssh(family, progress=lambda *step: steps.append(step), note=notes.append)
+    assert folder.read_measurements(family[0]) == made and len(made) == 2
+    assert made[0].device.target == "x86" and {m.provenance for m in made} == {"fixture"}  # the null runtime's
+    assert steps[0][:2] == ("copy", "pi@pi5.local") and steps[-1] == ("measure", "part 1", 100, 100)
+    assert set(board.hosts) == {"pi@pi5.local"}
+    assert board.left == [] and notes == []
+
+
+def test_the_folder_is_kept_where_that_is_asked_and_holds_each_file_once(board, family):
+    notes = []
+    over_ssh(family, keep=True, note=notes.append)
+    kept, = board.left
+    assert notes == [f"kept on pi@pi5.local: {kept}"]
+    files = sorted(str(p.relative_to(kept)) for p in kept.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    assert files == sorted(["probe.py", *(name for a in family[1] for name in a.files)])
+
+
+@pytest.mark.parametrize(("said", "message"), [
+    (CHANGED, "cannot reach pi: its host key has changed.*ssh-keygen -R"),
+    ("No ED25519 host key is known for pi and you have requested strict checking.\nHost key verification failed.",
+     "its host key is not known here yet: connect once by hand, ssh pi"),
+    ("pi@pi: Permission denied (publickey,password).", "without a password.*ssh-copy-id pi"),
+    ("ssh: Could not resolve hostname pi: Name or service not known", "no machine of this name is known"),
+    ("ssh: connect to host pi port 22: Connection refused", "no ssh server answers"),
+    ("ssh: connect to host pi port 22: Connection timed out", "is it switched on"),
+    ("ssh: connect to host pi port 22: No route to host", "is it switched on"),
+    ("kex_exchange_identification: read: Connection reset by peer", "cannot work on pi: ssh ended with 255: kex_"),
+])
+def test_why_no_connection_comes_to_stand(board, family, said, message):
+    board.says(said)
+    with pytest.raises(HostError, match=f"(?s){message}") as caught:
+        over_ssh(family, host="pi")
+    assert said.splitlines()[-1] in str(caught.value)
+
+
+def test_no_python3(board, family):
+    (board.folder / "bin" / "python3").unlink()
+    with pytest.raises(HostError, match=r"pi has no python3, .*not found.*apt-get install python3"):
+        over_ssh(family, host="pi")
+
+
+def test_an_old_python3(board, family):
+    board.python(f"echo '{json.dumps({'folder': '/tmp/mmprune-a', 'machine': 'x86_64', 'python': [3, 6]})}'; exit 0")
+    with pytest.raises(HostError, match=r"pi has Python 3.6, and 3.8 or newer is needed"):
+        over_ssh(family, host="pi")
+
+
+@pytest.mark.parametrize(("said", "message"), [
+    ("Welcome to pi!", "says 'Welcome to pi!.*' where an answer was expected"),
+    ('{"folder": "/etc", "machine": "x86_64", "python": [3, 11]}', "made the folder '/etc', which is none of ours"),
+    ('{"folder": "/tmp/../mmprune-a", "machine": "x86_64", "python": [3, 11]}', "which is none of ours"),
+    ('{"machine": "x86_64"}', "does not say which Python"),
+    ("[]", "where an answer was expected"),
+])
+def test_odd_greetings(board, family, said, message):
+    board.python(f"echo '{said}'; exit 0")
+    with pytest.raises(HostError, match=message):
+        over_ssh(family, host="pi")
+
+
+def test_no_space(board, family):
+    said = r"on pi: no space: 1\d+ MiB are needed, and /\S+ has \d+ MiB free, .*free some"
+    with pytest.raises(HostError, match=said), connected(Host("pi"), 2**60, False, lambda text: None):
+        pass
+    assert board.left == []
+
+
+def test_the_disk_fills_while_files_are_copied(board, family):
+    board.python("ulimit -f 8")  # in blocks of 512 bytes or 1 KiB: less than probe.py
+    with pytest.raises(HostError, match=r"on pi: .*File too large"):
+        over_ssh(family, host="pi")
+    assert board.left == []
+
+
+def test_another_architecture_and_another_board(board, family, tmp_path):
+    with pytest.raises(MeasureError, match=r"pi is no raspberry-pi-5: its processor is x86_64, .* has aarch64"):
+        over_ssh(family, "raspberry-pi-5", host="pi")
+    (tmp_path / "mine.toml").write_text('like = "x86"\nboard = "Box 7"')
+    with pytest.raises(MeasureError, match=r"pi is no mine: it calls itself '.*', which is no Box 7"):
+        over_ssh(family, str(tmp_path / "mine.toml"), host="pi")
+    assert board.left == []
+
+
+def test_a_runtime_that_is_missing_there(board, family):
+    board.python(options="-S")  # without site-packages
+    install = "python3 -m pip install onnxruntime there"
+    with pytest.raises(MeasureError, match=f"onnxruntime is not installed on pi: {install}"):
+        measure(*family, "x86", TINY, Options(host="pi", runtimes=("onnxruntime",)))
+    with pytest.raises(MeasureError, match=f"runtimes on pi none; onnxruntime: {install}"):
+        measure(*family, "x86", TINY, Options(host="pi"))
+    assert board.left == []
+
+
+def test_a_probe_that_is_killed(board, family):
+    board.python('case "$*" in "probe.py run -") kill -9 $$;; esac')
+    with pytest.raises(HostError, match=r"on pi: probe.py run was killed, most often because memory ran out"):
+        over_ssh(family, host="pi")
+    assert board.left == []
+
+
+def test_after_a_dropped_connection_the_same_command_goes_on(board, family):
+    board.cut_after_the_first_result()
+    with pytest.raises(HostError, match=r"the connection to pi dropped \(client_loop: send disconnect: Broken pipe\)"):
+        over_ssh(family, host="pi")
+    kept = folder.read_measurements(family[0])
+    assert len(kept) == 1 and board.left == []
+    board.cut_after_the_first_result(False)
+    made = over_ssh(family, host="pi")
+    assert {m.artifact for m in made} == {a.id for a in family[1]} and made[0] == kept[0]
+    assert folder.read_measurements(family[0]) == made
+    name = kept[0].session.removesuffix(".1")
+    assert [m.session for m in made[1:]] == [f"{name}.2"] * (len(made) - 1)  # the reference again, and what is missing
+    assert over_ssh(family, host="pi") == made
+
+
+def test_an_interrupt_ends_what_runs_there_and_removes_the_folder(board, family):
+    def interrupt(stage, item, done, total):
+        if stage == "measure":
+            assert remote.processes_in(str(board.folder / "tmp")) != []
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        over_ssh(family, host="pi", progress=interrupt)
+    assert board.left == [] and remote.processes_in(str(board.folder / "tmp")) == []
+
+
+def test_a_lost_connection_ends_commands_and_the_board_cleans(board):
+    with pytest.raises(HostError, match="the connection to pi dropped"), \
+            connected(Host("pi"), 1, False, lambda text: None) as there, \
+            output(there.place, ("/bin/sleep", "60"), None) as f:
+        there.hang_up()
+        f.read()
+    assert board.left == []
+
+
+def test_the_boards_end_cleans_when_stdin_ends(tmp_path):
+    done = subprocess.Popen([sys.executable, "-c", REMOTE.read_text(), "1", "remove"], stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)})
+    place = Path(json.loads(done.stdout.readline())["folder"])
+    assert place.parent == tmp_path
+    sleeper = subprocess.Popen(["sleep", "60"], cwd=place)
+    text, _ = done.communicate(b'{"name": "a/b", "bytes": 3}\nab')  # cut short
+    assert json.loads(text) == {"left": ""} and not place.exists()
+    assert sleeper.wait(5) == -15
+
+
+def test_the_boards_end_parses_on_old_pythons_and_needs_the_standard_library_alone():
+    tree = ast.parse(REMOTE.read_text(), feature_version=(3, 6))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert names <= sys.stdlib_module_names
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+
+
+def test_pinned_clocks_are_put_back_before_the_folder_goes(tmp_path):
+    code = "import os\ndef restore_stale_clocks(folder):\n    os.remove('mmprune-clocks.json')\n"
+    (tmp_path / "probe.py").write_text(code)
+    (tmp_path / "mmprune-clocks.json").write_text("{}")
+    assert remote.clean(str(tmp_path)) == "" and not tmp_path.exists()
+
+
+def test_clocks_that_cannot_be_put_back_are_told(tmp_path):
+    (tmp_path / "mmprune-clocks.json").write_text("{}")
+    assert remote.clean(str(tmp_path)) == f"{tmp_path}: the clocks are still pinned, a reboot puts them back"
+    assert tmp_path.exists()
+
+
+def test_remote_words_are_quoted(board, tmp_path):
+    odd = tmp_path / "it's; touch hacked"
+    words = ("$(touch x)", "a 'b'", str(odd))
+    with connected(Host("pi"), 1, False, lambda text: None) as there, \
+            output(there.place, ("python3", "-c", "import sys; print(sys.argv[1:])", *words), None) as f:
+        assert f.read().decode().strip() == repr(list(words))
+
+
+def test_names_that_lead_out_of_the_folder_are_not_sent(board, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with connected(Host("pi"), 1, False, lambda text: None) as there:
+        for name in ("../file", "/etc/passwd", "a/../../b"):
+            with pytest.raises(UnpackError, match="leads out"):
+                there.send({name: tmp_path / "file"})
+
+
+def test_orders_to_the_terminal_are_taken_out(board, family):
+    board.says("\x1b]0;owned\x07ssh: Could not resolve hostname pi\x1b[2J")
+    with pytest.raises(HostError) as caught:
+        over_ssh(family, host="pi")
+    assert "\x1b" not in str(caught.value) and "\x07" not in str(caught.value)
+
+
+def test_ssh_is_missing(family, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HostError, match="ssh is not installed on this machine: apt-get install openssh-client"):
+        over_ssh(family, host="pi")
+
+
+FLEET = '[[board]]\nhost = "pi@one"\ntarget = "x86"\n[[board]]\nhost = "pi@two"\ntarget = "local"\n'
+
+
+def test_a_fleet_is_read(tmp_path):
+    (tmp_path / "fleet.toml").write_text(FLEET)
+    assert fleet.read_fleet(tmp_path / "fleet.toml") == [fleet.Job("pi@one", "x86"), fleet.Job("pi@two", "local")]
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("", "must hold \\[\\[board\\]\\] tables"),
+    ("[[boards]]\n", "must hold \\[\\[board\\]\\] tables"),
+    ("board = 3\n", "must hold \\[\\[board\\]\\] tables"),
+    ('[[board]]\nhost = "pi"\n', "board 1: it must have host and target"),
+    (FLEET + 'user = "pi"\n', "board 2: it must have host and target, and nothing else"),
+    ('[[board]]\nhost = 3\ntarget = "x86"\n', "board 1: host and target must be text"),
+    ('[[board]]\nhost = "-oProxyCommand=x"\ntarget = "x86"\n', "board 1: '-oProxyCommand=x' is no host"),
+    ('[[board]]\nhost = "pi"\ntarget = "raspberry-pi5"\n', "did you mean 'raspberry-pi-5'"),
+    (FLEET + FLEET, "board 3: pi@one stands there for x86 twice"),
+    ("[[board", "fleet .*: "),
+])
+def test_fleets_that_are_none(tmp_path, text, message):
+    (tmp_path / "fleet.toml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        fleet.read_fleet(tmp_path / "fleet.toml")
+
+
+def test_a_fleet_measures_side_by_side_and_one_failure_stops_no_other(board, family):
+    jobs = [fleet.Job("one", "raspberry-pi-5"), fleet.Job("one", "x86"), fleet.Job("two", "local")]
+    steps = {"one": [], "two": []}
+    options = Options(runtimes=("null",), again=True)
+    made = fleet.measure_fleet(*family, jobs, TINY, options, lambda host: lambda *step: steps[host].append(step))
+    assert [outcome.job for outcome in made] == jobs
+    assert "one is no raspberry-pi-5" in made[0].error and not made[0].measurements
+    assert [len(outcome.measurements) for outcome in made] == [0, 2, 2]
+    assert len(folder.read_measurements(family[0])) == 4
+    assert all(told[-1] == ("measure", "part 1", 100, 100) for told in steps.values())
+    assert board.left == []
+
+
+def test_an_interrupt_of_a_fleet_ends_all(board, family):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    jobs = [fleet.Job("one", "x86"), fleet.Job("two", "x86")]
+    long = dataclasses.replace(TINY, samples=10**6, seconds=60)
+    with pytest.raises(KeyboardInterrupt):
+        fleet.measure_fleet(*family, jobs, long, Options(runtimes=("null",)),
+                            lambda host: interrupt if host == "one" else lambda *step: None)

@@ -1,0 +1,72 @@
+"""The table of targets: every row, a user's own file, and which boards belong to which."""
+
+import dataclasses
+
+import pytest
+from families import DEVICE
+
+import targets
+from exporters.run import wanted_formats
+from mmprune.masks import PATTERNS
+from targets import TARGETS, load, mismatch
+
+PI_5 = dataclasses.replace(DEVICE, board="Raspberry Pi 5 Model B Rev 1.0", isa=("asimd", "asimddp", "asimdhp", "fphp"),
+                           versions={"machine": "aarch64"})
+PI_4 = dataclasses.replace(PI_5, board="Raspberry Pi 4 Model B Rev 1.4", isa=("asimd",))
+ORIN = dataclasses.replace(PI_5, board="NVIDIA Jetson Orin Nano Developer Kit")
+N100 = dataclasses.replace(DEVICE, isa=("avx2", "fma"), versions={"machine": "x86_64"})
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_target_is_whole(name):
+    target = load(name)
+    assert target.name == name
+    assert target.pattern in PATTERNS and target.pattern in targets.PATTERNS
+    made = {pair[0] for pair in wanted_formats(target.formats)}
+    assert made == set(target.runtimes.values())
+
+
+@pytest.mark.parametrize(("name", "board", "why"), [
+    ("raspberry-pi-5", PI_5, ""),
+    ("raspberry-pi-4", PI_4, ""),
+    ("raspberry-pi-5", ORIN, "it calls itself 'NVIDIA Jetson Orin Nano Developer Kit', which is no Raspberry Pi 5"),
+    ("x86-avx2", N100, ""),
+    ("raspberry-pi-4", PI_5, "it calls itself 'Raspberry Pi 5 Model B Rev 1.0', which is no Raspberry Pi 4"),
+    ("raspberry-pi-5", dataclasses.replace(PI_5, isa=("asimd",)), "its processor lacks asimddp, asimdhp"),
+    ("x86", PI_5, "its processor is aarch64, x86 has x86_64"),
+    ("x86-avx2", dataclasses.replace(N100, isa=("avx2", "fma", "avx512f")), "its processor has avx512f, which"),
+])
+def test_boards_are_recognised(name, board, why):
+    found = mismatch(load(name), board)
+    assert found.startswith(why) and bool(found) == bool(why)
+
+
+def test_unknown_names_get_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'x86'"):
+        load("x68")
+    with pytest.raises(ValueError, match="did you mean 'raspberry-pi-4'"):
+        load("raspberrypi-4")
+
+
+def test_a_board_of_the_users_own(tmp_path):
+    lines = ('like = "raspberry-pi-5"', 'what = "a CM5 in a box"', 'board = "Compute Module 5"', "threads = 2")
+    (tmp_path / "my-board.toml").write_text("\n".join(lines))
+    mine = load(str(tmp_path / "my-board.toml"))
+    assert (mine.name, mine.board, mine.threads) == ("my-board", "Compute Module 5", 2)
+    assert mine.runtimes == TARGETS["raspberry-pi-5"].runtimes and mine.isa == TARGETS["raspberry-pi-5"].isa
+
+
+@pytest.mark.parametrize(("text", "why"), [
+    ("threads = ", "Invalid value"),
+    ('like = "raspberry-pi-5"\ncolour = "green"', "no field called 'colour'"),
+    ('arch = "aarch64"', "'runtimes' is missing"),
+    ('like = "raspberry-pi-5"\narch = "riscv64"', "arch must be one of x86_64, aarch64, not 'riscv64'"),
+    ('like = "raspberry-pi-5"\nthreads = 0', "threads must be 1 or more"),
+    ('like = "raspberry-pi-9"', "no target called 'raspberry-pi-9'"),
+])
+def test_what_is_wrong_with_a_users_file_is_said(tmp_path, text, why):
+    (tmp_path / "b.toml").write_text(text)
+    with pytest.raises(ValueError, match=why):
+        load(str(tmp_path / "b.toml"))
+    with pytest.raises(ValueError, match=r"absent\.toml: No such file"):
+        load(str(tmp_path / "absent.toml"))
