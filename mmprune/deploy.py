@@ -107,7 +107,11 @@ def deploy(root: Path, choice: Choice, out: Path) -> Path:
 
 def _fill(root: Path, choice: Choice, point: Point, artifact: Artifact, part: Path) -> None:
     manifest = folder.read_manifest(root)
-    for file in [root / file for file in artifact.files] + list(RUNTIME_FILES.get(point.runtime, tuple)()):
+    brought: tuple[Path, ...] = ()
+    if point.runtime in RUNTIME_FILES:  # for the machine that it was measured on
+        machine = read_session(root).device.versions.get("machine", "")
+        brought = RUNTIME_FILES[point.runtime](machine, root / "cache")
+    for file in [*(root / file for file in artifact.files), *brought]:
         shutil.copyfile(file, part / file.name)  # side by side: a model names its data by file name
     (part / "preprocess.json").write_text(json.dumps(manifest["preprocess"], indent=1) + "\n")
     (part / "labels.txt").write_text("\n".join(map(str, manifest["data"]["classes"])) + "\n")

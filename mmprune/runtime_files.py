@@ -1,5 +1,6 @@
 """Where mmrt is on this machine, and how it is built for this machine and for boards."""
 
+import fcntl
 import importlib.util
 import platform
 from pathlib import Path
@@ -13,12 +14,22 @@ def runtime_folder() -> Path:
     return INSTALLED if INSTALLED.is_dir() else Path(__file__).parent.parent / "runtime"
 
 
-def runtime_files() -> tuple[Path, Path]:
-    """mmrt.py and libmmrt.so. FileNotFoundError, with the way out, where the library was not built."""
-    library = runtime_folder() / "libmmrt.so"
-    if not library.is_file():
-        raise FileNotFoundError(f"{library} is not there: install a C++17 compiler (apt-get install g++) and run "
-                                "`mmprune runtime build`")
+def runtime_files(machine: str = "", cache: Path | None = None) -> tuple[Path, Path]:
+    """mmrt.py and libmmrt.so for this machine, or for another (`uname -m`), compiled into the cache.
+
+    FileNotFoundError or RuntimeError, with the way out, where the library was not built or no compiler makes it.
+    """
+    if machine in ("", platform.machine()):
+        library = runtime_folder() / "libmmrt.so"
+        if not library.is_file():
+            raise FileNotFoundError(f"{library} is not there: install a C++17 compiler (apt-get install g++) and run "
+                                    "`mmprune runtime build`")
+        return runtime_folder() / "mmrt.py", library
+    out = (cache or Path()) / f"mmrt-{machine}"
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / ".lock", "a") as lock:  # several boards at once may want it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        library, *_ = _builder().build(out, machine)
     return runtime_folder() / "mmrt.py", library
 
 

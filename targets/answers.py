@@ -14,7 +14,7 @@ NULL = "null"  # the runtime that only sleeps: takes every format, and its measu
 MAX_LINE_BYTES = 2**27  # ten minutes of a model that takes 0.1 ms are 70 MB
 MAX_TOTAL_BYTES = 2**30
 MAX_SAMPLES = 10**7
-KINDS = ("progress", "result", "error", "done")
+KINDS = ("progress", "result", "golden", "error", "done")
 ODD = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)  # what odd rows lead to
 
 

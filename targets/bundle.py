@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import lzma
-import platform
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ import numpy as np
 
 from mmprune import __version__, folder
 from mmprune.records import Artifact
-from mmprune.runtime_files import ARCHITECTURES, build_runtime, runtime_files
+from mmprune.runtime_files import runtime_files
 from targets import Target
 from targets.measure import NULL, PROFILES, Profile, is_dense
 from targets.probe import GATE_TEMPERATURE_C, GATE_TIMEOUT_S
@@ -100,7 +99,7 @@ def make_bundle(root: Path, artifacts: Sequence[Artifact], target: Target, out: 
     notes, files = [], {}
     if "mmrt" in runs:
         try:
-            files.update({path.name: path for path in _mmrt_files(root, target)})
+            files.update({path.name: path for path in runtime_files(target.arch, root / "cache")})
         except (RuntimeError, FileNotFoundError) as err:  # of the compiler's, in its words
             notes.append(f"without mmrt: {err}")
             del runs["mmrt"]
@@ -148,15 +147,6 @@ def _check(root: Path, artifact: Artifact) -> None:
             raise BundleError(f"{artifact.id}: cannot read {name} ({err.strerror}): export it again") from err
     if digest.hexdigest() != artifact.sha256:
         raise BundleError(f"{artifact.id}: its files are not those that were checked: export it again")
-
-
-def _mmrt_files(root: Path, target: Target) -> tuple[Path, Path]:
-    """mmrt.py and libmmrt.so for the target. RuntimeError, with the way out, where no compiler makes the library."""
-    if target.arch == platform.machine():
-        return runtime_files()
-    name = next(name for name, arch in ARCHITECTURES.items() if arch == target.arch)
-    library, *_ = build_runtime(name, root / "cache" / f"mmrt-{target.arch}")
-    return runtime_files()[0], library
 
 
 def _golden_bytes(golden: Golden | None, artifacts: Sequence[Artifact]) -> bytes | None:

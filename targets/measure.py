@@ -8,7 +8,6 @@ import dataclasses
 import fcntl
 import json
 import os
-import platform
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 
 from mmprune import folder
 from mmprune.records import DENSE, Artifact, Device, Measurement
-from mmprune.runtime_files import ARCHITECTURES, build_runtime, runtime_files, runtime_folder
+from mmprune.runtime_files import runtime_files, runtime_folder
 from targets import LOCAL, Target, load, mismatch
 from targets import answers as reading
 from targets.answers import NULL, ODD, MeasureError, Subject, short
@@ -260,13 +259,7 @@ def _mmrt_files(root: Path, artifacts: Sequence[Artifact], family: Target, optio
     if not asked or not any(a.format == family.runtimes.get("mmrt") for a in artifacts):
         return {}
     try:
-        if family.arch == platform.machine():
-            return {path.name: path for path in runtime_files()}
-        out = root / "cache" / f"mmrt-{family.arch}"
-        out.mkdir(parents=True, exist_ok=True)
-        with _exclusively(out / ".lock"):  # other hosts of a fleet want it too
-            library, *_ = build_runtime(next(n for n, arch in ARCHITECTURES.items() if arch == family.arch), out)
-        return {library.name: library, "mmrt.py": runtime_folder() / "mmrt.py"}
+        return {path.name: path for path in runtime_files(family.arch, root / "cache")}
     except (RuntimeError, FileNotFoundError) as err:  # of the compiler's, in its words
         options.note(f"measured without mmrt: {err}")
         return {}

@@ -118,11 +118,10 @@ def with_mmrt(family):
 
 
 def test_without_a_compiler_the_bundle_is_made_without_mmrt_and_says_so(family, tmp_path, monkeypatch):
-    def no_compiler(target, out):
+    def no_compiler(machine, cache):
         raise RuntimeError("there is no C++ compiler called aarch64-linux-gnu-g++")
 
-    monkeypatch.setattr("targets.bundle.build_runtime", no_compiler)
-    monkeypatch.setattr("targets.bundle.platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("targets.bundle.runtime_files", no_compiler)
     made = make_bundle(*with_mmrt(family), TARGETS["raspberry-pi-5"], tmp_path / "b.tar.xz", TINY)
     assert made.runtimes == ("onnxruntime",) and made.artifacts == (DENSE_ID, UNIFORM_ID)
     assert made.notes == ("without mmrt: there is no C++ compiler called aarch64-linux-gnu-g++",)

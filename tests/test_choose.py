@@ -7,12 +7,12 @@ import sys
 
 import numpy as np
 import pytest
-from families import TEST_IMAGES, made_artifact, made_family, made_measurement
+from families import DEVICE, TEST_IMAGES, made_artifact, made_family, made_measurement
 from PIL import Image
 
 from mmprune import folder
 from mmprune.choose import Budget, choose, describe
-from mmprune.deploy import CLASSIFIER, DeployError, deploy
+from mmprune.deploy import CLASSIFIER, RUNTIME_FILES, DeployError, deploy
 from mmprune.pixels import fit
 from mmprune.points import read_points
 from mmprune.records import Preprocess
@@ -106,6 +106,22 @@ def test_the_deployed_folder_runs_by_itself(tmp_path, runtime):
         said = subprocess.run([sys.executable, "-Es", str(out / "infer.py"), str(tmp_path / "image.png")], cwd="/",
                               capture_output=True, text=True, check=True)
         assert said.stdout.splitlines()[0].endswith("  " + label)
+
+
+def test_the_library_is_for_the_machine_that_was_measured(tmp_path, monkeypatch):
+    root, out, asked = tmp_path / "family", tmp_path / "chosen", []
+    root.mkdir()
+    made_family(root, ROWS[:1])
+    artifact = made_artifact(root, folder.read_variants(root)[0], "mmrt")
+    board = dataclasses.replace(DEVICE, versions={"machine": "aarch64"})
+    measurement = made_measurement(artifact, 0.01, "mmrt", session="new.1")
+    folder.append_measurement(root, dataclasses.replace(measurement, device=board))
+    library = tmp_path / "libmmrt.so"
+    library.write_bytes(b"a library")
+    monkeypatch.setitem(RUNTIME_FILES, "mmrt", lambda *words: asked.append(words) or (library,))
+    deploy(root, choose(read_points(root), Budget()), out)
+    assert asked == [("aarch64", root / "cache")]
+    assert (out / "libmmrt.so").read_bytes() == b"a library"
 
 
 def test_preprocessing_is_that_of_the_manifest(tmp_path):
