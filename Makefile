@@ -9,7 +9,7 @@ demo: .venv/installed
 	$(BIN)/mmprune choose mmprune-out --max-latency-ms 2 --max-size-mb 1.6 --out deploy
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -63,6 +63,7 @@ elif runtime == "onnxruntime":
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     step = lambda x: session.run(None, {"input": x})
 else:
+    sys.modules["openvino_telemetry"] = None
     import openvino
     hints = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     request = openvino.Core().compile_model(path, "CPU", hints).create_infer_request()

@@ -66,10 +66,16 @@ def probe_command(model: Path, runtime: str, asked: argparse.Namespace, folder: 
     return [sys.executable, str(PROBE), "run", str(folder / "job.json")]
 
 
+BENCHMARK_APP = """
+import sys
+sys.modules["openvino_telemetry"] = None
+from openvino.tools.benchmark.main import main
+main()"""
+
+
 def benchmark_app(model: Path, asked: argparse.Namespace) -> list[str]:
-    return [sys.executable, "-c", "from openvino.tools.benchmark.main import main; main()", "-m", str(model),
-            "-d", "CPU", "-hint", "none", "-nstreams", "1", "-nthreads", str(asked.threads), "-api", "sync",
-            "-infer_precision", "f32", "-niter", str(asked.samples)]
+    return [sys.executable, "-c", BENCHMARK_APP, "-m", str(model), "-d", "CPU", "-hint", "none", "-nstreams", "1",
+            "-nthreads", str(asked.threads), "-api", "sync", "-infer_precision", "f32", "-niter", str(asked.samples)]
 
 
 def bare_loop(model: Path, asked: argparse.Namespace) -> list[str]:

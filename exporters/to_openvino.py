@@ -11,15 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import openvino
 
 from exporters import ExportError
 from exporters.artifact import Made, artifact_path, finish
+from exporters.no_telemetry import no_telemetry
 from exporters.run import export_one
 from exporters.subject import Subject
 from exporters.to_onnx import layer_weights, read_constants
 from exporters.zeros import count_zeros
 from mmprune.records import Artifact
+
+with no_telemetry():
+    import openvino
 
 PRECISIONS = ("fp32", "fp16")
 SUFFIX = ".xml"

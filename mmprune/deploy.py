@@ -33,6 +33,9 @@ session = onnxruntime.InferenceSession(str(here / "{model}"), options, providers
 run = lambda x: session.run(None, {{session.get_inputs()[0].name: x}})[0]
 """,
     "openvino": """
+import sys
+
+sys.modules["openvino_telemetry"] = None  # what would report the next line to OpenVINO's makers
 import openvino
 
 model = openvino.Core().compile_model(here / "{model}", "CPU", {{"INFERENCE_NUM_THREADS": {threads}, "NUM_STREAMS": 1,

@@ -58,7 +58,8 @@ def _package(module: str, distribution: str, use: str, needed: bool) -> Finding:
         version = importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return Finding(False, needed, module, f"{use}: not installed", f"pip install {distribution}")
-    child = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True, check=False)
+    code = f"import sys; sys.modules['openvino_telemetry'] = None; import {module}"  # OpenVINO would report its import
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if child.returncode:
         lines = child.stderr.strip().splitlines()
         last = lines[-1] if lines else f"ended with {child.returncode}"

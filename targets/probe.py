@@ -109,6 +109,7 @@ def open_onnxruntime(path, threads):
 
 
 def open_openvino(path, threads):
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # else this import is reported to its makers
     import openvino
     # f32 is the model's own precision: left alone, OpenVINO rounds to bf16 on CPUs that have it
     asked = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
