@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("c_api", "isa", "linear", "matmul", "model", "nd", "plan", "sha256", "taps", "threads", "weights")
+SOURCES = ("c_api", "halo", "isa", "linear", "matmul", "model", "nd", "plan", "sha256", "taps", "threads", "weights")
 # One file an instruction set, and what it alone is compiled with: the rest runs on every machine of the architecture
 ISAS = {
     "x86_64": {"scalar": (), "avx2": ("-mavx2", "-mfma"), "avx512": ("-mavx512f", "-mavx2", "-mfma")},
