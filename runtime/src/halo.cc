@@ -1,7 +1,7 @@
 #include "halo.h"
 
 #include <algorithm>
-#include <memory>
+#include <utility>
 
 namespace mmrt {
 namespace {
@@ -12,7 +12,7 @@ int64_t positions(const HaloDesc& d) { return (d.image.dims[1] - 1) * d.image.st
 
 }  // namespace
 
-bool commute(const HaloDesc& a, const HaloDesc& b) { return a.value == b.value; }
+bool commute(const HaloDesc& a, const HaloDesc& b) { return a.value == b.value && a.image.dims[0] == b.image.dims[0]; }
 
 bool is_halo_of(const HaloDesc& d, const Rows& y) {
     return y.positions > 1 && d.image.offset == y.offset && d.image.dims[0] == y.count && (y.count == 1 || d.image.strides[0] == y.stride) && positions(d) == y.positions;
@@ -34,27 +34,16 @@ void fill_halo(const HaloDesc& d, float* arena, int row, int end, int64_t begin,
 }
 
 Step make_halos(std::vector<HaloDesc> halos) {
-    struct Part {
-        HaloDesc halo;
-        int first_item, per_item;
-    };
-    auto parts = std::make_shared<std::vector<Part>>();
-    int items = 0;
-    for (HaloDesc& halo : halos) {
-        const int per_item = int(std::max<int64_t>(1, ITEM_LINES / halo.image.dims[1]));
-        const int planes = int(halo.image.dims[0]);
-        parts->push_back({std::move(halo), items, per_item});
-        items += (planes + per_item - 1) / per_item;
-    }
+    int64_t lines = 0;
+    for (const HaloDesc& halo : halos) lines += halo.image.dims[1];
+    const int planes = int(halos.front().image.dims[0]), per_item = int(std::max<int64_t>(1, ITEM_LINES / lines));
     Step step;
     step.op = "HALO";
     step.kernel = "fill";
-    step.items = items;
-    step.run = [parts](int item, float* arena) {
-        const Part& part = *std::find_if(parts->rbegin(), parts->rend(), [&](const Part& p) { return p.first_item <= item; });
-        const int begin = (item - part.first_item) * part.per_item;
-        const int end = int(std::min<int64_t>(part.halo.image.dims[0], begin + part.per_item));
-        fill_halo(part.halo, arena, begin, end, 0, positions(part.halo));
+    step.items = (planes + per_item - 1) / per_item;
+    step.run = [halos = std::move(halos), planes, per_item](int item, float* arena) {
+        const int begin = item * per_item, end = std::min(planes, begin + per_item);
+        for (const HaloDesc& halo : halos) fill_halo(halo, arena, begin, end, 0, positions(halo));
     };
     return step;
 }

@@ -11,7 +11,8 @@ struct HaloDesc {
     float value = 0;
 };
 
-// Halos next to each other in a plan are one step: none reads what another writes, and where two overlap, the values are the same.
+// Halos that follow each other are one step where they set the same value; an item is all halos of some channels, since those of
+// one channel may overlap.
 bool commute(const HaloDesc&, const HaloDesc&);
 Step make_halos(std::vector<HaloDesc> halos);
 
