@@ -16,12 +16,15 @@ namespace {
 constexpr int64_t L1_BYTES = 24 * 1024;  // of 32 KB: what one block's inputs may take
 constexpr size_t L2_BYTES = 256 * 1024;     // of 512 KB: weights beyond it are read from L3 for every panel, so panels share the reading
 constexpr int TOGETHER = 4;
-constexpr int ITEMS = 8;                 // at least so many where positions alone give fewer panels: enough for any small CPU
+constexpr int SHARES = 4;                // a step has at least so many items for each thread, where positions alone give fewer panels
 
 struct Panel {
     int64_t begin;  // position
     int vectors;
 };
+
+// One thread alone reads a block of inputs once, for all rows.
+int fewest_items(int threads) { return threads == 1 ? 1 : SHARES * threads; }
 
 // Positions in panels of nearly equal width, at most `most` vectors wide.
 std::vector<Panel> cut_panels(int positions, int width, int most) {
@@ -142,7 +145,7 @@ std::vector<float> copy_bias(const LinearDesc& d) {
     return d.bias ? std::vector<float>(d.bias, d.bias + d.y.count) : std::vector<float>();
 }
 
-Step sparse_step(const LinearDesc& d, const Kernels& kernels, const HaloDesc* halo) {
+Step sparse_step(const LinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) {
     auto packed = std::make_shared<Sparse>();
     packed->d = d;
     if (halo) packed->halo = *halo;
@@ -154,7 +157,7 @@ Step sparse_step(const LinearDesc& d, const Kernels& kernels, const HaloDesc* ha
     int per_block = int(std::max<int64_t>(1, std::min<int64_t>(channels, L1_BYTES / bytes)));
     const int n_blocks = (channels + per_block - 1) / per_block;
     per_block = (channels + n_blocks - 1) / n_blocks;  // blocks of equal size
-    const int parts = (ITEMS + int(packed->panels.size()) - 1) / int(packed->panels.size());
+    const int parts = (fewest_items(threads) + int(packed->panels.size()) - 1) / int(packed->panels.size());
     for (const RowRange& range : cut_rows(d.y.count, d.groups, parts, 1)) packed->ranges.push_back(pack_sparse(d, range, per_block));
     packed->d.weights.data = nullptr;  // the file may go
     Step step;
@@ -204,7 +207,7 @@ struct Dense {
     int together = 1;                           // panels that share one reading of the weights
 };
 
-Step dense_step(const LinearDesc& d, const Kernels& kernels, const HaloDesc* halo) {
+Step dense_step(const LinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) {
     auto packed = std::make_shared<Dense>();
     packed->d = d;
     if (halo) packed->halo = *halo;
@@ -223,7 +226,7 @@ Step dense_step(const LinearDesc& d, const Kernels& kernels, const HaloDesc* hal
     packed->weights.resize(size_t(d.y.count) * inputs);
     packed->together = packed->weights.size() * sizeof(float) > L2_BYTES ? TOGETHER : 1;
     const int bundles = (int(packed->panels.size()) + packed->together - 1) / packed->together;
-    packed->ranges = cut_rows(d.y.count, d.groups, (ITEMS + bundles - 1) / bundles, kernels.dense_rows);
+    packed->ranges = cut_rows(d.y.count, d.groups, (fewest_items(threads) + bundles - 1) / bundles, kernels.dense_rows);
     RowReader reader(d.weights, d.y.count, inputs);
     std::vector<float> rows(size_t(kernels.dense_rows) * inputs);
     int64_t written = 0;
@@ -314,13 +317,13 @@ void sparse_matvec(const Matvec& p, int begin, int end, const float* x, float* y
     if (p.d.act.code) kernels.unary(p.d.act, y + begin, y + begin, end - begin);
 }
 
-Step matvec_step(const LinearDesc& d, const Kernels& kernels, bool sparse) {
+Step matvec_step(const LinearDesc& d, const Kernels& kernels, int threads, bool sparse) {
     auto packed = std::make_shared<Matvec>();
     const int taps = int(d.taps.size()), channels = d.x.count / d.groups;
     packed->d = d;
     packed->bias = copy_bias(d);
     packed->inputs = int64_t(channels) * taps;
-    packed->rows_per_item = std::max(1, (d.y.count + ITEMS - 1) / ITEMS);
+    packed->rows_per_item = std::max(1, (d.y.count + fewest_items(threads) - 1) / fewest_items(threads));
     RowReader reader(d.weights, d.y.count, packed->inputs);
     std::vector<float> row(packed->inputs);
     for (int o = 0; o < d.y.count; ++o) {
@@ -346,14 +349,14 @@ Step matvec_step(const LinearDesc& d, const Kernels& kernels, bool sparse) {
 
 }  // namespace
 
-Step make_linear(const LinearDesc& d, const Kernels& kernels, const HaloDesc* halo) {
+Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) {
     const double total = double(d.y.count) * (d.x.count / d.groups) * double(d.taps.size());
     const double density = total > 0 ? double(count_nonzeros(d.weights, int64_t(total))) / total : 0;
     const bool column = d.y.positions == 1 && d.y.stride == 1, side_by_side = d.taps.size() == 1 && d.taps[0] == 0 && d.x.stride == 1;
     const bool sparse = d.kernel == 2 || (d.kernel == 0 && density < (column ? 0.3 : kernels.sparse_below));
-    Step step = column   ? matvec_step(d, kernels, sparse || !side_by_side)
-                : sparse ? sparse_step(d, kernels, halo)
-                         : dense_step(d, kernels, halo);
+    Step step = column   ? matvec_step(d, kernels, threads, sparse || !side_by_side)
+                : sparse ? sparse_step(d, kernels, threads, halo)
+                         : dense_step(d, kernels, threads, halo);
     step.op = "LINEAR";
     if (halo) step.kernel += " +halo";
     step.macs = total * d.y.positions;

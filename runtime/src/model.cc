@@ -26,7 +26,8 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 
 struct MakeStep {
     const Kernels& kernels;
-    Step operator()(const LinearDesc& d) const { return make_linear(d, kernels); }
+    int threads;
+    Step operator()(const LinearDesc& d) const { return make_linear(d, kernels, threads); }
     Step operator()(const DepthwiseDesc& d) const { return make_depthwise(d, kernels); }
     Step operator()(const PoolDesc& d) const { return make_pool(d, kernels); }
     Step operator()(const MatmulDesc& d) const { return make_matmul(d, kernels); }
@@ -40,13 +41,13 @@ struct MakeStep {
 };
 
 // The step of operation `at` and of those behind it that it takes in: threads wait for each other after every step.
-Step make_step(const std::vector<Operation>& operations, const Kernels& kernels, size_t* at) {
+Step make_step(const std::vector<Operation>& operations, const Kernels& kernels, int threads, size_t* at) {
     auto halo = [&](size_t i) { return i < operations.size() ? std::get_if<HaloDesc>(&operations[i].desc) : nullptr; };
     const OperationDesc& desc = operations[*at].desc;
     const HaloDesc* next = halo(*at + 1);
     if (auto* d = std::get_if<LinearDesc>(&desc); d && next && is_halo_of(*next, d->y)) {
         ++*at;
-        return make_linear(*d, kernels, next);
+        return make_linear(*d, kernels, threads, next);
     }
     if (auto* d = std::get_if<HaloDesc>(&desc)) {
         std::vector<HaloDesc> halos{*d};
@@ -56,7 +57,7 @@ Step make_step(const std::vector<Operation>& operations, const Kernels& kernels,
         }
         return make_halos(std::move(halos));
     }
-    return std::visit(MakeStep{kernels}, desc);
+    return std::visit(MakeStep{kernels, threads}, desc);
 }
 
 }  // namespace
@@ -99,7 +100,7 @@ Model::Model(const uint8_t* file, size_t size, int threads)
     }
     for (size_t i = 0; i < plan_.operations.size(); ++i) {
         const std::string name = plan_.operations[i].name;
-        steps_.push_back(make_step(plan_.operations, kernels_, &i));
+        steps_.push_back(make_step(plan_.operations, kernels_, threads, &i));
         steps_.back().name = name;
     }
     plan_.operations.clear();

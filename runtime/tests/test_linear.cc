@@ -89,7 +89,7 @@ void test_linear(const Kernels& kernels, const Case& c) {
     d.weights.data = blob.data();
     d.bias = c.bias ? bias.data() : nullptr;
     const std::vector<float> before = arena;
-    run(make_linear(d, kernels), arena);
+    run(make_linear(d, kernels, 1 + c.outputs % 3), arena);
     const std::string name = std::string("linear ") + kernels.name + " in " + std::to_string(c.inputs) + " out " + std::to_string(c.outputs) +
                              " P " + std::to_string(c.positions) + " groups " + std::to_string(c.groups) + " k " + std::to_string(c.kernel_size) +
                              " density " + std::to_string(c.density) + " kernel " + std::to_string(c.kernel);
@@ -141,9 +141,9 @@ void test_halo(const Kernels& kernels, int height, int width, int border, int ou
     const std::string name = std::string("halo ") + kernels.name + " " + std::to_string(height) + "x" + std::to_string(width) + " border " + std::to_string(border);
     check::that(is_halo_of(halo, d.y) == positions > 1, (name + " is that of y").c_str());
     if (positions == 1) return;
-    run(make_linear(d, kernels), apart);
+    run(make_linear(d, kernels, 1), apart);
     run(make_halos({halo}), apart);
-    run(make_linear(d, kernels, &halo), together);
+    run(make_linear(d, kernels, 1 + outputs % 3, &halo), together);
     for (int o = 0; o < outputs; ++o)
         for (int64_t p = -before; p < positions + before; ++p) {
             const size_t at = size_t(d.y.offset + o * stride + p);
