@@ -137,13 +137,13 @@ def deepsparse_python() -> str | None:
     return str(python)
 
 
-def run_probe(files: dict[tuple[float, str], Path], threads: int, rounds: int, seconds: float,
+def run_probe(files: dict[tuple[float, str], Path], threads: list[int], rounds: int, seconds: float,
               probe_command: list[str]) -> Iterator[dict[str, Any]]:
-    """The probe's results, each with its sparsity and runtime."""
+    """The probe's results, each with its sparsity and runtime; all files on all numbers of threads in one run."""
     entries = [{"artifact": f"{sparsity:g} {runtime}", "path": str(path), "files": [str(path)],
                 "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "runtime": runtime.removesuffix("-int8"),
-                "threads": threads, "reference": sparsity == 0 and runtime in PEERS}
-               for (sparsity, runtime), path in files.items()]
+                "threads": count, "reference": sparsity == 0 and runtime in PEERS}
+               for (sparsity, runtime), path in files.items() for count in threads]
     job = {"schema": 1, "root": "/", "timeout_s": 600, "entries": entries,
            "profile": {"samples": None, "seconds": seconds, "rounds": rounds, "restarts": 1}}
     environment = {**os.environ, "PYTHONPATH": str(runtime_folder()), "NM_DISABLE_ANALYTICS": "1"}
@@ -191,6 +191,19 @@ def table(name: str, threads: int, rows: list[dict[str, Any]]) -> tuple[str, lis
                     "memory_bytes": memory, "runtime_version": row["runtime_version"], "settings": row["settings"],
                     "latencies_s": row["latencies_s"]})
     return "\n".join(lines), out
+
+
+def scaling(rows: list[dict[str, Any]]) -> str:
+    """How many times as fast each row is on more threads than on the fewest, round by round; "" for one number."""
+    lines = []
+    for row in sorted(rows, key=lambda r: (RUNTIMES.index(r["runtime"]), r["sparsity"], r["threads"])):
+        alone = min((r for r in rows if (r["runtime"], r["sparsity"]) == (row["runtime"], row["sparsity"])),
+                    key=lambda r: r["threads"])
+        if row is not alone:
+            low, ratio, high = spread(row, alone)
+            lines.append(f"{row['threads']} threads over {alone['threads']}, {row['runtime']} at "
+                         f"{row['sparsity']:.0%}: {ratio:.2f} ({low:.2f} to {high:.2f}) times as fast")
+    return "\n".join(lines)
 
 
 def roofline(model: Path, threads: int, every: bool) -> str:
@@ -257,16 +270,18 @@ def main() -> None:
         for name in asked.models.split(","):
             files = {(s, r): f for s in asked.sparsities
                      for r, f in make_files(name, s, runtimes, asked.img_size, Path(folder)).items()}
-            for threads in map(int, asked.threads):
-                rows = list(run_probe(files, threads, asked.rounds, asked.seconds, probe_command))
-                text, with_ratios = table(name, threads, rows)
+            counts = [int(n) for n in asked.threads]
+            rows = list(run_probe(files, counts, asked.rounds, asked.seconds, probe_command))
+            for threads in counts:
+                text, with_ratios = table(name, threads, [row for row in rows if row["threads"] == threads])
                 print(text, flush=True)
                 for (_, runtime), file in files.items():
                     if runtime == "mmrt":
                         print(f"\n{roofline(file, threads, asked.layers)}", flush=True)
                 done += with_ratios
-                if asked.json:
-                    asked.json.write_text("".join(json.dumps(row) + "\n" for row in done))
+            print(f"\n{scaling(rows)}", flush=True)
+            if asked.json:
+                asked.json.write_text("".join(json.dumps(row) + "\n" for row in done))
             for file in files.values():
                 file.unlink(missing_ok=True)  # two runtimes share the ONNX file
     if asked.plot:
