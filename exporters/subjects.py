@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from exporters.calibration import draw_images
 from exporters.run import export_variants
 from exporters.subject import Subject
 from mmprune.family import Bench, layers_of, load_variant
@@ -17,22 +19,28 @@ BATCH = 100
 
 @dataclass
 class SubjectMaker:
-    """Makes a variant's Subject; the bench is made once a process, and stays behind when this travels to another."""
+    """Makes a variant's Subject; the bench is made once a process, and stays behind when this travels to another.
+
+    read_calibration  gives the images for int8's ranges, (n, C, H, W) float32, normalized; None: of the training data
+    """
 
     root: Path
     make_bench: Callable[[], Bench]
-    _bench: list[Bench] = field(default_factory=list)
+    read_calibration: Callable[[], np.ndarray] | None = None
+    _made: list[tuple[Bench, np.ndarray]] = field(default_factory=list)
 
     def __getstate__(self) -> dict[str, object]:
-        return {"root": self.root, "make_bench": self.make_bench, "_bench": []}
+        return {**self.__dict__, "_made": []}
 
     def __call__(self, variant: Variant) -> Subject:
-        if not self._bench:
-            self._bench.append(self.make_bench())
-        bench = self._bench[0]
+        if not self._made:
+            bench = self.make_bench()
+            self._made.append((bench, self.read_calibration() if self.read_calibration else draw_images(bench)))
+        bench, calibration = self._made[0]
         images, labels = zip(*bench.test.batches(BATCH), strict=True)
         model, layers = load_variant(self.root, variant, bench.model), layers_of(read_manifest(self.root))
-        return Subject(variant, model, self.root, layers, torch.cat(images).numpy(), torch.cat(labels).numpy())
+        return Subject(variant, model, self.root, layers, torch.cat(images).numpy(), torch.cat(labels).numpy(),
+                       calibration)
 
 
 def export_family(root: Path, variants: Sequence[Variant], formats: Sequence[tuple[str, str]],
