@@ -293,9 +293,16 @@ def _new_planes(plan: p.Plan, phases: Phases, channels: int) -> dict[Size, View]
 
 def _copy_phases(plan: p.Plan, reader: Node, phases: Phases, view: View) -> dict[Size, View]:
     """Of an image (1, C, H, W); the halos are not yet set."""
-    planes = _new_planes(plan, phases, view.dims[1])
+    planes, (sy, sx) = _new_planes(plan, phases, view.dims[1]), reader["window"].stride
+    if [*planes] == [(y, x) for y in range(sy) for x in range(sx)] and len(set(phases.sizes.values())) == 1:
+        first, (_, *channel, row, column) = planes[0, 0], view.strides  # all at once, from L1
+        dims = (first.dims[0], sy, sx, *first.dims[1:])
+        dst = replace(first, dims=dims, strides=(first.strides[0], sx * phases.row, phases.row, *first.strides[1:]))
+        src = View(view.buffer, view.offset, dims, (*channel, row, column, row * sy, column * sx))
+        p.copy(plan, reader.name, dst, src)
+        return planes
     for phase, plane in planes.items():
-        src = cut(view, (0, 0, *phase), (1, 1, *reader["window"].stride), (1, *plane.dims))
+        src = cut(view, (0, 0, *phase), (1, 1, sy, sx), (1, *plane.dims))
         p.copy(plan, reader.name, _batch_of_one(plane), src)
     return planes
 

@@ -2,7 +2,7 @@
 
     python3 build.py                                   libmmrt.so and mmrt-bench for this machine, in this folder
     python3 build.py --target aarch64 --out DIR        with aarch64-linux-gnu-g++, for Raspberry Pi and Jetson
-    python3 build.py --tests --sanitize --out DIR      the tests too, with address and undefined behaviour checked
+    python3 build.py --tests --sanitize address --out DIR    the tests too, under GCC's sanitizers (or: thread)
 """
 
 import argparse
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("c_api", "isa", "linear", "matmul", "model", "nd", "plan", "sha256", "taps", "threads", "weights")
+SOURCES = ("c_api", "halo", "isa", "linear", "matmul", "model", "nd", "plan", "sha256", "taps", "threads", "weights")
 # One file an instruction set, and what it alone is compiled with: the rest runs on every machine of the architecture
 ISAS = {
     "x86_64": {"scalar": (), "avx2": ("-mavx2", "-mfma"), "avx512": ("-mavx512f", "-mavx2", "-mfma")},
@@ -27,7 +27,8 @@ FLAGS = ("-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-pthread",
 KERNEL_FLAGS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 # libstdc++ is the board's own: the static one of GCC 12 asks for glibc 2.36, and a Jetson's is 2.35
 LINK = ("-s", "-Wl,--gc-sections")
-SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1")
+SANITIZERS = {"address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1"),
+              "thread": ("-fsanitize=thread", "-g", "-O1", "-Wno-maybe-uninitialized")}  # GCC 12's own AVX-512 header
 
 
 class BuildError(RuntimeError):
@@ -51,14 +52,14 @@ def run(command: list) -> None:
         raise BuildError(f"{' '.join(str(w) for w in command)}\n{done.stderr.strip()[-4000:]}")
 
 
-def build(out: Path = HERE, arch: str = "", tests: bool = False, sanitize: bool = False, jobs: int = 0) -> list:
+def build(out: Path = HERE, arch: str = "", tests: bool = False, sanitize: str = "", jobs: int = 0) -> list:
     """Compile into `out`; the files made: the library, mmrt-bench and, if asked for, the tests. BuildError."""
     arch = arch or platform.machine()
     if arch not in ISAS:
         raise BuildError(f"mmrt knows {', '.join(ISAS)}, not {arch}")
     compiler = find_compiler(arch)
-    extra = list(SANITIZE) if sanitize else []
-    objects = out / f"build-{arch}{'-sanitize' if sanitize else ''}"
+    extra = list(SANITIZERS[sanitize]) if sanitize else []
+    objects = out / f"build-{arch}{sanitize and f'-{sanitize}'}"
     objects.mkdir(parents=True, exist_ok=True)
     shared = [*HERE.glob("src/*.inc"), *HERE.glob("*/*.h"), Path(__file__)]
     headers = max(p.stat().st_mtime for p in shared)
@@ -81,7 +82,7 @@ def build(out: Path = HERE, arch: str = "", tests: bool = False, sanitize: bool 
     programs.update({out / name: [objects / f"{name}.o", *library] for name in TESTS if tests})
     for path, parts in programs.items():
         part = path.with_name(path.name + ".part")
-        run([compiler, "-pthread", *(SANITIZE if sanitize else LINK), *parts, "-o", part])
+        run([compiler, "-pthread", *(extra or LINK), *parts, "-o", part])
         os.replace(part, path)
     return list(programs)
 
@@ -91,7 +92,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--target", default="", help=f"architecture: {', '.join(ISAS)}; default: this machine's")
     parser.add_argument("--tests", action="store_true")
-    parser.add_argument("--sanitize", action="store_true")
+    parser.add_argument("--sanitize", choices=tuple(SANITIZERS), default="")
     asked = parser.parse_args()
     try:
         for path in build(asked.out, asked.target, asked.tests, asked.sanitize):

@@ -4,7 +4,6 @@ Each case says `emulated` in its name: the programs run under qemu-user, which t
 emulated Raspberry Pi with a kernel of its own (arm64_board.sh). Nothing here is a measurement.
 """
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -14,46 +13,16 @@ from typing import NamedTuple
 
 import boards
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-import test_families_export
-import torch
-from test_families_export import make_model
+from mmrt_models import RUN_MODEL, RUNTIME, SAME, builder, write_models
 
-from exporters.to_onnx import simplify
-from exporters.to_sparse import write_mmrt
-
-ROOT = Path(__file__).parents[1]
-RUNTIME = ROOT / "runtime"
 CPUS = {"pi4": "cortex-a72", "pi5": "cortex-a76"}
 MODELS = {"resnet18": {}, "mobilenetv2_050": {}, "vit_tiny_patch16_224": {"img_size": 64}}
-SIZE, SPARSITY, SAME = 64, 0.9, 1e-4  # SAME: of the largest output
 COMPILER = shutil.which("aarch64-linux-gnu-g++")
 QEMU = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
 
 pytestmark = pytest.mark.skipif(
     COMPILER is None, reason="needs aarch64-linux-gnu-g++: apt-get install g++-aarch64-linux-gnu")
-
-RUN_MODEL = r"""
-#include <mmrt.h>
-#include <cstdio>
-#include <vector>
-int main(int, char** argv) {  // MODEL INPUT OUTPUT, both raw float32
-    mmrt_model* model;
-    int64_t dims[8], n = 1, m = 1;
-    if (mmrt_load(argv[1], 1, &model)) return std::fprintf(stderr, "%s\n", mmrt_last_error()), 1;
-    for (int i = 0, rank = mmrt_input_shape(model, 0, dims); i < rank; i++) n *= dims[i];
-    for (int i = 0, rank = mmrt_output_shape(model, 0, dims); i < rank; i++) m *= dims[i];
-    std::vector<float> image(n), logits(m);
-    if (std::fread(image.data(), 4, n, std::fopen(argv[2], "rb")) != size_t(n)) return 2;
-    const float* inputs[] = {image.data()};
-    float* outputs[] = {logits.data()};
-    if (mmrt_run(model, inputs, outputs)) return std::fprintf(stderr, "%s\n", mmrt_last_error()), 1;
-    std::fwrite(logits.data(), 4, m, stdout);
-    mmrt_free(model);
-}
-"""
 
 # A set of kernels for the Pi 5's core, as one would be added: a row of the table and a file. Its sparse kernel does
 # execute an instruction that the Pi 4's core lacks.
@@ -84,13 +53,6 @@ class Machine(NamedTuple):
     run: Callable[[str], subprocess.CompletedProcess]  # a shell command, in the folder where everything lies
 
 
-def builder():
-    spec = importlib.util.spec_from_file_location("build", RUNTIME / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def compile_arm64(*words) -> None:
     subprocess.run([COMPILER, *builder().FLAGS, *map(str, words)], check=True)
 
@@ -118,18 +80,7 @@ def files(tmp_path_factory) -> Path:
                   "-o", out / "run_model")
     build_for_the_pi_5(out, tmp_path_factory.mktemp("armv82") / "src")
     shutil.rmtree(out / "build-aarch64")
-    image = np.random.default_rng(0).standard_normal((1, 3, SIZE, SIZE), np.float32)
-    image.tofile(out / "image.raw")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(test_families_export, "SPARSITY", SPARSITY)
-        for name, arguments in MODELS.items():
-            torch.onnx.export(make_model(name, **arguments), (torch.from_numpy(image),), out / "model.onnx",
-                              dynamo=False, opset_version=17, input_names=["input"], output_names=["logits"])
-            model, _ = simplify(onnx.load(out / "model.onnx"))
-            write_mmrt(model, out / f"{name}.mmrt")
-            session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-            np.save(out / f"{name}.npy", session.run(None, {"input": image})[0])
-    (out / "model.onnx").unlink()
+    write_models(MODELS, out)
     return out
 
 

@@ -12,23 +12,13 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-import test_families_export
-import torch
-from test_arm64 import RUN_MODEL, builder
-from test_families_export import make_model
+from mmrt_models import RUN_MODEL, RUNTIME, SAME, builder, write_models
 
-from exporters.to_onnx import simplify
-from exporters.to_sparse import write_mmrt
-
-ROOT = Path(__file__).parents[1]
-RUNTIME, BOARD = ROOT / "runtime", ROOT / "tests" / "x86_board.sh"
+BOARD = Path(__file__).with_name("x86_board.sh")
 BOARD_NEEDS = ("bochs-bin", "genisoimage", "cpio", "apt-get")
 WITH, WITHOUT = "corei7_skylake_x", "corei7_haswell_4770"  # AVX-512
 MODELS = {"resnet18": {}, "vit_tiny_patch16_224": {"img_size": 64}}
-SIZE, SPARSITY, SAME = 64, 0.9, 1e-4  # SAME: of the largest output
 FORCE = "MMRT_ISA=avx512"
 # The loader's mutated files are not the point: 300 instead of 3000
 PROGRAMS = {name: f"{FORCE} ./{name}{' 300' if name == 'test_loader' else ''}" for name in builder().TESTS}
@@ -50,18 +40,7 @@ def files(tmp_path_factory) -> Path:
     (out / "run_model.cc").write_text(RUN_MODEL)
     subprocess.run(["g++", *builder().FLAGS, "-I", RUNTIME / "include", out / "run_model.cc", "-L", out, "-lmmrt",
                     "-Wl,-rpath,$ORIGIN", "-o", out / "run_model"], check=True)
-    image = np.random.default_rng(0).standard_normal((1, 3, SIZE, SIZE), np.float32)
-    image.tofile(out / "image.raw")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(test_families_export, "SPARSITY", SPARSITY)
-        for name, arguments in MODELS.items():
-            torch.onnx.export(make_model(name, **arguments), (torch.from_numpy(image),), out / "model.onnx",
-                              dynamo=False, opset_version=17, input_names=["input"], output_names=["logits"])
-            model, _ = simplify(onnx.load(out / "model.onnx"))
-            write_mmrt(model, out / f"{name}.mmrt")
-            session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-            np.save(out / f"{name}.npy", session.run(None, {"input": image})[0])
-    (out / "model.onnx").unlink()
+    write_models(MODELS, out)
     return out
 
 

@@ -46,11 +46,11 @@ build() {
   work=$(mkdir -p "$1" && readlink -f "$1")
   host_packages
   kernel=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: //p')
-  mkdir -p "$work"/{debs,unpacked,disc,root}
+  mkdir -p "$work"/{debs,unpacked,disc,tree}
   (cd "$work/debs" && apt-get -qq -o APT::Sandbox::User=root download "$kernel" busybox-static isolinux syslinux-common)
   for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$work/unpacked"; done
-  make_root "$work/root"
-  cp "$work/unpacked/bin/busybox" "$work/root/bin/"
+  make_root "$work/tree"
+  cp "$work/unpacked/bin/busybox" "$work/tree/bin/"
   cp "$work"/unpacked/boot/vmlinuz-* "$work/disc/vmlinuz"
   cp "$work"/unpacked/usr/lib/{ISOLINUX/isolinux.bin,syslinux/modules/bios/ldlinux.c32} "$work/disc/"
   # Bochs 2.7 states a wrong size for what XSAVES and XSAVEC write, on which Linux gives up AVX; clearcpuid leaves it
@@ -69,12 +69,12 @@ CONFIG
 run() {
   local work files boot library
   work=$(readlink -f "$1"); files=$(readlink -f "$3"); boot=$(mktemp -d "$work/$2.XXXXXX")
-  cp -r "$work/root" "$work/disc" "$boot/"
-  cp -r "$files" "$boot/root/files"
-  cat > "$boot/root/commands"
+  cp -r "$work/tree" "$work/disc" "$boot/"
+  cp -r "$files" "$boot/tree/files"
+  cat > "$boot/tree/commands"
   find "$files" -maxdepth 1 -type f -perm -u+x -exec ldd {} + | grep -o '/[^ :]*' | grep -v "^$files" | sort -u |
-    while read -r library; do cp -L --parents "$library" "$boot/root/"; done
-  (cd "$boot/root" && find . | cpio -o -H newc --quiet > "$boot/disc/initrd")
+    while read -r library; do cp -L --parents "$library" "$boot/tree/"; done
+  (cd "$boot/tree" && find . | cpio -o -H newc --quiet > "$boot/disc/initrd")
   genisoimage -quiet -o "$boot/disc.iso" -b isolinux.bin -c boot.cat -no-emul-boot -boot-load-size 4 -boot-info-table \
     "$boot/disc"
   cat > "$boot/bochsrc" <<CONFIG

@@ -3,8 +3,10 @@
 #include <cmath>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <stdexcept>
 
+#include "halo.h"
 #include "kernels.h"
 #include "weights.h"
 
@@ -14,12 +16,15 @@ namespace {
 constexpr int64_t L1_BYTES = 24 * 1024;  // of 32 KB: what one block's inputs may take
 constexpr size_t L2_BYTES = 256 * 1024;     // of 512 KB: weights beyond it are read from L3 for every panel, so panels share the reading
 constexpr int TOGETHER = 4;
-constexpr int ITEMS = 8;                 // at least so many where positions alone give fewer panels: enough for any small CPU
+constexpr int SHARES = 4;                // a step has at least so many items for each thread, where positions alone give fewer panels
 
 struct Panel {
     int64_t begin;  // position
     int vectors;
 };
+
+// One thread alone reads a block of inputs once, for all rows.
+int fewest_items(int threads) { return threads == 1 ? 1 : SHARES * threads; }
 
 // Positions in panels of nearly equal width, at most `most` vectors wide.
 std::vector<Panel> cut_panels(int positions, int width, int most) {
@@ -54,6 +59,11 @@ std::vector<RowRange> cut_rows(int outputs, int groups, int parts, int multiple)
     return out;
 }
 
+// Of the rows and positions that an item has written.
+void finish_halo(const std::optional<HaloDesc>& halo, float* arena, const RowRange& rows, const Panel& first, const Panel& last, int width) {
+    if (halo) fill_halo(*halo, arena, rows.begin, rows.end, first.begin, last.begin + int64_t(last.vectors) * width);
+}
+
 // Elements of one input row that a panel reads through all taps, overlaps counted once.
 int64_t touched(std::vector<int32_t> taps, int64_t panel) {
     std::sort(taps.begin(), taps.end());
@@ -79,12 +89,14 @@ struct SparseBlock {
 };
 
 struct SparseRange {
+    RowRange rows;
     std::vector<SparseBlock> blocks;
     std::vector<Nonzero> nonzeros;
 };
 
 struct Sparse {
     LinearDesc d;
+    std::optional<HaloDesc> halo;
     std::vector<float> bias;
     std::vector<Panel> panels;
     std::vector<SparseRange> ranges;
@@ -106,6 +118,7 @@ SparseRange pack_sparse(const LinearDesc& d, const RowRange& range, int channels
                     cells[size_t(c / channels_per_block) * rows + r].push_back({byte_offset(d, int64_t(range.group) * channels + c, t), value});
     }
     SparseRange out;
+    out.rows = range;
     for (int b = 0; b < n_blocks; ++b) {
         SparseBlock block;
         block.first = b == 0;
@@ -132,9 +145,10 @@ std::vector<float> copy_bias(const LinearDesc& d) {
     return d.bias ? std::vector<float>(d.bias, d.bias + d.y.count) : std::vector<float>();
 }
 
-Step sparse_step(const LinearDesc& d, const Kernels& kernels) {
+Step sparse_step(const LinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) {
     auto packed = std::make_shared<Sparse>();
     packed->d = d;
+    if (halo) packed->halo = *halo;
     packed->bias = copy_bias(d);
     packed->panels = cut_panels(d.y.positions, kernels.width, kernels.sparse_vectors);
     const int widest = packed->panels.front().vectors * kernels.width;
@@ -143,13 +157,13 @@ Step sparse_step(const LinearDesc& d, const Kernels& kernels) {
     int per_block = int(std::max<int64_t>(1, std::min<int64_t>(channels, L1_BYTES / bytes)));
     const int n_blocks = (channels + per_block - 1) / per_block;
     per_block = (channels + n_blocks - 1) / n_blocks;  // blocks of equal size
-    const int parts = (ITEMS + int(packed->panels.size()) - 1) / int(packed->panels.size());
+    const int parts = (fewest_items(threads) + int(packed->panels.size()) - 1) / int(packed->panels.size());
     for (const RowRange& range : cut_rows(d.y.count, d.groups, parts, 1)) packed->ranges.push_back(pack_sparse(d, range, per_block));
     packed->d.weights.data = nullptr;  // the file may go
     Step step;
     step.kernel = std::string("sparse ") + kernels.name + " T" + std::to_string(packed->panels.front().vectors) + " B" + std::to_string(per_block);
     step.items = int(packed->panels.size() * packed->ranges.size());
-    step.run = [packed, run = kernels.sparse](int item, float* arena) {
+    step.run = [packed, run = kernels.sparse, width = kernels.width](int item, float* arena) {
         const Sparse& p = *packed;
         const Panel& panel = p.panels[item / p.ranges.size()];
         const SparseRange& range = p.ranges[item % p.ranges.size()];
@@ -171,6 +185,7 @@ Step sparse_step(const LinearDesc& d, const Kernels& kernels) {
             task.last = block.last;
             run(task);
         }
+        finish_halo(p.halo, arena, range.rows, panel, panel, width);
     };
     return step;
 }
@@ -182,6 +197,7 @@ struct DenseTile {
 
 struct Dense {
     LinearDesc d;
+    std::optional<HaloDesc> halo;
     std::vector<float> bias, weights;
     std::vector<int32_t> offsets;  // of all groups
     std::vector<int64_t> blocks;   // bounds of the blocks of inputs, of one group
@@ -191,9 +207,10 @@ struct Dense {
     int together = 1;                           // panels that share one reading of the weights
 };
 
-Step dense_step(const LinearDesc& d, const Kernels& kernels) {
+Step dense_step(const LinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) {
     auto packed = std::make_shared<Dense>();
     packed->d = d;
+    if (halo) packed->halo = *halo;
     packed->bias = copy_bias(d);
     packed->panels = cut_panels(d.y.positions, kernels.width, kernels.dense_vectors);
     const int channels = d.x.count / d.groups, taps = int(d.taps.size());
@@ -209,7 +226,7 @@ Step dense_step(const LinearDesc& d, const Kernels& kernels) {
     packed->weights.resize(size_t(d.y.count) * inputs);
     packed->together = packed->weights.size() * sizeof(float) > L2_BYTES ? TOGETHER : 1;
     const int bundles = (int(packed->panels.size()) + packed->together - 1) / packed->together;
-    packed->ranges = cut_rows(d.y.count, d.groups, (ITEMS + bundles - 1) / bundles, kernels.dense_rows);
+    packed->ranges = cut_rows(d.y.count, d.groups, (fewest_items(threads) + bundles - 1) / bundles, kernels.dense_rows);
     RowReader reader(d.weights, d.y.count, inputs);
     std::vector<float> rows(size_t(kernels.dense_rows) * inputs);
     int64_t written = 0;
@@ -230,7 +247,7 @@ Step dense_step(const LinearDesc& d, const Kernels& kernels) {
     step.kernel = std::string("dense ") + kernels.name;
     step.items = bundles * int(packed->ranges.size());
     const int64_t scratch = per_block * taps * packed->panels.front().vectors * kernels.width;
-    step.run = [packed, inputs, scratch, gather = kernels.gather_rows, run = kernels.dense](int item, float* arena) {
+    step.run = [packed, inputs, scratch, width = kernels.width, gather = kernels.gather_rows, run = kernels.dense](int item, float* arena) {
         const Dense& p = *packed;
         const size_t part = item % p.ranges.size(), first = item / p.ranges.size() * p.together;
         const size_t last = std::min(p.panels.size(), first + p.together);
@@ -261,6 +278,7 @@ Step dense_step(const LinearDesc& d, const Kernels& kernels) {
                 }
             }
         }
+        finish_halo(p.halo, arena, p.ranges[part], p.panels[first], p.panels[last - 1], width);
     };
     return step;
 }
@@ -299,13 +317,13 @@ void sparse_matvec(const Matvec& p, int begin, int end, const float* x, float* y
     if (p.d.act.code) kernels.unary(p.d.act, y + begin, y + begin, end - begin);
 }
 
-Step matvec_step(const LinearDesc& d, const Kernels& kernels, bool sparse) {
+Step matvec_step(const LinearDesc& d, const Kernels& kernels, int threads, bool sparse) {
     auto packed = std::make_shared<Matvec>();
     const int taps = int(d.taps.size()), channels = d.x.count / d.groups;
     packed->d = d;
     packed->bias = copy_bias(d);
     packed->inputs = int64_t(channels) * taps;
-    packed->rows_per_item = std::max(1, (d.y.count + ITEMS - 1) / ITEMS);
+    packed->rows_per_item = std::max(1, (d.y.count + fewest_items(threads) - 1) / fewest_items(threads));
     RowReader reader(d.weights, d.y.count, packed->inputs);
     std::vector<float> row(packed->inputs);
     for (int o = 0; o < d.y.count; ++o) {
@@ -331,15 +349,16 @@ Step matvec_step(const LinearDesc& d, const Kernels& kernels, bool sparse) {
 
 }  // namespace
 
-Step make_linear(const LinearDesc& d, const Kernels& kernels) {
+Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) {
     const double total = double(d.y.count) * (d.x.count / d.groups) * double(d.taps.size());
     const double density = total > 0 ? double(count_nonzeros(d.weights, int64_t(total))) / total : 0;
     const bool column = d.y.positions == 1 && d.y.stride == 1, side_by_side = d.taps.size() == 1 && d.taps[0] == 0 && d.x.stride == 1;
     const bool sparse = d.kernel == 2 || (d.kernel == 0 && density < (column ? 0.3 : kernels.sparse_below));
-    Step step = column   ? matvec_step(d, kernels, sparse || !side_by_side)
-                : sparse ? sparse_step(d, kernels)
-                         : dense_step(d, kernels);
+    Step step = column   ? matvec_step(d, kernels, threads, sparse || !side_by_side)
+                : sparse ? sparse_step(d, kernels, threads, halo)
+                         : dense_step(d, kernels, threads, halo);
     step.op = "LINEAR";
+    if (halo) step.kernel += " +halo";
     step.macs = total * d.y.positions;
     step.needed_macs = step.macs * density;
     return step;

@@ -26,11 +26,12 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 
 struct MakeStep {
     const Kernels& kernels;
-    Step operator()(const LinearDesc& d) const { return make_linear(d, kernels); }
+    int threads;
+    Step operator()(const LinearDesc& d) const { return make_linear(d, kernels, threads); }
     Step operator()(const DepthwiseDesc& d) const { return make_depthwise(d, kernels); }
     Step operator()(const PoolDesc& d) const { return make_pool(d, kernels); }
     Step operator()(const MatmulDesc& d) const { return make_matmul(d, kernels); }
-    Step operator()(const HaloDesc& d) const { return make_halo(d); }
+    Step operator()(const HaloDesc& d) const { return make_halos({d}); }
     Step operator()(const CopyDesc& d) const { return make_copy(d, kernels); }
     Step operator()(const UnaryDesc& d) const { return make_unary(d, kernels); }
     Step operator()(const BinaryDesc& d) const { return make_binary(d, kernels); }
@@ -38,6 +39,26 @@ struct MakeStep {
     Step operator()(const SoftmaxDesc& d) const { return make_softmax(d, kernels); }
     Step operator()(const NormDesc& d) const { return make_norm(d, kernels); }
 };
+
+// The step of operation `at` and of those behind it that it takes in: threads wait for each other after every step.
+Step make_step(const std::vector<Operation>& operations, const Kernels& kernels, int threads, size_t* at) {
+    auto halo = [&](size_t i) { return i < operations.size() ? std::get_if<HaloDesc>(&operations[i].desc) : nullptr; };
+    const OperationDesc& desc = operations[*at].desc;
+    const HaloDesc* next = halo(*at + 1);
+    if (auto* d = std::get_if<LinearDesc>(&desc); d && next && is_halo_of(*next, d->y)) {
+        ++*at;
+        return make_linear(*d, kernels, threads, next);
+    }
+    if (auto* d = std::get_if<HaloDesc>(&desc)) {
+        std::vector<HaloDesc> halos{*d};
+        for (; next && commute(*d, *next); next = halo(*at + 1)) {
+            halos.push_back(*next);
+            ++*at;
+        }
+        return make_halos(std::move(halos));
+    }
+    return std::visit(MakeStep{kernels, threads}, desc);
+}
 
 }  // namespace
 
@@ -76,9 +97,11 @@ Model::Model(const uint8_t* file, size_t size, int threads)
             d->gain = own(d->gain, d->dst.dims.back());
             d->bias = own(d->bias, d->dst.dims.back());
         }
-        Step step = std::visit(MakeStep{kernels_}, operation.desc);
-        step.name = operation.name;
-        steps_.push_back(std::move(step));
+    }
+    for (size_t i = 0; i < plan_.operations.size(); ++i) {
+        const std::string name = plan_.operations[i].name;
+        steps_.push_back(make_step(plan_.operations, kernels_, threads, &i));
+        steps_.back().name = name;
     }
     plan_.operations.clear();
     for (Port& port : plan_.outputs) own(&port.view);

@@ -160,29 +160,7 @@ Step named(const char* op, const Kernels& kernels) {
     return step;
 }
 
-void halo_plane(const HaloDesc& d, float* plane) {
-    const int64_t lines = d.image.dims[1], width = d.image.dims[2], pitch = d.image.strides[1];
-    std::fill(plane - d.before, plane, d.value);
-    for (int64_t y = 0; y + 1 < lines; ++y) std::fill(plane + y * pitch + width, plane + (y + 1) * pitch, d.value);
-    float* end = plane + (lines - 1) * pitch + width;
-    std::fill(end, end + d.after, d.value);
-}
-
 }  // namespace
-
-Step make_halo(const HaloDesc& desc) {
-    auto d = std::make_shared<HaloDesc>(desc);
-    const int64_t planes = desc.image.dims[0], per_item = std::max<int64_t>(1, 2048 / desc.image.dims[1]);
-    Step step;
-    step.op = "HALO";
-    step.kernel = "fill";
-    step.items = int((planes + per_item - 1) / per_item);
-    step.run = [d, planes, per_item](int item, float* arena) {
-        for (int64_t c = item * per_item; c < std::min(planes, (item + 1) * per_item); ++c)
-            halo_plane(*d, arena + d->image.offset + c * d->image.strides[0]);
-    };
-    return step;
-}
 
 // One phase of a strided convolution's input. What is read beyond the last element lies in the arena or the slack behind it.
 bool is_every_second(const Lines& lines, const CopyDesc& d) {

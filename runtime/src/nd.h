@@ -1,4 +1,4 @@
-// The operations on strided views of any rank: HALO, COPY, UNARY, BINARY, REDUCE, SOFTMAX, NORM.
+// The operations on strided views of any rank: COPY, UNARY, BINARY, REDUCE, SOFTMAX, NORM.
 #pragma once
 
 #include "kernels.h"
@@ -6,7 +6,6 @@
 
 namespace mmrt {
 
-Step make_halo(const HaloDesc&);
 Step make_copy(const CopyDesc&, const Kernels&);
 Step make_unary(const UnaryDesc&, const Kernels&);
 Step make_binary(const BinaryDesc&, const Kernels&);

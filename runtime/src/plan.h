@@ -6,18 +6,13 @@
 #include <variant>
 #include <vector>
 
+#include "halo.h"
 #include "step.h"
 
 namespace mmrt {
 
 struct FormatError : std::runtime_error {
     using std::runtime_error::runtime_error;
-};
-
-struct HaloDesc {
-    View image;  // [C, H, W]
-    int64_t before = 0, after = 0;
-    float value = 0;
 };
 
 struct CopyDesc {
@@ -51,9 +46,11 @@ struct NormDesc {
     const float *gain = nullptr, *bias = nullptr;
 };
 
+using OperationDesc = std::variant<LinearDesc, DepthwiseDesc, PoolDesc, HaloDesc, CopyDesc, UnaryDesc, BinaryDesc, ReduceDesc, SoftmaxDesc, NormDesc, MatmulDesc>;
+
 struct Operation {
     std::string name;
-    std::variant<LinearDesc, DepthwiseDesc, PoolDesc, HaloDesc, CopyDesc, UnaryDesc, BinaryDesc, ReduceDesc, SoftmaxDesc, NormDesc, MatmulDesc> desc;
+    OperationDesc desc;
 };
 
 struct Port {

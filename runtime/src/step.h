@@ -73,9 +73,11 @@ struct Step {
     std::function<void(int item, float* arena)> run;
 };
 
-struct Kernels;  // kernels.h: one ISA's functions
+struct HaloDesc;  // halo.h
+struct Kernels;   // kernels.h: one ISA's functions
 
-Step make_linear(const LinearDesc&, const Kernels&);
+// `threads` will share its items, which is nothing to the result; with the halo of y, by the items that write y.
+Step make_linear(const LinearDesc&, const Kernels&, int threads, const HaloDesc* = nullptr);
 Step make_depthwise(const DepthwiseDesc&, const Kernels&);
 Step make_pool(const PoolDesc&, const Kernels&);
 Step make_matmul(const MatmulDesc&, const Kernels&);

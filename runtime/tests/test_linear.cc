@@ -6,6 +6,7 @@
 #include <string>
 
 #include "each_set.h"
+#include "halo.h"
 
 using namespace mmrt;
 
@@ -88,7 +89,7 @@ void test_linear(const Kernels& kernels, const Case& c) {
     d.weights.data = blob.data();
     d.bias = c.bias ? bias.data() : nullptr;
     const std::vector<float> before = arena;
-    run(make_linear(d, kernels), arena);
+    run(make_linear(d, kernels, 1 + c.outputs % 3), arena);
     const std::string name = std::string("linear ") + kernels.name + " in " + std::to_string(c.inputs) + " out " + std::to_string(c.outputs) +
                              " P " + std::to_string(c.positions) + " groups " + std::to_string(c.groups) + " k " + std::to_string(c.kernel_size) +
                              " density " + std::to_string(c.density) + " kernel " + std::to_string(c.kernel);
@@ -113,6 +114,42 @@ void test_linear(const Kernels& kernels, const Case& c) {
             break;
         }
     }
+}
+
+// A LINEAR that writes the halo of its image too, against LINEAR, then HALO.
+void test_halo(const Kernels& kernels, int height, int width, int border, int outputs, int kernel) {
+    check::Random random(uint64_t(height * 100 + width));
+    const int inputs = 6, pitch = width + border, positions = (height - 1) * pitch + width, before = border * pitch + border;
+    const int64_t stride = round_up(positions, 16) + round_up(before, 16);
+    LinearDesc d;
+    d.x = {before, stride, inputs, positions};
+    d.y = {before + inputs * stride + before, stride, outputs, positions};
+    d.taps = {0};
+    d.kernel = kernel;
+    std::vector<float> weights(size_t(outputs) * inputs), apart(size_t(d.y.offset + outputs * stride + before + 64));
+    for (float& v : apart) v = random.signed_uniform();
+    for (float& v : weights) v = random.uniform() < 0.5f ? random.signed_uniform() : 0.f;
+    std::vector<float> together = apart;
+    d.weights.data = reinterpret_cast<const uint8_t*>(weights.data());
+    d.weights.values = int64_t(weights.size());
+    HaloDesc halo;
+    halo.image.offset = d.y.offset;
+    halo.image.dims = {outputs, height, width};
+    halo.image.strides = {stride, pitch, 1};
+    halo.before = halo.after = before;
+    halo.value = -2.5f;
+    const std::string name = std::string("halo ") + kernels.name + " " + std::to_string(height) + "x" + std::to_string(width) + " border " + std::to_string(border);
+    check::that(is_halo_of(halo, d.y) == positions > 1, (name + " is that of y").c_str());
+    if (positions == 1) return;
+    run(make_linear(d, kernels, 1), apart);
+    run(make_halos({halo}), apart);
+    run(make_linear(d, kernels, 1 + outputs % 3, &halo), together);
+    for (int o = 0; o < outputs; ++o)
+        for (int64_t p = -before; p < positions + before; ++p) {
+            const size_t at = size_t(d.y.offset + o * stride + p);
+            if (together[at] != apart[at]) return check::that(false, (name + " differs at " + std::to_string(p)).c_str());
+        }
+    check::that(true, name.c_str());
 }
 
 void test_taps(const Kernels& kernels, int channels, int positions, int kernel_size) {
@@ -215,6 +252,10 @@ void test_set(const Kernels& kernels) {
         test_linear(kernels, {7, 21, 1, 3 + 4, 1, 0.8, kernel, 0, 0, true, true, 1});
         test_linear(kernels, {1, 1, 1, 1, 1, 1.0, kernel, 0, 0, false, false, 0});
     }
+    for (int kernel : {1, 2})
+        for (int width : {1, 2, 7, 14, 15, 16, 28, 56})
+            for (int height : {1, 3, 9})
+                for (int border : {0, 1, 3}) test_halo(kernels, height, width, border, 1 + width % 3 * 9, kernel);
     for (int positions : P) test_taps(kernels, 3, positions, positions % 2 ? 3 : 5);
     for (int n : {1, 3, 7, 8, 9, 16, 17, 24, 25, 31, 32, 33, 49, 197})
         for (int m : {1, 3, 4, 5, 9}) test_matmul(kernels, m, n, 11, n % 2 == 0);

@@ -194,7 +194,7 @@ void test_halo() {
     d.after = 9;
     d.value = -3;
     std::vector<float> arena(120, 1.f);
-    run(make_halo(d), arena);
+    run(make_halos({d}), arena);
     for (int c = 0; c < 2; ++c)
         for (int i = -7; i < 2 * 6 + 4 + 9; ++i) {
             const bool inside = i >= 0 && i / 6 < 3 && i % 6 < 4;
