@@ -44,6 +44,13 @@ def finish(subject: Subject, made: Made, run: Run) -> Artifact:
     return artifact
 
 
+def forget_others(root: Path, variant: str, kind: tuple[str, str], note: str) -> None:
+    """Take away the record of a (format, precision) that lacks the note: the file is made anew."""
+    done = read_finished(root, variant, *kind)
+    if done is not None and note not in done.notes:
+        folder.artifact_record(root, variant, *kind).unlink()
+
+
 def read_finished(root: Path, variant: str, format: str, precision: str) -> Artifact | None:
     """The artifact if its record is there and its files still are what the record says, else None."""
     record = folder.artifact_record(root, variant, format, precision)

@@ -28,10 +28,9 @@ class Tolerance:
 # fp16  weights rounded to 11 bits are off by up to 2^-11 = 5e-4 each; the errors add like noise, so deep nets stay
 #       below some 1e-2 of the logits' scale.
 # int8  single logits may be far off, so only the answers count. A network that rounding has broken agrees on few
-#       images and loses its accuracy; one that was right on 27 % of 1000 classes agreed on 64 to 77 % and lost 0.8
-#       points at most.
+#       images and loses its accuracy.
 TOLERANCES = {"fp32": Tolerance(1e-3, 0.99), "fp16": Tolerance(2e-2, 0.97),
-              "int8": Tolerance(math.inf, 0.9, unsure_agreement=0.6, drop=0.02)}
+              "int8": Tolerance(math.inf, 0.9, unsure_agreement=0.75, drop=0.02)}
 
 
 class VerifyError(RuntimeError):
@@ -61,10 +60,11 @@ def verify(subject: Subject, run: Run, precision: str, label: str) -> Agreement:
     accuracy, torch_accuracy = (float((logits.argmax(1) == subject.labels).mean()) for logits in (got, expected))
     is_unsure = agreement >= tolerance.unsure_agreement and torch_accuracy - accuracy <= tolerance.drop
     # `not <=` and not `>`: a NaN in the outputs must fail
+    hint = "; fp16 rounds less, and int8 may do with other images (--calibration)" if precision == "int8" else ""
     if not difference <= tolerance.difference * scale or not (agreement >= tolerance.agreement or is_unsure):
         raise VerifyError(
             f"{label} is not the torch model: max |difference| {difference:.3g} with logits up to {scale:.3g} (allowed "
             f"{tolerance.difference * scale:.3g}), top-1 agreement {agreement:.4f} over {len(got)} images "
             f"(at least {tolerance.agreement}), accuracy {accuracy:.4f} against {torch_accuracy:.4f}; the file is left "
-            "in place for a look and is not counted as exported")
+            f"in place for a look and is not counted as exported{hint}")
     return Agreement(difference, agreement, accuracy, torch_accuracy)

@@ -86,7 +86,7 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
     import targets
     from exporters import ExportError
     from exporters.run import wanted_formats
-    from exporters.subjects import export_family
+    from exporters.subjects import SubjectMaker, export_family
     from mmprune.family import Resources, build_family
     from mmprune.folder import read_artifacts
     from mmprune.progress import bars
@@ -99,11 +99,13 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
     resources = Resources(rest["device"], rest["jobs"] or _default_jobs(rest["device"]))
     opened = _open(rest, out / "cache")
     scores = tuple(SCORES) if score == "all" else (score,)
+    read = _calibration(rest["calibration"], wanted, opened.make_bench.preprocess)
+    maker = SubjectMaker(out, opened.make_bench, read)
     request = _request(rest, opened.make_bench.spec.model, opened.about, scores, rest["pattern"] or family.pattern)
     with bars(quiet) as progress:
         variants = build_family(opened.make_bench, request, out, resources, progress)
         try:
-            export_family(out, variants, wanted, opened.make_bench, resources.jobs, progress)
+            export_family(maker, variants, wanted, resources.jobs, progress)
             failed = None
         except ExportError as err:  # what was exported is measured all the same
             failed = err
@@ -344,6 +346,22 @@ def _elsewhere(target: str) -> str:
     from targets.measure import fingerprint
 
     return targets.mismatch(targets.load(target), fingerprint(target))
+
+
+def _calibration(path: Path | None, wanted: tuple[tuple[str, str], ...], preprocess: Any) -> Any:
+    """Reads the user's calibration images, once before anything long begins; None: none are named, or needed."""
+    from functools import partial
+
+    from exporters.calibration import read_images
+
+    if path is None:
+        return None
+    if all(precision != "int8" for _, precision in wanted):
+        _say_notes((f"{path} is not read: no int8 is made (--precision int8)",))
+        return None
+    read = partial(read_images, path, preprocess)
+    read()
+    return read
 
 
 def _keep_golden_images(root: Path, make_bench: Any) -> None:

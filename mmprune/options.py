@@ -55,6 +55,8 @@ def build_options(command: Command) -> Command:
         click.option("--batch-size", type=COUNT, help="Of fine-tuning. Default: the recipe's."),
         click.option("--formats", metavar="NAME,NAME", help="Default: all that the target runs."),
         click.option("--precision", metavar="NAME,NAME", help="fp32, fp16, int8: of the target's formats, these."),
+        click.option("--calibration", type=click.Path(exists=True, path_type=Path),
+                     help="Folder of images, or .npz, to find int8's ranges on. Default: 256 of the training images."),
         click.option("--profile", type=PROFILE, default="quick", show_default=True, help=PROFILE_HELP),
         click.option("--threads", type=COUNT, help="Of inference while measuring. Default: the target's."),
         *HOST,

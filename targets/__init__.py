@@ -53,7 +53,7 @@ class Target:
 _CPU = {"mmrt": "mmrt", "onnxruntime": "onnx", "openvino": "openvino"}
 _CPU_FORMATS = ("mmrt", "onnx-fp32", "openvino")
 _PI: dict[str, Any] = {"arch": "aarch64", "runtimes": _CPU, "threads": 4, "pattern": "unstructured",
-                       "formats": ("mmrt", "onnx", "openvino")}
+                       "formats": ("mmrt", "onnx-fp32", "onnx-int8", "openvino")}
 
 TARGETS = {t.name: t for t in (
     Target("x86", "x86-64 machines: laptops, servers, edge boxes", "x86_64", _CPU, 1, "unstructured", _CPU_FORMATS,

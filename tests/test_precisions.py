@@ -22,8 +22,11 @@ from exporters.check_tensorrt import check, sparse24
 from exporters.quantize import check_zero_points, quantize_for_onnxruntime, quantize_for_tensorrt, to_fp16
 from exporters.run import export_one
 from exporters.subject import Subject
+from exporters.subjects import SubjectMaker, export_family
 from exporters.verify import VerifyError
 from mmprune.data import DataError
+from mmprune.family import Request, Resources, build_family
+from mmprune.finetune import make_recipe
 from mmprune.layers import find_layers
 from mmprune.masks import apply_masks, make_masks
 from mmprune.records import Preprocess, Variant
@@ -301,6 +304,24 @@ def test_the_record_says_on_what_the_file_was_calibrated(subject):
     first = export_one(subject, "tensorrt", "int8").notes[-1]
     assert first.startswith("calibrated on 30 images (sha256 ")
     assert calibration.describe(subject.calibration[:-1]) != first
+
+
+def test_other_calibration_images_make_int8_anew_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setitem(verify.TOLERANCES, "int8", verify.Tolerance(1, 0.5))  # a net that was trained on nothing
+    request = Request(make_recipe("default", 0, None, None), strategies=("min",))
+    variants = build_family(make_bench, request, tmp_path, Resources(threads=1))
+    kinds = [("onnx", "fp32"), ("onnx", "int8")]
+
+    def times(read=None):
+        made = export_family(SubjectMaker(tmp_path, make_bench, read), variants, kinds)
+        assert [a.precision for a in made] == ["fp32", "int8"] * len(variants)
+        return made, [(tmp_path / a.path).stat().st_mtime_ns for a in made]
+
+    first, then = times()
+    assert times()[1] == then
+    others, now = times(lambda: calibration.draw_images(make_bench(), 7))
+    assert [a == b for a, b in zip(then, now, strict=True)] == [True, False] * len(variants)
+    assert "calibrated on 7 images" in " ".join(others[1].notes) and first[1].notes != others[1].notes
 
 
 # ---------------------------------------------------------------------------------------------------------------- NNCF
