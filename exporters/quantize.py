@@ -172,11 +172,9 @@ def _activation_ranges(model: onnx.ModelProto, tensors: Sequence[str], images: n
     computed = [name for name in tensors if name != source]
     largest = dict.fromkeys(tensors, 0.0)
     for i in range(len(images)):
-        image = images[i:i + 1]
-        for name, array in zip(computed, session.run(computed, {source: image}), strict=True):
-            largest[name] = max(largest[name], float(np.abs(array).max()))
-        if source in largest:
-            largest[source] = max(largest[source], float(np.abs(image).max()))
+        arrays = {source: images[i:i + 1]}
+        arrays.update(zip(computed, session.run(computed, arrays), strict=True))
+        largest = {name: max(largest[name], float(np.abs(arrays[name]).max())) for name in tensors}
     return largest
 
 
