@@ -331,7 +331,8 @@ def _say_notes(notes: tuple[str, ...]) -> None:
 
 
 def _measure(root: Path, artifacts: list[Any], target: str, profile: str, how: dict[str, Any]) -> None:
-    from targets.measure import Options, measure, profile_named
+    from targets.jobs import profile_named
+    from targets.measure import Options, measure
 
     measure(root, artifacts, target, profile_named(profile), Options(**how, note=lambda text: _say_notes((text,))))
 
@@ -386,7 +387,7 @@ def _bundle(root: Path, artifacts: list[Any], target: str, profile: str, threads
     import targets
     from exporters import load
     from targets.bundle import Options, golden, make_bundle
-    from targets.measure import profile_named
+    from targets.jobs import profile_named
 
     family = targets.load(target)
     answers = None

@@ -15,7 +15,8 @@ from families import made_family
 from mmprune import folder
 from targets import fleet, remote
 from targets.host import REMOTE, Host, HostError, connected, output
-from targets.measure import MeasureError, Options, Profile, measure
+from targets.jobs import Profile
+from targets.measure import MeasureError, Options, measure
 from targets.unpacking import UnpackError
 
 TINY = Profile("smoke", samples=8, seconds=10, rounds=2, restarts=1)
