@@ -1,5 +1,7 @@
 """The report says what the records say, in the units that people read."""
 
+from dataclasses import replace
+
 import pytest
 from families import made_family
 
@@ -50,3 +52,13 @@ def test_the_table_is_aligned(family):
     assert lines[0].split("  ")[0] == "variant" and lines[0].endswith("file MiB  download MiB")
     assert len({len(line) for line in lines}) == 1
     assert lines[2].split()[:6] == ["uniform,", "f32", "onnxruntime", "50.0", "88.00", "8.00"]
+
+
+def test_notes_on_files_are_told_once_for_all_that_were_measured(family):
+    for artifact in folder.read_artifacts(family):
+        folder.write_artifact(family, replace(artifact, notes=("calibrated on 7 images",)))
+    other = replace(artifact, id=f"{artifact.variant}/onnx-int8", precision="int8", notes=("not measured",))
+    folder.write_artifact(family, other)
+    text = write_report(family).read_text()
+    assert "## Notes on the files\n\n- calibrated on 7 images: dense-0001/onnx-f32, uniform-0001/onnx-f32\n" in text
+    assert "not measured" not in text.partition("## Notes on the files")[2]
