@@ -70,6 +70,13 @@ def host_options(command: Command) -> Command:
     return _add(command, HOST)
 
 
+def jetpack_option(command: Command) -> Command:
+    """What the Jetson runs."""
+    return click.option("--jetpack", metavar="VERSION", default="6.2", show_default=True,
+                        help="Of the Jetson, such as 7.2: its TensorRT's rules are what the files are checked against "
+                             "before they are sent.")(command)
+
+
 def _add(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
     for option in reversed(options):
         command = option(command)
