@@ -43,7 +43,7 @@ def check_files(root: Path, artifacts: Sequence[Artifact], jetpack: str,
                 errors.append(f"{artifact.id}: {describe(verdict, tensorrt)}")
     counts = {line: told.count(line) for line in told}
     lines = [f"{line} ({n} of {len(files)} files)" if n > 1 else line for line, n in counts.items()]
-    return Checked((*(_sparsity(root, a) for a in files), *lines), tuple(errors))
+    return Checked((*_sparsity(root, files), *lines), tuple(errors))
 
 
 def refuse(checked: Checked, jetpack: str) -> None:
@@ -53,8 +53,13 @@ def refuse(checked: Checked, jetpack: str) -> None:
         raise ExportError(f"TensorRT of JetPack {jetpack} would not build these files; nothing was bundled:\n{text}")
 
 
-def _sparsity(root: Path, artifact: Artifact) -> str:
-    layers = sparse24(root / artifact.path)
-    return (f"{artifact.id}: of {len(layers)} layers {sum(v.pattern for v in layers)} are 2:4, "
-            f"{sum(v.shape for v in layers)} of a shape with sparse kernels, {sum(v.likely for v in layers)} likely to "
-            "run them (a guess: the board decides)")
+def _sparsity(root: Path, files: Sequence[Artifact]) -> list[str]:
+    """A line for all files of the same counts."""
+    found = dict[str, list[str]]()
+    for artifact in files:
+        layers = sparse24(root / artifact.path)
+        text = (f"of {len(layers)} layers {sum(v.pattern for v in layers)} are 2:4, {sum(v.shape for v in layers)} of "
+                f"a shape with sparse kernels, {sum(v.likely for v in layers)} likely to run them (a guess: the board "
+                "decides)")
+        found.setdefault(text, []).append(artifact.id)
+    return [f"{text}: {', '.join(names)}" for text, names in found.items()]

@@ -402,7 +402,7 @@ def _bundle(root: Path, artifacts: list[Any], target: str, profile: str, threads
 
 def _what_to_do(root: Path, target: str, bundle: Path) -> str:
     return f"""
-This machine is no {target}: nothing was measured. Over ssh:
+This machine is no {Path(target).stem}: nothing was measured. Over ssh:
     mmprune bench {root} --target {target} --host USER@BOARD
 or by hand: copy the bundle to the board, then there
     tar -xf {bundle.name} && cd {bundle.name.removesuffix('.tar.xz')} && ./run
