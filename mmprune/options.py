@@ -17,7 +17,8 @@ PROFILE_HELP = "smoke: 64 samples each; quick: 1,024 or 60 s; full: 600 s."
 
 HOST = [
     click.option("--host", metavar="USER@BOARD", help="Measure there, over ssh; it needs python3 and a runtime."),
-    click.option("--ssh-config", type=click.Path(exists=True, dir_okay=False), help="Default: ~/.ssh/config."),
+    click.option("--ssh-config", type=click.Path(exists=True, dir_okay=False), envvar="MMPRUNE_SSH_CONFIG",
+                 show_envvar=True, help="Default: ~/.ssh/config."),
     click.option("--keep", is_flag=True, help="Leave the folder on the board."),
 ]
 

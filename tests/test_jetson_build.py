@@ -19,6 +19,7 @@ from exporters import ExportError
 from exporters.sparse24 import sparse24
 from exporters.tensorrt_check import check_files, refuse
 from exporters.tensorrt_parser import ParserError, ParserVerdict
+from mmprune.cli import cli
 from mmprune.folder import read_artifacts, read_manifest, read_measurements, read_variants
 from mmprune.masks import DENSE_KINDS
 from mmprune.records import Artifact
@@ -106,6 +107,17 @@ def test_a_jetpack_that_is_none_is_refused_before_anything_is_made(toy, tmp_path
     fails(2, "no JetPack '9.9' for Orin (there are 5.1,", *arguments(toy, tmp_path / "out"), "--target", "jetson-orin",
           "--jetpack", "9.9")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["bench", "build"])
+def test_ssh_s_configuration_can_be_named_once_for_all(command, tmp_path, monkeypatch):
+    options = cli.commands[command]
+    words = [*([str(tmp_path)] if command == "bench" else []), "--target", "jetson-orin"]
+    (tmp_path / "config").write_text("Host *\n")
+    monkeypatch.setenv("MMPRUNE_SSH_CONFIG", str(tmp_path / "config"))
+    assert options.make_context(command, list(words)).params["ssh_config"] == str(tmp_path / "config")
+    monkeypatch.setenv("MMPRUNE_SSH_CONFIG", str(tmp_path / "absent"))
+    fails(2, "absent' does not exist", command, *words)
 
 
 # ------------------------------------------------------------------------------------------------- the check in words
