@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from mmprune import __version__
-from mmprune.options import OUT, PROFILE, PROFILE_HELP, build_options, host_options, model_options
+from mmprune.options import OUT, PROFILE, PROFILE_HELP, build_options, host_options, jetpack_option, model_options
 from mmprune.runtime_files import ARCHITECTURES, build_runtime
 
 GOLDEN, GOLDEN_IMAGES = "golden.npy", 8  # go into bundles, with what each file answers to them here
@@ -77,6 +77,7 @@ def _fail(message: str, code: int) -> None:
 @click.option("--target", required=True, help="The device family to build for; `mmprune targets` lists them.")
 @model_options
 @build_options
+@jetpack_option
 def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest: Any) -> None:
     """Prune ten ways, fine-tune, export, verify, measure, report.
 
@@ -85,6 +86,7 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
     """
     import targets
     from exporters import ExportError
+    from exporters.jetpack import tensorrt_of
     from exporters.run import wanted_formats
     from exporters.subjects import SubjectMaker, export_family
     from mmprune.family import Resources, build_family
@@ -93,6 +95,7 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
     from mmprune.scores import SCORES
 
     _check_device(rest["device"])
+    tensorrt_of(rest["jetpack"])
     family = targets.load(target)
     usual = _in_precisions(family.formats, _names(rest["precision"]))
     wanted = wanted_formats(_names(rest["formats"]) or _makeable(usual))
@@ -111,6 +114,7 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
             failed = err
         _keep_golden_images(out, opened.make_bench)
         artifacts = [a for a in read_artifacts(out) if (a.format, a.precision) in wanted]
+        _check_tensorrt(out, artifacts, rest["jetpack"])
         elsewhere = "" if rest["host"] else _elsewhere(target)
         if artifacts and not elsewhere:
             how = {"threads": rest["threads"], **_host(rest), "progress": progress}
@@ -151,11 +155,16 @@ def bench(family: Path, target: str, profile: str, quiet: bool, **rest: Any) -> 
 @click.option("--target", required=True, help="`mmprune targets` lists them.")
 @click.option("--profile", type=PROFILE, default="quick", show_default=True, help=PROFILE_HELP)
 @click.option("--threads", type=click.IntRange(min=1), help="Of inference. Default: the target's.")
-def bundle(family: Path, target: str, profile: str, threads: int | None) -> None:
+@jetpack_option
+def bundle(family: Path, target: str, profile: str, threads: int | None, jetpack: str) -> None:
     """One file with all that a board without network needs: models, programs, what they should answer."""
+    import targets
     from mmprune.folder import read_artifacts
 
-    _bundle(family, read_artifacts(family), target, profile, threads)
+    artifacts = read_artifacts(family)
+    if "tensorrt" in targets.load(target).runtimes:
+        _check_tensorrt(family, artifacts, jetpack)
+    _bundle(family, artifacts, target, profile, threads)
 
 
 @cli.command("import", epilog="Example: mmprune import mmprune-out results.jsonl")
@@ -337,6 +346,15 @@ def _measure(root: Path, artifacts: list[Any], target: str, profile: str, how: d
     measure(root, artifacts, target, profile_named(profile), Options(**how, note=lambda text: _say_notes((text,))))
 
 
+def _check_tensorrt(root: Path, artifacts: list[Any], jetpack: str) -> None:
+    """Say what can be known here of the files for a Jetson. ExportError where its TensorRT would not take one."""
+    from exporters.tensorrt_check import check_files, refuse
+
+    checked = check_files(root, artifacts, jetpack)
+    _say_notes(checked.lines)
+    refuse(checked, jetpack)
+
+
 def _host(rest: dict[str, Any]) -> dict[str, Any]:
     return {key: rest[key] for key in ("host", "ssh_config", "keep")}
 
@@ -403,7 +421,7 @@ def _bundle(root: Path, artifacts: list[Any], target: str, profile: str, threads
 
 def _what_to_do(root: Path, target: str, bundle: Path) -> str:
     return f"""
-This machine is no {target}: nothing was measured. Over ssh:
+This machine is no {Path(target).stem}: nothing was measured. Over ssh:
     mmprune bench {root} --target {target} --host USER@BOARD
 or by hand: copy the bundle to the board, then there
     tar -xf {bundle.name} && cd {bundle.name.removesuffix('.tar.xz')} && ./run

@@ -17,7 +17,8 @@ PROFILE_HELP = "smoke: 64 samples each; quick: 1,024 or 60 s; full: 600 s."
 
 HOST = [
     click.option("--host", metavar="USER@BOARD", help="Measure there, over ssh; it needs python3 and a runtime."),
-    click.option("--ssh-config", type=click.Path(exists=True, dir_okay=False), help="Default: ~/.ssh/config."),
+    click.option("--ssh-config", type=click.Path(exists=True, dir_okay=False), envvar="MMPRUNE_SSH_CONFIG",
+                 show_envvar=True, help="Default: ~/.ssh/config."),
     click.option("--keep", is_flag=True, help="Leave the folder on the board."),
 ]
 
@@ -70,6 +71,13 @@ def build_options(command: Command) -> Command:
 def host_options(command: Command) -> Command:
     """A board to measure on."""
     return _add(command, HOST)
+
+
+def jetpack_option(command: Command) -> Command:
+    """What the Jetson runs."""
+    return click.option("--jetpack", metavar="VERSION", default="6.2", show_default=True,
+                        help="Of the Jetson, such as 7.2: its TensorRT's rules are what the files are checked against "
+                             "before they are sent.")(command)
 
 
 def _add(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:

@@ -147,7 +147,9 @@ def _notes(points: Sequence[Point]) -> str:
         if few:
             rows.append(f"- {len(few)} of {len(points)} have too few samples for p{percentile}: {min(few)} where "
                         f"{need} are needed; measure with a longer profile")
-    return "## Notes on the measurements\n\n" + ("\n".join(rows) if rows else "- none: every measurement was stable")
+    rows = rows or ["- none: every measurement was stable"]
+    rows += [f"- {p.artifact} on {p.runtime} says: {'; '.join(p.told)}" for p in points if p.told]
+    return "## Notes on the measurements\n\n" + "\n".join(rows)
 
 
 def _files(points: Sequence[Point], artifacts: Sequence[Artifact]) -> str:

@@ -54,7 +54,6 @@ _CPU = {"mmrt": "mmrt", "onnxruntime": "onnx", "openvino": "openvino"}
 _CPU_FORMATS = ("mmrt", "onnx-fp32", "openvino")
 _PI: dict[str, Any] = {"arch": "aarch64", "runtimes": _CPU, "threads": 4, "pattern": "unstructured",
                        "formats": ("mmrt", "onnx-fp32", "onnx-int8", "openvino")}
-
 _ORIN: dict[str, Any] = {"arch": "aarch64", "runtimes": {"tensorrt": "tensorrt"}, "threads": 1, "pattern": "2:4",
                          "formats": ("tensorrt-fp16", "tensorrt-int8"), "isa": ("asimd", "asimddp"), "power": "ina3221"}
 

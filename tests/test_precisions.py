@@ -18,9 +18,10 @@ from torch import nn
 from toys import ToySplit, make_bench
 
 from exporters import ExportError, calibration, openvino_int8, sizes, to_onnx, to_tensorrt, verify
-from exporters.check_tensorrt import check, sparse24
+from exporters.check_tensorrt import check
 from exporters.quantize import check_zero_points, quantize_for_onnxruntime, quantize_for_tensorrt, to_fp16
 from exporters.run import export_one
+from exporters.sparse24 import sparse24
 from exporters.subject import Subject
 from exporters.subjects import SubjectMaker, export_family
 from exporters.verify import VerifyError

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from families import made_family
+from families import made_family, made_measurement
 
 from mmprune import folder
 from mmprune.points import read_points
@@ -26,6 +26,16 @@ def test_the_report_has_what_was_asked_what_came_out_and_what_it_costs(family):
         assert line in text
     assert "800 train, 100 validation, 100 test images" in text and "mmprune build" in text
     assert (family / "front.png").is_file()
+
+
+def test_what_export_and_board_say_stands_beside_the_numbers(tmp_path):
+    dense, _ = made_family(tmp_path, [("dense", 0.90, 0.0, 0.010), ("uniform", 0.88, 0.5, 0.008)])
+    folder.write_artifact(tmp_path, replace(dense, notes=("12 all-zero channels removed",)))
+    (tmp_path / folder.MEASUREMENTS).unlink()
+    measured = made_measurement(dense, 0.01)
+    folder.append_measurement(tmp_path, replace(measured, notes=("57 layers eligible, 0 sparse",)))
+    text = write_report(tmp_path).read_text()
+    assert f"- {dense.id} on onnxruntime says: 57 layers eligible, 0 sparse" in text
 
 
 def test_failures_are_told(family):
