@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +116,10 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
         _keep_golden_images(out, opened.make_bench)
         artifacts = [a for a in read_artifacts(out) if (a.format, a.precision) in wanted]
         _check_tensorrt(out, artifacts, rest["jetpack"])
-        elsewhere = "" if rest["host"] else _elsewhere(target)
+        elsewhere = "" if rest["hosts"] else _elsewhere(target)
         if artifacts and not elsewhere:
             how = {"threads": rest["threads"], **_host(rest), "progress": progress}
-            _measure(out, artifacts, target, profile, how)
+            _measure(out, artifacts, [(host, target) for host in dict.fromkeys(rest["hosts"]) or [None]], profile, how)
     if artifacts and elsewhere:
         click.echo(_what_to_do(out, target, _bundle(out, artifacts, target, profile, rest["threads"]).path))
     elif artifacts:
@@ -129,24 +130,35 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
 
 @cli.command(epilog="Example: mmprune bench mmprune-out --target x86 --profile full")
 @click.argument("family", type=OUT)
-@click.option("--target", required=True, help="`mmprune targets` lists them.")
+@click.option("--target", help="`mmprune targets` lists them.")
+@click.option("--fleet", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="TOML of [[board]] tables with host and target, instead of --target and --host.")
 @click.option("--profile", type=PROFILE, default="quick", show_default=True, help=PROFILE_HELP)
 @click.option("--runtime", "runtimes", metavar="NAME,NAME", help="Default: all that the target has.")
 @click.option("--threads", type=click.IntRange(min=1), help="Of inference. Default: the target's.")
 @host_options
 @click.option("--quiet", is_flag=True, help="No progress bars, one line a stage.")
-def bench(family: Path, target: str, profile: str, quiet: bool, **rest: Any) -> None:
+def bench(family: Path, target: str | None, fleet: Path | None, profile: str, quiet: bool, **rest: Any) -> None:
     """Measure again what was built; the newest measurements are what report and choose read.
 
-    With --host on a board, over the system's own ssh: nothing stays there but what --keep keeps.
+    With --host on a board, over the system's own ssh: nothing stays there but what --keep keeps. Several hosts are
+    measured side by side, one job at a time on each.
     """
     from mmprune.folder import read_artifacts
     from mmprune.progress import bars
+    from targets.fleet import read_fleet
 
+    if (target is None) == (fleet is None):
+        raise click.UsageError("name a --target, or a --fleet")
+    if fleet and rest["hosts"]:
+        raise click.UsageError("--fleet names the hosts: leave --host out")
+    where: list[tuple[str | None, str]] = [(host, str(target)) for host in dict.fromkeys(rest["hosts"]) or [None]]
+    if fleet:
+        where = [(job.host, job.target) for job in read_fleet(fleet)]
     with bars(quiet) as progress:
         how = {"threads": rest["threads"], "runtimes": _names(rest["runtimes"]) or None, "again": True,
                **_host(rest), "progress": progress}
-        _measure(family, read_artifacts(family), target, profile, how)
+        _measure(family, read_artifacts(family), where, profile, how)
     _finish(family)
 
 
@@ -339,11 +351,27 @@ def _say_notes(notes: tuple[str, ...]) -> None:
         click.echo(f"note: {note}", err=True)
 
 
-def _measure(root: Path, artifacts: list[Any], target: str, profile: str, how: dict[str, Any]) -> None:
+def _measure(root: Path, artifacts: list[Any], where: list[tuple[str | None, str]], profile: str,
+             how: dict[str, Any]) -> None:
+    """On this machine, on a board, or side by side on several: `where` are (host, target)."""
+    from mmprune.progress import lines
+    from targets.fleet import Job, measure_fleet
     from targets.jobs import profile_named
-    from targets.measure import Options, measure
+    from targets.measure import MeasureError, Options, measure
 
-    measure(root, artifacts, target, profile_named(profile), Options(**how, note=lambda text: _say_notes((text,))))
+    options = Options(**how, note=lambda text: _say_notes((text,)))
+    if len(where) == 1:
+        host, target = where[0]
+        measure(root, artifacts, target, profile_named(profile), replace(options, host=host))
+        return
+    jobs = [Job(str(host), target) for host, target in where]
+    outcomes = measure_fleet(root, artifacts, jobs, profile_named(profile), options, lines)
+    for outcome in outcomes:
+        said = f"{len(outcome.measurements)} measurements" if not outcome.error else f"Error: {outcome.error}"
+        click.echo(f"{outcome.job.host} ({outcome.job.target}): {said}", err=True)
+    if failed := [o.job.host for o in outcomes if o.error]:
+        raise MeasureError(f"{len(failed)} of {len(outcomes)} boards could not be measured: {', '.join(failed)}; what "
+                           "the others measured is kept: mmprune report")
 
 
 def _check_tensorrt(root: Path, artifacts: list[Any], jetpack: str) -> None:
@@ -356,7 +384,7 @@ def _check_tensorrt(root: Path, artifacts: list[Any], jetpack: str) -> None:
 
 
 def _host(rest: dict[str, Any]) -> dict[str, Any]:
-    return {key: rest[key] for key in ("host", "ssh_config", "keep")}
+    return {key: rest[key] for key in ("ssh_config", "keep", "pin_clocks")}
 
 
 def _elsewhere(target: str) -> str:

@@ -16,10 +16,12 @@ PROFILE_HELP = "smoke: 64 samples each; quick: 1,024 or 60 s; full: 600 s."
 
 
 HOST = [
-    click.option("--host", metavar="USER@BOARD", help="Measure there, over ssh; it needs python3 and a runtime."),
+    click.option("--host", "hosts", metavar="USER@BOARD", multiple=True,
+                 help="Measure there, over ssh; it needs python3 and a runtime. More than once: side by side."),
     click.option("--ssh-config", type=click.Path(exists=True, dir_okay=False), envvar="MMPRUNE_SSH_CONFIG",
                  show_envvar=True, help="Default: ~/.ssh/config."),
     click.option("--keep", is_flag=True, help="Leave the folder on the board."),
+    click.option("--pin-clocks", is_flag=True, help="Performance governors (and jetson_clocks) meanwhile; needs root."),
 ]
 
 
