@@ -8,7 +8,8 @@ import difflib
 import importlib
 from types import ModuleType
 
-FORMATS = {"onnx": "exporters.to_onnx", "openvino": "exporters.to_openvino", "mmrt": "exporters.to_sparse"}
+FORMATS = {"onnx": "exporters.to_onnx", "openvino": "exporters.to_openvino", "tensorrt": "exporters.to_tensorrt",
+           "mmrt": "exporters.to_sparse"}
 
 
 class ExportError(RuntimeError):

@@ -32,14 +32,23 @@ def finish(subject: Subject, made: Made, run: Run) -> Artifact:
     name = f"{subject.variant.id}/{made.format}-{made.precision}"
     agreement = verify(subject, run, made.precision, name)
     files = tuple(path.relative_to(subject.root).as_posix() for path in made.files)
+    drop = 100 * (agreement.torch_accuracy - agreement.accuracy)
+    notes = made.notes + ((f"accuracy {drop:.2f} percentage points below torch's",) if drop > 0 else ())
     artifact = Artifact(
         id=name, variant=subject.variant.id, format=made.format, precision=made.precision, path=files[0], files=files,
         file_bytes=file_bytes(made.files), sha256=sha256(made.files),
         download_bytes=download_bytes(made.files) if made.download_bytes is None else made.download_bytes,
         max_abs_difference=agreement.max_abs_difference, top1_agreement=agreement.top1_agreement,
-        accuracy=agreement.accuracy, layer_sparsity=made.layer_sparsity, notes=made.notes)
+        accuracy=agreement.accuracy, layer_sparsity=made.layer_sparsity, notes=notes)
     folder.write_artifact(subject.root, artifact)
     return artifact
+
+
+def forget_others(root: Path, variant: str, kind: tuple[str, str], note: str) -> None:
+    """Take away the record of a (format, precision) that lacks the note: the file is made anew."""
+    done = read_finished(root, variant, *kind)
+    if done is not None and note not in done.notes:
+        folder.artifact_record(root, variant, *kind).unlink()
 
 
 def read_finished(root: Path, variant: str, format: str, precision: str) -> Artifact | None:

@@ -1,7 +1,7 @@
 """What speaks against an ONNX file on a Jetson's TensorRT, read from the file alone: no NVIDIA package is needed.
 
 A finding names the node, the rule and the way out. That there is no error is no proof: only the board builds engines.
-Sources: onnx-tensorrt's docs/operators.md by version, and what NVIDIA's parser answered to files with planted faults.
+Sources: onnx-tensorrt's tables (jetpack.py), and what NVIDIA's parser answered to files with planted faults.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,49 +12,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from exporters.jetpack import JETPACKS, TensorRT, tensorrt_of, version_order
 from exporters.onnx_graph import Net, attribute, lift_constants, read_net, weight_index
+from exporters.sparse24 import constant_source, node_name, verdicts
 
 LEVELS = ("error", "warning", "info")
-
-_OPERATORS = """
-Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast Ceil Celu Clip Concat
-Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal
-Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gemm GlobalAveragePool GlobalLpPool
-GlobalMaxPool Greater GreaterOrEqual GridSample HardSigmoid HardSwish Identity If ImageScaler InstanceNormalization
-IsNaN LRN LSTM LeakyRelu Less LessOrEqual Log LogSoftmax Loop LpNormalization LpPool MatMul Max MaxPool Mean
-MeanVarianceNormalization Min Mod Mul Neg NonMaxSuppression NonZero Not OneHot Or PRelu Pad ParametricSoftplus Pow
-QuantizeLinear RNN RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range Reciprocal ReduceL1 ReduceL2
-ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize
-ReverseSequence RoiAlign Round ScaledTanh Scan Scatter ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin
-Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK
-Transpose Trilu Unsqueeze Upsample Where Xor"""
-_OPERATORS_8_5 = frozenset(_OPERATORS.split())
-_OPERATORS_8_6 = _OPERATORS_8_5 | {"GroupNormalization", "IsInf", "LayerNormalization"}
-_OPERATORS_10_3 = _OPERATORS_8_6 | {"CastLike", "DeformConv", "Gelu", "Hardmax", "Mish"}
-_OPERATORS_10_16 = _OPERATORS_10_3 | {"Attention", "BlackmanWindow", "HammingWindow", "HannWindow", "RMSNormalization",
-                                      "RotaryEmbedding", "STFT", "TensorScatter"}
-
-
-@dataclass(frozen=True)
-class TensorRT:
-    """What one version of its ONNX parser takes."""
-
-    version: str
-    opsets: tuple[int, int]  # lowest, highest
-    operators: frozenset[str]
-
-
-# 10.3 has no table of its own in public: 10.1's stands for it, and 10.15's for 10.16
-_8_5 = TensorRT("8.5", (7, 17), _OPERATORS_8_5)
-_8_6 = TensorRT("8.6", (7, 17), _OPERATORS_8_6)
-_10_3 = TensorRT("10.3", (9, 20), _OPERATORS_10_3)
-_10_16 = TensorRT("10.16", (9, 24), _OPERATORS_10_16)
-
-JETPACKS = {"5.1": _8_5, "6.0": _8_6, "6.1": _10_3, "6.2": _10_3, "6.2.1": _10_3, "6.2.2": _10_3, "7.2": _10_16}
-
 INTEGER_OPERATORS = ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear")
-PASSING = ("QuantizeLinear", "DequantizeLinear", "Cast", "Identity")  # the weight behind them has the same zeros
-ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Add", "HardSwish", "Sigmoid", "Mul")  # that engines fuse with a product
 INT32_MAX = 2**31 - 1
 _ONE = np.ones(1)
 
@@ -67,18 +30,6 @@ class Finding:
     node: str  # the node's name, or the tensor's; "" where it is about the whole file
     rule: str
     message: str  # what it is and the way out
-
-
-@dataclass(frozen=True)
-class Sparse24:
-    """Whether a layer can run on sparse tensor cores, in three steps; each needs the one before."""
-
-    weight: str  # name of the constant
-    node: str
-    pattern: bool  # at most two of every four weights along the input channels are not zero
-    shape: bool  # not grouped, and of channel counts that have sparse kernels
-    likely: bool  # a guess: large enough that a sparse kernel is often the fastest
-    why_not: str  # of the first step that fails; ""
 
 
 def check(path: Path | str, jetpack: str = "6.2") -> list[Finding]:
@@ -101,19 +52,6 @@ def check(path: Path | str, jetpack: str = "6.2") -> list[Finding]:
     return sorted(found, key=lambda f: LEVELS.index(f.level))
 
 
-def tensorrt_of(jetpack: str) -> TensorRT:
-    if jetpack not in JETPACKS:
-        raise ValueError(f"no JetPack {jetpack!r} for Orin (there are {', '.join(JETPACKS)})")
-    return JETPACKS[jetpack]
-
-
-def sparse24(path: Path | str) -> list[Sparse24]:
-    """The 2:4 verdict of every layer with a constant weight, in the file's order."""
-    model = onnx.load(str(path))
-    lift_constants(model)
-    return list(_verdicts(read_net(model)))
-
-
 # ---------------------------------------------------------------------------------------------------------- the rules
 
 def _opset(model: onnx.ModelProto, tensorrt: TensorRT, jetpack: str) -> Iterator[Finding]:
@@ -131,15 +69,15 @@ def _operators(model: onnx.ModelProto, tensorrt: TensorRT, jetpack: str) -> Iter
         if (node.domain, node.op_type) in local:
             continue
         if node.domain not in ("", "ai.onnx"):
-            yield Finding("error", _name(node), "operator", f"{node.domain}.{node.op_type} is a custom operator: "
+            yield Finding("error", node_name(node), "operator", f"{node.domain}.{node.op_type} is a custom operator: "
                           "TensorRT needs a plugin for it on the board; write it with standard operators")
         elif node.op_type in INTEGER_OPERATORS:
-            yield Finding("error", _name(node), "integer-operator", f"TensorRT has no {node.op_type}: write INT8 as "
-                          "QuantizeLinear and DequantizeLinear round float operators")
+            yield Finding("error", node_name(node), "integer-operator", f"TensorRT has no {node.op_type}: write INT8 "
+                          "as QuantizeLinear and DequantizeLinear round float operators")
         elif node.op_type not in tensorrt.operators:
-            later = sorted({t.version for t in JETPACKS.values() if node.op_type in t.operators}, key=_order)
+            later = sorted({t.version for t in JETPACKS.values() if node.op_type in t.operators}, key=version_order)
             way = f"TensorRT {later[0]} has it" if later else "no TensorRT has it"
-            yield Finding("error", _name(node), "operator", f"{node.op_type} is not in TensorRT {tensorrt.version} "
+            yield Finding("error", node_name(node), "operator", f"{node.op_type} is not in TensorRT {tensorrt.version} "
                           f"(JetPack {jetpack}); {way}; replace it, or export with another opset")
 
 
@@ -166,22 +104,23 @@ def _quantization(net: Net) -> Iterator[Finding]:
             continue
         dtype, zero = _quantized_type(net, node), net.constants.get(node.input[2]) if len(node.input) > 2 else None
         if node.op_type == "DequantizeLinear" and dtype == np.int32:
-            yield Finding("error", _name(node), "int32-dequantize", "DequantizeLinear of INT32, as quantizers write "
-                          "biases: leave them float (onnxruntime: extra_options={'QuantizeBias': False})")
+            yield Finding("error", node_name(node), "int32-dequantize", "DequantizeLinear of INT32, as quantizers "
+                          "write biases: leave them float (onnxruntime: extra_options={'QuantizeBias': False})")
         elif dtype in (np.uint8, np.int16, np.uint16):
-            yield Finding("error", _name(node), f"{dtype}-quantization", f"quantized to {dtype}: TensorRT takes "
+            yield Finding("error", node_name(node), f"{dtype}-quantization", f"quantized to {dtype}: TensorRT takes "
                           "symmetric INT8; quantize activations and weights to signed 8 bits")
         if len(node.input) > 2 and node.input[2] and zero is None:
-            yield Finding("error", _name(node), "zero-point", "its zero point is computed: it must be the constant 0")
+            yield Finding("error", node_name(node), "zero-point", "its zero point is computed: it must be the "
+                          "constant 0")
         elif zero is not None and np.any(zero.astype(np.int64)):
-            yield Finding("error", _name(node), "zero-point", f"zero point {zero.ravel()[np.flatnonzero(zero)[0]]}: "
-                          "TensorRT takes only 0; quantize symmetrically")
+            yield Finding("error", node_name(node), "zero-point", "zero point "
+                          f"{zero.ravel()[np.flatnonzero(zero)[0]]}: TensorRT takes only 0; quantize symmetrically")
         if node.op_type == "DequantizeLinear" and net.constants.get(node.input[0], _ONE).ndim == 0:
-            yield Finding("warning", _name(node), "quantized-scalar", f"{node.input[0]} is quantized and has no "
+            yield Finding("warning", node_name(node), "quantized-scalar", f"{node.input[0]} is quantized and has no "
                           "dimensions: TensorRT-RTX 1.7 parses it and builds no engine; leave such constants float")
         if node.op_type == "DequantizeLinear" and _is_per_tensor_weight(net, node):
-            yield Finding("warning", _name(node), "per-tensor-weight", f"weight {node.input[0]} has one scale for all "
-                          "output channels, which costs accuracy: quantize weights per channel")
+            yield Finding("warning", node_name(node), "per-tensor-weight", f"weight {node.input[0]} has one scale for "
+                          "all output channels, which costs accuracy: quantize weights per channel")
 
 
 def _number_types(net: Net, tensorrt: TensorRT) -> Iterator[Finding]:
@@ -189,7 +128,7 @@ def _number_types(net: Net, tensorrt: TensorRT) -> Iterator[Finding]:
         if array.dtype == np.float64:
             yield Finding("warning", name, "double", "a double: TensorRT computes it as float32; export float32")
         too_large = array.dtype == np.int64 and array.size > 0 and np.abs(array.astype(np.float64)).max() > INT32_MAX
-        if too_large and _order(tensorrt.version) < (10,) and not _is_slice_end(net, name):
+        if too_large and version_order(tensorrt.version) < (10,) and not _is_slice_end(net, name):
             yield Finding("warning", name, "int64", f"an int64 beyond 32 bits: TensorRT {tensorrt.version} cuts it to "
                           f"{INT32_MAX}; write a smaller one")
     for value in net.graph.input:
@@ -198,82 +137,9 @@ def _number_types(net: Net, tensorrt: TensorRT) -> Iterator[Finding]:
 
 
 def _sparsity(net: Net) -> Iterator[Finding]:
-    for v in _verdicts(net):
+    for v in verdicts(net):
         steps = f"pattern {_yes(v.pattern)}, shape {_yes(v.shape)}, likely to be chosen (a guess) {_yes(v.likely)}"
         yield Finding("info", v.node, "2:4", f"{v.weight}: {steps}" + (f": {v.why_not}" if v.why_not else ""))
-
-
-# ------------------------------------------------------------------------------------------------------------ 2:4
-
-def _verdicts(net: Net) -> Iterator[Sparse24]:
-    """2:4 runs along the input channels of each output and position of a Conv, along the summed axis of a product."""
-    for node in net.graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul"):
-            continue
-        sources = [(i, *_source(net, name)) for i, name in enumerate(node.input[:2])]
-        constant = [(i, name, w) for i, name, w in sources if w is not None]
-        if len(constant) != 1 or constant[0][2].ndim < 2:
-            continue
-        index, name, w = constant[0]
-        axis, outputs_axis = _axes(node, index, w.ndim)
-        channels, outputs = w.shape[axis], w.shape[outputs_axis]
-        groups = attribute(node, "group", 1)
-        int8 = any(net.writers[t].op_type == "DequantizeLinear" for t in node.input[:2] if t in net.writers)
-        multiple_in, multiple_out = (32, 32) if int8 else (16, 8)
-        summed = w.size // outputs if node.op_type == "Conv" else channels
-        steps = (
-            (has_pattern24(w, axis), "some four weights in a row have more than two that are not zero"
-             if channels % 4 == 0 else f"{channels} input channels are no multiple of 4"),
-            (groups == 1 and channels % multiple_in == 0 and outputs % multiple_out == 0,
-             f"{groups} groups" if groups > 1 else f"{channels} inputs and {outputs} outputs are no multiples of "
-             f"{multiple_in} and {multiple_out}"),
-            (summed >= 256 and outputs >= 256, f"sums over {summed}, {outputs} outputs: below 256, dense kernels "
-             "were seen to be faster"),
-            (not int8 or _is_int8_out(net, node), "INT8 inputs and a float output"))
-        first = next((i for i, (good, _) in enumerate(steps) if not good), len(steps))
-        yield Sparse24(name, _name(node), first > 0, first > 1, first > 3, steps[first][1] if first < 4 else "")
-
-
-def has_pattern24(weight: np.ndarray, axis: int) -> bool:
-    """Whether at most two of every four weights in a row along the axis are not zero. False where 4 does not divide."""
-    if weight.shape[axis] % 4:
-        return False
-    rows = np.moveaxis(weight != 0, axis, -1)
-    return bool((rows.reshape(*rows.shape[:-1], -1, 4).sum(-1) <= 2).all())
-
-
-def _axes(node: onnx.NodeProto, index: int, rank: int) -> tuple[int, int]:
-    """(summed axis, output axis) of a product's weight, from the front."""
-    if node.op_type == "Conv":
-        return 1, 0
-    turned = attribute(node, "transB" if index else "transA", 0) if node.op_type == "Gemm" else 0
-    summed = rank - 2 if bool(turned) != bool(index) else rank - 1
-    return summed, 2 * rank - 3 - summed
-
-
-def _source(net: Net, tensor: str) -> tuple[str, np.ndarray | None]:
-    """(name, array) of the constant that a tensor comes from through quantization, casts and transposes."""
-    if tensor in net.constants:
-        return tensor, net.constants[tensor]
-    node = net.writers.get(tensor)
-    if node is None or node.op_type not in (*PASSING, "Transpose"):
-        return "", None
-    name, array = _source(net, node.input[0])
-    if array is not None and node.op_type == "Transpose":
-        array = np.transpose(array, attribute(node, "perm", None))
-    return name, array
-
-
-def _is_int8_out(net: Net, node: onnx.NodeProto) -> bool:
-    """Whether the product's result is quantized again, with at most fused operators between."""
-    for _ in range(4):
-        readers = [reader for reader, _ in net.readers.get(node.output[0], [])]
-        if any(r.op_type == "QuantizeLinear" for r in readers):
-            return True
-        if not readers or readers[0].op_type not in ACTIVATIONS:
-            return False
-        node = readers[0]
-    return False
 
 
 # ------------------------------------------------------------------------------------------------------- small readers
@@ -291,7 +157,7 @@ def _quantized_type(net: Net, node: onnx.NodeProto) -> np.dtype | None:
 
 
 def _is_per_tensor_weight(net: Net, node: onnx.NodeProto) -> bool:
-    _, array = _source(net, node.input[0])
+    _, array = constant_source(net, node.input[0])
     scale = net.constants.get(node.input[1])
     feeds = any(reader.op_type in ("Conv", "Gemm", "MatMul") and weight_index(net, reader) is None
                 for reader, _ in net.readers.get(node.output[0], []))
@@ -311,14 +177,6 @@ def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         for a in node.attribute:
             for graph in (*([a.g] if a.HasField("g") else []), *a.graphs):
                 yield from _all_nodes(graph.node)
-
-
-def _name(node: onnx.NodeProto) -> str:
-    return node.name or f"{node.op_type} that writes {node.output[0] if node.output else '?'}"
-
-
-def _order(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
 
 
 def _yes(value: bool) -> str:

@@ -26,14 +26,17 @@ def quiet(done: int, total: int, label: str) -> None:
 
 
 def wanted_formats(formats: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """(format, precision) pairs from "onnx" (all its precisions) or "openvino-fp16". ValueError for unknown ones."""
+    """(format, precision) pairs from "openvino-fp16" or "onnx" (all its precisions but int8). ValueError for others.
+
+    int8 is made where it is asked for by name: it changes answers, and a model that does not stand it is refused.
+    """
     pairs: list[tuple[str, str]] = []
     for text in formats:
         name, _, precision = text.partition("-")
         known = load(name).PRECISIONS
         if precision and precision not in known:
             raise ValueError(f"{name} has no precision '{precision}' (there are {', '.join(known)})")
-        pairs += [(name, p) for p in ([precision] if precision else known)]
+        pairs += [(name, p) for p in ([precision] if precision else known) if precision or p != "int8"]
     return tuple(dict.fromkeys(pairs))
 
 

@@ -1,7 +1,7 @@
-"""What an export starts from: the variant, its torch model, and the images on which the file has to agree with it."""
+"""What an export starts from: the variant, its torch model, the images on which the file has to agree with it."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ class Subject:
     layers: tuple[Layer, ...]  # prunable layers
     images: np.ndarray  # (N, C, H, W) float32, normalized
     labels: np.ndarray  # (N,) int64
+    # For int8, like images but none of them; where there are none, int8 cannot be made.
+    calibration: np.ndarray = field(default_factory=partial(np.empty, (0, 0, 0, 0), np.float32))
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != np.float32 or len(self.images) == 0:
@@ -27,6 +29,10 @@ class Subject:
                              f"{self.images.dtype}")
         if self.labels.shape != (len(self.images),):
             raise ValueError(f"{len(self.images)} images need as many labels, got {self.labels.shape}")
+        shape, dtype = self.calibration.shape[1:], self.calibration.dtype
+        if len(self.calibration) and (shape != self.images.shape[1:] or dtype != np.float32):
+            raise ValueError(f"calibration images must be {self.images.shape[1:]} float32 like the images, got {shape} "
+                             f"{dtype}")
         if self.model.training:
             raise ValueError("the model is in training mode; call model.eval() before exporting it")
 

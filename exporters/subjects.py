@@ -1,11 +1,15 @@
 """Subjects of a family's variants, made in whatever process exports them."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from exporters.artifact import forget_others
+from exporters.calibration import describe, draw_images
 from exporters.run import export_variants
 from exporters.subject import Subject
 from mmprune.family import Bench, layers_of, load_variant
@@ -17,27 +21,42 @@ BATCH = 100
 
 @dataclass
 class SubjectMaker:
-    """Makes a variant's Subject; the bench is made once a process, and stays behind when this travels to another."""
+    """Makes a variant's Subject; the bench is made once a process, and stays behind when this travels to another.
+
+    read_calibration  gives the images for int8's ranges, (n, C, H, W) float32, normalized; None: of the training data
+    """
 
     root: Path
     make_bench: Callable[[], Bench]
-    _bench: list[Bench] = field(default_factory=list)
+    read_calibration: Callable[[], np.ndarray] | None = None
+    _made: list[tuple[Bench, np.ndarray]] = field(default_factory=list)
 
     def __getstate__(self) -> dict[str, object]:
-        return {"root": self.root, "make_bench": self.make_bench, "_bench": []}
+        return {**self.__dict__, "_made": []}
+
+    def open(self) -> tuple[Bench, np.ndarray]:
+        """The bench and the calibration images."""
+        if not self._made:
+            bench = self.make_bench()
+            self._made.append((bench, self.read_calibration() if self.read_calibration else draw_images(bench)))
+        return self._made[0]
 
     def __call__(self, variant: Variant) -> Subject:
-        if not self._bench:
-            self._bench.append(self.make_bench())
-        bench = self._bench[0]
+        bench, calibration = self.open()
         images, labels = zip(*bench.test.batches(BATCH), strict=True)
         model, layers = load_variant(self.root, variant, bench.model), layers_of(read_manifest(self.root))
-        return Subject(variant, model, self.root, layers, torch.cat(images).numpy(), torch.cat(labels).numpy())
+        return Subject(variant, model, self.root, layers, torch.cat(images).numpy(), torch.cat(labels).numpy(),
+                       calibration)
 
 
-def export_family(root: Path, variants: Sequence[Variant], formats: Sequence[tuple[str, str]],
-                  make_bench: Callable[[], Bench], jobs: int = 1,
+def export_family(maker: SubjectMaker, variants: Sequence[Variant], formats: Sequence[tuple[str, str]], jobs: int = 1,
                   progress: Callable[[str, str, float, int], None] = lambda *_: None) -> list[Artifact]:
-    """Every variant in every (format, precision), verified on the test images; what is finished is not done again."""
-    return export_variants(root, variants, formats, SubjectMaker(root, make_bench), jobs,
+    """Every variant in every (format, precision), verified on the test images; what is finished is not done again, but
+    int8 files that were calibrated on other images are."""
+    quantized = [kind for kind in formats if kind[1] == "int8"]
+    if quantized:
+        note = describe(maker.open()[1])
+        for variant, kind in itertools.product(variants, quantized):
+            forget_others(maker.root, variant.id, kind, note)
+    return export_variants(maker.root, variants, formats, maker, jobs,
                            lambda done, total, label: progress("export", label, done, total))

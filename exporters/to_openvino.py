@@ -1,18 +1,18 @@
-"""A variant as OpenVINO IR (.xml and .bin), made from its finished ONNX file.
+"""A variant as OpenVINO IR (.xml and .bin), made from its finished ONNX file; INT8 by NNCF (openvino_int8).
 
-openvino.Core().read_model and openvino.save_model, not convert_model: that one sends telemetry.
+openvino.Core().read_model and openvino.save_model, not convert_model: that one needs telemetry's package.
 """
 
 import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from exporters import ExportError
+from exporters import ExportError, calibration, openvino_int8
 from exporters.artifact import Made, artifact_path, finish
 from exporters.no_telemetry import no_telemetry
 from exporters.run import export_one
@@ -24,7 +24,7 @@ from mmprune.records import Artifact
 with no_telemetry():
     import openvino
 
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
 SUFFIX = ".xml"
 
 
@@ -32,17 +32,22 @@ def export(subject: Subject, precision: str) -> Artifact:
     """Write, check and record the IR; makes the ONNX file first if absent. ExportError, VerifyError as to_onnx."""
     if precision not in PRECISIONS:
         raise ExportError(f"openvino has no precision '{precision}' (there are {', '.join(PRECISIONS)})")
-    source = export_one(subject, "onnx", "fp32")
-    path = artifact_path(subject.root, subject.variant.id, "openvino", precision, SUFFIX)
-    files = _save(subject.root / source.path, path, precision)
     label = f"{subject.variant.id}/openvino-{precision}"
-    names = {name.partition("#")[0].partition("[")[0] for name in read_constants(subject.root / source.path)}
+    source = export_one(subject, "onnx", "fp32")
+    constants = read_constants(subject.root / source.path)
+    model, notes = openvino.Core().read_model(str(subject.root / source.path)), source.notes
+    if precision == "int8":
+        images = calibration.images_of(subject, label)
+        model = openvino_int8.quantize(model, images, constants)
+        notes += (calibration.describe(images), *openvino_int8.left_in_float(model))
+    path = artifact_path(subject.root, subject.variant.id, "openvino", precision, SUFFIX)
+    files = _save(model, path, precision)
+    names = {name.partition("#")[0].partition("[")[0] for name in constants}
     weights = layer_weights(subject)
     in_file = {name: weight for name, weight in weights.items() if name in names}
-    counted = count_zeros(_constants(path, subject.root / source.path), in_file, label, source.layer_sparsity)
+    counted = count_zeros(_constants(path, constants), in_file, label, source.layer_sparsity)
     sparsity = {**dict.fromkeys(weights, 1.0), **counted}  # what the ONNX file has not was folded away there
-    made = Made("openvino", precision, files, sparsity, source.notes)
-    return finish(subject, made, open_file(path))
+    return finish(subject, Made("openvino", precision, files, sparsity, notes), open_file(path))
 
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -55,11 +60,11 @@ def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 FULL_BYTES = 2**20  # less free space than this, and the disk is what failed
 
 
-def _save(onnx_file: Path, path: Path, precision: str) -> tuple[Path, Path]:
+def _save(model: openvino.Model, path: Path, precision: str) -> tuple[Path, Path]:
     """Both files of the IR into a folder of their own, then into place, weights first: an .xml has its .bin."""
     weights = path.with_suffix(".bin")
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as part:
-        model, part_file = openvino.Core().read_model(str(onnx_file)), str(Path(part) / path.name)
+        part_file = str(Path(part) / path.name)
         try:
             openvino.save_model(model, part_file, compress_to_fp16=precision == "fp16")
         except RuntimeError as err:  # all that OpenVINO says of a full disk is "iostream error"
@@ -73,13 +78,12 @@ def _save(onnx_file: Path, path: Path, precision: str) -> tuple[Path, Path]:
     return path, weights
 
 
-def _constants(path: Path, onnx_file: Path) -> dict[str, np.ndarray]:
-    """The IR's constants by name, those of the ONNX file's shapes: OpenVINO keeps the names of initializers."""
-    source = read_constants(onnx_file)
+def _constants(path: Path, source: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The IR's constants by name, those of the ONNX file's sizes: OpenVINO keeps the names of initializers."""
     found = {}
     for node in openvino.Core().read_model(str(path)).get_ops():
         name = node.get_friendly_name().removesuffix("_compressed")
         is_ours = node.get_type_name() == "Constant" and name in source
-        if is_ours and tuple(node.get_output_shape(0)) == source[name].shape:
+        if is_ours and node.data.size == source[name].size:
             found[name] = np.array(node.data)
     return found

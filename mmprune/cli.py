@@ -4,13 +4,14 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mmprune import __version__
-from mmprune.options import OUT, PROFILE, PROFILE_HELP, build_options, host_options, model_options
+from mmprune.options import OUT, PROFILE, PROFILE_HELP, build_options, host_options, jetpack_option, model_options
 from mmprune.runtime_files import ARCHITECTURES, build_runtime
 
 GOLDEN, GOLDEN_IMAGES = "golden.npy", 8  # go into bundles, with what each file answers to them here
@@ -77,6 +78,7 @@ def _fail(message: str, code: int) -> None:
 @click.option("--target", required=True, help="The device family to build for; `mmprune targets` lists them.")
 @model_options
 @build_options
+@jetpack_option
 def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest: Any) -> None:
     """Prune ten ways, fine-tune, export, verify, measure, report.
 
@@ -85,34 +87,39 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
     """
     import targets
     from exporters import ExportError
+    from exporters.jetpack import tensorrt_of
     from exporters.run import wanted_formats
-    from exporters.subjects import export_family
+    from exporters.subjects import SubjectMaker, export_family
     from mmprune.family import Resources, build_family
     from mmprune.folder import read_artifacts
     from mmprune.progress import bars
     from mmprune.scores import SCORES
 
     _check_device(rest["device"])
+    tensorrt_of(rest["jetpack"])
     family = targets.load(target)
     usual = _in_precisions(family.formats, _names(rest["precision"]))
     wanted = wanted_formats(_names(rest["formats"]) or _makeable(usual))
     resources = Resources(rest["device"], rest["jobs"] or _default_jobs(rest["device"]))
     opened = _open(rest, out / "cache")
     scores = tuple(SCORES) if score == "all" else (score,)
+    read = _calibration(rest["calibration"], wanted, opened.make_bench.preprocess)
+    maker = SubjectMaker(out, opened.make_bench, read)
     request = _request(rest, opened.make_bench.spec.model, opened.about, scores, rest["pattern"] or family.pattern)
     with bars(quiet) as progress:
         variants = build_family(opened.make_bench, request, out, resources, progress)
         try:
-            export_family(out, variants, wanted, opened.make_bench, resources.jobs, progress)
+            export_family(maker, variants, wanted, resources.jobs, progress)
             failed = None
         except ExportError as err:  # what was exported is measured all the same
             failed = err
         _keep_golden_images(out, opened.make_bench)
         artifacts = [a for a in read_artifacts(out) if (a.format, a.precision) in wanted]
-        elsewhere = "" if rest["host"] else _elsewhere(target)
+        _check_tensorrt(out, artifacts, rest["jetpack"])
+        elsewhere = "" if rest["hosts"] else _elsewhere(target)
         if artifacts and not elsewhere:
             how = {"threads": rest["threads"], **_host(rest), "progress": progress}
-            _measure(out, artifacts, target, profile, how)
+            _measure(out, artifacts, [(host, target) for host in dict.fromkeys(rest["hosts"]) or [None]], profile, how)
     if artifacts and elsewhere:
         click.echo(_what_to_do(out, target, _bundle(out, artifacts, target, profile, rest["threads"]).path))
     elif artifacts:
@@ -123,24 +130,35 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
 
 @cli.command(epilog="Example: mmprune bench mmprune-out --target x86 --profile full")
 @click.argument("family", type=OUT)
-@click.option("--target", required=True, help="`mmprune targets` lists them.")
+@click.option("--target", help="`mmprune targets` lists them.")
+@click.option("--fleet", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="TOML of [[board]] tables with host and target, instead of --target and --host.")
 @click.option("--profile", type=PROFILE, default="quick", show_default=True, help=PROFILE_HELP)
 @click.option("--runtime", "runtimes", metavar="NAME,NAME", help="Default: all that the target has.")
 @click.option("--threads", type=click.IntRange(min=1), help="Of inference. Default: the target's.")
 @host_options
 @click.option("--quiet", is_flag=True, help="No progress bars, one line a stage.")
-def bench(family: Path, target: str, profile: str, quiet: bool, **rest: Any) -> None:
+def bench(family: Path, target: str | None, fleet: Path | None, profile: str, quiet: bool, **rest: Any) -> None:
     """Measure again what was built; the newest measurements are what report and choose read.
 
-    With --host on a board, over the system's own ssh: nothing stays there but what --keep keeps.
+    With --host on a board, over the system's own ssh: nothing stays there but what --keep keeps. Several hosts are
+    measured side by side, one job at a time on each.
     """
     from mmprune.folder import read_artifacts
     from mmprune.progress import bars
+    from targets.fleet import read_fleet
 
+    if (target is None) == (fleet is None):
+        raise click.UsageError("name a --target, or a --fleet")
+    if fleet and rest["hosts"]:
+        raise click.UsageError("--fleet names the hosts: leave --host out")
+    where: list[tuple[str | None, str]] = [(host, str(target)) for host in dict.fromkeys(rest["hosts"]) or [None]]
+    if fleet:
+        where = [(job.host, job.target) for job in read_fleet(fleet)]
     with bars(quiet) as progress:
         how = {"threads": rest["threads"], "runtimes": _names(rest["runtimes"]) or None, "again": True,
                **_host(rest), "progress": progress}
-        _measure(family, read_artifacts(family), target, profile, how)
+        _measure(family, read_artifacts(family), where, profile, how)
     _finish(family)
 
 
@@ -149,11 +167,16 @@ def bench(family: Path, target: str, profile: str, quiet: bool, **rest: Any) -> 
 @click.option("--target", required=True, help="`mmprune targets` lists them.")
 @click.option("--profile", type=PROFILE, default="quick", show_default=True, help=PROFILE_HELP)
 @click.option("--threads", type=click.IntRange(min=1), help="Of inference. Default: the target's.")
-def bundle(family: Path, target: str, profile: str, threads: int | None) -> None:
+@jetpack_option
+def bundle(family: Path, target: str, profile: str, threads: int | None, jetpack: str) -> None:
     """One file with all that a board without network needs: models, programs, what they should answer."""
+    import targets
     from mmprune.folder import read_artifacts
 
-    _bundle(family, read_artifacts(family), target, profile, threads)
+    artifacts = read_artifacts(family)
+    if "tensorrt" in targets.load(target).runtimes:
+        _check_tensorrt(family, artifacts, jetpack)
+    _bundle(family, artifacts, target, profile, threads)
 
 
 @cli.command("import", epilog="Example: mmprune import mmprune-out results.jsonl")
@@ -328,14 +351,40 @@ def _say_notes(notes: tuple[str, ...]) -> None:
         click.echo(f"note: {note}", err=True)
 
 
-def _measure(root: Path, artifacts: list[Any], target: str, profile: str, how: dict[str, Any]) -> None:
-    from targets.measure import Options, measure, profile_named
+def _measure(root: Path, artifacts: list[Any], where: list[tuple[str | None, str]], profile: str,
+             how: dict[str, Any]) -> None:
+    """On this machine, on a board, or side by side on several: `where` are (host, target)."""
+    from mmprune.progress import lines
+    from targets.fleet import Job, measure_fleet
+    from targets.jobs import profile_named
+    from targets.measure import MeasureError, Options, measure
 
-    measure(root, artifacts, target, profile_named(profile), Options(**how, note=lambda text: _say_notes((text,))))
+    options = Options(**how, note=lambda text: _say_notes((text,)))
+    if len(where) == 1:
+        host, target = where[0]
+        measure(root, artifacts, target, profile_named(profile), replace(options, host=host))
+        return
+    jobs = [Job(str(host), target) for host, target in where]
+    outcomes = measure_fleet(root, artifacts, jobs, profile_named(profile), options, lines)
+    for outcome in outcomes:
+        said = f"{len(outcome.measurements)} measurements" if not outcome.error else f"Error: {outcome.error}"
+        click.echo(f"{outcome.job.host} ({outcome.job.target}): {said}", err=True)
+    if failed := [o.job.host for o in outcomes if o.error]:
+        raise MeasureError(f"{len(failed)} of {len(outcomes)} boards could not be measured: {', '.join(failed)}; what "
+                           "the others measured is kept: mmprune report")
+
+
+def _check_tensorrt(root: Path, artifacts: list[Any], jetpack: str) -> None:
+    """Say what can be known here of the files for a Jetson. ExportError where its TensorRT would not take one."""
+    from exporters.tensorrt_check import check_files, refuse
+
+    checked = check_files(root, artifacts, jetpack)
+    _say_notes(checked.lines)
+    refuse(checked, jetpack)
 
 
 def _host(rest: dict[str, Any]) -> dict[str, Any]:
-    return {key: rest[key] for key in ("host", "ssh_config", "keep")}
+    return {key: rest[key] for key in ("ssh_config", "keep", "pin_clocks")}
 
 
 def _elsewhere(target: str) -> str:
@@ -344,6 +393,22 @@ def _elsewhere(target: str) -> str:
     from targets.measure import fingerprint
 
     return targets.mismatch(targets.load(target), fingerprint(target))
+
+
+def _calibration(path: Path | None, wanted: tuple[tuple[str, str], ...], preprocess: Any) -> Any:
+    """Reads the user's calibration images, once before anything long begins; None: none are named, or needed."""
+    from functools import partial
+
+    from exporters.calibration import read_images
+
+    if path is None:
+        return None
+    if all(precision != "int8" for _, precision in wanted):
+        _say_notes((f"{path} is not read: no int8 is made (--precision int8)",))
+        return None
+    read = partial(read_images, path, preprocess)
+    read()
+    return read
 
 
 def _keep_golden_images(root: Path, make_bench: Any) -> None:
@@ -368,7 +433,7 @@ def _bundle(root: Path, artifacts: list[Any], target: str, profile: str, threads
     import targets
     from exporters import load
     from targets.bundle import Options, golden, make_bundle
-    from targets.measure import profile_named
+    from targets.jobs import profile_named
 
     family = targets.load(target)
     answers = None
@@ -384,7 +449,7 @@ def _bundle(root: Path, artifacts: list[Any], target: str, profile: str, threads
 
 def _what_to_do(root: Path, target: str, bundle: Path) -> str:
     return f"""
-This machine is no {target}: nothing was measured. Over ssh:
+This machine is no {Path(target).stem}: nothing was measured. Over ssh:
     mmprune bench {root} --target {target} --host USER@BOARD
 or by hand: copy the bundle to the board, then there
     tar -xf {bundle.name} && cd {bundle.name.removesuffix('.tar.xz')} && ./run

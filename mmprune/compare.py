@@ -95,5 +95,13 @@ def stability_notes(measurement: Measurement) -> list[str]:
             way = "slower" if drift > 0 else "faster"
             notes.append(f"drift: the last tenth is {abs(drift):.0%} {way} than the first (heat? clocks?)")
     if measurement.throttled:
-        notes.append("the device throttled while measuring: cool it and measure again")
+        rounds = len(measurement.throttled_rounds)
+        where = f"in {rounds} of {len(measurement.latencies_s)} rounds" if rounds else "while measuring"
+        notes.append(f"the device throttled {where}: cool it and measure again")
+    if (gate := measurement.gate) and not gate.reached:
+        heat = "" if gate.temperature_c is None else f"{gate.temperature_c:.0f} °C where {gate.limit_c:.0f} were wanted"
+        busy = "" if gate.busy is None else f"{gate.busy:.0%} of its cores busy"
+        state = ", ".join(filter(None, (heat, busy))) or "in a state that it does not tell"
+        notes.append(f"the device was not idle and cool after {gate.waited_s:.0f} s of waiting: {state}; end other "
+                     "programs, cool it and measure again")
     return notes

@@ -19,6 +19,7 @@ PACKAGES = {
     "onnxsim": ("onnxsim", "simplifies exports", True),
     "onnxruntime": ("onnxruntime", "runtime onnxruntime", True),
     "openvino": ("openvino", "format and runtime openvino", True),
+    "nncf": ("nncf", "format openvino-int8", False),
     "matplotlib": ("matplotlib", "front.png", True),
 }
 PROGRAMS = {

@@ -227,7 +227,8 @@ def make_variant(root: Path, request: Request, resources: Resources, bench: Benc
     weights = dict(bench.model.named_parameters())
     gradients = load_file(root / "scores" / "gradient.safetensors") if task.score in NEEDS_GRADIENT else {}
     scores = make_scores(task.score, {n: weights[n] for n in task.strategy.sparsity}, gradients)
-    masks = make_masks(scores, task.strategy.sparsity, request.pattern)
+    kinds = {layer.name: layer.kind for layer in layers_of(folder.read_manifest(root))}
+    masks = make_masks(scores, task.strategy.sparsity, request.pattern, kinds)
     checkpoint = folder.variant_folder(root, task.id) / "checkpoint.pt"
     job = Job(masks, bench.train, bench.validation, request.recipe, request.seed, resources.device, checkpoint)
     model = copy.deepcopy(bench.model)

@@ -16,9 +16,12 @@ PROFILE_HELP = "smoke: 64 samples each; quick: 1,024 or 60 s; full: 600 s."
 
 
 HOST = [
-    click.option("--host", metavar="USER@BOARD", help="Measure there, over ssh; it needs python3 and a runtime."),
-    click.option("--ssh-config", type=click.Path(exists=True, dir_okay=False), help="Default: ~/.ssh/config."),
+    click.option("--host", "hosts", metavar="USER@BOARD", multiple=True,
+                 help="Measure there, over ssh; it needs python3 and a runtime. More than once: side by side."),
+    click.option("--ssh-config", type=click.Path(exists=True, dir_okay=False), envvar="MMPRUNE_SSH_CONFIG",
+                 show_envvar=True, help="Default: ~/.ssh/config."),
     click.option("--keep", is_flag=True, help="Leave the folder on the board."),
+    click.option("--pin-clocks", is_flag=True, help="Performance governors (and jetson_clocks) meanwhile; needs root."),
 ]
 
 
@@ -55,6 +58,8 @@ def build_options(command: Command) -> Command:
         click.option("--batch-size", type=COUNT, help="Of fine-tuning. Default: the recipe's."),
         click.option("--formats", metavar="NAME,NAME", help="Default: all that the target runs."),
         click.option("--precision", metavar="NAME,NAME", help="fp32, fp16, int8: of the target's formats, these."),
+        click.option("--calibration", type=click.Path(exists=True, path_type=Path),
+                     help="Folder of images, or .npz, to find int8's ranges on. Default: 256 of the training images."),
         click.option("--profile", type=PROFILE, default="quick", show_default=True, help=PROFILE_HELP),
         click.option("--threads", type=COUNT, help="Of inference while measuring. Default: the target's."),
         *HOST,
@@ -68,6 +73,13 @@ def build_options(command: Command) -> Command:
 def host_options(command: Command) -> Command:
     """A board to measure on."""
     return _add(command, HOST)
+
+
+def jetpack_option(command: Command) -> Command:
+    """What the Jetson runs."""
+    return click.option("--jetpack", metavar="VERSION", default="6.2", show_default=True,
+                        help="Of the Jetson, such as 7.2: its TensorRT's rules are what the files are checked against "
+                             "before they are sent.")(command)
 
 
 def _add(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:

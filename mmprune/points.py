@@ -38,6 +38,7 @@ class Point:
     memory_bytes: int  # the model's own share of it
     ratio: Ratio | None  # to the dense model with the same runtime; None for itself and where it was not measured
     notes: tuple[str, ...]  # what speaks against the samples
+    told: tuple[str, ...]  # what the program that measured said beside the numbers
 
     @property
     def dense(self) -> bool:
@@ -132,7 +133,7 @@ def _point(variant: Variant, artifact: Artifact, m: Measurement, reference: Meas
         p50_s=latency_s(samples, 50) or 0.0, p90_s=latency_s(samples, 90), p99_s=latency_s(samples, 99),
         file_bytes=artifact.file_bytes, download_bytes=artifact.download_bytes, peak_bytes=m.peak_bytes,
         memory_bytes=m.memory_bytes, ratio=compare(m, reference) if reference else None,
-        notes=tuple(stability_notes(m)))
+        notes=tuple(stability_notes(m)), told=m.notes)
 
 
 def pareto(points: Sequence[Point], cost: Callable[[Point], float | None]) -> list[Point]:

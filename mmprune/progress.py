@@ -25,6 +25,12 @@ def bars(quiet: bool) -> Iterator[Progress]:
         show.close()
 
 
+def lines(name: str) -> Progress:
+    """A Progress of lines that begin with a name, for what goes on side by side."""
+    show = _Lines()
+    return lambda stage, item, done, total: show.update(f"{name}: {stage}", item, done, total)
+
+
 class _Bars:
     FORMAT = "{desc} {percentage:3.0f} %|{bar:24}| {n:.1f}/{total} [{elapsed} < {remaining}] {postfix}"
 

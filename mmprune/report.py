@@ -8,8 +8,9 @@ from mmprune import folder
 from mmprune.front import draw
 from mmprune.percentiles import samples_needed
 from mmprune.points import Point, PointsError, Session, read_points, read_session
-from mmprune.records import DENSE, Variant
+from mmprune.records import DENSE, Artifact, Variant
 
+SHOWN = 4  # files that a note names
 HOW = """\
 Each artifact ran with each runtime in a process of its own, all of them alive side by side and started in
 random order; a round gives each a turn of consecutive inferences, in an order drawn anew for every round, while
@@ -38,7 +39,7 @@ def write_report(root: Path) -> Path:
     else:
         draw(root, points)
         sections += [_device(session), _costs(points), "![Accuracy against latency, download and memory](front.png)",
-                     _notes(points),
+                     _notes(points), _files(points, folder.read_artifacts(root)),
                      "## How it was measured\n\n" + HOW.format(p90=samples_needed(90), p99=samples_needed(99))]
     if failures := manifest.get("failures"):
         rows = "\n".join(f"- `{name}`: {text}" for name, text in failures.items())
@@ -146,4 +147,17 @@ def _notes(points: Sequence[Point]) -> str:
         if few:
             rows.append(f"- {len(few)} of {len(points)} have too few samples for p{percentile}: {min(few)} where "
                         f"{need} are needed; measure with a longer profile")
-    return "## Notes on the measurements\n\n" + ("\n".join(rows) if rows else "- none: every measurement was stable")
+    rows = rows or ["- none: every measurement was stable"]
+    rows += [f"- {p.artifact} on {p.runtime} says: {'; '.join(p.told)}" for p in points if p.told]
+    return "## Notes on the measurements\n\n" + "\n".join(rows)
+
+
+def _files(points: Sequence[Point], artifacts: Sequence[Artifact]) -> str:
+    """What the exporters noted on the measured files, each note once."""
+    measured, noted = {p.artifact for p in points}, dict[str, list[str]]()
+    for artifact in artifacts:
+        for note in artifact.notes if artifact.id in measured else ():
+            noted.setdefault(note, []).append(artifact.id)
+    rows = [f"- {note}: {', '.join(ids[:SHOWN])}{f' and {len(ids) - SHOWN} more' if len(ids) > SHOWN else ''}"
+            for note, ids in noted.items()]
+    return "## Notes on the files\n\n" + ("\n".join(rows) if rows else "- none")

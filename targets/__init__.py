@@ -53,7 +53,9 @@ class Target:
 _CPU = {"mmrt": "mmrt", "onnxruntime": "onnx", "openvino": "openvino"}
 _CPU_FORMATS = ("mmrt", "onnx-fp32", "openvino")
 _PI: dict[str, Any] = {"arch": "aarch64", "runtimes": _CPU, "threads": 4, "pattern": "unstructured",
-                       "formats": ("mmrt", "onnx", "openvino")}
+                       "formats": ("mmrt", "onnx-fp32", "onnx-int8", "openvino")}
+_ORIN: dict[str, Any] = {"arch": "aarch64", "runtimes": {"tensorrt": "tensorrt"}, "threads": 1, "pattern": "2:4",
+                         "formats": ("tensorrt-fp16", "tensorrt-int8"), "isa": ("asimd", "asimddp"), "power": "ina3221"}
 
 TARGETS = {t.name: t for t in (
     Target("x86", "x86-64 machines: laptops, servers, edge boxes", "x86_64", _CPU, 1, "unstructured", _CPU_FORMATS,
@@ -64,6 +66,9 @@ TARGETS = {t.name: t for t in (
            isa=("asimd", "asimddp", "asimdhp"), board="Raspberry Pi 5", power="pmic", **_PI),
     Target("raspberry-pi-4", "Raspberry Pi 4: 4 Cortex-A72, without dot product and fp16 arithmetic",
            isa=("asimd",), lacks=("asimddp",), board="Raspberry Pi 4", **_PI),
+    Target("jetson-orin", "Jetson AGX Orin: an Ampere GPU with 2:4 sparse tensor cores", board="AGX Orin", **_ORIN),
+    Target("jetson-orin-nx", "Jetson Orin NX: as AGX Orin, smaller", board="Orin NX", **_ORIN),
+    Target("jetson-orin-nano", "Jetson Orin Nano: as AGX Orin, the smallest", board="Orin Nano", **_ORIN),
 )}
 LOCAL = "local"  # this machine, whatever it is
 

@@ -25,17 +25,15 @@ from mmprune import __version__, folder
 from mmprune.records import Artifact
 from mmprune.runtime_files import runtime_files
 from targets import Target
-from targets.measure import NULL, PROFILES, Profile, is_dense
-from targets.probe import GATE_TEMPERATURE_C, GATE_TIMEOUT_S
+from targets.answers import NULL
+from targets.jobs import GATE, PROBE, PROFILES, SCHEMA, Profile, entry, script_of
+from targets.jobs import job as make_job
 from targets.unpacking import SUFFIX, check_name
 
-SCHEMA = 1
 HERE = Path(__file__).parent
-PROBE, RUN = "probe.py", "bundle_run.py"
+RUN = "bundle_run.py"
 JOB, GOLDEN = "job.json", "golden.npz"
 TIMEOUT_S = 300  # for one answer of one process on the board
-GATE = {"temperature_c": GATE_TEMPERATURE_C, "timeout_s": GATE_TIMEOUT_S}
-SCRIPTS = {"tensorrt": "jetson_run.py"}  # runtime: the program that measures it, where that is not the probe
 MTIME_S = 1577836800  # of every member: 2020-01-01; tar calls 1970 implausible
 XZ_PRESET = 1  # 20 times as fast as the default on weights and 3 % larger; a board needs 1 MiB to unpack it
 
@@ -111,12 +109,11 @@ def make_bundle(root: Path, artifacts: Sequence[Artifact], target: Target, out: 
     for artifact in kept:
         _check(root, artifact)
         files.update({name: root / name for name in artifact.files})
-    scripts = {name: SCRIPTS.get(name, PROBE) for name in runs}
+    scripts = {name: script_of(name) for name in runs}
     files.update({name: HERE / name for name in (PROBE, *scripts.values())})
     threads = target.threads if options.threads is None else options.threads
-    job = {"schema": SCHEMA, "root": ".", "profile": asdict(profile), "timeout_s": TIMEOUT_S, "memory_bytes": None,
-           "entries": [_entry(a, name, threads) for name, found in runs.items() for a in found],
-           "power": target.power or None, "gate": GATE if options.gate else None, "pin_clocks": False,
+    entries = [entry(a, name, threads) for name, found in runs.items() for a in found]
+    job = {**make_job(".", profile, entries, target, TIMEOUT_S), "gate": GATE if options.gate else None,
            "golden": GOLDEN if options.golden else None}
     members = _members(_Contents(target, job, scripts, tuple(notes), files), _golden_bytes(options.golden, kept))
     folder.write_whole(out, lambda part: _write_tar(part, out.name.removesuffix(SUFFIX), members))
@@ -130,11 +127,6 @@ class _Contents:
     scripts: dict[str, str]  # runtime: program
     notes: tuple[str, ...]
     files: dict[str, Path]  # name in the bundle: where it lies here
-
-
-def _entry(artifact: Artifact, runtime: str, threads: int) -> dict[str, Any]:
-    return {"artifact": artifact.id, "path": artifact.path, "files": list(artifact.files), "sha256": artifact.sha256,
-            "runtime": runtime, "threads": threads, "reference": is_dense(artifact.variant)}
 
 
 def _check(root: Path, artifact: Artifact) -> None:

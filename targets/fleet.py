@@ -20,7 +20,8 @@ from mmprune.progress import Progress, quiet
 from mmprune.records import Artifact, Measurement
 from targets import load
 from targets.host import Board, Host, HostError
-from targets.measure import MeasureError, Options, Profile, measure
+from targets.jobs import Profile
+from targets.measure import MeasureError, Options, measure
 
 if sys.version_info >= (3, 11):
     import tomllib

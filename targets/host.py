@@ -26,6 +26,7 @@ PYTHON = (3, 8)  # the oldest that probe.py runs on
 ANSWER_BYTES = 1 << 16  # of remote.py's lines
 TAIL_BYTES = 1 << 14  # of what a command says on stderr, the last are kept
 MAX_TEXT = 2000
+STOPPING_S = 15  # a probe puts back the clocks that it pinned
 CLEANING_S = 60  # remote.py ends processes and removes the folder
 CONNECT_S, ALIVE_S, ALIVE_COUNT = 10, 15, 4
 OPTIONS = {"BatchMode": "yes", "ConnectTimeout": CONNECT_S, "ServerAliveInterval": ALIVE_S,
@@ -72,9 +73,14 @@ class Place:
 
     name: str  # of the machine, for messages
     folder: str
-    python: tuple[str, ...]  # how the probe is started
+    python: str
+    scripts: str  # the folder of probe.py and its like
     ssh: tuple[str, ...] = ()  # what comes before a command there; () on this machine
     environment: dict[str, str] = field(default_factory=dict, repr=False)  # of commands here, ssh among them
+
+    def run(self, script: str) -> tuple[str, str]:
+        """How a program of ours is started there."""
+        return self.python, os.path.join(self.scripts, script)
 
     def command(self, words: tuple[str, ...]) -> list[str]:
         """What to start here so that these words run there, in the folder."""
@@ -166,7 +172,7 @@ def connected(host: Host, need_bytes: int, keep: bool, note: Callable[[str], Non
             try:
                 told = _answer(process, errors, host.name, connecting=True)
                 ssh = (*base, "-o", "ControlMaster=no", "--", host.name)
-                place = Place(host.name, _folder(told, host.name), ("python3", "probe.py"), ssh, environment)
+                place = Place(host.name, _folder(told, host.name), "python3", "", ssh, environment)
                 yield Board(place, printable(str(told.get("machine")))[:60], process, errors)
             finally:
                 _end(process, host.name, keep, note)
@@ -190,7 +196,7 @@ def output(place: Place, words: tuple[str, ...], stdin: str | None) -> Iterator[
         raise HostError(_dropped(place.name, said))
     if code in (-9, 137):
         raise HostError(f"on {place.name}: {_short(words)} was killed, most often because memory ran out; end other "
-                        "programs there, or measure one runtime (what was measured is kept)")
+                        "programs there, or measure one runtime (every part that was finished is kept)")
     if code != 0:
         raise HostError(f"on {place.name}: {_short(words)} ended with {code}: {said}")
 
@@ -211,13 +217,21 @@ def _started(command: list[str], environment: dict[str, str], stdin: Any = subpr
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
         for stream in (process.stdin, process.stdout):
             if stream:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+        if process.poll() is None:
+            _signal(process, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOPPING_S)
+        _signal(process, signal.SIGKILL)  # what it started and left too
+        process.wait()
+
+
+def _signal(process: Any, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def _answer(process: Any, errors: Tail, name: str, connecting: bool = False) -> dict[str, Any]:
@@ -277,8 +291,8 @@ def _last(said: str) -> str:
 
 
 def _dropped(name: str, said: str) -> str:
-    return (f"the connection to {name} dropped ({_last(said)}): what was measured is kept; run the same command again "
-            "to go on")
+    return (f"the connection to {name} dropped ({_last(said)}): every part that was finished is kept; run the same "
+            "command again to go on")
 
 
 def _end(process: Any, name: str, keep: bool, note: Callable[[str], None]) -> None:

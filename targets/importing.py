@@ -14,9 +14,8 @@ from mmprune import folder
 from mmprune.records import Artifact, Measurement
 from targets import TARGETS, mismatch
 from targets.answers import MAX_LINE_BYTES, NULL, ODD, Subject, device_from_row, measurement_from_probe
-from targets.bundle import SCRIPTS
 from targets.conform import MAX_TEXT, conform, strict_json
-from targets.measure import profile_named
+from targets.jobs import SCRIPTS, profile_named
 from targets.probe import RUNTIMES
 from targets.unpacking import SUFFIX, copy, read_members
 

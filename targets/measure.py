@@ -4,7 +4,6 @@ The probe runs on this machine, or on a board that host.py reaches.
 """
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import os
@@ -17,34 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from mmprune import folder
-from mmprune.records import DENSE, Artifact, Device, Measurement
+from mmprune.records import Artifact, Device, Measurement
 from mmprune.runtime_files import runtime_files, runtime_folder
-from targets import LOCAL, Target, load, mismatch
+from targets import LOCAL, Target, jobs, load, mismatch
 from targets import answers as reading
 from targets.answers import NULL, ODD, MeasureError, Subject, short
 from targets.conform import strict_json
 from targets.host import Board, Host, Place, connected, output
+from targets.jobs import Profile
 
-PROBE = Path(__file__).with_name("probe.py")
+HERE = Path(__file__).parent
+PROBE = HERE / jobs.PROBE
 THIS_MACHINE = "this machine"
-
-
-@dataclass(frozen=True)
-class Profile:
-    """How long to measure an artifact: `samples` or `seconds` of them, whichever comes first, and `rounds` rounds."""
-
-    name: str
-    samples: int | None
-    seconds: float
-    rounds: int
-    restarts: int  # fresh processes for all of it: where memory lands differs from process to process
-
-
-PROFILES = {
-    "smoke": Profile("smoke", samples=64, seconds=300, rounds=8, restarts=1),
-    "quick": Profile("quick", samples=1024, seconds=60, rounds=20, restarts=5),
-    "full": Profile("full", samples=None, seconds=600, rounds=50, restarts=5),
-}
 
 
 def _ignore(stage: str, item: str, done: float, total: int) -> None:
@@ -63,14 +46,9 @@ class Options:
     host: str | None = None  # user@name of the board, as ssh takes it; None: this machine is the board
     ssh_config: str | None = None  # ssh's configuration file; None: the user's
     keep: bool = False  # leave the folder on the board
+    pin_clocks: bool = False  # performance governors (and jetson_clocks) while measuring; needs root on the board
     note: Callable[[str], None] = lambda text: None  # gets what is worth telling and no error
     connected: Callable[[Board], None] = lambda board: None  # gets the connection once it stands
-
-
-def profile_named(name: str) -> Profile:
-    if name not in PROFILES:
-        raise ValueError(f"no profile called {name!r} (there are {', '.join(PROFILES)})")
-    return PROFILES[name]
 
 
 def fingerprint(target: str) -> Device:
@@ -95,14 +73,16 @@ def measure(root: Path, artifacts: Sequence[Artifact], target: str, profile: Pro
             raise MeasureError(_elsewhere(family, artifacts, why))
         return _Run(root, place, family, device, emulated).measure(artifacts, profile, options)
     files = _mmrt_files(root, artifacts, family, options)
+    scripts = {jobs.PROBE, *map(jobs.script_of, options.runtimes or family.runtimes)}
+    files.update({name: HERE / name for name in scripts})
     need = [path for a in artifacts if _wanted(a, family, options) for path in (root / name for name in a.files)]
-    bytes_ = sum(path.stat().st_size for path in {*need, *files.values(), PROBE} if path.is_file())
+    bytes_ = sum(path.stat().st_size for path in {*need, *files.values()} if path.is_file())
     with connected(Host(options.host, options.ssh_config), bytes_, options.keep, options.note) as board:
         options.connected(board)
         if board.machine != family.arch:
             raise MeasureError(f"{options.host} is no {family.name}: its processor is {board.machine}, {family.name} "
                                f"has {family.arch}; name its own target")
-        board.send({PROBE.name: PROBE, **files})
+        board.send(files)
         device, emulated = _fingerprint(board.place, family)
         if why := mismatch(family, device):
             raise MeasureError(f"{options.host} is no {family.name}: {why}; name its own target")
@@ -122,7 +102,7 @@ class _Run:
 
     def measure(self, artifacts: Sequence[Artifact], profile: Profile, options: Options) -> list[Measurement]:
         entries = self._entries(artifacts, options)
-        found = [] if options.again else self._session_so_far(entries, profile, options)
+        found = self._session_so_far(entries, profile, options)
         done = {_key(m) for m in found}
         missing = [e for e in entries if _entry_key(e) not in done]
         if not missing:
@@ -134,15 +114,19 @@ class _Run:
                             lambda fraction: options.progress("copy", self.place.name, fraction * 100, 100))
         name = (found[0].session.partition(".")[0] if found else
                 datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S-") + secrets.token_hex(3))
-        parts = max((int(m.session.rpartition(".")[2]) for m in found), default=0)
-        subject = Subject(self.device, self.emulated, profile.name, name, options.commit, parts + 1)
-        job = {"schema": 1, "root": self.place.folder, "profile": dataclasses.asdict(profile), "entries": entries,
-               "timeout_s": options.timeout_s, "memory_bytes": options.memory_bytes}
-        return found + self._run(job, reading.Answers(entries, subject, self.place.name), options)
+        for script in dict.fromkeys(jobs.script_of(e["runtime"]) for e in entries):
+            mine = [e for e in entries if jobs.script_of(e["runtime"]) == script]
+            parts = max((int(m.session.rpartition(".")[2]) for m in found), default=0)
+            subject = Subject(self.device, self.emulated, profile.name, name, options.commit, parts + 1)
+            job = {**jobs.job(self.place.folder, profile, mine, self.family, options.timeout_s),
+                   "memory_bytes": options.memory_bytes, "pin_clocks": options.pin_clocks,
+                   "gate": jobs.GATE if self.board else None}
+            found = found + self._run(script, job, reading.Answers(mine, subject, self.place.name), options)
+        return found
 
-    def _run(self, job: dict[str, Any], answers: reading.Answers, options: Options) -> list[Measurement]:
+    def _run(self, script: str, job: dict[str, Any], answers: reading.Answers, options: Options) -> list[Measurement]:
         made, errors, done = [], [], False
-        with output(self.place, (*self.place.python, "run", "-"), json.dumps(job)) as lines:
+        with output(self.place, (*self.place.run(script), "run", "-"), json.dumps(job)) as lines:
             for row in reading.read_rows(lines, self.place.name):
                 if row["kind"] == "result":
                     made.append(answers.measurement(row))
@@ -172,8 +156,7 @@ class _Run:
         threads = options.threads if options.threads is not None else self.family.threads
         if threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
-        rows = [{"artifact": a.id, "path": a.path, "files": list(a.files), "sha256": a.sha256, "runtime": name,
-                 "threads": threads, "reference": is_dense(a.variant)}
+        rows = [jobs.entry(a, name, threads)
                 for name in names for a in artifacts if formats[name] in (None, a.format)]
         if not rows:
             have = ", ".join(sorted({a.format for a in artifacts})) or "none"
@@ -194,14 +177,18 @@ class _Run:
         return f"{python} -m pip install {'numpy' if runtime == 'mmrt' else runtime}{there}"
 
     def _session_so_far(self, entries: list[dict[str, Any]], profile: Profile, options: Options) -> list[Measurement]:
-        """Of the newest session with nothing but these entries, this device, profile and commit; [] without one."""
+        """Of the newest session with nothing but these entries, this device, profile, clocks and commit; [] without
+        one. To measure again goes on with the last session where that was cut short."""
         wanted = {_entry_key(e) for e in entries}
+        same = (self.device.fingerprint, profile.name, options.commit, options.pin_clocks)
         sessions: dict[str, list[Measurement]] = {}
         for m in folder.read_measurements(self.root):
-            if (m.device.fingerprint, m.profile, m.commit) == (self.device.fingerprint, profile.name, options.commit):
+            if (m.device.fingerprint, m.profile, m.commit, m.pinned_clocks) == same:
                 sessions.setdefault(m.session.partition(".")[0], []).append(m)
         fitting = [found for found in sessions.values() if {_key(m) for m in found} <= wanted]
         whole = [found for found in fitting if {_key(m) for m in found} == wanted]
+        if options.again:
+            return next((found for found in fitting[-1:] if found not in whole), [])
         return (whole or fitting or [[]])[-1]
 
 
@@ -211,11 +198,6 @@ def _key(m: Measurement) -> tuple[str, str, str, int]:
 
 def _entry_key(e: dict[str, Any]) -> tuple[str, str, str, int]:
     return e["artifact"], e["sha256"], e["runtime"], e["threads"]
-
-
-def is_dense(variant_id: str) -> bool:
-    """Whether this is the unpruned reference: its strategy's name begins the id."""
-    return variant_id == DENSE or variant_id.startswith(DENSE + "-")
 
 
 def _formats(family: Target) -> dict[str, str | None]:
@@ -231,13 +213,13 @@ def _wanted(artifact: Artifact, family: Target, options: Options) -> bool:
 def _here(root: Path) -> Place:
     """This machine. mmrt.py, which travels beside the probe to other machines, lies elsewhere on this one."""
     path = os.pathsep.join([str(runtime_folder()), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return Place(THIS_MACHINE, str(root.resolve()), (sys.executable, str(PROBE)),
+    return Place(THIS_MACHINE, str(root.resolve()), sys.executable, str(HERE),
                  environment={**os.environ, "PYTHONPATH": path})
 
 
 def _fingerprint(place: Place, family: Target) -> tuple[Device, bool]:
     """What the device is, and whether it is an emulator. MeasureError where it says something else."""
-    with output(place, (*place.python, "fingerprint", "--target", family.name), None) as lines:
+    with output(place, (*place.run(jobs.PROBE), "fingerprint", "--target", family.name), None) as lines:
         line = lines.read(1 << 20)
     try:
         return reading.device_from_row(strict_json(line))
@@ -272,6 +254,3 @@ def _exclusively(path: Path) -> Iterator[None]:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
-
-def _measurement(row: dict[str, Any], device: Device, profile: Profile, session: str, options: Options) -> Measurement:
-    return reading.measurement_from_probe(row, Subject(device, False, profile.name, session, options.commit))

@@ -23,7 +23,8 @@ from exporters.to_sparse import write_mmrt
 from mmprune import folder
 from mmprune.points import PointsError, read_points
 from targets.host import HostError
-from targets.measure import MeasureError, Options, Profile, measure
+from targets.jobs import Profile
+from targets.measure import MeasureError, Options, measure
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(
     shutil.which("aarch64-linux-gnu-g++") is None,

@@ -25,7 +25,7 @@ from mmprune.report import table
 from targets import TARGETS, answers, bundle_run, importing, load, mismatch, unpacking
 from targets.bundle import BundleError, Golden, Options, golden, make_bundle
 from targets.importing import ResultsError, describe, import_results
-from targets.measure import PROFILES, Profile
+from targets.jobs import PROFILES, Profile
 from targets.unpacking import UnpackError, unpack
 
 RUN = Path(bundle_run.__file__)

@@ -12,7 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from exporters import tensorrt_parser
-from exporters.check_tensorrt import INTEGER_OPERATORS, JETPACKS, LEVELS, check, has_pattern24, sparse24, tensorrt_of
+from exporters.check_tensorrt import INTEGER_OPERATORS, LEVELS, check
+from exporters.jetpack import JETPACKS, tensorrt_of
+from exporters.sparse24 import has_pattern24, sparse24
 from exporters.tensorrt_parser import ParserError, ParserVerdict, describe, parse
 
 TENSORRT_PYTHON = os.environ.get("MMPRUNE_TENSORRT_PYTHON", sys.executable)  # one that has tensorrt_rtx

@@ -206,7 +206,27 @@ def test_what_users_get_wrong(toy, tmp_path):
     fails(2, "[kinds] 'conv' = [0.9, 0.1]; it needs [low, high]", *build("--model", MODEL, "--ranges", ranges))
     fails(2, "torch cannot use 'cuda:77' here", *build("--model", MODEL, "--device", "cuda:77"))
     fails(2, "no pattern called '3:4'", *build("--model", MODEL, "--pattern", "3:4"))
+    fails(2, "'nowhere' does not exist", *build("--model", MODEL, "--calibration", "nowhere"))
+    fails(1, f"no calibration images at {tmp_path}: give a folder of images",
+          *build("--model", MODEL, "--precision", "int8", "--calibration", tmp_path))
+    fails(2, "'int4' is none of this target's (mmrt: fp32", *build("--model", MODEL, "--precision", "int4"))
     assert not (out / "manifest.json").exists()
+
+
+def test_all_precisions_are_points_of_one_front(toy, tmp_path):
+    out, images = tmp_path / "out", tmp_path / "images"
+    images.mkdir()
+    for i in range(20):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (8, 9), np.uint8)).save(images / f"{i}.png")
+    words = ["--strategies", "min", "--formats", "onnx-fp32,onnx-int8,openvino-fp16", "--out", out]
+    done = mmprune(*arguments(toy, tmp_path, *words, "--calibration", images))
+    assert done.code == 0, done.stderr
+    rows = {line.partition("  ")[0] for line in done.stdout.splitlines()}
+    assert rows >= {f"{name}, {precision}" for name in ("min", "dense") for precision in ("fp32", "int8", "fp16")}
+    records = [json.loads(p.read_text()) for p in out.glob("variants/*/onnx-int8.json")]
+    assert len(records) == 2 and all("calibrated on 20 images" in " ".join(r["notes"]) for r in records)
+    done = mmprune(*arguments(toy, tmp_path, *words, "--formats", "onnx-fp32", "--calibration", images))
+    assert f"note: {images} is not read: no int8 is made (--precision int8)" in done.stderr
 
 
 def test_another_run_in_the_same_folder(small, toy):

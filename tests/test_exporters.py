@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,9 @@ from mmprune.layers import find_layers
 from mmprune.records import Variant
 
 PAIRS = wanted_formats(list(FORMATS))
+NEEDS = {("openvino", "int8"): "nncf"}
+ALL = [pytest.param(f, p, marks=[] if find_spec(NEEDS.get((f, p), "onnx")) else pytest.mark.skip("nncf is missing"))
+       for f in FORMATS for p in load(f).PRECISIONS]
 
 
 def make_variant(name="v1", seed=0):
@@ -42,10 +46,11 @@ def make_subject(root, variant, images=20):
         for w in (model.conv1.weight, model.conv2.weight, model.fc.weight):
             w[w.abs() <= w.abs().flatten().kthvalue(w.numel() // 2).values] = 0
     split = ToySplit(images, 3)
-    return Subject(variant, model, root, find_layers(model, INPUT_SHAPE), split.images.numpy(), split.labels.numpy())
+    return Subject(variant, model, root, find_layers(model, INPUT_SHAPE), split.images.numpy(), split.labels.numpy(),
+                   ToySplit(30, 1).images.numpy())
 
 
-@pytest.mark.parametrize(("format", "precision"), PAIRS)
+@pytest.mark.parametrize(("format", "precision"), ALL)
 def test_every_format_keeps_the_contract(format, precision, tmp_path):
     subject = make_subject(tmp_path, make_variant())
     artifact = export_one(subject, format, precision)
@@ -66,7 +71,7 @@ def test_every_format_keeps_the_contract(format, precision, tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
-@pytest.mark.parametrize(("format", "precision"), PAIRS)
+@pytest.mark.parametrize(("format", "precision"), ALL)
 def test_a_second_export_does_nothing_and_a_cut_off_file_is_made_again(format, precision, tmp_path):
     subject = make_subject(tmp_path, make_variant())
     first = export_one(subject, format, precision)
@@ -199,17 +204,18 @@ def test_two_processes_make_the_same_files(tmp_path):
 
 def test_wanted_formats():
     assert wanted_formats(["onnx", "openvino-fp16"]) == (("onnx", "fp32"), ("openvino", "fp16"))
-    with pytest.raises(ValueError, match=r"openvino has no precision 'int8' \(there are fp32, fp16\)"):
-        wanted_formats(["openvino-int8"])
+    assert wanted_formats(["onnx-int8"]) == (("onnx", "int8"),), "int8 has to be asked for"
+    with pytest.raises(ValueError, match=r"openvino has no precision 'int4' \(there are fp32, fp16, int8\)"):
+        wanted_formats(["openvino-int4"])
 
 
 def test_an_unknown_format_is_named_with_the_known_ones():
-    message = r"no format called 'onx' \(there are onnx, openvino, mmrt\); did you mean 'onnx'\?"
+    message = r"no format called 'onx' \(there are onnx, openvino, tensorrt, mmrt\); did you mean 'onnx'\?"
     with pytest.raises(ValueError, match=message):
         load("onx")
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name != "mmrt"])  # our own: no package brings it
+@pytest.mark.parametrize("name", ["onnx", "openvino"])  # the others need no package of their name
 def test_a_missing_package_is_named_with_its_command(name, monkeypatch):
     for module in (FORMATS[name], "exporters.to_onnx"):
         monkeypatch.delitem(sys.modules, module, raising=False)
@@ -237,6 +243,8 @@ def test_subject_refuses_what_does_not_fit(tmp_path):
         replace(subject, labels=subject.labels[:3])
     with pytest.raises(ValueError, match=r"images must be \(N, C, H, W\) float32"):
         replace(subject, images=subject.images.astype(np.float64))
+    with pytest.raises(ValueError, match=r"calibration images must be \(1, 8, 9\) float32 like the images, got \(9, 8"):
+        replace(subject, calibration=subject.images.swapaxes(1, 3))
     with pytest.raises(ValueError, match="training mode"):
         replace(subject, model=SmallNet())
 

@@ -27,7 +27,8 @@ from mmprune.masks import make_masks
 def job_for(bench, recipe, **changes):
     weights = {"conv1.weight": bench.model.conv1.weight, "conv2.weight": bench.model.conv2.weight}
     scores = {n: w.detach().abs() for n, w in weights.items()}
-    masks = make_masks(scores, {"conv1.weight": 0.3, "conv2.weight": 0.7}, "unstructured")
+    sparsity = {"conv1.weight": 0.3, "conv2.weight": 0.7}
+    masks = make_masks(scores, sparsity, "unstructured", dict.fromkeys(scores, "conv"))
     return Job(masks, bench.train, bench.validation, recipe, 0, **changes)
 
 

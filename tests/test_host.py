@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from fake_ssh import FakeBoard
 from families import made_family
+from test_cli import mmprune
 
 from mmprune import folder
 from targets import fleet, remote
 from targets.host import REMOTE, Host, HostError, connected, output
-from targets.measure import MeasureError, Options, Profile, measure
+from targets.jobs import Profile
+from targets.measure import MeasureError, Options, measure
 from targets.unpacking import UnpackError
 
 TINY = Profile("smoke", samples=8, seconds=10, rounds=2, restarts=1)
@@ -292,6 +294,34 @@ def test_a_fleet_measures_side_by_side_and_one_failure_stops_no_other(board, fam
     assert len(folder.read_measurements(family[0])) == 4
     assert all(told[-1] == ("measure", "part 1", 100, 100) for told in steps.values())
     assert board.left == []
+
+
+def test_several_hosts_from_the_command_line(board, family, tmp_path):
+    root, _ = family
+    words = ("bench", root, "--runtime", "null", "--profile", "smoke", "--quiet")
+    hosts = ("--target", "x86", "--host", "one", "--host", "two")
+    done = mmprune(*words, *hosts)
+    assert "the 4 measurements in" in done.stderr and "are fixture" in done.stderr  # of the runtime that only sleeps
+    assert "one (x86): 2 measurements" in done.stderr and "two (x86): 2 measurements" in done.stderr
+    (tmp_path / "fleet.toml").write_text(FLEET.replace("pi@two", "pi@three").replace("local", "raspberry-pi-5"))
+    done = mmprune(*words, "--fleet", tmp_path / "fleet.toml")
+    assert (done.code, "1 of 2 boards could not be measured: pi@three;" in done.stderr) == (1, True), done.stderr
+    assert "pi@one (x86): 2 measurements" in done.stderr and "pi@three is no raspberry-pi-5" in done.stderr
+    assert mmprune("bench", root).code == mmprune(*words, *hosts, "--fleet", tmp_path / "fleet.toml").code == 2
+
+
+def test_to_measure_again_goes_on_where_that_was_cut_short(board, family):
+    root, artifacts = family
+    first = over_ssh((root, artifacts), again=True)
+    lines = (root / folder.MEASUREMENTS).read_text().splitlines(keepends=True)
+    (root / folder.MEASUREMENTS).write_text(lines[0])
+    second = over_ssh((root, artifacts), again=True)
+    assert {m.session.partition(".")[0] for m in second} == {first[0].session.partition(".")[0]}
+    assert second[0] == first[0]
+    third = over_ssh((root, artifacts), again=True)
+    assert third[0].session.partition(".")[0] != first[0].session.partition(".")[0]
+    pinned = over_ssh((root, artifacts), pin_clocks=False)
+    assert [m.session for m in pinned] == [m.session for m in third]  # a whole session is not measured anew
 
 
 def test_an_interrupt_of_a_fleet_ends_all(board, family):

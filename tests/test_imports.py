@@ -14,6 +14,11 @@ ALLOWED = {  # package: which of ours it may import
     "targets": {"targets", "mmprune"},
 }
 OURS = {*ALLOWED, "benchmarks"}
+TRAVELLERS = {  # programs that run on a board: what they may import beside the standard library
+    "probe.py": {"numpy", "onnxruntime", "openvino", "mmrt"},
+    "bundle_run.py": {"numpy", "onnxruntime", "openvino"},
+    "jetson_run.py": {"numpy", "probe", "tensorrt"},
+}
 HEAVY = ("torch", "timm", "onnx", "onnxruntime", "openvino", "numpy", "matplotlib", "PIL")
 
 
@@ -37,9 +42,16 @@ def test_direction(path):
     allowed = ALLOWED[package]
     if path.name == "cli.py":
         allowed = {"mmprune", "exporters", "targets"}  # the one place that looks outward
-    if path.name == "probe.py":
-        allowed = set()  # travels alone
+    if path.name in TRAVELLERS:
+        allowed = set()
     assert imports(path) & OURS <= allowed
+
+
+@pytest.mark.parametrize("name", TRAVELLERS)
+def test_what_travels_needs_an_old_python_and_next_to_nothing(name):
+    path = ROOT / "targets" / name
+    ast.parse(path.read_text(), feature_version=(3, 8))
+    assert imports(path) - sys.stdlib_module_names <= TRAVELLERS[name]
 
 
 def test_the_cli_loads_nothing_heavy():

@@ -15,7 +15,8 @@ from mmprune.points import PointsError, read_points
 from targets import answers as reading
 from targets.answers import Answers, Subject, device_from_row, read_rows
 from targets.host import HostError, output
-from targets.measure import PROFILES, MeasureError, Options, Profile, _here, fingerprint, measure, profile_named
+from targets.jobs import PROFILES, Profile, profile_named
+from targets.measure import MeasureError, Options, _here, fingerprint, measure
 
 TINY = Profile("smoke", samples=8, seconds=10, rounds=2, restarts=1)
 NULL = Options(runtimes=("null",), commit="abc")
@@ -124,13 +125,14 @@ def test_an_interrupt_ends_the_probe_and_its_children(tmp_path, artifacts):
 def test_a_probe_that_fails_says_so(tmp_path):
     place = _here(tmp_path)
     with pytest.raises(HostError, match=r"on this machine: probe.py run ended with 1: .*schema 1, not 7"), \
-            output(place, (*place.python, "run", "-"), '{"schema": 7}') as lines:
+            output(place, (*place.run("probe.py"), "run", "-"), '{"schema": 7}') as lines:
         lines.read()
 
 
 @pytest.mark.parametrize(("target", "format", "way_out"), [
     ("raspberry-pi-5", "onnx", "; --target local measures this machine instead"),
     ("raspberry-pi-4", "openvino", "; --target local measures this machine instead"),
+    ("jetson-orin", "tensorrt", ""),
 ])
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="needs a machine that is none of these boards")
 def test_a_machine_that_is_not_the_target_is_refused_with_a_way_out(tmp_path, artifacts, target, format, way_out):

@@ -7,6 +7,7 @@ from families import made_artifact, made_measurement, made_variant
 
 from mmprune.compare import compare, stability_notes
 from mmprune.percentiles import latency_s, samples_needed, slower_allowed
+from mmprune.records import Gate
 
 TABLE_90 = {64: 1, 100: 3, 200: 10, 500: 34, 662: 48, 1024: 80, 5000: 450, 24576: 2348}
 TABLE_99 = {662: 1, 1024: 3, 5000: 33, 24576: 209}
@@ -91,5 +92,12 @@ def test_instability_is_said(artifacts):
     wild = dataclasses.replace(calm, latencies_s=((0.01,) * 9 + (0.03,),) * 10, throttled=True)
     text = "\n".join(stability_notes(wild))
     assert "standard deviation" in text and "slowest sample" in text and "throttled" in text
+    hot = dataclasses.replace(wild, throttled_rounds=(3, 7), gate=Gate(50.0, 120.0, 121.5, 71.2, 0.25, reached=False))
+    text = "\n".join(stability_notes(hot))
+    assert "the device throttled in 2 of 10 rounds" in text
+    assert "not idle and cool after 122 s of waiting: 71 °C where 50 were wanted, 25% of its cores busy" in text
+    assert stability_notes(dataclasses.replace(calm, gate=Gate(50.0, 120.0, 3.0, 41.0, 0.0, reached=True))) == []
+    blind = dataclasses.replace(calm, gate=Gate(50.0, 120.0, 120.0, None, None, reached=False))
+    assert "in a state that it does not tell" in stability_notes(blind)[0]
     rising = dataclasses.replace(calm, latencies_s=tuple((0.01 + 0.0001 * i,) * 4 for i in range(20)))
     assert any(note.startswith("drift: the last tenth is 18% slower") for note in stability_notes(rising))

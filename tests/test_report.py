@@ -1,7 +1,9 @@
 """The report says what the records say, in the units that people read."""
 
+from dataclasses import replace
+
 import pytest
-from families import made_family
+from families import made_family, made_measurement
 
 from mmprune import folder
 from mmprune.points import read_points
@@ -24,6 +26,16 @@ def test_the_report_has_what_was_asked_what_came_out_and_what_it_costs(family):
         assert line in text
     assert "800 train, 100 validation, 100 test images" in text and "mmprune build" in text
     assert (family / "front.png").is_file()
+
+
+def test_what_export_and_board_say_stands_beside_the_numbers(tmp_path):
+    dense, _ = made_family(tmp_path, [("dense", 0.90, 0.0, 0.010), ("uniform", 0.88, 0.5, 0.008)])
+    folder.write_artifact(tmp_path, replace(dense, notes=("12 all-zero channels removed",)))
+    (tmp_path / folder.MEASUREMENTS).unlink()
+    measured = made_measurement(dense, 0.01)
+    folder.append_measurement(tmp_path, replace(measured, notes=("57 layers eligible, 0 sparse",)))
+    text = write_report(tmp_path).read_text()
+    assert f"- {dense.id} on onnxruntime says: 57 layers eligible, 0 sparse" in text
 
 
 def test_failures_are_told(family):
@@ -50,3 +62,13 @@ def test_the_table_is_aligned(family):
     assert lines[0].split("  ")[0] == "variant" and lines[0].endswith("file MiB  download MiB")
     assert len({len(line) for line in lines}) == 1
     assert lines[2].split()[:6] == ["uniform,", "f32", "onnxruntime", "50.0", "88.00", "8.00"]
+
+
+def test_notes_on_files_are_told_once_for_all_that_were_measured(family):
+    for artifact in folder.read_artifacts(family):
+        folder.write_artifact(family, replace(artifact, notes=("calibrated on 7 images",)))
+    other = replace(artifact, id=f"{artifact.variant}/onnx-int8", precision="int8", notes=("not measured",))
+    folder.write_artifact(family, other)
+    text = write_report(family).read_text()
+    assert "## Notes on the files\n\n- calibrated on 7 images: dense-0001/onnx-f32, uniform-0001/onnx-f32\n" in text
+    assert "not measured" not in text.partition("## Notes on the files")[2]

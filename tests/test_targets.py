@@ -30,6 +30,12 @@ def test_every_target_is_whole(name):
     ("raspberry-pi-5", PI_5, ""),
     ("raspberry-pi-4", PI_4, ""),
     ("raspberry-pi-5", ORIN, "it calls itself 'NVIDIA Jetson Orin Nano Developer Kit', which is no Raspberry Pi 5"),
+    ("jetson-orin-nano", ORIN, ""),
+    ("jetson-orin-nx", ORIN, "it calls itself 'NVIDIA Jetson Orin Nano Developer Kit', which is no Orin NX"),
+    ("jetson-orin", ORIN, "it calls itself 'NVIDIA Jetson Orin Nano Developer Kit', which is no AGX Orin"),
+    ("jetson-orin", dataclasses.replace(PI_5, board="NVIDIA Jetson AGX Orin Developer Kit"), ""),
+    ("jetson-orin-nx", dataclasses.replace(
+        PI_5, board="NVIDIA Jetson Orin NX Engineering Reference Developer Kit"), ""),
     ("x86-avx2", N100, ""),
     ("raspberry-pi-4", PI_5, "it calls itself 'Raspberry Pi 5 Model B Rev 1.0', which is no Raspberry Pi 4"),
     ("raspberry-pi-5", dataclasses.replace(PI_5, isa=("asimd",)), "its processor lacks asimddp, asimdhp"),

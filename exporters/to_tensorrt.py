@@ -1,0 +1,38 @@
+"""A variant as an ONNX file that TensorRT builds its engine from, on the board: typed, because TensorRT 11 has no
+precision flags. No NVIDIA package is needed here.
+
+fp16  FP16 weights and activations, float32 input and logits
+int8  Q/DQ at the inputs and outputs of products; symmetric, since the parser takes no other zero point than 0 and no
+      INT32 bias
+"""
+
+from collections.abc import Callable
+
+import onnx
+
+from exporters import ExportError, calibration
+from exporters.artifact import finish
+from exporters.quantize import quantize_for_tensorrt, to_fp16
+from exporters.run import export_one
+from exporters.subject import Subject
+from exporters.to_onnx import open_exact, write_typed
+from mmprune.records import Artifact
+
+PRECISIONS = ("fp32", "fp16", "int8")
+open_file = open_exact  # on ONNX Runtime: it checks the file here; the board builds an engine from it
+
+
+def export(subject: Subject, precision: str) -> Artifact:
+    """Write, check and record the file; makes the ONNX file first if absent. ExportError, VerifyError as to_onnx."""
+    if precision not in PRECISIONS:
+        raise ExportError(f"tensorrt has no precision '{precision}' (there are {', '.join(PRECISIONS)})")
+    label = f"{subject.variant.id}/tensorrt-{precision}"
+    make: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
+        "fp32": lambda model: model,
+        "fp16": to_fp16,
+        "int8": lambda model: quantize_for_tensorrt(model, calibration.images_of(subject, label)),
+    }
+    source = export_one(subject, "onnx", "fp32")
+    model = make[precision](onnx.load(subject.root / source.path))
+    made = write_typed(subject, source, model, ("tensorrt", precision))
+    return finish(subject, made, open_file(made.files[0]))
