@@ -1,6 +1,6 @@
 """Writes report.md: what was asked, what came out, what it costs on the device, and how that was measured."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,16 +148,21 @@ def _notes(points: Sequence[Point]) -> str:
             rows.append(f"- {len(few)} of {len(points)} have too few samples for p{percentile}: {min(few)} where "
                         f"{need} are needed; measure with a longer profile")
     rows = rows or ["- none: every measurement was stable"]
-    rows += [f"- {p.artifact} on {p.runtime} says: {'; '.join(p.told)}" for p in points if p.told]
+    rows += _once((note, f"{p.artifact} on {p.runtime}") for p in points for note in p.told)
     return "## Notes on the measurements\n\n" + "\n".join(rows)
 
 
 def _files(points: Sequence[Point], artifacts: Sequence[Artifact]) -> str:
-    """What the exporters noted on the measured files, each note once."""
-    measured, noted = {p.artifact for p in points}, dict[str, list[str]]()
-    for artifact in artifacts:
-        for note in artifact.notes if artifact.id in measured else ():
-            noted.setdefault(note, []).append(artifact.id)
-    rows = [f"- {note}: {', '.join(ids[:SHOWN])}{f' and {len(ids) - SHOWN} more' if len(ids) > SHOWN else ''}"
-            for note, ids in noted.items()]
+    """What the exporters noted on the measured files."""
+    measured = {p.artifact for p in points}
+    rows = _once((note, a.id) for a in artifacts if a.id in measured for note in a.notes)
     return "## Notes on the files\n\n" + ("\n".join(rows) if rows else "- none")
+
+
+def _once(notes: Iterable[tuple[str, str]]) -> list[str]:
+    """A line for each note, with those of whom it is said."""
+    noted = dict[str, list[str]]()
+    for note, name in notes:
+        noted.setdefault(note, []).append(name)
+    return [f"- {note}: {', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''}"
+            for note, names in noted.items()]

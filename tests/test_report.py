@@ -35,7 +35,7 @@ def test_what_export_and_board_say_stands_beside_the_numbers(tmp_path):
     measured = made_measurement(dense, 0.01)
     folder.append_measurement(tmp_path, replace(measured, notes=("57 layers eligible, 0 sparse",)))
     text = write_report(tmp_path).read_text()
-    assert f"- {dense.id} on onnxruntime says: 57 layers eligible, 0 sparse" in text
+    assert f"- 57 layers eligible, 0 sparse: {dense.id} on onnxruntime" in text
 
 
 def test_failures_are_told(family):
