@@ -106,19 +106,23 @@ struct Sparse {
 SparseRange pack_sparse(const LinearDesc& d, const RowRange& range, int channels_per_block) {
     const int channels = d.x.count / d.groups, taps = int(d.taps.size()), rows = range.end - range.begin;
     const int n_blocks = (channels + channels_per_block - 1) / channels_per_block;
-    std::vector<std::vector<Nonzero>> cells(size_t(n_blocks) * rows);
+    std::vector<Nonzero> all;    // row by row, block by block
+    std::vector<size_t> begins;  // of each block of each row
     RowReader reader(d.weights, d.y.count, int64_t(channels) * taps);
     reader.skip(range.begin);
     std::vector<float> row(size_t(channels) * taps);
     for (int r = 0; r < rows; ++r) {
         reader.next(row.data());
-        for (int c = 0; c < channels; ++c)
+        for (int c = 0; c < channels; ++c) {
+            if (c % channels_per_block == 0) begins.push_back(all.size());
             for (int t = 0; t < taps; ++t)
-                if (float value = row[size_t(c) * taps + t]; value != 0)
-                    cells[size_t(c / channels_per_block) * rows + r].push_back({byte_offset(d, int64_t(range.group) * channels + c, t), value});
+                if (float value = row[size_t(c) * taps + t]; value != 0) all.push_back({byte_offset(d, int64_t(range.group) * channels + c, t), value});
+        }
     }
+    begins.push_back(all.size());
     SparseRange out;
     out.rows = range;
+    out.nonzeros.reserve(all.size());
     for (int b = 0; b < n_blocks; ++b) {
         SparseBlock block;
         block.first = b == 0;
@@ -126,18 +130,17 @@ SparseRange pack_sparse(const LinearDesc& d, const RowRange& range, int channels
         block.nonzeros = int64_t(out.nonzeros.size());
         std::vector<int> order(rows);
         std::iota(order.begin(), order.end(), 0);
-        auto count = [&](int r) { return cells[size_t(b) * rows + r].size(); };
+        auto cell = [&](int r) { return size_t(r) * n_blocks + b; };
+        auto count = [&](int r) { return begins[cell(r) + 1] - begins[cell(r)]; };
         std::stable_sort(order.begin(), order.end(), [&](int i, int j) { return count(i) < count(j); });
         for (int r : order) {
             if (count(r) == 0 && !block.first && !block.last) continue;
             block.rows.push_back(range.begin + r);
             block.counts.push_back(int32_t(count(r)));
-            auto& cell = cells[size_t(b) * rows + r];
-            out.nonzeros.insert(out.nonzeros.end(), cell.begin(), cell.end());
+            out.nonzeros.insert(out.nonzeros.end(), all.begin() + begins[cell(r)], all.begin() + begins[cell(r) + 1]);
         }
         if (!block.rows.empty()) out.blocks.push_back(std::move(block));
     }
-    out.nonzeros.shrink_to_fit();
     return out;
 }
 
