@@ -7,7 +7,8 @@ A folder holds one identity, and the same command on it goes on where it was kil
 import copy
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -129,9 +130,7 @@ def build_family(make_bench: Callable[[], Bench], request: Request, root: Path, 
     A variant whose training diverged is left out; the manifest's "failures" says why.
     FolderError when the folder holds another family or is in use.
     """
-    with folder.locked(root):
-        if resources.threads:
-            torch.set_num_threads(resources.threads)
+    with folder.locked(root), _torch_threads(resources.threads):
         bench = make_bench()
         manifest = claim(root, plan_family(bench, request))
         make_dense(root, manifest, bench, resources.device)
@@ -154,6 +153,17 @@ def build_family(make_bench: Callable[[], Bench], request: Request, root: Path, 
         run_tasks(setup, make, open_tasks, resources.jobs, report)
         folder.write_json(root / folder.MANIFEST, {**manifest, "failures": failures})
     return folder.read_variants(root)
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    """So many of torch's threads, and what there were before afterwards: sums, and so trained bits, depend on them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def claim(root: Path, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,12 @@ def test_records_say_what_the_files_hold(tmp_path):
         assert torch.equal(model.conv2.weight, state["conv2.weight"])
 
 
+def test_the_threads_of_the_caller_s_torch_stay(tmp_path):
+    before = torch.get_num_threads()
+    build_family(make_bench, REQUEST, tmp_path, Resources(threads=before + 1))
+    assert torch.get_num_threads() == before
+
+
 def test_same_command_same_bits_and_nothing_is_done_twice(tmp_path):
     build_family(make_bench, REQUEST, tmp_path / "a", Resources(threads=1))
     build_family(make_bench, REQUEST, tmp_path / "b", Resources(threads=1))

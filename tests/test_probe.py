@@ -475,7 +475,8 @@ def pinned_run(tmp_path, root):
     job = {"schema": 1, "root": str(tmp_path), "profile": {**TINY, "samples": None, "seconds": 300, "rounds": 9999},
            "entries": [entry(tmp_path, "a")], "pin_clocks": True, "sysroot": root}
     (tmp_path / "job.json").write_text(json.dumps(job))
-    code = ("import signal, runpy, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); del sys.argv[0]; "  # not nohup's
+    code = ("import signal, runpy, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); "  # not as nohup leaves them
+            "signal.signal(signal.SIGINT, signal.default_int_handler); del sys.argv[0]; "
             "runpy.run_path(sys.argv[0], run_name='__main__')")
     with subprocess.Popen([sys.executable, "-c", code, str(PROBE), "run", str(tmp_path / "job.json")],
                           stdout=subprocess.PIPE) as process:
