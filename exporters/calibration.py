@@ -16,7 +16,7 @@ from mmprune.npz_images import read_npz
 from mmprune.pixels import Lazy
 from mmprune.records import Preprocess
 
-COUNT = 256  # NNCF takes 300, TensorRT's old calibrators 500; the largest values change little beyond some 100
+COUNT = 256  # NNCF takes 300, TensorRT's old calibrators 500
 BATCH = 64
 SHOWN = 3  # names in a note
 

@@ -51,9 +51,9 @@ def quantize_for_onnxruntime(model: onnx.ModelProto, images: np.ndarray) -> onnx
     """ONNX Runtime's own static quantization, which is what its users get: uint8 activations, INT32 biases.
 
     images  (N, C, H, W) float32, normalized
-    Weights use 7 of the 8 bits: processors without VNNI add two products in 16 bits, which 8 bits overflow. So the file
-    answers the same on every device. On one without VNNI the embedded model agrees with torch on 99.7 % of validation
-    images and tf_efficientnet_lite0 on 86.8 %, with 8 bits on 96.3 % and 73.6 % (benchmarks/int8_settings.py).
+    Weights use 7 of the 8 bits: processors without VNNI add two products in 16 bits, which 8 bits overflow. There
+    the embedded model agrees with torch on 99.7 % of validation images and tf_efficientnet_lite0 on 86.8 %, with 8 bits
+    on 96.3 % and 73.6 % (benchmarks/int8_settings.py).
     With attention only products are quantized: sums and norms of a transformer do not stand it.
     """
     net = read_net(model)

@@ -292,7 +292,7 @@ def _last(said: str) -> str:
 
 def _dropped(name: str, said: str) -> str:
     return (f"the connection to {name} dropped ({_last(said)}): every part that was finished is kept; run the same "
-            "command again to go on")
+            "command again")
 
 
 def _end(process: Any, name: str, keep: bool, note: Callable[[str], None]) -> None:

@@ -102,7 +102,7 @@ class _Run:
 
     def measure(self, artifacts: Sequence[Artifact], profile: Profile, options: Options) -> list[Measurement]:
         entries = self._entries(artifacts, options)
-        found = self._session_so_far(entries, profile, options)
+        found = [] if options.again else self._session_so_far(entries, profile, options)
         done = {_key(m) for m in found}
         missing = [e for e in entries if _entry_key(e) not in done]
         if not missing:
@@ -140,8 +140,8 @@ class _Run:
                     options.progress(stage, item, fraction * 100, 100)
                 done = row["kind"] == "done"
         if errors or not done:
-            raise MeasureError("\n".join(errors) or f"on {self.place.name} the probe ended before it was done; what "
-                               "was measured is kept, run the same command again")
+            raise MeasureError("\n".join(errors) or f"on {self.place.name} the probe ended before it was done; every "
+                               "part that was finished is kept, run the same command again")
         return made
 
     def _entries(self, artifacts: Sequence[Artifact], options: Options) -> list[dict[str, Any]]:
@@ -177,8 +177,7 @@ class _Run:
         return f"{python} -m pip install {'numpy' if runtime == 'mmrt' else runtime}{there}"
 
     def _session_so_far(self, entries: list[dict[str, Any]], profile: Profile, options: Options) -> list[Measurement]:
-        """Of the newest session with nothing but these entries, this device, profile, clocks and commit; [] without
-        one. To measure again goes on with the last session where that was cut short."""
+        """Of the newest session with nothing but these entries, this device, profile, clocks and commit; or []."""
         wanted = {_entry_key(e) for e in entries}
         same = (self.device.fingerprint, profile.name, options.commit, options.pin_clocks)
         sessions: dict[str, list[Measurement]] = {}
@@ -187,8 +186,6 @@ class _Run:
                 sessions.setdefault(m.session.partition(".")[0], []).append(m)
         fitting = [found for found in sessions.values() if {_key(m) for m in found} <= wanted]
         whole = [found for found in fitting if {_key(m) for m in found} == wanted]
-        if options.again:
-            return next((found for found in fitting[-1:] if found not in whole), [])
         return (whole or fitting or [[]])[-1]
 
 
