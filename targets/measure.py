@@ -47,6 +47,7 @@ class Options:
     ssh_config: str | None = None  # ssh's configuration file; None: the user's
     keep: bool = False  # leave the folder on the board
     pin_clocks: bool = False  # performance governors (and jetson_clocks) while measuring; needs root on the board
+    gate: bool = True  # wait on a board until it is idle and cool
     note: Callable[[str], None] = lambda text: None  # gets what is worth telling and no error
     connected: Callable[[Board], None] = lambda board: None  # gets the connection once it stands
 
@@ -120,7 +121,7 @@ class _Run:
             subject = Subject(self.device, self.emulated, profile.name, name, options.commit, parts + 1)
             job = {**jobs.job(self.place.folder, profile, mine, self.family, options.timeout_s),
                    "memory_bytes": options.memory_bytes, "pin_clocks": options.pin_clocks,
-                   "gate": jobs.GATE if self.board else None}
+                   "gate": jobs.GATE if self.board and options.gate else None}
             found = found + self._run(script, job, reading.Answers(mine, subject, self.place.name), options)
         return found
 

@@ -80,7 +80,7 @@ def there(config: Path, command: str) -> str:
 
 def test_emulated_pi_5_runs_both_runtimes_and_answers_as_x86_does(family, pi5):
     (root, artifacts), notes = family, []
-    options = Options(threads=1, host="pi", ssh_config=str(pi5), keep=True, note=notes.append)
+    options = Options(threads=1, gate=False, host="pi", ssh_config=str(pi5), keep=True, note=notes.append)
     made = measure(root, artifacts, "raspberry-pi-5", TINY, options)
     assert {(m.runtime, m.artifact) for m in made} == {("mmrt", artifacts[1].id), ("onnxruntime", artifacts[0].id)}
     assert {m.provenance for m in made} == {"emulated"}
@@ -111,7 +111,7 @@ def test_emulated_pi_5_is_cleaned_when_the_connection_drops(family, pi5):
             if b"\0-M\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(int(pid), signal.SIGKILL)
 
-    options = Options(runtimes=("null",), host="pi", ssh_config=str(pi5), progress=drop, again=True)
+    options = Options(runtimes=("null",), gate=False, host="pi", ssh_config=str(pi5), progress=drop, again=True)
     with pytest.raises(HostError, match=r"the connection to pi dropped .* run the same command again"):
         measure(root, artifacts[:1], "raspberry-pi-5", TINY, options)
     until = time.monotonic() + 60

@@ -13,6 +13,7 @@ from fake_ssh import FakeBoard
 from families import made_family
 from test_cli import mmprune
 
+import targets.jobs
 from mmprune import folder
 from targets import fleet, remote
 from targets.host import REMOTE, Host, HostError, connected, output
@@ -45,7 +46,7 @@ def family(tmp_path):
 
 
 def over_ssh(family, target="x86", host="pi@pi5.local", **told):
-    return measure(*family, target, TINY, Options(runtimes=("null",), host=host, **told))
+    return measure(*family, target, TINY, Options(runtimes=("null",), host=host, **{"gate": False, **told}))
 
 
 @pytest.mark.parametrize("name", ["", "-oProxyCommand=touch", "pi@-oProxyCommand=touch", "pi 5", "pi\n5", "pi;reboot",
@@ -286,7 +287,7 @@ def test_fleets_that_are_none(tmp_path, text, message):
 def test_a_fleet_measures_side_by_side_and_one_failure_stops_no_other(board, family):
     jobs = [fleet.Job("one", "raspberry-pi-5"), fleet.Job("one", "x86"), fleet.Job("two", "local")]
     steps = {"one": [], "two": []}
-    options = Options(runtimes=("null",), again=True)
+    options = Options(runtimes=("null",), again=True, gate=False)
     made = fleet.measure_fleet(*family, jobs, TINY, options, lambda host: lambda *step: steps[host].append(step))
     assert [outcome.job for outcome in made] == jobs
     assert "one is no raspberry-pi-5" in made[0].error and not made[0].measurements
@@ -324,6 +325,12 @@ def test_what_was_cut_short_goes_on_and_to_measure_again_is_all_anew(board, fami
     assert len(third) == 2 and first[0].session.partition(".")[0] not in {m.session.partition(".")[0] for m in third}
 
 
+def test_a_board_is_waited_for_until_it_is_idle_and_cool(board, family, monkeypatch):
+    monkeypatch.setattr(targets.jobs, "GATE", {"temperature_c": 1000, "timeout_s": 0.1})
+    assert all(m.gate and m.gate.limit_c == 1000 for m in over_ssh(family, gate=True))
+    assert all(m.gate is None for m in over_ssh(family, again=True))
+
+
 def test_an_interrupt_of_a_fleet_ends_all(board, family):
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -331,5 +338,5 @@ def test_an_interrupt_of_a_fleet_ends_all(board, family):
     jobs = [fleet.Job("one", "x86"), fleet.Job("two", "x86")]
     long = dataclasses.replace(TINY, samples=10**6, seconds=60)
     with pytest.raises(KeyboardInterrupt):
-        fleet.measure_fleet(*family, jobs, long, Options(runtimes=("null",)),
+        fleet.measure_fleet(*family, jobs, long, Options(runtimes=("null",), gate=False),
                             lambda host: interrupt if host == "one" else lambda *step: None)
