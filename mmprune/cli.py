@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import click
 
 from mmprune import __version__
 from mmprune.options import OUT, PROFILE, PROFILE_HELP, build_options, host_options, jetpack_option, model_options
+from mmprune.progress import say_notes
 from mmprune.runtime_files import ARCHITECTURES, build_runtime
 
-GOLDEN, GOLDEN_IMAGES = "golden.npy", 8  # go into bundles, with what each file answers to them here
 FAILURES = {"DataError", "WeightsError"}  # ValueErrors about a file's content; the others are about the command
 EPILOG_BUILD = "Example: mmprune build --target x86 --model resnet18 --weights resnet18.pth --data photos/ --out family"
 
@@ -90,8 +89,10 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
     from exporters.jetpack import tensorrt_of
     from exporters.run import wanted_formats
     from exporters.subjects import SubjectMaker, export_family
+    from mmprune import boards
     from mmprune.family import Resources, build_family
     from mmprune.folder import read_artifacts
+    from mmprune.masks import check_pattern
     from mmprune.progress import bars
     from mmprune.scores import SCORES
 
@@ -100,12 +101,13 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
     family = targets.load(target)
     usual = _in_precisions(family.formats, _names(rest["precision"]))
     wanted = wanted_formats(_names(rest["formats"]) or _makeable(usual))
+    pattern = check_pattern(targets.pattern_for(family, wanted) if rest["pattern"] == "auto" else rest["pattern"])
     resources = Resources(rest["device"], rest["jobs"] or _default_jobs(rest["device"]))
     opened = _open(rest, out / "cache")
     scores = tuple(SCORES) if score == "all" else (score,)
     read = _calibration(rest["calibration"], wanted, opened.make_bench.preprocess)
     maker = SubjectMaker(out, opened.make_bench, read)
-    request = _request(rest, opened.make_bench.spec.model, opened.about, scores, rest["pattern"] or family.pattern)
+    request = _request(rest, opened.make_bench.spec.model, opened.about, scores, pattern)
     with bars(quiet) as progress:
         variants = build_family(opened.make_bench, request, out, resources, progress)
         try:
@@ -113,15 +115,20 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
             failed = None
         except ExportError as err:  # what was exported is measured all the same
             failed = err
-        _keep_golden_images(out, opened.make_bench)
+        boards.keep_golden_images(out, opened.make_bench().test)
         artifacts = [a for a in read_artifacts(out) if (a.format, a.precision) in wanted]
-        _check_tensorrt(out, artifacts, rest["jetpack"])
-        elsewhere = "" if rest["hosts"] else _elsewhere(target)
+        try:
+            _check_tensorrt(out, artifacts, rest["jetpack"])
+        except ExportError as err:
+            raise ExportError("\n".join(str(e) for e in (failed, err) if e)) from err
+        elsewhere = not rest["hosts"] and not boards.is_here(target)
         if artifacts and not elsewhere:
-            how = {"threads": rest["threads"], **_host(rest), "progress": progress}
-            _measure(out, artifacts, [(host, target) for host in dict.fromkeys(rest["hosts"]) or [None]], profile, how)
+            how = {"threads": rest["threads"], **_on_a_board(rest), "progress": progress}
+            boards.measure_all(out, artifacts, [(host, target) for host in dict.fromkeys(rest["hosts"]) or [None]],
+                               profile, how)
     if artifacts and elsewhere:
-        click.echo(_what_to_do(out, target, _bundle(out, artifacts, target, profile, rest["threads"]).path))
+        made = boards.bundle(out, artifacts, target, profile, rest["threads"])
+        click.echo(boards.what_to_do(out, target, made.path))
     elif artifacts:
         _finish(out)
     if failed is not None:
@@ -144,6 +151,7 @@ def bench(family: Path, target: str | None, fleet: Path | None, profile: str, qu
     With --host on a board, over the system's own ssh: nothing stays there but what --keep keeps. Several hosts are
     measured side by side, one job at a time on each.
     """
+    from mmprune import boards
     from mmprune.folder import read_artifacts
     from mmprune.progress import bars
     from targets.fleet import read_fleet
@@ -157,8 +165,8 @@ def bench(family: Path, target: str | None, fleet: Path | None, profile: str, qu
         where = [(job.host, job.target) for job in read_fleet(fleet)]
     with bars(quiet) as progress:
         how = {"threads": rest["threads"], "runtimes": _names(rest["runtimes"]) or None, "again": True,
-               **_host(rest), "progress": progress}
-        _measure(family, read_artifacts(family), where, profile, how)
+               **_on_a_board(rest), "progress": progress}
+        boards.measure_all(family, read_artifacts(family), where, profile, how)
     _finish(family)
 
 
@@ -171,12 +179,13 @@ def bench(family: Path, target: str | None, fleet: Path | None, profile: str, qu
 def bundle(family: Path, target: str, profile: str, threads: int | None, jetpack: str) -> None:
     """One file with all that a board without network needs: models, programs, what they should answer."""
     import targets
+    from mmprune import boards
     from mmprune.folder import read_artifacts
 
     artifacts = read_artifacts(family)
     if "tensorrt" in targets.load(target).runtimes:
         _check_tensorrt(family, artifacts, jetpack)
-    _bundle(family, artifacts, target, profile, threads)
+    boards.bundle(family, artifacts, target, profile, threads)
 
 
 @cli.command("import", epilog="Example: mmprune import mmprune-out results.jsonl")
@@ -231,6 +240,8 @@ def report(family: Path) -> None:
 
 @cli.command(epilog="Example: mmprune strategies --model resnet18 --num-classes 10 --img-size 64")
 @model_options
+@click.option("--pattern", default="unstructured", show_default=True,
+              help="Show what is left of the sparsities under it: unstructured, 2:4, block-1x4.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def strategies(as_json: bool, **rest: Any) -> None:
     """Show layers, kinds, ranges and the ten sparsity vectors of a model, without data and without training."""
@@ -243,9 +254,9 @@ def strategies(as_json: bool, **rest: Any) -> None:
     named = named_model(_named(rest))
     opened = open_model(named.model or "", str(named.weights) if named.weights else None,
                         describe_data(named.data) if named.data else None, named.options)
-    _say_notes(opened.notes)
+    say_notes(opened.notes)
     bench = Bench(opened.model, LoaderSplit(()), LoaderSplit(()), LoaderSplit(()), opened.preprocess.input_shape)
-    manifest = plan_family(bench, _request(rest, opened.spec.model, {}, ("magnitude",), "unstructured"))
+    manifest = plan_family(bench, _request(rest, opened.spec.model, {}, ("magnitude",), rest["pattern"]))
     if as_json:
         click.echo(json.dumps({k: manifest[k] for k in ("layers", "ranges", "strategies")}, indent=1))
     else:
@@ -342,36 +353,14 @@ def _open(rest: dict[str, Any], cache: Path) -> Any:
     from mmprune.source import open_source
 
     opened = open_source(_named(rest), cache)
-    _say_notes(opened.notes)
+    say_notes(opened.notes)
     return opened
 
 
-def _say_notes(notes: tuple[str, ...]) -> None:
-    for note in notes:
-        click.echo(f"note: {note}", err=True)
-
-
-def _measure(root: Path, artifacts: list[Any], where: list[tuple[str | None, str]], profile: str,
-             how: dict[str, Any]) -> None:
-    """On this machine, on a board, or side by side on several: `where` are (host, target)."""
-    from mmprune.progress import lines
-    from targets.fleet import Job, measure_fleet
-    from targets.jobs import profile_named
-    from targets.measure import MeasureError, Options, measure
-
-    options = Options(**how, note=lambda text: _say_notes((text,)))
-    if len(where) == 1:
-        host, target = where[0]
-        measure(root, artifacts, target, profile_named(profile), replace(options, host=host))
-        return
-    jobs = [Job(str(host), target) for host, target in where]
-    outcomes = measure_fleet(root, artifacts, jobs, profile_named(profile), options, lines)
-    for outcome in outcomes:
-        said = f"{len(outcome.measurements)} measurements" if not outcome.error else f"Error: {outcome.error}"
-        click.echo(f"{outcome.job.host} ({outcome.job.target}): {said}", err=True)
-    if failed := [o.job.host for o in outcomes if o.error]:
-        raise MeasureError(f"{len(failed)} of {len(outcomes)} boards could not be measured: {', '.join(failed)}; what "
-                           "the others measured is kept: mmprune report")
+def _on_a_board(rest: dict[str, Any]) -> dict[str, Any]:
+    """What options.HOST says, but for the hosts, as fields of measure.Options."""
+    return {**{key: rest[key] for key in ("ssh_config", "keep", "pin_clocks")},
+            "power_modes": rest["power_modes"] is not None}
 
 
 def _check_tensorrt(root: Path, artifacts: list[Any], jetpack: str) -> None:
@@ -379,20 +368,8 @@ def _check_tensorrt(root: Path, artifacts: list[Any], jetpack: str) -> None:
     from exporters.tensorrt_check import check_files, refuse
 
     checked = check_files(root, artifacts, jetpack)
-    _say_notes(checked.lines)
+    say_notes(checked.lines)
     refuse(checked, jetpack)
-
-
-def _host(rest: dict[str, Any]) -> dict[str, Any]:
-    return {key: rest[key] for key in ("ssh_config", "keep", "pin_clocks")}
-
-
-def _elsewhere(target: str) -> str:
-    """Why this machine is no board of the target; "" where it is one."""
-    import targets
-    from targets.measure import fingerprint
-
-    return targets.mismatch(targets.load(target), fingerprint(target))
 
 
 def _calibration(path: Path | None, wanted: tuple[tuple[str, str], ...], preprocess: Any) -> Any:
@@ -404,57 +381,12 @@ def _calibration(path: Path | None, wanted: tuple[tuple[str, str], ...], preproc
     if path is None:
         return None
     if all(precision != "int8" for _, precision in wanted):
-        _say_notes((f"{path} is not read: no int8 is made (--precision int8)",))
+        say_notes((f"{path} is not read: no int8 is made (--precision int8)",))
         return None
     read = partial(read_images, path, preprocess)
     read()
     return read
 
-
-def _keep_golden_images(root: Path, make_bench: Any) -> None:
-    """A few test images in the family's folder: what a bundle's files are compared on, here and on the board."""
-    import numpy as np
-
-    from mmprune.folder import write_whole
-
-    images, _ = next(iter(make_bench().test.batches(GOLDEN_IMAGES)))
-
-    def write(part: Path) -> None:
-        with open(part, "wb") as f:  # np.save would add a suffix to a name
-            np.save(f, images.numpy())
-
-    write_whole(root / GOLDEN, write)
-
-
-def _bundle(root: Path, artifacts: list[Any], target: str, profile: str, threads: int | None) -> Any:
-    """Everything that a board of the target needs, in one file in the family's folder."""
-    import numpy as np
-
-    import targets
-    from exporters import load
-    from targets.bundle import Options, golden, make_bundle
-    from targets.jobs import profile_named
-
-    family = targets.load(target)
-    answers = None
-    if (root / GOLDEN).is_file():
-        fitting = [a for a in artifacts if a.format in family.runtimes.values()]
-        answers = golden(np.load(root / GOLDEN), fitting, lambda a: load(a.format).open_file(root / a.path))
-    out = root / f"{root.resolve().name}-{family.name}.tar.xz"
-    made = make_bundle(root, artifacts, family, out, profile_named(profile), Options(answers, threads))
-    _say_notes(made.notes)
-    click.echo(f"bundle: {out}, {made.bytes / 2**20:.1f} MiB, {len(made.artifacts)} files, {', '.join(made.runtimes)}")
-    return made
-
-
-def _what_to_do(root: Path, target: str, bundle: Path) -> str:
-    return f"""
-This machine is no {Path(target).stem}: nothing was measured. Over ssh:
-    mmprune bench {root} --target {target} --host USER@BOARD
-or by hand: copy the bundle to the board, then there
-    tar -xf {bundle.name} && cd {bundle.name.removesuffix('.tar.xz')} && ./run
-and here, with the results.jsonl that it wrote,
-    mmprune import {root} results.jsonl"""
 
 
 def _in_precisions(formats: Iterable[str], precisions: tuple[str, ...]) -> tuple[str, ...]:
@@ -479,7 +411,7 @@ def _request(rest: dict[str, Any], model: str, about: dict[str, Any], scores: tu
 
     recipe = make_recipe(rest["recipe"], rest.get("epochs"), rest.get("lr"), rest.get("batch_size"))
     if recipe.name == "paper":
-        _say_notes(("recipe paper: interp-50 is the same model as mid, so nine of the ten differ; on VGG-11 and "
+        say_notes(("recipe paper: interp-50 is the same model as mid, so nine of the ten differ; on VGG-11 and "
                     "ResNet-18 every layer is shifted towards 90 % in total, out of its range, as the authors do",))
     overrides = read_overrides(rest["ranges"]) if rest["ranges"] else {}
     return Request(recipe, scores, _names(rest["strategies"]), pattern, rest["seed"], overrides,

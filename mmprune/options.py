@@ -21,6 +21,8 @@ HOST = [
     click.option("--ssh-config", type=click.Path(exists=True, dir_okay=False), envvar="MMPRUNE_SSH_CONFIG",
                  show_envvar=True, help="Default: ~/.ssh/config."),
     click.option("--keep", is_flag=True, help="Leave the folder on the board."),
+    click.option("--power-modes", type=click.Choice(["all"]),
+                 help="Of a Jetson: in each that needs no reboot, one front for each; needs root."),
     click.option("--pin-clocks", is_flag=True, help="Performance governors (and jetson_clocks) meanwhile; needs root."),
 ]
 
@@ -51,7 +53,8 @@ def build_options(command: Command) -> Command:
     return _add(command, [
         click.option("--score", type=click.Choice(["magnitude", "gradient", "product", "all"]), default="magnitude",
                      show_default=True, help="What ranks the weights of a layer."),
-        click.option("--pattern", help="Where zeros may stand: unstructured or 2:4. Default: what pays on the target."),
+        click.option("--pattern", default="auto", show_default=True,
+                     help="Where zeros may stand: unstructured, 2:4, block-1x4; auto: what pays on the target."),
         click.option("--epochs", type=click.IntRange(min=0),
                      help="Of fine-tuning; 0: prune only. Default: the recipe's."),
         click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate. Default: the recipe's."),

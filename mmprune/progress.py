@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,12 @@ Progress = Callable[[str, str, float, int], None]  # (stage, item, done, total)
 
 def quiet(stage: str, item: str, done: float, total: int) -> None:
     """The Progress that says nothing."""
+
+
+def say_notes(notes: Iterable[str]) -> None:
+    """What is worth telling and no error, a line each."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 @contextmanager

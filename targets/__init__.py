@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import platform
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ else:
 
 ARCHITECTURES = ("x86_64", "aarch64")
 POWER_SOURCES = ("", "rapl", "ina3221", "pmic")
-PATTERNS = ("unstructured", "2:4")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Target:
     arch: str  # as `uname -m` says it
     runtimes: dict[str, str]  # runtime: the format that it runs; in order of preference
     threads: int  # to measure with unless told otherwise; the number of cores where the board is all the model's
-    pattern: str  # of the masks that pay there
+    pattern: str  # of masks.PATTERNS: what pays there for float files, see pattern_for
     formats: tuple[str, ...]  # what `build` makes: "onnx-fp32" or "openvino" for all of its precisions
     isa: tuple[str, ...] = ()  # CPU features, as the kernel names them, that every board of the family has
     lacks: tuple[str, ...] = ()  # and those that none has: they tell a Pi 4 from a Pi 5
@@ -40,8 +40,7 @@ class Target:
     power: str = ""  # where energy is read: rapl, ina3221 (Jetson's rails), pmic (Raspberry Pi 5)
 
     def __post_init__(self) -> None:
-        for value, known, word in ((self.arch, ARCHITECTURES, "arch"), (self.power, POWER_SOURCES, "power"),
-                                   (self.pattern, PATTERNS, "pattern")):
+        for value, known, word in ((self.arch, ARCHITECTURES, "arch"), (self.power, POWER_SOURCES, "power")):
             if value not in known:
                 raise ValueError(f"target {self.name}: {word} must be one of {', '.join(known)}, not {value!r}")
         if not isinstance(self.threads, int) or self.threads < 1:
@@ -90,6 +89,17 @@ def load(name: str) -> Target:
         raise ValueError(f"no target called {name!r} (there are {', '.join((*TARGETS, LOCAL))}, or a .toml file of "
                          f"yours){hint}")
     return TARGETS[name]
+
+
+def pattern_for(target: Target, wanted: Iterable[tuple[str, str]]) -> str:
+    """The pattern that pays on the target for these files, (format, precision).
+
+    Float kernels of mmrt skip any zero, int8 kernels wholly zero blocks of four inputs. A family has one pattern, and a
+    block takes large weights with small ones, so they are chosen only where every file is int8, mmrt's among them.
+    """
+    wanted = set(wanted)
+    blocks = ("mmrt", "int8") in wanted and all(precision == "int8" for _, precision in wanted)
+    return "block-1x4" if blocks and target.pattern == "unstructured" else target.pattern
 
 
 def mismatch(target: Target, device: Device) -> str:

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 from mmprune.records import Device, Gate, Measurement
 from targets.conform import MAX_TEXT, conform, strict_json
+from targets.golden import GoldenCheck, check_of
 from targets.host import printable
 
 NULL = "null"  # the runtime that only sleeps: takes every format, and its measurements are fixtures, no device's cost
@@ -88,6 +89,15 @@ class Answers:
                                "nothing of it was kept") from err
         del self.open[key]
         return made
+
+    def golden(self, row: dict[str, Any]) -> GoldenCheck:
+        """How a file's answers compare with those at home. MeasureError where it is none that was asked."""
+        try:
+            if not any(key[:2] == (row["artifact"], row["runtime"]) for key in self.open):
+                raise ValueError("this was not asked")
+            return check_of(row)
+        except ODD as err:
+            raise MeasureError(f"{self.where} compared {short(row.get('artifact'))} with home: {short(err)}") from err
 
     def progress(self, row: dict[str, Any]) -> tuple[int, float]:
         """(part, fraction); MeasureError."""

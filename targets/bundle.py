@@ -14,25 +14,24 @@ import io
 import json
 import lzma
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mmprune import __version__, folder
 from mmprune.records import Artifact
 from mmprune.runtime_files import runtime_files
-from targets import Target
+from targets import Target, golden
 from targets.answers import NULL
+from targets.golden import Golden
 from targets.jobs import GATE, PROBE, PROFILES, SCHEMA, Profile, entry, script_of
 from targets.jobs import job as make_job
 from targets.unpacking import SUFFIX, check_name
 
 HERE = Path(__file__).parent
 RUN = "bundle_run.py"
-JOB, GOLDEN = "job.json", "golden.npz"
+JOB = "job.json"
 TIMEOUT_S = 300  # for one answer of one process on the board
 MTIME_S = 1577836800  # of every member: 2020-01-01; tar calls 1970 implausible
 XZ_PRESET = 1  # 20 times as fast as the default on weights and 3 % larger; a board needs 1 MiB to unpack it
@@ -42,17 +41,9 @@ class BundleError(RuntimeError):
     """A bundle cannot be made: a file is not what its record says."""
 
 
-@dataclass(frozen=True, eq=False)
-class Golden:
-    """Real inputs and what each artifact answered here: a board that answers otherwise measures something else."""
-
-    images: np.ndarray  # (N, C, H, W) float32, normalized
-    outputs: dict[str, np.ndarray]  # by artifact id: (N, classes) float32
-
-
 @dataclass(frozen=True)
 class Options:
-    golden: Golden | None = None
+    golden: Golden | None = None  # what the board is to answer
     threads: int | None = None  # None: the target's own number
     runtimes: tuple[str, ...] | None = None  # None: all of the target's; ("null",) takes every format
     gate: bool = True  # wait on the board until it is idle and cool
@@ -67,16 +58,6 @@ class Bundle:
     runtimes: tuple[str, ...]  # that it measures with
     artifacts: tuple[str, ...]  # ids, of what it measures
     notes: tuple[str, ...]  # what is not in it, and why
-
-
-def golden(images: np.ndarray, artifacts: Sequence[Artifact],
-           open_artifact: Callable[[Artifact], Callable[[np.ndarray], np.ndarray]]) -> Golden:
-    """Every artifact's answers to the images, one by one. `open_artifact` gives (1, C, H, W) -> (1, classes)."""
-    outputs = {}
-    for artifact in artifacts:
-        run = open_artifact(artifact)
-        outputs[artifact.id] = np.concatenate([run(images[i:i + 1]) for i in range(len(images))])
-    return Golden(images, outputs)
 
 
 def make_bundle(root: Path, artifacts: Sequence[Artifact], target: Target, out: Path, profile: Profile,
@@ -110,12 +91,14 @@ def make_bundle(root: Path, artifacts: Sequence[Artifact], target: Target, out: 
         _check(root, artifact)
         files.update({name: root / name for name in artifact.files})
     scripts = {name: script_of(name) for name in runs}
-    files.update({name: HERE / name for name in (PROBE, *scripts.values())})
+    programs = {PROBE, *scripts.values(), *([golden.SCRIPT] if options.golden else [])}
+    files.update({name: HERE / name for name in sorted(programs)})
     threads = target.threads if options.threads is None else options.threads
     entries = [entry(a, name, threads) for name, found in runs.items() for a in found]
     job = {**make_job(".", profile, entries, target, TIMEOUT_S), "gate": GATE if options.gate else None,
-           "golden": GOLDEN if options.golden else None}
-    members = _members(_Contents(target, job, scripts, tuple(notes), files), _golden_bytes(options.golden, kept))
+           "golden": golden.NAME if options.golden else None}
+    expected = golden.npz(options.golden, kept) if options.golden else None
+    members = _members(_Contents(target, job, scripts, tuple(notes), files), expected)
     folder.write_whole(out, lambda part: _write_tar(part, out.name.removesuffix(SUFFIX), members))
     return Bundle(out, out.stat().st_size, tuple(runs), tuple(a.id for a in kept), tuple(notes))
 
@@ -141,25 +124,12 @@ def _check(root: Path, artifact: Artifact) -> None:
         raise BundleError(f"{artifact.id}: its files are not those that were checked: export it again")
 
 
-def _golden_bytes(golden: Golden | None, artifacts: Sequence[Artifact]) -> bytes | None:
-    """golden.npz. ValueError where an artifact has no outputs, or not one for each image."""
-    if golden is None:
-        return None
-    for artifact in artifacts:
-        if len(golden.outputs.get(artifact.id, ())) != len(golden.images):
-            raise ValueError(f"{artifact.id} needs golden outputs, one for each of the {len(golden.images)} images")
-    sink = io.BytesIO()
-    arrays: dict[str, Any] = {"images": golden.images, **{a.id: golden.outputs[a.id] for a in artifacts}}
-    np.savez(sink, **arrays)
-    return sink.getvalue()
-
-
-def _members(contents: _Contents, golden: bytes | None) -> dict[str, bytes | Path]:
+def _members(contents: _Contents, expected: bytes | None) -> dict[str, bytes | Path]:
     """Every file of the bundle by its name."""
     members: dict[str, bytes | Path] = {**contents.files, "run": HERE / RUN, JOB: _json(contents.job),
                                         "README.txt": _readme(contents.target)}
-    if golden:
-        members[GOLDEN] = golden
+    if expected:
+        members[golden.NAME] = expected
     manifest = {"schema": SCHEMA, "mmprune": __version__, "target": asdict(contents.target), "job": JOB,
                 "scripts": contents.scripts, "golden": contents.job["golden"], "notes": contents.notes,
                 "profiles": {name: asdict(p) for name, p in PROFILES.items()},

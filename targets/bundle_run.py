@@ -3,6 +3,7 @@
 
     ./run --dry-run    what would be run and measured here, without doing it
     ./run              measure; the same again after an interruption measures what is missing
+    sudo ./run --power-modes all    on a Jetson, once in every power mode that needs no reboot
 
 results.jsonl gets a JSON line as soon as there is one, and goes home: `mmprune import FAMILY results.jsonl`.
 {"kind": "session", "bundle", "session", "profile", "device", ...} begins a session and says what it was measured on;
@@ -15,7 +16,6 @@ import argparse
 import contextlib
 import fcntl
 import hashlib
-import importlib
 import json
 import os
 import platform
@@ -26,12 +26,14 @@ import subprocess
 import sys
 import time
 from datetime import datetime, timezone
+from typing import Any
 
 SCHEMA = 1
 HERE = os.path.dirname(os.path.abspath(__file__))
 MANIFEST, RESULTS, REMAINING = "manifest.json", "results.jsonl", "remaining.json"
-SAME_SESSION = ("bundle", "profile", "device", "pin_clocks")  # what must not change while a session goes on
-FINGERPRINT_TIMEOUT_S, GOLDEN_TIMEOUT_S, END_TIMEOUT_S = 300, 600, 15
+GOLDEN, JETSON = "golden_run.py", "jetson_run.py"
+SAME_SESSION = ("bundle", "profile", "device", "pin_clocks", "power_mode")  # must not change while a session goes on
+FINGERPRINT_TIMEOUT_S, END_TIMEOUT_S = 300, 15
 WHEEL_TAGS = ("manylinux2014", "manylinux_2_27", "manylinux_2_28", "manylinux_2_31")  # that the runtimes' wheels have
 
 
@@ -79,17 +81,44 @@ def device_scripts(manifest):
     return list(dict.fromkeys(manifest["scripts"].values()))
 
 
-def fingerprint(target):
-    """What this device is, as the probe sees it: the fields of a Device, and whether it is an emulator."""
-    done = subprocess.run(fingerprint_command(target), cwd=HERE, capture_output=True, text=True,
-                          timeout=FINGERPRINT_TIMEOUT_S, check=False)
+def fingerprint(target, mode=None):
+    """What this device is, as the probe sees it: the fields of a Device, and whether it is an emulator.
+
+    mode  the number of the power mode that it is seen in; None: as it is
+    """
+    return asked_for(fingerprint_command(target, mode))
+
+
+def asked_for(command):
+    """The JSON that a command of ours prints. Refused where it fails."""
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=FINGERPRINT_TIMEOUT_S, check=False)
     if done.returncode != 0:
-        raise Refused(f"probe.py fingerprint ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
+        raise Refused(f"{shell(command[1:])} ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
     return json.loads(done.stdout)
 
 
-def fingerprint_command(target):
+def fingerprint_command(target, mode=None):
+    if mode is not None:
+        return [sys.executable, JETSON, "fingerprint", "--target", target, "--power-mode", str(mode)]
     return [sys.executable, "probe.py", "fingerprint", "--target", target]
+
+
+def devices_by_mode(manifest, asked):
+    """[(power mode, device in it)]: as it is, without --power-modes. Says which modes cannot be had."""
+    target = manifest["target"]["name"]
+    if asked.power_modes and JETSON not in manifest["files"]:
+        raise Refused(f"--power-modes is for Jetsons, and this bundle is for {target}")
+    if asked.power_modes and asked.dry_run:
+        say(f"for each power mode that {shell([sys.executable, JETSON, 'modes'])} lists all that follows:")
+    if not asked.power_modes or asked.dry_run:
+        return [(None, fingerprint(target))]
+    found = []
+    for number, name in asked_for([sys.executable, JETSON, "modes"])["modes"].items():
+        try:
+            found.append((int(number), fingerprint(target, int(number))))
+        except Refused as err:
+            say(f"without power mode {name}: {err}")
+    return found
 
 
 def mismatch(target, device):
@@ -162,11 +191,18 @@ def results_file():
 
 
 def session_so_far(rows, header):
-    """The rows of the session that goes on, its header first; [] where a new one has to begin."""
-    starts = [i for i, row in enumerate(rows) if row["kind"] == "session"]
-    if starts and all(rows[starts[-1]][key] == header[key] for key in SAME_SESSION):
-        return rows[starts[-1]:]
-    return []
+    """The rows of the newest session that this one goes on with, headers among them; [] where a new one has to begin.
+
+    With --power-modes sessions alternate, and one that goes on has its header again before its new rows.
+    """
+    by_session: Any = {}
+    name = found = ""
+    for row in rows:
+        if row["kind"] == "session":
+            name = row["session"]
+            found = name if all(row.get(key) == header[key] for key in SAME_SESSION) else found
+        by_session.setdefault(name, []).append(row)
+    return by_session.get(found, [])
 
 
 def entry_key(row):
@@ -186,71 +222,8 @@ def open_golden(manifest, entries, rows):
     if not manifest["golden"]:
         return []
     done = {(row["artifact"], row["runtime"]) for row in rows if row["kind"] == "golden"}
-    return [e for e in entries if e["runtime"] in GOLDEN_RUNTIMES and (e["artifact"], e["runtime"]) not in done]
-
-
-# ------------------------------------------------------------------------------------------------------- golden outputs
-# A runtime is a function (path) -> (image (1, C, H, W) -> logits (1, classes)), in float32 as on the machine at home.
-
-def run_onnxruntime(path):
-    import onnxruntime
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda image: session.run(None, {name: image})[0]
-
-
-def run_openvino(path):
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # else this import is reported to its makers
-    import openvino
-    model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda image: model(image)[0]
-
-
-def run_mmrt(path):
-    model = importlib.import_module("mmrt").Model(path, 1)
-    return lambda image: model(image)[0]
-
-
-GOLDEN_RUNTIMES = {"onnxruntime": run_onnxruntime, "openvino": run_openvino, "mmrt": run_mmrt}
-
-
-def compare_golden(entry):
-    """max |difference| as a fraction of the largest |logit| at home, and the fraction of images with the same top-1."""
-    import numpy
-    with numpy.load(os.path.join(HERE, read_json(MANIFEST)["golden"])) as golden:
-        images, expected = golden["images"], golden[entry["artifact"]]
-    run = GOLDEN_RUNTIMES[entry["runtime"]](os.path.join(HERE, entry["path"]))
-    got = numpy.concatenate([numpy.array(run(images[i:i + 1])) for i in range(len(images))])
-    if got.shape != expected.shape or not numpy.isfinite(got).all():
-        raise SystemExit(f"its outputs have shape {got.shape}, at home {expected.shape}, or are not finite")
-    return {"max_relative_difference": float(abs(got - expected).max() / abs(expected).max()),
-            "top1_agreement": float((got.argmax(1) == expected.argmax(1)).mean()), "images": len(images)}
-
-
-def golden_worker():
-    """Compare one entry, a JSON line on stdin, in a process of its own: a wrong library may end it."""
-    answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # runtimes print to stdout as they please
-    answer.write(json.dumps(compare_golden(json.loads(sys.stdin.readline()))))
-    answer.flush()
-
-
-def golden_command():
-    return [sys.executable, os.path.basename(__file__), "--golden-worker"]
-
-
-def check_golden(entry):
-    """The row of kind "golden", or of kind "error" where the file did not run."""
-    same = {key: entry[key] for key in ("artifact", "sha256", "runtime", "threads")}
-    try:
-        done = subprocess.run(golden_command(), cwd=HERE, input=json.dumps(entry) + "\n", capture_output=True,
-                              text=True, timeout=GOLDEN_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        return dict(same, kind="error", message=f"golden outputs: no answer within {GOLDEN_TIMEOUT_S} s")
-    if done.returncode != 0:
-        tail = "\n".join(done.stderr.strip().splitlines()[-10:])[-2000:]
-        return dict(same, kind="error", message=f"golden outputs: ended with {done.returncode}: {tail}")
-    return dict(same, kind="golden", **json.loads(done.stdout))
+    import golden_run
+    return [e for e in golden_run.comparable(entries) if (e["artifact"], e["runtime"]) not in done]
 
 
 # ------------------------------------------------------------------------------------------------------------ measuring
@@ -292,10 +265,9 @@ def running(command):
 
 def measure(script, entries, job, first_part, append):
     """Run the device script on these entries; (parts that it made, whether everything was measured)."""
-    with open(os.path.join(HERE, REMAINING), "w", encoding="utf-8") as f:
-        json.dump(dict(job, entries=entries), f, indent=1)
+    write_remaining(job, entries)
     parts, kinds, bar = 0, [], TimeLeft("memory")
-    with running(measure_command(script)) as rows:
+    with running(run_command(script)) as rows:
         for row in rows:
             part = row.get("part") or 0
             if row["kind"] == "progress":
@@ -313,33 +285,49 @@ def measure(script, entries, job, first_part, append):
     return parts, "done" in kinds and "error" not in kinds
 
 
-def measure_command(script):
+def compare(entries, job, append):
+    """Compare what these entries answer here with what they answered at home; whether all could be compared."""
+    write_remaining(job, entries)
+    good, bar, kind = True, TimeLeft("golden outputs"), ""
+    with running(run_command(GOLDEN)) as rows:
+        for row in rows:
+            kind = row["kind"]
+            if kind == "progress":
+                bar.tell(row["fraction"])
+            elif kind != "done":
+                append(row)
+                good = good and kind == "golden"
+                if kind == "error" or row["top1_agreement"] < 1:
+                    say("\n{artifact} on {runtime} does not answer as at home: ".format(**row) + json.dumps(row))
+    return good and kind == "done"
+
+
+def write_remaining(job, entries):
+    with open(os.path.join(HERE, REMAINING), "w", encoding="utf-8") as f:
+        json.dump(dict(job, entries=entries), f, indent=1)
+
+
+def run_command(script):
     return [sys.executable, script, "run", REMAINING]
 
 
 def job_of(header):
     """The bundle's job as this session asks for it."""
-    return dict(read_json("job.json"), profile=header["profile"], pin_clocks=header["pin_clocks"])
+    return dict(read_json("job.json"), **{key: header[key] for key in ("profile", "pin_clocks", "power_mode")})
 
 
 def work(manifest, entries, header):
     """Compare and measure what is open; whether all went well."""
     with results_file() as append:
-        rows = session_so_far(read_rows(), header)
+        everything = read_rows()
+        rows = session_so_far(everything, header)
+        job, checks, left = job_of(header), open_golden(manifest, entries, rows), open_entries(entries, rows)
         if not rows:
             append(header)
-        good, checks = True, open_golden(manifest, entries, rows)
-        bar = TimeLeft("golden outputs")
-        for i, entry in enumerate(checks):
-            row = check_golden(entry)
-            append(row)
-            good = good and row["kind"] == "golden"
-            bar.tell((i + 1) / len(checks))
-            if row["kind"] == "error" or row["top1_agreement"] < 1:
-                say(f"\n{entry['artifact']} on {entry['runtime']} does not answer as at home: {json.dumps(row)}")
+        elif (checks or left) and [row for row in everything if row["kind"] == "session"][-1] not in rows:
+            append(rows[0])
+        good = compare(checks, job, append) if checks else True
         part = 1 + max([row["part"] for row in rows if row["kind"] == "result"] + [0])
-        job = job_of(header)
-        left = open_entries(entries, rows)
         if not left:
             say(f"everything is measured already; for another run move {RESULTS} away")
         for script in device_scripts(manifest):
@@ -356,12 +344,13 @@ def plan(manifest, entries, header):
     """What `./run` would do, as text: every command, and what would be measured."""
     rows, job = session_so_far(read_rows(), header), job_of(header)
     left, profile = open_entries(entries, rows), header["profile"]
-    lines = ["", f"would run, in {HERE}:", "    " + shell(fingerprint_command(header["device"]["target"]))]
-    lines += [f"    {shell(golden_command())}  # {e['artifact']} on {e['runtime']}"
-              for e in open_golden(manifest, entries, rows)]
+    told = fingerprint_command(header["device"]["target"], header["power_mode"])
+    lines, checks = ["", f"would run, in {HERE}:", "    " + shell(told)], open_golden(manifest, entries, rows)
+    lines += [f"    {shell(run_command(GOLDEN))}  # compares {len(checks)} files' answers with those at home"] \
+        if checks else []
     for script in device_scripts(manifest):
         mine = [e for e in left if manifest["scripts"][e["runtime"]] == script]
-        lines += [f"    {shell(measure_command(script))}  # {len(mine)} entries of job.json, below"] if mine else []
+        lines += [f"    {shell(run_command(script))}  # {len(mine)} entries of job.json, below"] if mine else []
         if mine and script != "probe.py":  # it runs commands of its own
             told = subprocess.run([sys.executable, script, "run", "-", "--dry-run"], cwd=HERE, capture_output=True,
                                   text=True, input=json.dumps(dict(job, entries=mine)), check=False)
@@ -400,12 +389,22 @@ def run(asked):
     if manifest.get("schema") != SCHEMA:
         raise Refused(f"this program reads bundles of schema {SCHEMA}, not {manifest.get('schema')!r}")
     check_files(manifest["files"])
-    job, target = read_json("job.json"), manifest["target"]
+    job = read_json("job.json")
     if asked.profile and asked.profile not in manifest["profiles"]:
         raise Refused(f"no profile called {asked.profile!r} (there are {', '.join(manifest['profiles'])})")
     entries = choose_entries(job, asked)
-    device = fingerprint(target["name"])
-    say(f"this is {device['board']}: {device['cpu']}, {device['os']}, kernel {device['kernel']}")
+    devices = devices_by_mode(manifest, asked)
+    if not devices:
+        raise Refused("no power mode can be had; run without --power-modes")
+    good = [run_in_mode(manifest, entries, asked, *one) for one in devices]
+    return all(good)
+
+
+def run_in_mode(manifest, entries, asked, mode, device):
+    """One session: what is open of these entries, with the board as it is or in a power mode. Whether all went well."""
+    job, target = read_json("job.json"), manifest["target"]
+    say(f"this is {device['board']}: {device['cpu']}, {device['os']}, kernel {device['kernel']}"
+        + (f", power mode {device['power_mode']}" if mode is not None else ""))
     for note in manifest["notes"]:
         say(f"note: {note}")
     reason = mismatch(target, device)
@@ -417,8 +416,10 @@ def run(asked):
         if asked.anyway:
             device = dict(device, target="local")
     here = usable(entries, device)
+    if mode is not None:  # which the other programs do not set
+        here = [e for e in here if e["runtime"] == "null" or manifest["scripts"][e["runtime"]] == JETSON]
     header = {"kind": "session", "schema": SCHEMA, "mmprune": manifest["mmprune"], "device": device,
-              "pin_clocks": asked.pin_clocks,
+              "pin_clocks": asked.pin_clocks, "power_mode": mode,
               "bundle": file_sha256(os.path.join(HERE, MANIFEST)), "started": datetime.now(timezone.utc).isoformat(),
               "profile": manifest["profiles"][asked.profile] if asked.profile else job["profile"],
               "session": datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S-") + secrets.token_hex(3)}
@@ -443,13 +444,11 @@ def main(arguments):
     parser.add_argument("--profile", help="smoke, quick or full; default: the one that the bundle was made with")
     parser.add_argument("--threads", type=int, help="of inference; default: the target's")
     parser.add_argument("--pin-clocks", action="store_true", help="highest clocks while it measures; needs root")
+    parser.add_argument("--power-modes", choices=("all",), help="of a Jetson, one after the other; needs root")
     parser.add_argument("--anyway", action="store_true", help="measure although this is another board")
-    parser.add_argument("--golden-worker", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
     if asked.threads is not None and asked.threads < 1:
         parser.error(f"--threads must be at least 1, not {asked.threads}")
-    if asked.golden_worker:
-        return golden_worker()
     for name in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(name) != signal.SIG_IGN:  # nohup ignores it
             signal.signal(name, interrupt)

@@ -12,9 +12,10 @@ from typing import IO, Any
 
 from mmprune import folder
 from mmprune.records import Artifact, Measurement
-from targets import TARGETS, mismatch
+from targets import TARGETS, golden, mismatch
 from targets.answers import MAX_LINE_BYTES, NULL, ODD, Subject, device_from_row, measurement_from_probe
-from targets.conform import MAX_TEXT, conform, strict_json
+from targets.conform import MAX_TEXT, strict_json
+from targets.golden import GoldenCheck
 from targets.jobs import SCRIPTS, profile_named
 from targets.probe import RUNTIMES
 from targets.unpacking import SUFFIX, copy, read_members
@@ -28,21 +29,6 @@ KINDS = ("session", "golden", "result", "error", "done")
 
 class ResultsError(RuntimeError):
     """The file is not what a bundle of this family writes; nothing of it was taken."""
-
-
-@dataclass(frozen=True)
-class GoldenCheck:
-    """How an artifact's outputs on the board compare with those at home."""
-
-    artifact: str
-    runtime: str
-    images: int
-    max_relative_difference: float  # max |difference| over the largest |logit| at home
-    top1_agreement: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.top1_agreement <= 1:
-            raise ValueError(f"top1_agreement must be a fraction in [0, 1], got {self.top1_agreement!r}")
 
 
 @dataclass(frozen=True)
@@ -89,12 +75,7 @@ def describe(imported: Imported) -> str:
     lines = [f"taken in: {taken}" + (f"; {imported.duplicates} were here already" if imported.duplicates else "")]
     if "emulated" in counts:
         lines.append("emulated measurements are no device's cost: tables and plots leave them out")
-    if imported.golden:
-        worst = max(imported.golden, key=lambda g: g.max_relative_difference)
-        lines.append(f"outputs on the board: {len(imported.golden)} compared with those here, largest difference "
-                     f"{worst.max_relative_difference:.2g} of the largest logit ({worst.artifact} on {worst.runtime})")
-        lines += [f"on the board {g.artifact} on {g.runtime} names another class for "
-                  f"{1 - g.top1_agreement:.0%} of {g.images} images" for g in imported.golden if g.top1_agreement < 1]
+    lines += golden.describe(imported.golden)
     return "\n".join(lines + [f"not measured: {message}" for message in imported.errors])
 
 
@@ -127,9 +108,7 @@ class _Reader:
         elif kind == "golden":
             self._artifact(row)
             _runtime(row["runtime"])
-            check = GoldenCheck(**{f.name: row[f.name] for f in dataclasses.fields(GoldenCheck)})
-            conform(check, GoldenCheck, "golden")
-            self.golden.append(check)
+            self.golden.append(golden.check_of(row))
         elif kind == "error":
             self.errors.append("".join(c if c.isprintable() else " " for c in str(row["message"])[:MAX_TEXT]))
 

@@ -4,19 +4,20 @@
     python3 jetson_run.py run JOB.json                             build, compare, measure; "-" reads the job from stdin
     python3 jetson_run.py run JOB.json --dry-run                   print every command that would run, on any machine
     python3 jetson_run.py run JOB.json --api python                build by TensorRT's Python package, not by trtexec
-    sudo python3 jetson_run.py run JOB.json --power-modes all      one session of rows for each power mode
+    sudo python3 jetson_run.py modes                               the power modes: {"modes": {number: name}, "current"}
+    sudo python3 jetson_run.py fingerprint --target T --power-mode 2    what it is in that mode
 
 The job and the lines on stdout are probe.py's, with these fields more (and what they are when left out):
 
     rebuilds (3)           engines built for each file and arm: which kernels TensorRT picks differs from build to build
     workspace_mib (1024)   the most that a layer may take while kernels are tried
     build_timeout_s (3600) for one engine
+    power_mode (as it is)  the number of the nvpmodel mode to measure in; the old one is set again afterwards
     golden                 an .npz with `images` (N, C, H, W) and, by artifact, the outputs (N, classes) of this very
                            file on the machine at home; golden_images (8): how many are compared
     entries: precision ("fp16" or "int8"; else from the artifact's name), input ("input": the model's input)
 
-Lines of kind "golden" tell how an engine's outputs compare with those at home; with --power-modes a line of kind
-"session" precedes each mode's rows and holds the device's fingerprint in that mode.
+Lines of kind "golden" tell how an engine's outputs compare with those at home.
 
 How it measures. Every file is built in two arms, with sparse tactics and without, several times each. An arm's engines
 are timed by trtexec, each turn in a process of its own: all files and both arms take part in every round, in an order
@@ -39,7 +40,6 @@ import math
 import os
 import platform
 import re
-import secrets
 import select
 import shlex
 import shutil
@@ -679,7 +679,7 @@ def nvpmodel(*arguments):
     return done.stdout
 
 
-def power_modes(text):
+def modes_in(text):
     """{number: name} from `nvpmodel -p --verbose`: lines such as "NVPM VERB: POWER_MODEL: ID=0 NAME=15W"."""
     return {int(number): name for number, name in re.findall(r"POWER_MODEL: ID=(\d+) NAME=(\S+)", text)}
 
@@ -692,16 +692,16 @@ def current_mode():
 
 
 def set_mode(number):
-    """Refused where the mode is not active afterwards: it needs a reboot."""
+    """Refused where the mode is not active afterwards: it needs a reboot, or there is none."""
     text = nvpmodel("-m", str(number))
     if current_mode() != number:
         raise Refused(f"power mode {number} needs a reboot, which is not done here: set it by hand (sudo nvpmodel -m "
-                      f"{number}) and run without --power-modes: {text.strip()[-300:]}")
+                      f"{number}), then measure: {text.strip()[-300:]}")
 
 
 @contextlib.contextmanager
-def restored_mode(folder):
-    """The power mode after the block is that before it; after a kill, the next start restores it."""
+def in_mode(folder, number):
+    """The block runs in that power mode, the one before it is set again; after a kill, the next start does so."""
     state = os.path.join(folder, MODE_STATE)
     restore_stale_mode(folder)
     old = current_mode()
@@ -711,6 +711,7 @@ def restored_mode(folder):
         os.fsync(f.fileno())
     os.replace(state + ".part", state)
     try:
+        set_mode(number)
         yield
     finally:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, probe.SIGNALS)  # a second signal must not come between
@@ -734,13 +735,12 @@ def complete(job, options):
     """The job with everything that may be left out, paths from its root."""
     root = job.get("root", ".")
     filled = {"rebuilds": REBUILDS, "workspace_mib": WORKSPACE_MIB, "build_timeout_s": BUILD_TIMEOUT_S,
-              "timeout_s": TIMEOUT_S, "sysroot": "/", "root": root, "part": 1}
+              "timeout_s": TIMEOUT_S, "sysroot": "/", "root": root, "part": 1, "power_mode": None}
     job = dict(filled, **job)
     if not isinstance(job["rebuilds"], int) or job["rebuilds"] < 1:
         raise SystemExit("rebuilds must be 1 or more, not {!r}".format(job["rebuilds"]))
     golden = job.get("golden")
     job["golden"] = golden and {"path": os.path.join(root, golden), "images": job.get("golden_images", GOLDEN_IMAGES)}
-    job["target"] = job.get("target") or options.target
     job["entries"] = [completed_entry(entry, job) for entry in job["entries"]]
     return job
 
@@ -791,9 +791,8 @@ def plan(job, options):
     lines.append("# started beforehand: trtexec --help, for the version")
     lines += ["# pin clocks: governors to performance, jetson_clocks --store, jetson_clocks; put back afterwards"] \
         if job.get("pin_clocks") else []
-    if options.power_modes:
-        lines += ["nvpmodel -p --verbose", "nvpmodel -q", "# and for each mode ID that needs no reboot all that "
-                  "follows, after: nvpmodel -m ID; the old mode is set again at the end"]
+    if job["power_mode"] is not None:
+        lines += ["nvpmodel -q", "nvpmodel -m {}  # the old mode is set again at the end".format(job["power_mode"])]
     turn = turn_of(job["profile"], turn_count(job))
     lines += [line for entry in job["entries"] for line in entry_plan(bench, entry, job)]
     empty = dict(job["entries"][0], path=os.path.join(bench.folder, "empty.onnx"), sha256="", precision="fp16")
@@ -835,31 +834,12 @@ def shown(command):
     return " ".join(map(shlex.quote, command))
 
 
-def run_modes(job, options):
-    """One part for each power mode, each in a session of its own, since the mode is part of the fingerprint."""
-    with restored_mode(job["root"]):
-        modes = power_modes(nvpmodel("-p", "--verbose"))
-        if not modes:
-            raise Refused("nvpmodel -p --verbose lists no power modes")
-        for number, name in sorted(modes.items()):
-            try:
-                set_mode(number)
-            except Refused as err:
-                probe.say_error(None, f"{name}: {err}")
-                continue
-            session = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S-") + secrets.token_hex(3)
-            probe.say("session", schema=SCHEMA, session=session, profile=job["profile"],
-                      device=probe.fingerprint(job["target"], job["sysroot"]), power_mode=f"{name} ({number})")
-            entries = [dict(e, turns={arm: [] for arm in ARMS}, notes=[]) for e in job["entries"]]
-            run_pinned(job, options, entries)
-
-
-def run_pinned(job, options, entries):
+def run_pinned(job, options):
     clocks = probe.pinned_clocks(job["root"], job["sysroot"]) if job.get("pin_clocks") else contextlib.nullcontext()
     with clocks:
         bench = bench_of(job, options.api)
         clean_folder(bench.folder)
-        run_part(bench, job, entries)
+        run_part(bench, job, job["entries"])
 
 
 def run(job, options):
@@ -874,11 +854,10 @@ def run(job, options):
         sys.exit(NOT_A_JETSON)
     try:
         probe.restore_stale_clocks(job["root"], job["sysroot"])
-        if options.power_modes:
-            run_modes(job, options)
-        else:
-            restore_stale_mode(job["root"])
-            run_pinned(job, options, job["entries"])
+        restore_stale_mode(job["root"])
+        mode = job["power_mode"]
+        with contextlib.nullcontext() if mode is None else in_mode(job["root"], mode):
+            run_pinned(job, options)
     except (Refused, probe.ClockError) as err:
         probe.say_error(None, str(err))
     probe.say("done")
@@ -890,16 +869,20 @@ def main(arguments):
     about = roles.add_parser("fingerprint", help="print what this device is")
     about.add_argument("--target", required=True)
     about.add_argument("--sysroot", default="/", help="for tests")
+    about.add_argument("--power-mode", type=int, help="in this one, by its number; needs root")
+    roles.add_parser("modes", help="print its power modes; needs root")
     work = roles.add_parser("run", help="build and measure a job")
     work.add_argument("job", help="path of the job, or - for stdin")
     work.add_argument("--dry-run", action="store_true", help="print every command that would run")
     work.add_argument("--api", choices=("trtexec", "python"), default="trtexec", help="what builds the engines")
-    work.add_argument("--power-modes", choices=("all",), help="measure in every mode that needs no reboot; needs root")
-    work.add_argument("--target", default="jetson-orin", help="of the fingerprint with --power-modes")
     roles.add_parser("build-worker").add_argument("ask")
     asked = parser.parse_args(arguments)
     if asked.role == "fingerprint":
-        print(json.dumps(probe.fingerprint(asked.target, asked.sysroot)))
+        mode = asked.power_mode
+        with contextlib.nullcontext() if mode is None else in_mode(".", mode):
+            print(json.dumps(probe.fingerprint(asked.target, asked.sysroot)))
+    elif asked.role == "modes":
+        print(json.dumps({"modes": modes_in(nvpmodel("-p", "--verbose")), "current": current_mode()}))
     elif asked.role == "build-worker":
         build_worker(json.loads(asked.ask))
     elif asked.role == "run":
@@ -911,7 +894,7 @@ def main(arguments):
         with open(asked.job, encoding="utf-8") as f:
             run(json.load(f), asked)
     else:
-        parser.error("say what to do: fingerprint or run")
+        parser.error("say what to do: fingerprint, modes or run")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from targets.probe import GATE_TEMPERATURE_C, GATE_TIMEOUT_S
 
 SCHEMA = 1
 PROBE = "probe.py"
-SCRIPTS = {"tensorrt": "jetson_run.py"}  # runtime: the program that measures it, where that is not the probe
+JETSON = "jetson_run.py"
+SCRIPTS = {"tensorrt": JETSON}  # runtime: the program that measures it, where that is not the probe
 GATE = {"temperature_c": GATE_TEMPERATURE_C, "timeout_s": GATE_TIMEOUT_S}
 
 
@@ -55,4 +56,5 @@ def is_dense(variant_id: str) -> bool:
 def job(root: str, profile: Profile, entries: list[dict[str, Any]], target: Target, timeout_s: float) -> dict[str, Any]:
     """The whole job, with nothing done to the device: callers set `gate` and `pin_clocks` where that is wanted."""
     return {"schema": SCHEMA, "root": root, "profile": asdict(profile), "timeout_s": timeout_s, "memory_bytes": None,
-            "entries": entries, "power": target.power or None, "gate": None, "pin_clocks": False}
+            "entries": entries, "power": target.power or None, "gate": None, "pin_clocks": False,
+            "power_mode": None, "golden": None}

@@ -4,11 +4,12 @@ The probe runs on this machine, or on a board that host.py reaches.
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import json
-import os
 import secrets
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -17,17 +18,17 @@ from typing import Any
 
 from mmprune import folder
 from mmprune.records import Artifact, Device, Measurement
-from mmprune.runtime_files import runtime_files, runtime_folder
-from targets import LOCAL, Target, jobs, load, mismatch
+from mmprune.runtime_files import runtime_files
+from targets import LOCAL, Target, golden, jobs, load, mismatch
 from targets import answers as reading
-from targets.answers import NULL, ODD, MeasureError, Subject, short
-from targets.conform import strict_json
-from targets.host import Board, Host, Place, connected, output
+from targets.answers import NULL, MeasureError, Subject, short
+from targets.device import device_of, power_modes, this_machine
+from targets.golden import Golden
+from targets.host import Board, Host, HostError, Place, connected, output
 from targets.jobs import Profile
 
 HERE = Path(__file__).parent
 PROBE = HERE / jobs.PROBE
-THIS_MACHINE = "this machine"
 
 
 def _ignore(stage: str, item: str, done: float, total: int) -> None:
@@ -50,11 +51,9 @@ class Options:
     gate: bool = True  # wait on a board until it is idle and cool
     note: Callable[[str], None] = lambda text: None  # gets what is worth telling and no error
     connected: Callable[[Board], None] = lambda board: None  # gets the connection once it stands
-
-
-def fingerprint(target: str) -> Device:
-    """What this machine is, as the probe sees it with this interpreter."""
-    return _fingerprint(_here(Path()), load(target))[0]
+    power_modes: bool = False  # of a Jetson: in each that needs no reboot, one after the other; needs root there
+    # what the artifacts answer here: a board's answers are compared with it before it is measured; None: they are not
+    golden: Callable[[Sequence[Artifact]], Golden | None] = lambda artifacts: None
 
 
 def measure(root: Path, artifacts: Sequence[Artifact], target: str, profile: Profile,
@@ -65,16 +64,20 @@ def measure(root: Path, artifacts: Sequence[Artifact], target: str, profile: Pro
     are returned and nothing runs; one that was cut short goes on, with the references again, since only rounds taken
     side by side can be paired. MeasureError when this is no board of the target, or an artifact could not be measured
     (the others are, and are kept); HostError when the board cannot be reached, or the connection or the probe ended.
+    With power_modes each mode is a device, and a session, of its own.
     """
     family = load(target)
+    if options.power_modes and "tensorrt" not in family.runtimes:
+        raise MeasureError(f"power modes are a Jetson's, and {family.name} has none")
     if options.host is None:
-        place = _here(root)
-        device, emulated = _fingerprint(place, family)
+        place = this_machine(root)
+        device, emulated = device_of(place, family)
         if why := mismatch(family, device):
             raise MeasureError(_elsewhere(family, artifacts, why))
-        return _Run(root, place, family, device, emulated).measure(artifacts, profile, options)
+        return _in_modes(_Run(root, place, family, device, emulated), artifacts, profile, options)
     files = _mmrt_files(root, artifacts, family, options)
     scripts = {jobs.PROBE, *map(jobs.script_of, options.runtimes or family.runtimes)}
+    scripts |= {jobs.JETSON} if options.power_modes else set()
     files.update({name: HERE / name for name in scripts})
     need = [path for a in artifacts if _wanted(a, family, options) for path in (root / name for name in a.files)]
     bytes_ = sum(path.stat().st_size for path in {*need, *files.values()} if path.is_file())
@@ -84,10 +87,10 @@ def measure(root: Path, artifacts: Sequence[Artifact], target: str, profile: Pro
             raise MeasureError(f"{options.host} is no {family.name}: its processor is {board.machine}, {family.name} "
                                f"has {family.arch}; name its own target")
         board.send(files)
-        device, emulated = _fingerprint(board.place, family)
+        device, emulated = device_of(board.place, family)
         if why := mismatch(family, device):
             raise MeasureError(f"{options.host} is no {family.name}: {why}; name its own target")
-        return _Run(root, board.place, family, device, emulated, board).measure(artifacts, profile, options)
+        return _in_modes(_Run(root, board.place, family, device, emulated, board), artifacts, profile, options)
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ class _Run:
     device: Device
     emulated: bool
     board: Board | None = None  # None: this machine, where the files are already
+    power_mode: int | None = None  # the number of the mode to measure in; None: as it is
 
     def measure(self, artifacts: Sequence[Artifact], profile: Profile, options: Options) -> list[Measurement]:
         entries = self._entries(artifacts, options)
@@ -113,6 +117,7 @@ class _Run:
         if self.board:
             self.board.send({name: self.root / name for e in entries for name in e["files"]},
                             lambda fraction: options.progress("copy", self.place.name, fraction * 100, 100))
+        expected = self._send_golden([a for a in artifacts if a.id in {e["artifact"] for e in entries}], options)
         name = (found[0].session.partition(".")[0] if found else
                 datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S-") + secrets.token_hex(3))
         for script in dict.fromkeys(jobs.script_of(e["runtime"]) for e in entries):
@@ -121,25 +126,48 @@ class _Run:
             subject = Subject(self.device, self.emulated, profile.name, name, options.commit, parts + 1)
             job = {**jobs.job(self.place.folder, profile, mine, self.family, options.timeout_s),
                    "memory_bytes": options.memory_bytes, "pin_clocks": options.pin_clocks,
-                   "gate": jobs.GATE if self.board and options.gate else None}
+                   "gate": jobs.GATE if self.board and options.gate else None, "power_mode": self.power_mode,
+                   "golden": expected}
+            if expected and script == jobs.PROBE:  # others compare by themselves
+                self._run(golden.SCRIPT, job, reading.Answers(mine, subject, self.place.name), options)
             found = found + self._run(script, job, reading.Answers(mine, subject, self.place.name), options)
         return found
 
+    def _send_golden(self, artifacts: Sequence[Artifact], options: Options) -> str | None:
+        """The name of the file with what these answer here, on the board; None where there is nothing to compare."""
+        expected = options.golden(artifacts) if self.board else None
+        if self.board is None or expected is None:
+            return None
+        with tempfile.TemporaryDirectory() as private:
+            path = Path(private) / golden.NAME
+            path.write_bytes(golden.npz(expected, artifacts))
+            self.board.send({golden.NAME: path, golden.SCRIPT: HERE / golden.SCRIPT})
+        return golden.NAME
+
     def _run(self, script: str, job: dict[str, Any], answers: reading.Answers, options: Options) -> list[Measurement]:
-        made, errors, done = [], [], False
+        made, checks, errors, done = [], [], [], False
         with output(self.place, (*self.place.run(script), "run", "-"), json.dumps(job)) as lines:
             for row in reading.read_rows(lines, self.place.name):
                 if row["kind"] == "result":
                     made.append(answers.measurement(row))
                     with _exclusively(self.root / folder.MEASUREMENTS):
                         folder.append_measurement(self.root, made[-1])
+                elif row["kind"] == "golden":
+                    checks.append(answers.golden(row))
                 elif row["kind"] == "error":
                     errors.append(short(row.get("message")))
                 elif row["kind"] == "progress":
                     part, fraction = answers.progress(row)
-                    stage, item = ("measure", f"part {part}") if part else ("memory", "")
+                    stage, item = (("measure", f"part {part}") if part else
+                                   ("compare", "") if script == golden.SCRIPT else ("memory", ""))
                     options.progress(stage, item, fraction * 100, 100)
                 done = row["kind"] == "done"
+        for line in golden.describe(checks):
+            options.note(line)
+        if script == golden.SCRIPT:  # what does not run here, the probe will say too
+            for message in errors:
+                options.note(message)
+            return made
         if errors or not done:
             raise MeasureError("\n".join(errors) or f"on {self.place.name} the probe ended before it was done; every "
                                "part that was finished is kept, run the same command again")
@@ -157,6 +185,8 @@ class _Run:
         threads = options.threads if options.threads is not None else self.family.threads
         if threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
+        if self.power_mode is not None:  # which the other programs do not set
+            names = [name for name in names if name == NULL or jobs.script_of(name) == jobs.JETSON]
         rows = [jobs.entry(a, name, threads)
                 for name in names for a in artifacts if formats[name] in (None, a.format)]
         if not rows:
@@ -190,6 +220,24 @@ class _Run:
         return (whole or fitting or [[]])[-1]
 
 
+def _in_modes(run: _Run, artifacts: Sequence[Artifact], profile: Profile, options: Options) -> list[Measurement]:
+    """As the board is, or in each of its power modes. MeasureError at the end for what could not be measured."""
+    if not options.power_modes:
+        return run.measure(artifacts, profile, options)
+    made, errors = list[Measurement](), list[str]()
+    for number, name in power_modes(run.place).items():
+        try:
+            device, emulated = device_of(run.place, run.family, number)
+            options.note(f"power mode {name}")
+            made += dataclasses.replace(run, device=device, emulated=emulated, power_mode=number).measure(
+                artifacts, profile, options)
+        except (MeasureError, HostError) as err:
+            errors.append(f"power mode {name}: {err}")
+    if errors:
+        raise MeasureError("\n".join(errors))
+    return made
+
+
 def _key(m: Measurement) -> tuple[str, str, str, int]:
     return m.artifact, m.artifact_sha256, m.runtime, m.threads
 
@@ -206,23 +254,6 @@ def _formats(family: Target) -> dict[str, str | None]:
 def _wanted(artifact: Artifact, family: Target, options: Options) -> bool:
     formats = _formats(family)
     return any(formats.get(name) in (None, artifact.format) for name in options.runtimes or family.runtimes)
-
-
-def _here(root: Path) -> Place:
-    """This machine. mmrt.py, which travels beside the probe to other machines, lies elsewhere on this one."""
-    path = os.pathsep.join([str(runtime_folder()), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return Place(THIS_MACHINE, str(root.resolve()), sys.executable, str(HERE),
-                 environment={**os.environ, "PYTHONPATH": path})
-
-
-def _fingerprint(place: Place, family: Target) -> tuple[Device, bool]:
-    """What the device is, and whether it is an emulator. MeasureError where it says something else."""
-    with output(place, (*place.run(jobs.PROBE), "fingerprint", "--target", family.name), None) as lines:
-        line = lines.read(1 << 20)
-    try:
-        return reading.device_from_row(strict_json(line))
-    except ODD as err:
-        raise MeasureError(f"{place.name} does not say what it is: {short(err)}") from err
 
 
 def _elsewhere(family: Target, artifacts: Sequence[Artifact], why: str) -> str:

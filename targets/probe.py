@@ -1037,7 +1037,7 @@ def run_part(entries, job, part):
         about_all = ["throttled: " + reason for reason in watch.reasons]
         if job.get("power") and not source:
             about_all.append("no energy: {} cannot be read here{}".format(
-                job["power"], ", only root may" if job["power"] == "rapl" else ""))
+                job["power"], ", only root may" if job["power"] == "rapl" and os.geteuid() else ""))
         for entry in entries:
             row = result(entry, lives[entry["key"]], watch)
             say("result", **dict(row, notes=about_all + row["notes"]), **shared)

@@ -16,14 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_nvpmodel import power_modes
 from families import DEVICE, made_family
+from linear_models import real_family
 
 from mmprune import folder
 from mmprune.points import PointsError, read_points
-from mmprune.records import Artifact
 from mmprune.report import table
 from targets import TARGETS, answers, bundle_run, importing, load, mismatch, unpacking
-from targets.bundle import BundleError, Golden, Options, golden, make_bundle
+from targets.bundle import BundleError, Options, make_bundle
+from targets.golden import Golden, answer
 from targets.importing import ResultsError, describe, import_results
 from targets.jobs import PROFILES, Profile
 from targets.unpacking import UnpackError, unpack
@@ -50,9 +52,10 @@ def board(family, tmp_path):
     return unpack(made.path, tmp_path)
 
 
-def run(board, *options, python=None):
+def run(board, *options, python=None, env=None):
     command = [python, "run"] if python else ["./run"]
-    return subprocess.run([*command, *options], cwd=board, capture_output=True, text=True, check=False)
+    return subprocess.run([*command, *options], cwd=board, capture_output=True, text=True, check=False,
+                          env={**os.environ, **(env or {})})
 
 
 def results(board):
@@ -278,7 +281,7 @@ def test_the_program_is_python_3_8_and_stands_alone():
     top |= {node.module.split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom)}
     assert top <= sys.stdlib_module_names
     every = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    assert every - sys.stdlib_module_names - {"numpy", "onnxruntime", "openvino"} == set()
+    assert every - sys.stdlib_module_names - {"golden_run"} == set()
 
 
 def test_it_runs_on_an_old_python(board):
@@ -292,60 +295,18 @@ def test_it_runs_on_an_old_python(board):
 
 # -------------------------------------------------------------------------------------------- with a model, for real
 
-def real_family(root):
-    """Two linear models of 8x8 images as ONNX, IR and (where its library is) mmrt; [(artifact, opener)]."""
-    onnx, openvino = pytest.importorskip("onnx"), pytest.importorskip("openvino")
-    from onnx import TensorProto, helper
-
-    from exporters import ExportError
-    from exporters import load as format_named
-
-    made = []
-    for i, artifact in enumerate(made_family(root, [("dense", 0.9, 0.0, 0.01), ("uniform", 0.88, 0.5, 0.008)])):
-        weight = np.random.default_rng(i).standard_normal((192, 2)).astype(np.float32)
-        nodes = [helper.make_node("Flatten", ["input"], ["flat"]), helper.make_node("Gemm", ["flat", "w"], ["logits"])]
-        graph = helper.make_graph(
-            nodes, "linear",
-            [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 8, 8])],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 2])],
-            [onnx.numpy_helper.from_array(weight, "w")])
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        here = folder.variant_folder(root, artifact.variant)
-        onnx.save(model, here / "model.onnx")
-        made.append(recorded(root, artifact, "onnx", [here / "model.onnx"]))
-        openvino.save_model(openvino.Core().read_model(str(here / "model.onnx")), str(here / "ir.xml"), False)
-        made.append(recorded(root, artifact, "openvino", [here / "ir.xml", here / "ir.bin"]))
-        try:
-            format_named("mmrt").load_runtime()
-        except ExportError:
-            continue
-        format_named("mmrt").write_mmrt(model, here / "model.mmrt")
-        made.append(recorded(root, artifact, "mmrt", [here / "model.mmrt"]))
-    (root / folder.MEASUREMENTS).unlink()
-    return made, lambda a: format_named(a.format).open_file(root / a.path)
-
-
-def recorded(root, like, format, paths) -> Artifact:
-    files = tuple(str(p.relative_to(root)) for p in paths)
-    digest = hashlib.sha256(b"".join(p.read_bytes() for p in paths)).hexdigest()
-    artifact = dataclasses.replace(like, id=f"{like.variant}/{format}-f32", format=format, path=files[0], files=files,
-                                   sha256=digest)
-    folder.write_artifact(root, artifact)
-    return artifact
-
-
 @pytest.mark.slow
 def test_real_models_are_compared_measured_and_reported(tmp_path):
     root = tmp_path / "family"
     artifacts, open_artifact = real_family(root)
     images = np.random.default_rng(9).standard_normal((4, 3, 8, 8), dtype=np.float32)
-    told = golden(images, artifacts, open_artifact)
+    told = answer(images, artifacts, open_artifact)
     told.outputs[UNIFORM_ID] = -told.outputs[UNIFORM_ID]  # as if that file answered otherwise on the board
     made = make_bundle(root, artifacts, load("local"), tmp_path / "b.tar.xz", TINY, Options(told, gate=False))
     board = unpack(made.path, tmp_path)
     # the interpreter of these tests, which has the runtimes; a user's python3 is the board's
-    assert "--golden-worker  # uniform-0001/openvino-f32 on openvino" in run(board, "--dry-run",
-                                                                              python=sys.executable).stdout
+    assert f"golden_run.py run remaining.json  # compares {len(artifacts)} files' answers with those at home" in run(
+        board, "--dry-run", python=sys.executable).stdout
     done = run(board, "--only", "onnxruntime", python=sys.executable)
     assert done.returncode == 0, done.stderr
     assert f"{UNIFORM_ID} on onnxruntime does not answer as at home" in done.stderr
@@ -373,10 +334,10 @@ def test_a_model_that_does_not_load_is_an_error_of_its_own(tmp_path, family):
     board = unpack(made.path, tmp_path)
     done = run(board, python=sys.executable)
     assert done.returncode == 1 and {row["kind"] for row in results(board)} == {"session", "error", "done"}
-    assert f"{DENSE_ID} on onnxruntime: ended with 1" in done.stderr
+    assert f"{DENSE_ID} on onnxruntime: golden outputs: ended with 1" in done.stderr
     imported = import_results(family[0], board / "results.jsonl")
     assert imported.measurements == () and len(imported.errors) == 4
-    assert "not measured: golden outputs: ended with 1" in describe(imported)
+    assert f"not measured: {DENSE_ID} on onnxruntime: golden outputs: ended with 1" in describe(imported)
 
 
 # ------------------------------------------------------------------------------------------------ nothing is trusted
@@ -586,3 +547,41 @@ def test_what_ran_on_an_emulator_stays_emulated(family, tmp_path, where):
 def test_the_profiles_travel_with_the_bundle(board):
     told = json.loads((board / "manifest.json").read_text())["profiles"]
     assert told == {name: dataclasses.asdict(p) for name, p in PROFILES.items()}
+
+
+# -------------------------------------------------------------------------------------------------------- power modes
+
+@pytest.fixture
+def jetson_like(family, tmp_path):
+    """A bundle whose target has power modes, for the runtime that only sleeps, unpacked; and PATH with an nvpmodel."""
+    made = make_bundle(*family, load("local"), tmp_path / "b.tar.xz", TINY, Options(runtimes=("null",), gate=False))
+    board = unpack(made.path, tmp_path)
+    manifest = json.loads((board / "manifest.json").read_text())
+    program = RUN.with_name("jetson_run.py")
+    (board / program.name).write_bytes(program.read_bytes())
+    manifest["files"][program.name] = {"bytes": program.stat().st_size, "sha256": bundle_run.file_sha256(program)}
+    (board / "manifest.json").write_text(json.dumps(manifest))
+    return board, power_modes(tmp_path / "bin")
+
+
+def test_every_power_mode_is_a_session_that_goes_on_by_itself(family, jetson_like):
+    board, (env, state) = jetson_like
+    done = run(board, "--power-modes", "all", env=env)
+    assert done.returncode == 0 and "without power mode MAXN_SUPER: " in done.stderr, done.stderr
+    assert [row["device"]["power_mode"] for row in rows_of(board, "session")] == ["15W (0)", "25W (1)"]
+    assert state.read_text() == "1", "the old mode is set again"
+    lines = (board / "results.jsonl").read_text().splitlines()
+    _, second, *_ = (i for i, line in enumerate(lines) if '"kind": "result"' in line)
+    (board / "results.jsonl").write_text("\n".join(lines[:second] + lines[second + 1:]) + "\n")
+    assert run(board, "--power-modes", "all", env=env).returncode == 0
+    assert "everything is measured already" in run(board, "--power-modes", "all", env=env).stderr
+    imported = import_results(family[0], board / "results.jsonl")
+    by_mode = {}
+    for m in imported.measurements:
+        by_mode.setdefault(m.device.power_mode, set()).add(m.session.partition(".")[0])
+    assert {mode: len(sessions) for mode, sessions in by_mode.items()} == {"15W (0)": 1, "25W (1)": 1}
+    assert len(imported.measurements) == 2 + 2 + 1, "the reference once more, beside what was missing"
+
+
+def test_a_board_without_power_modes(board):
+    assert "--power-modes is for Jetsons" in run(board, "--power-modes", "all").stderr

@@ -176,7 +176,7 @@ def test_strategies_without_data():
     plan = json.loads(done.stdout)
     assert len(plan["strategies"]) == 10 and len(plan["layers"]) == 21
     table = mmprune("strategies", "--model", "resnet18", "--num-classes", "10", "--img-size", "32").stdout
-    assert "layer4.1.conv2" in table and "75-95" in table and "total" in table
+    assert "layer4.1.conv2" in table and "75-95" in table and "total, unstructured" in table
 
 
 def test_targets_and_doctor():
@@ -227,6 +227,15 @@ def test_all_precisions_are_points_of_one_front(toy, tmp_path):
     assert len(records) == 2 and all("calibrated on 20 images" in " ".join(r["notes"]) for r in records)
     done = mmprune(*arguments(toy, tmp_path, *words, "--formats", "onnx-fp32", "--calibration", images))
     assert f"note: {images} is not read: no int8 is made (--precision int8)" in done.stderr
+
+
+@pytest.mark.parametrize(("formats", "pattern"), [("mmrt-int8", "block-1x4"), ("mmrt-int8,onnx-fp32", "unstructured")])
+def test_blocks_are_taken_where_only_int8_of_mmrt_is_asked_for(toy, tmp_path, formats, pattern):
+    words = ["--strategies", "max", "--formats", formats, "--epochs", "2"]
+    done = mmprune(*arguments(toy, tmp_path / "out", *words))
+    assert done.code == 0, done.stderr
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["spec"]["pattern"] == pattern
+    assert "| strategy | sparsity % | in zero blocks % |" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_another_run_in_the_same_folder(small, toy):

@@ -8,14 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from fake_nvpmodel import power_modes
 from fake_ssh import FakeBoard
 from families import made_family
+from linear_models import real_family
 from test_cli import mmprune
 
 import targets.jobs
 from mmprune import folder
 from targets import fleet, remote
+from targets.golden import answer
 from targets.host import REMOTE, Host, HostError, connected, output
 from targets.jobs import Profile
 from targets.measure import MeasureError, Options, measure
@@ -340,3 +344,38 @@ def test_an_interrupt_of_a_fleet_ends_all(board, family):
     with pytest.raises(KeyboardInterrupt):
         fleet.measure_fleet(*family, jobs, long, Options(runtimes=("null",), gate=False),
                             lambda host: interrupt if host == "one" else lambda *step: None)
+
+
+def test_every_power_mode_of_a_jetson_is_a_device_and_a_session_of_its_own(board, family, tmp_path):
+    """On this machine as a Jetson, with an nvpmodel; for the runtime that only sleeps, which no mode changes."""
+    _, state = power_modes(board.folder / "bin")
+    described = tmp_path / "like-a-jetson.toml"
+    described.write_text('like = "x86"\nruntimes = {tensorrt = "onnx"}\n')
+    notes = []
+    with pytest.raises(MeasureError, match=r"power mode MAXN_SUPER: on pi@pi5\.local: jetson_run\.py fingerprint"):
+        over_ssh(family, str(described), power_modes=True, note=notes.append)
+    made = folder.read_measurements(family[0])
+    assert {(m.device.power_mode, m.artifact) for m in made} == {
+        (mode, a.id) for mode in ("15W (0)", "25W (1)") for a in family[1]}
+    assert len({m.device.fingerprint for m in made}) == len({m.session.partition(".")[0] for m in made}) == 2
+    assert notes == ["power mode 15W", "power mode 25W"] and state.read_text() == "1" and board.left == []
+    with pytest.raises(MeasureError, match="power modes are a Jetson's, and x86 has none"):
+        over_ssh(family, power_modes=True)
+
+
+def test_a_board_s_answers_are_compared_with_those_here(board, tmp_path):
+    """Real files on real runtimes; one of the expected answers is another model's."""
+    root = tmp_path / "real"
+    artifacts, open_artifact = real_family(root)
+    images = np.random.default_rng(9).standard_normal((4, 3, 8, 8), dtype=np.float32)
+    told = answer(images, artifacts, open_artifact)
+    other = artifacts[-1]
+    told.outputs[other.id] = -told.outputs[other.id]
+    notes = []
+    options = Options(host="pi@pi5.local", gate=False, golden=lambda asked: told, note=notes.append)
+    made = measure(root, artifacts, "x86", TINY, options)
+    assert len(made) == len(artifacts)
+    assert f"largest difference 2 of the largest logit ({other.id} on " in "\n".join(notes)
+    assert [n for n in notes if "names another class for 100% of 4 images" in n and other.id in n]
+    assert sum("names another class" in n for n in notes) == 1
+    assert sum("compared with those here" in n for n in notes) == 1

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import tarfile
 
 import numpy as np
 import onnx
@@ -80,8 +79,7 @@ def test_the_bundle_is_whole_and_says_every_command(family, tmp_path):
     root, done = family
     assert read_measurements(root) == [] and "This machine is no jetson-orin" in done.stdout
     path = root / "out-jetson-orin.tar.xz"
-    with tarfile.open(path) as tar:
-        tar.extractall(tmp_path, filter="data")
+    subprocess.run(["tar", "-xf", path, "-C", tmp_path], check=True)  # as on the board
     [folder] = tmp_path.iterdir()
     job = json.loads((folder / "job.json").read_text())
     names = {e["artifact"] for e in job["entries"]}

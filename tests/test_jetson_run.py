@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from fake_nvpmodel import power_modes
 from families import made_family
 
 from mmprune import folder
@@ -82,25 +83,6 @@ else:
     pathlib.Path(asked["--exportTimes"]).write_text(json.dumps([
         {{"startComputeMs": 500 + i * ms, "endComputeMs": 500 + (i + 1) * ms, "computeMs": ms}}
         for i in range(max(1, int(asked["--iterations"])))]))
-'''
-
-NVPMODEL = '''#!{python}
-import pathlib, sys
-state = pathlib.Path({state!r})
-if sys.argv[1] == "-q":
-    names = ["15W", "25W", "MAXN_SUPER"]
-    print("NV Power Mode: " + names[int(state.read_text())] + "\\n" + state.read_text())
-elif sys.argv[1] == "-p":
-    print(pathlib.Path({modes!r}).read_text())
-else:
-    with open(str(state) + ".log", "a") as f:
-        print(sys.argv[2], file=f)
-    if sys.argv[2] == "2":
-        print("NVPM WARN: Reboot required for changing to this power mode: 2")
-        print("NVPM WARN: DO YOU WANT TO REBOOT NOW? enter YES/yes to confirm:")
-        assert sys.stdin.read() == "no\\n"
-    else:
-        state.write_text(sys.argv[2])
 '''
 
 PRETEND = {"version": "100300", "log": "build-10.3.log", "layers": "layers-10.3.json",
@@ -434,27 +416,36 @@ def test_a_made_up_board_s_rows_never_count_as_measured(tmp_path, board):
 
 @pytest.fixture
 def modes(tmp_path):
-    """PATH with an nvpmodel of three modes, the third behind a reboot, the second active; and its state."""
-    state = tmp_path / "bin" / "mode"
-    tool(tmp_path / "bin" / "nvpmodel", NVPMODEL, state=str(state), modes=str(FIXTURES / "nvpmodel.txt"))
-    state.write_text("1")
-    return {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}, state
+    return power_modes(tmp_path / "bin")
 
 
 def test_power_modes_are_read_from_nvpmodel():
-    assert jetson.power_modes(text("nvpmodel.txt")) == {0: "15W", 1: "25W", 2: "MAXN_SUPER"}
+    assert jetson.modes_in(text("nvpmodel.txt")) == {0: "15W", 1: "25W", 2: "MAXN_SUPER"}
 
 
-def test_every_power_mode_is_a_session_and_the_old_one_is_set_again(tmp_path, board, modes):
+def test_a_job_runs_in_its_power_mode_and_the_old_one_is_set_again(tmp_path, board, modes):
     env, state = modes
-    rows = run(job_of(tmp_path, board), "--power-modes", "all", env=env)
-    sessions = of_kind(rows, "session")
-    assert [s["device"]["power_mode"] for s in sessions] == ["15W (0)", "25W (1)"]
-    assert len(of_kind(rows, "result")) == 4 and len({s["session"] for s in sessions}) == 2
-    [error] = of_kind(rows, "error")
-    assert error["message"].startswith("MAXN_SUPER: power mode 2 needs a reboot")
-    assert state.read_text() == "1" and not (tmp_path / jetson.MODE_STATE).exists()
+    for mode in (0, 1):
+        rows = run(job_of(tmp_path, board, power_mode=mode), env=env)
+        assert len(of_kind(rows, "result")) == 2 and not of_kind(rows, "error")
+        assert state.read_text() == "1" and not (tmp_path / jetson.MODE_STATE).exists()
     assert sum("--onnx=" in c for c in calls(board)) == 18  # engines of one mode are not those of another
+    [error] = of_kind(run(job_of(tmp_path, board, power_mode=2), env=env), "error")
+    assert error["message"].startswith("power mode 2 needs a reboot") and state.read_text() == "1"
+
+
+def test_the_device_says_its_modes_and_what_it_is_in_each(tmp_path, modes):
+    env, state = modes
+
+    def told(*arguments):
+        done = subprocess.run([sys.executable, str(PROGRAM), *arguments], capture_output=True, text=True, check=False,
+                              cwd=tmp_path, env={**os.environ, **env})
+        return json.loads(done.stdout) if done.returncode == 0 else done.stderr
+
+    assert told("modes") == {"modes": {"0": "15W", "1": "25W", "2": "MAXN_SUPER"}, "current": 1}
+    asked = "fingerprint", "--target", "jetson-orin", "--power-mode"
+    assert told(*asked, "0")["power_mode"] == "15W (0)" and state.read_text() == "1"
+    assert "power mode 2 needs a reboot" in told(*asked, "2") and state.read_text() == "1"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -462,8 +453,8 @@ def test_the_old_power_mode_comes_back_after_a_signal_or_at_the_next_start(tmp_p
     env, state = modes
     pretend(board, build="hang")
     job = tmp_path / "job.json"
-    job.write_text(json.dumps(job_of(tmp_path, board)))
-    command = [sys.executable, str(PROGRAM), "run", str(job), "--power-modes", "all"]
+    job.write_text(json.dumps(job_of(tmp_path, board, power_mode=0)))
+    command = [sys.executable, str(PROGRAM), "run", str(job)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                           env={**os.environ, **env}) as process:
         for _ in range(200):

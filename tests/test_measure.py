@@ -14,9 +14,10 @@ from mmprune import folder
 from mmprune.points import PointsError, read_points
 from targets import answers as reading
 from targets.answers import Answers, Subject, device_from_row, read_rows
+from targets.device import fingerprint, this_machine
 from targets.host import HostError, output
 from targets.jobs import PROFILES, Profile, profile_named
-from targets.measure import MeasureError, Options, _here, fingerprint, measure
+from targets.measure import MeasureError, Options, measure
 
 TINY = Profile("smoke", samples=8, seconds=10, rounds=2, restarts=1)
 NULL = Options(runtimes=("null",), commit="abc")
@@ -123,7 +124,7 @@ def test_an_interrupt_ends_the_probe_and_its_children(tmp_path, artifacts):
 
 
 def test_a_probe_that_fails_says_so(tmp_path):
-    place = _here(tmp_path)
+    place = this_machine(tmp_path)
     with pytest.raises(HostError, match=r"on this machine: probe.py run ended with 1: .*schema 1, not 7"), \
             output(place, (*place.run("probe.py"), "run", "-"), '{"schema": 7}') as lines:
         lines.read()

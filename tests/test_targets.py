@@ -5,10 +5,9 @@ import dataclasses
 import pytest
 from families import DEVICE
 
-import targets
 from exporters.run import wanted_formats
 from mmprune.masks import PATTERNS
-from targets import TARGETS, load, mismatch
+from targets import TARGETS, load, mismatch, pattern_for
 
 PI_5 = dataclasses.replace(DEVICE, board="Raspberry Pi 5 Model B Rev 1.0", isa=("asimd", "asimddp", "asimdhp", "fphp"),
                            versions={"machine": "aarch64"})
@@ -21,9 +20,31 @@ N100 = dataclasses.replace(DEVICE, isa=("avx2", "fma"), versions={"machine": "x8
 def test_every_target_is_whole(name):
     target = load(name)
     assert target.name == name
-    assert target.pattern in PATTERNS and target.pattern in targets.PATTERNS
+    assert target.pattern in PATTERNS
     made = {pair[0] for pair in wanted_formats(target.formats)}
     assert made == set(target.runtimes.values())
+
+
+MMRT, ONNX, ENGINE = ("mmrt", "int8"), ("onnx", "int8"), ("tensorrt", "int8")
+
+
+@pytest.mark.parametrize(("name", "wanted", "pattern"), [
+    ("x86", [MMRT], "block-1x4"),
+    ("raspberry-pi-4", [MMRT, ONNX], "block-1x4"),
+    ("x86", [MMRT, ("mmrt", "fp32")], "unstructured"),  # one pattern a family, and fp32 skips any zero
+    ("x86", [MMRT, ("onnx", "fp32")], "unstructured"),
+    ("x86", [ONNX], "unstructured"),  # no other runtime skips blocks
+    ("x86", [], "unstructured"),
+    ("jetson-orin", [ENGINE], "2:4"),
+    ("jetson-orin-nano", [("tensorrt", "fp16"), ENGINE], "2:4"),
+])
+def test_the_pattern_that_pays(name, wanted, pattern):
+    assert pattern_for(load(name), wanted) == pattern
+
+
+def test_a_pattern_in_a_user_s_file_is_kept(tmp_path):
+    (tmp_path / "b.toml").write_text('like = "raspberry-pi-5"\npattern = "2:4"')
+    assert pattern_for(load(str(tmp_path / "b.toml")), [MMRT]) == "2:4"
 
 
 @pytest.mark.parametrize(("name", "board", "why"), [

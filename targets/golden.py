@@ -1,0 +1,77 @@
+"""Golden outputs: what each file answers to a few real images here, and how a board's answers compare with that."""
+
+import dataclasses
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmprune.records import Artifact
+from targets.conform import conform
+
+NAME = "golden.npz"
+SCRIPT = "golden_run.py"  # compares on the board, but for TensorRT's engines
+
+
+@dataclass(frozen=True, eq=False)
+class Golden:
+    """Real inputs and what each artifact answered here: a board that answers otherwise measures something else."""
+
+    images: np.ndarray  # (N, C, H, W) float32, normalized
+    outputs: dict[str, np.ndarray]  # by artifact id: (N, classes) float32
+
+
+@dataclass(frozen=True)
+class GoldenCheck:
+    """How an artifact's outputs on the board compare with those at home."""
+
+    artifact: str
+    runtime: str
+    images: int
+    max_relative_difference: float  # max |difference| over the largest |logit| at home
+    top1_agreement: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.top1_agreement <= 1:
+            raise ValueError(f"top1_agreement must be a fraction in [0, 1], got {self.top1_agreement!r}")
+
+
+def answer(images: np.ndarray, artifacts: Sequence[Artifact],
+           open_artifact: Callable[[Artifact], Callable[[np.ndarray], np.ndarray]]) -> Golden:
+    """Every artifact's answers to the images, one by one. `open_artifact` gives (1, C, H, W) -> (1, classes)."""
+    outputs = {}
+    for artifact in artifacts:
+        run = open_artifact(artifact)
+        outputs[artifact.id] = np.concatenate([run(images[i:i + 1]) for i in range(len(images))])
+    return Golden(images, outputs)
+
+
+def npz(golden: Golden, artifacts: Sequence[Artifact]) -> bytes:
+    """The file that travels. ValueError where an artifact has no outputs, or not one for each image."""
+    for artifact in artifacts:
+        if len(golden.outputs.get(artifact.id, ())) != len(golden.images):
+            raise ValueError(f"{artifact.id} needs golden outputs, one for each of the {len(golden.images)} images")
+    sink = io.BytesIO()
+    arrays: dict[str, Any] = {"images": golden.images, **{a.id: golden.outputs[a.id] for a in artifacts}}
+    np.savez(sink, **arrays)
+    return sink.getvalue()
+
+
+def check_of(row: dict[str, Any]) -> GoldenCheck:
+    """A row of kind "golden", checked field by field. ValueError, TypeError or KeyError."""
+    check = GoldenCheck(**{f.name: row[f.name] for f in dataclasses.fields(GoldenCheck)})
+    conform(check, GoldenCheck, "golden")
+    return check
+
+
+def describe(checks: Sequence[GoldenCheck]) -> list[str]:
+    """For people: how far the board's answers are from those here, and which files name other classes."""
+    if not checks:
+        return []
+    worst = max(checks, key=lambda g: g.max_relative_difference)
+    return [f"outputs on the board: {len(checks)} compared with those here, largest difference "
+            f"{worst.max_relative_difference:.2g} of the largest logit ({worst.artifact} on {worst.runtime})",
+            *(f"on the board {g.artifact} on {g.runtime} names another class for {1 - g.top1_agreement:.0%} of "
+              f"{g.images} images" for g in checks if g.top1_agreement < 1)]
