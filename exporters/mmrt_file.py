@@ -10,6 +10,7 @@ import numpy as np
 MAGIC, VERSION, LINE = b"MMRT\r\n\x1a\n", 1, 64  # sections and blobs begin at multiples of a cache line
 
 LINEAR, DEPTHWISE, POOL, HALO, COPY, UNARY, BINARY, REDUCE, SOFTMAX, NORM, MATMUL = range(1, 12)
+QLINEAR, QDEPTHWISE, QPOOL, QADD, QUANTIZE, DEQUANTIZE = range(12, 18)
 ACTS = ("none", "clip", "leaky", "sigmoid", "silu", "hardsigmoid", "hardswish", "gelu", "gelu_tanh", "tanh", "exp",
         "sqrt", "reciprocal", "erf", "neg", "abs", "log", "softplus", "elu", "affine", "mish")
 BINARIES = ("add", "sub", "mul", "div", "max", "min", "pow")
@@ -57,6 +58,14 @@ def add_weights(data: Data, weights: np.ndarray, precision: str) -> tuple[int, i
     if len(bits) + len(values) * width < flat.size * width:
         return 1, dtype, add_blob(data, bits + values.astype(kind).tobytes(), (len(bits), width)), len(values)
     return 0, dtype, add_blob(data, flat.astype(kind).tobytes(), (0, width)), flat.size
+
+
+def add_blocks(data: Data, weights: np.ndarray) -> tuple[int, int]:
+    """blob, n_blocks: int8 weights [O][words of inputs][taps][4] as a bitmask of blocks and those that are not zero."""
+    blocks = np.ascontiguousarray(weights, np.int8).reshape(-1, 4)
+    kept = blocks.any(axis=1)
+    bits = padded(np.packbits(kept, bitorder="little").tobytes())
+    return add_blob(data, bits + blocks[kept].tobytes()), int(kept.sum())
 
 
 def padded(content: bytes, unit: int = LINE) -> bytes:

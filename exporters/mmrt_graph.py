@@ -17,6 +17,10 @@
     reduce    x              kind (as in FORMAT.md), axes, mean
     softmax   x              axis
     norm      x              over the last axis: eps gain bias; gain and bias None where there are none
+    quantize  x              y = clamp(round(x / scale) + zero, 0, 255)
+    dequantize x             (x - zero) * scale
+
+mmrt_int8 makes more of them: products that read and write uint8.
 """
 
 from collections.abc import Callable, Sequence
@@ -113,6 +117,15 @@ class Reading:
 
     constants: dict[str, np.ndarray]
     shapes: dict[str, tuple[int, ...]]
+    integers: dict[str, "Integers"] = field(default_factory=dict)  # by constant that was dequantized
+
+
+@dataclass(frozen=True)
+class Integers:
+    """A constant as it was quantized: value = values * scale, which broadcast."""
+
+    values: np.ndarray
+    scale: np.ndarray
 
 
 def refuse(proto: onnx.NodeProto, why: str) -> ExportError:
@@ -127,6 +140,9 @@ def _fold(reading: Reading, proto: onnx.NodeProto, model: onnx.ModelProto) -> bo
     """Compute a node whose inputs are constants (or whose result is a shape); whether it was one."""
     if proto.op_type == "Shape" and proto.input[0] in reading.shapes:
         results: list[Any] = [np.array(reading.shapes[proto.input[0]], np.int64)]
+    elif proto.op_type == "DequantizeLinear" and proto.input[0] in reading.constants:
+        reading.integers[proto.output[0]] = integers = _integers(reading, proto)
+        results = [(integers.values * integers.scale).astype(np.float32)]
     elif all(name in reading.constants for name in proto.input if name):
         values = [reading.constants[name] for name in proto.input if name]
         types = [onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
@@ -194,7 +210,7 @@ def _conv(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
         raise refuse(proto, f"its input has the shape {x}; only one image (1, C, H, W) at a time is supported")
     bias = np.zeros(weight.shape[0], np.float32) if bias is None else bias
     return _node(proto, "conv", weight=weight, bias=bias, window=_window(proto, x, y, weight.shape[2:]),
-                 groups=attribute(proto, "group", 1), act=NO_ACT)
+                 groups=attribute(proto, "group", 1), act=NO_ACT, **_as_integers(reading, proto))
 
 
 def _window(proto: onnx.NodeProto, x: tuple[int, ...], y: tuple[int, ...], kernel: Sequence[int]) -> Window:
@@ -220,16 +236,49 @@ def _gemm(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
     if bias.ndim == 2 and bias.shape[0] > 1:
         raise refuse(proto, f"its bias has the shape {bias.shape}")
     bias = np.broadcast_to(bias.reshape(-1), weight.shape[:1]).astype(np.float32)
-    return _node(proto, "linear", weight=weight, bias=bias, act=NO_ACT)
+    turned = not attribute(proto, "transB", 0)
+    return _node(proto, "linear", weight=weight, bias=bias, act=NO_ACT, **_as_integers(reading, proto, turned))
 
 
 def _matmul(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
     weight = reading.constants.get(proto.input[1])
     if weight is not None and weight.ndim == 2:
-        return _node(proto, "linear", weight=weight.T, bias=np.zeros(weight.shape[1], np.float32), act=NO_ACT)
+        return _node(proto, "linear", weight=weight.T, bias=np.zeros(weight.shape[1], np.float32), act=NO_ACT,
+                     **_as_integers(reading, proto, turned=True))
     if any(len(reading.shapes[name]) < 2 for name in proto.input):
         raise refuse(proto, "an input has fewer than two axes")
     return _node(proto, "matmul", proto.input, scale=1.0)
+
+
+def _integers(reading: Reading, proto: onnx.NodeProto) -> Integers:
+    values, scale, zero = (_constant(reading, proto, i) for i in range(3))
+    assert values is not None and scale is not None  # required by ONNX
+    if zero is not None and zero.any():
+        raise refuse(proto, "a constant with a zero point other than 0")
+    axis = attribute(proto, "axis", 1) % max(1, values.ndim)
+    return Integers(values, scale.reshape(-1, *[1] * (values.ndim - 1 - axis)) if scale.size > 1 else scale.reshape(()))
+
+
+def _as_integers(reading: Reading, proto: onnx.NodeProto, turned: bool = False) -> dict[str, Any]:
+    """What a product's weight and bias were quantized from, (O, ...); {} where they were not."""
+    weight = reading.integers.get(proto.input[1])
+    bias = reading.integers.get(proto.input[2]) if len(proto.input) > 2 else None
+    if weight is None or (bias is None and len(proto.input) > 2 and proto.input[2]):
+        return {}
+    values = weight.values.T if turned else weight.values
+    scale = np.broadcast_to(weight.scale.reshape(-1), values.shape[:1])
+    return {"weight_integers": Integers(values, scale), "bias_integers": None if bias is None else bias.values}
+
+
+def _scale_zero(reading: Reading, proto: onnx.NodeProto) -> dict[str, Any]:
+    scale, zero = _constant(reading, proto, 1), _constant(reading, proto, 2)
+    if scale is None or scale.size != 1 or zero is None or zero.dtype != np.uint8:
+        raise refuse(proto, "only uint8 with one scale for the tensor is supported")
+    return {"scale": float(scale.reshape(())), "zero": int(zero.reshape(()))}
+
+
+def _quantize(op: str) -> Callable[[Reading, onnx.NodeProto], list[Node]]:
+    return lambda reading, proto: _node(proto, op, **_scale_zero(reading, proto))
 
 
 def _batch_norm(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
@@ -389,6 +438,7 @@ READERS: dict[str, Callable[[Reading, onnx.NodeProto], list[Node]]] = {
     "Clip": _clip,
     "Concat": _concat,
     "Conv": _conv,
+    "DequantizeLinear": _quantize("dequantize"),
     "Div": _binary("div"),
     "Dropout": _same,
     "Elu": _unary(_alpha("elu", 1.0)),
@@ -417,6 +467,7 @@ READERS: dict[str, Callable[[Reading, onnx.NodeProto], list[Node]]] = {
     "Neg": _unary(("neg", 0.0, 0.0)),
     "Pad": _pad,
     "Pow": _pow,
+    "QuantizeLinear": _quantize("quantize"),
     "Reciprocal": _unary(("reciprocal", 0.0, 0.0)),
     "ReduceL2": _reduce("l2"),
     "ReduceMax": _reduce("max"),

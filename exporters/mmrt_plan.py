@@ -48,7 +48,7 @@ class Plan:
     views: dict[str, View] = field(default_factory=dict)  # by tensor, as long as something will read it
     buffers: list[Buffer] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
-    halos: dict[View, float] = field(default_factory=dict)  # by image (C, H, W): the value in its halo
+    halos: dict[View, f.Word] = field(default_factory=dict)  # by image (C, H, W): the value in its halo
     homes: dict[str, tuple[str, int]] = field(default_factory=dict)  # by tensor: the concat it is part of, and where
     places: dict[str, View] = field(default_factory=dict)  # by concat: its result, from the first part on
     only_readers: dict[str, Node] = field(default_factory=dict)  # by tensor, where one node alone reads it
@@ -268,11 +268,11 @@ def reduce(plan: Plan, name: str, kind: str, x: View, axes: Sequence[int], scale
     return dst
 
 
-def set_halo(plan: Plan, name: str, image: View, reach: tuple[int, int], value: float) -> None:
-    """Make the halo of an image (C, H, W) hold this value, if it does not yet."""
+def set_halo(plan: Plan, name: str, image: View, reach: tuple[int, int], value: f.Word) -> None:
+    """Make the halo of an image (C, H, W) hold this value (an int: these bits), if it does not yet."""
     if plan.halos.get(image) == value:
         return
-    emit(plan, f.HALO, name, image, (image, *reach, float(value)))
+    emit(plan, f.HALO, name, image, (image, *reach, value))
     plan.halos[image] = value
 
 

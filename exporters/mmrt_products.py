@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from exporters import mmrt_file as f
+from exporters import mmrt_int8 as int8
 from exporters import mmrt_plan as p
 from exporters.mmrt_graph import NO_ACT, Node, Window
 from exporters.mmrt_layout import (
@@ -38,6 +39,8 @@ def emit_product(plan: p.Plan, node: Node, reads: Reads, weight: np.ndarray,
                  ends: tuple[View, View, View | None]) -> None:
     """weight: [O][C / groups][taps] · ends: the tensor that is written, its rows, and the residual's rows"""
     dst, y, residual = ends
+    if "rounding" in node.attrs:
+        return int8.emit_product(plan, node, (reads.x, reads.taps), weight, ends)
     groups = node.attrs.get("groups", 1)
     bias = f.add_floats(plan.data, node["bias"]) if node["bias"].any() else -1
     after = (bias, *((0,) if residual is None else (1, residual)), *p.act_words(node["act"]))
@@ -57,28 +60,28 @@ def lower_linear(plan: p.Plan, node: Node) -> View:
     """Rows are features, positions are all other axes: y (.., O) lies as x (.., K) does."""
     name, dims = node.inputs[0], p.dims_of(plan, node)
     x, features = plan.views[name], len(dims) - 1
-    rows = _token_rows(plan, x)
+    rows = token_rows(plan, x)
     if rows is None:
         x = p.new_packed(plan, x.dims, [features, *range(features)], 1)
         p.copy(plan, node.name, x, plan.views[name])
         plan.views[name] = x  # other linears want it so as well
-        rows = _token_rows(plan, x)
+        rows = token_rows(plan, x)
         assert rows is not None
-    y = _like_tokens(plan, x, rows, dims)
+    y = like_tokens(plan, x, rows, dims)
     residual = None
     if len(node.inputs) > 1:
         other = plan.views[node.inputs[1]]
         matches = all(a == b or dim == 1 for dim, a, b in zip(dims[:-1], other.strides, y.strides, strict=False))
         if not matches or (rows.dims[1] == 1 and other.strides[-1] != 1):
-            copied = _like_tokens(plan, x, rows, dims)
+            copied = like_tokens(plan, x, rows, dims)
             p.copy(plan, node.name, copied, other)
             other = copied
-        residual = _feature_rows(other, rows.dims[1])
-    emit_product(plan, node, Reads(rows, (0,), (0,)), node["weight"], (y, _feature_rows(y, rows.dims[1]), residual))
+        residual = feature_rows(other, rows.dims[1])
+    emit_product(plan, node, Reads(rows, (0,), (0,)), node["weight"], (y, feature_rows(y, rows.dims[1]), residual))
     return y
 
 
-def _token_rows(plan: p.Plan, x: View) -> View | None:
+def token_rows(plan: p.Plan, x: View) -> View | None:
     """x (.., K) as rows [K, P]; None where the other axes are not one run of neighbours in memory."""
     tokens = [k for k in outer_to_inner(x) if k != len(x.dims) - 1]
     features, row = x.dims[-1], x.strides[-1]
@@ -94,7 +97,7 @@ def _token_rows(plan: p.Plan, x: View) -> View | None:
     return View(x.buffer, x.offset, (features, positions), (max(row, 1), 1))
 
 
-def _like_tokens(plan: p.Plan, x: View, rows: View, dims: tuple[int, ...]) -> View:
+def like_tokens(plan: p.Plan, x: View, rows: View, dims: tuple[int, ...]) -> View:
     """A new tensor (.., O) whose positions lie as those of x."""
     lines = lines_of(x, p.image_of(plan, x))
     if lines and rows.dims[1] > 1 and set(lines) == {k for k in outer_to_inner(x) if k != len(dims) - 1}:
@@ -104,7 +107,7 @@ def _like_tokens(plan: p.Plan, x: View, rows: View, dims: tuple[int, ...]) -> Vi
     return View(p.new_buffer(plan, row * dims[-1]), 0, dims, (*x.strides[:-1], row))
 
 
-def _feature_rows(view: View, positions: int) -> View:
+def feature_rows(view: View, positions: int) -> View:
     return View(view.buffer, view.offset, (view.dims[-1], positions), (view.strides[-1] if positions > 1 else 1, 1))
 
 
@@ -168,7 +171,7 @@ def lower_conv(plan: p.Plan, node: Node) -> View:
         reads = _patches(plan, node, plan.views[name])
         weight = weight.reshape(len(weight), -1, 1)
     else:
-        reads = _window_rows(plan, node, name, 0.0)
+        reads = _window_rows(plan, node, name, node.attrs.get("padding", 0.0))
         weight = weight[:, :, list(reads.kept)]
     y = p.result_image(plan, node.output)
     residual = None
@@ -177,12 +180,12 @@ def lower_conv(plan: p.Plan, node: Node) -> View:
         if residual is None:
             copied = p.new_image(plan, dims[1], dims[2:])
             p.copy(plan, node.name, copied, plan.views[node.inputs[1]])
-            residual = _all_rows(copied)
-    emit_product(plan, node, reads, weight, (y, _all_rows(y), residual))
+            residual = all_rows(copied)
+    emit_product(plan, node, reads, weight, (y, all_rows(y), residual))
     return y
 
 
-def _all_rows(image: View) -> View:
+def all_rows(image: View) -> View:
     rows = p.image_rows(image, image.strides[2])
     assert rows is not None  # it was made as an image
     return rows
@@ -228,16 +231,16 @@ def _patches(plan: p.Plan, node: Node, view: View) -> Reads:
     image = p.new_image(plan, channels * kh * kw, (height, width))
     _, row, pitch, one = image.strides
     p.copy(plan, node.name, View(image.buffer, image.offset, src.dims, (row * kh * kw, row * kw, row, pitch, one)), src)
-    return Reads(_all_rows(image), (0,), (0,))
+    return Reads(all_rows(image), (0,), (0,))
 
 
-def _window_rows(plan: p.Plan, node: Node, name: str, padding: float) -> Reads:
+def _window_rows(plan: p.Plan, node: Node, name: str, padding: f.Word) -> Reads:
     """The rows [C, P] that a window of more than one position reads, where they lie or copied by phases."""
     window, out = node["window"], p.dims_of(plan, node)[2:]
     stored_as, image = p.geometry(plan, out), plan.graph.shapes[name][2:]
     if is_pointwise(window):
         rows = p.image_rows(plan.views[name], stored_as.pitch)
-        rows = rows or _all_rows(_batch_of_one(p.stored_image(plan, node.name, name)))
+        rows = rows or all_rows(_batch_of_one(p.stored_image(plan, node.name, name)))
         return Reads(rows, (0,), (0,))
     if is_in_place(window, image, out):
         planes: dict[Size, View] = {(0, 0): p.stored_image(plan, node.name, name)}
@@ -337,10 +340,13 @@ def lower_pool(plan: p.Plan, node: Node) -> View:
     scale = float(1.0 / counts.flat[0]) if even else 1.0
     if out == (1, 1):
         return p.reduce(plan, node.name, "max" if is_max else "sum", _under(view, node["window"]), (2, 3), scale)
-    reads = _window_rows(plan, node, name, float("-inf") if is_max else 0.0)
+    reads = _window_rows(plan, node, name, node.attrs.get("padding", float("-inf") if is_max else 0.0))
     y = p.result_image(plan, node.output)
+    if "padding" in node.attrs:
+        p.emit(plan, f.QPOOL, node.name, y, (reads.x, len(reads.taps), *reads.taps, all_rows(y)))
+        return y
     p.emit(plan, f.POOL, node.name, y,
-           (f.POOLS.index("max" if is_max else "sum"), reads.x, len(reads.taps), *reads.taps, _all_rows(y), scale))
+           (f.POOLS.index("max" if is_max else "sum"), reads.x, len(reads.taps), *reads.taps, all_rows(y), scale))
     if not even:
         views = p.flat(plan, [y, y, p.constant(plan, (1.0 / counts)[None, None], y)])
         p.emit(plan, f.BINARY, node.name, y, (f.BINARIES.index("mul"), *views, *p.act_words(NO_ACT)))
@@ -359,3 +365,48 @@ def _counts(node: Node, image: Size, out: Size) -> np.ndarray:
         at = first + np.arange(window.kernel[axis]) * window.dilation[axis]
         along.append(((at >= low) & (at < high)).sum(axis=1))
     return np.outer(along[0], along[1])
+
+
+# ---- uint8 -------------------------------------------------------------------------------------------------------
+
+
+def lower_quantize(plan: p.Plan, node: Node) -> View:
+    """Rows of floats become rows of words."""
+    rounding = (node["zero"], 0, 255)
+    return _converted(plan, node, f.QUANTIZE, (float(node["scale"]), *rounding))
+
+
+def lower_dequantize(plan: p.Plan, node: Node) -> View:
+    return _converted(plan, node, f.DEQUANTIZE, (float(node["scale"]), node["zero"]))
+
+
+def _converted(plan: p.Plan, node: Node, opcode: int, how: tuple[f.Word, ...]) -> View:
+    name, dims = node.inputs[0], p.dims_of(plan, node)
+    if len(dims) == 4 and node["axis"] == 1:
+        x = _rows_of_image(plan, node, name)
+        y = p.result_image(plan, node.output)
+        p.emit(plan, opcode, node.name, y, (x, all_rows(y), *how))
+        return y
+    rows = token_rows(plan, plan.views[name])
+    if rows is None:
+        features = len(dims) - 1
+        packed = p.new_packed(plan, plan.views[name].dims, [features, *range(features)], 1)
+        p.copy(plan, node.name, packed, plan.views[name])
+        plan.views[name] = packed
+        rows = token_rows(plan, packed)
+        assert rows is not None
+    y = like_tokens(plan, plan.views[name], rows, dims)
+    p.emit(plan, opcode, node.name, y, (rows, feature_rows(y, rows.dims[1]), *how))
+    return y
+
+
+def lower_qadd(plan: p.Plan, node: Node) -> View:
+    a, b = (_rows_of_image(plan, node, name) for name in node.inputs)
+    y = p.result_image(plan, node.output)
+    p.emit(plan, f.QADD, node.name, y, (a, b, all_rows(y), *node["sum"].words))
+    return y
+
+
+def _rows_of_image(plan: p.Plan, node: Node, name: str) -> View:
+    pitch = p.geometry(plan, plan.views[name].dims[2:]).pitch
+    return p.image_rows(plan.views[name], pitch) or all_rows(_batch_of_one(p.stored_image(plan, node.name, name)))

@@ -26,6 +26,7 @@ from exporters.run import export_one
 from exporters.subject import Subject
 from exporters.zeros import constant_layers, count_zeros, name_layers
 from mmprune import __version__, folder
+from mmprune.masks import ALIGNED
 from mmprune.records import Artifact
 
 PRECISIONS = ("fp32", "int8")
@@ -88,7 +89,7 @@ def _export_fp32(subject: Subject) -> Artifact:
         notes.append(f"folded away, not depending on the image: {', '.join(gone)}; their weights count as zeros")
     in_file = {name: weight for name, weight in weights.items() if name not in gone}
     kept = count_zeros(_constants(model), in_file, label)  # before the removal, whose weights count as zeros
-    if subject.variant.pattern != "2:4":  # the channels that stay would move to other groups of four
+    if subject.variant.pattern not in ALIGNED:  # the channels that stay would move to other groups of four
         model, removal = shrink(model, subject)
         notes += removal
     onnx.helper.set_model_props(model, {"mmprune": __version__, "variant": subject.variant.id})

@@ -20,6 +20,7 @@ from exporters import ExportError, mmrt_download, mmrt_file
 from exporters.artifact import Made, artifact_path, finish
 from exporters.mmrt_fusion import MERGED, fuse
 from exporters.mmrt_graph import read_graph
+from exporters.mmrt_int8 import quantized, stored_size
 from exporters.mmrt_lowering import lower
 from exporters.mmrt_plan import plan_words
 from exporters.run import export_one
@@ -28,17 +29,20 @@ from mmprune import __version__, folder
 from mmprune.records import Artifact
 from mmprune.runtime_files import runtime_files
 
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
 SUFFIX = ".mmrt"
 LOST = 1e-6  # of a layer's weights: rounding of a fraction, less than one weight of any layer
 
 
 def export(subject: Subject, precision: str) -> Artifact:
-    """Write, check and record the file; makes the ONNX file first if absent. ExportError, VerifyError as to_onnx."""
+    """Write, check and record the file; makes the ONNX file first if absent. ExportError, VerifyError as to_onnx.
+
+    int8 computes what the Q/DQ file of ONNX Runtime says, in the same arithmetic; what that leaves in float32 stays so.
+    """
     if precision not in PRECISIONS:
         raise ExportError(f"mmrt has no precision '{precision}' (there are {', '.join(PRECISIONS)})")
     load_runtime()  # before the work: without it nothing can be verified
-    source = export_one(subject, "onnx", "fp32")
+    source = export_one(subject, "onnx", "int8" if precision == "int8" else "fp32")
     path = artifact_path(subject.root, subject.variant.id, "mmrt", precision, SUFFIX)
     meta = {"mmprune": __version__, "variant": subject.variant.id, "onnx_sha256": source.sha256}
     content = pack(onnx.load(subject.root / source.path), precision, meta)
@@ -59,15 +63,21 @@ def _count_zeros(subject: Subject, model: onnx.ModelProto, path: Path) -> tuple[
 
     Parallel convolutions that became one (RepVGG, MobileOne) are no layers of the model any more: the note counts them.
     """
-    runtime = load_runtime().Model(str(path), 1)
-    steps = {s["name"]: s for s in runtime.profile(np.zeros(subject.input_shape, np.float32)) if s["op"] == "LINEAR"}
-    sizes = {i.name: math.prod(i.dims) for i in model.graph.initializer}
-    users = {name: node.name for node in model.graph.node for name in node.input}
+    runtime = _open(path)
+    profile = runtime.profile(np.zeros(subject.input_shape, np.float32))
+    steps = {s["name"]: s for s in profile if s["op"] in ("LINEAR", "QLINEAR")}
+    dims = {i.name: tuple(i.dims) for i in model.graph.initializer}
+    users = {name: node for node in model.graph.node for name in node.input}
     found = {}
     for layer in subject.layers:
-        step = steps.get(users.get(layer.name, ""))
+        user = users.get(layer.name)
+        if user is not None and user.op_type == "DequantizeLinear":
+            user = users.get(user.output[0])
+        step = steps.get(user.name) if user is not None else None
         if step is not None and step["macs"]:
-            found[layer.name] = 1 - sizes[layer.name] * step["needed_macs"] / step["macs"] / math.prod(layer.shape)
+            # an int8 layer is stored as blocks of 4 x 4, zeros beyond its edges
+            size = stored_size(dims[layer.name]) if step["op"] == "QLINEAR" else math.prod(dims[layer.name])
+            found[layer.name] = 1 - size * step["needed_macs"] / step["macs"] / math.prod(layer.shape)
     merged = [s for s in steps.values() if MERGED in s["name"]]
     if not merged:
         return found, ()
@@ -78,8 +88,17 @@ def _count_zeros(subject: Subject, model: onnx.ModelProto, path: Path) -> tuple[
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """The file in our runtime on one CPU thread: image (1, C, H, W) -> logits (1, classes)."""
-    model = load_runtime().Model(str(path), 1)
+    model = _open(path)
     return lambda image: model(image)[0]
+
+
+def _open(path: Path) -> Any:
+    """The runtime's model. ExportError where it refuses the file."""
+    runtime = load_runtime()
+    try:
+        return runtime.Model(str(path), 1)
+    except runtime.MmrtError as err:
+        raise ExportError(str(err)) from None  # its own class lives in a module that no other process knows
 
 
 def load_runtime() -> ModuleType:
@@ -103,7 +122,7 @@ def write_mmrt(model: onnx.ModelProto, path: Path, precision: str = "fp32",
 
 def pack(model: onnx.ModelProto, precision: str = "fp32", meta: Mapping[str, Any] | None = None) -> bytes:
     """The bytes of the .mmrt file. ExportError names an operator that mmrt does not have."""
-    plan = lower(fuse(read_graph(model)), precision)
+    plan = lower(fuse(quantized(read_graph(model))), precision)
     words = plan_words(plan)
     about = {**(meta or {}), "precision": precision, "floats": plan.data.floats}  # floats: for mmrt_download
     sections = {"PLAN": words, "DATA": b"".join(plan.data.blobs), "META": json.dumps(about, sort_keys=True).encode()}

@@ -15,14 +15,18 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("c_api", "halo", "isa", "linear", "matmul", "model", "nd", "plan", "sha256", "taps", "threads", "weights")
+SOURCES = ("c_api", "halo", "isa", "linear", "matmul", "model", "nd", "panels", "plan", "quantized", "sha256", "taps",
+           "threads", "weights")
 # One file an instruction set, and what it alone is compiled with: the rest runs on every machine of the architecture
 ISAS = {
-    "x86_64": {"scalar": (), "avx2": ("-mavx2", "-mfma"), "avx512": ("-mavx512f", "-mavx2", "-mfma")},
+    "x86_64": {"scalar": (), "avx2": ("-mavx2", "-mfma"), "avxvnni": ("-mavx2", "-mfma", "-mavxvnni"),
+               "avx512": ("-mavx512f", "-mavx2", "-mfma"),
+               "avx512vnni": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mavx2", "-mfma")},
     # GCC's scheduler before register allocation loads too much at once, and spills
-    "aarch64": {"scalar": (), "neon": ("-fno-schedule-insns",)},
+    "aarch64": {"scalar": (), "neon": ("-fno-schedule-insns",),
+                "neon_dotprod": ("-fno-schedule-insns", "-march=armv8.2-a+dotprod")},
 }
-TESTS = ("test_elementwise", "test_linear", "test_loader", "test_nd")
+TESTS = ("test_elementwise", "test_linear", "test_loader", "test_nd", "test_quantized")
 FLAGS = ("-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra", "-Wno-psabi")
 KERNEL_FLAGS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 # libstdc++ is the board's own: the static one of GCC 12 asks for glibc 2.36, and a Jetson's is 2.35

@@ -9,6 +9,7 @@ import platform
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,13 @@ from mmrt_models import RUN_MODEL, RUNTIME, SAME, builder, write_models
 
 BOARD = Path(__file__).with_name("x86_board.sh")
 BOARD_NEEDS = ("bochs-bin", "genisoimage", "cpio", "apt-get")
-WITH, WITHOUT = "corei7_skylake_x", "corei7_haswell_4770"  # AVX-512
+WITH = {"avx512": "corei7_skylake_x", "avx512vnni": "corei7_icelake_u"}  # the set of kernels that is its best
+WITHOUT = "corei7_haswell_4770"
+FLAGS = {"avx512": "avx512f", "avx512vnni": "avx512_vnni"}  # as /proc/cpuinfo says it
 MODELS = {"resnet18": {}, "vit_tiny_patch16_224": {"img_size": 64}}
-FORCE = "MMRT_ISA=avx512"
 # The loader's mutated files are not the point: 300 instead of 3000
-PROGRAMS = {name: f"{FORCE} ./{name}{' 300' if name == 'test_loader' else ''}" for name in builder().TESTS}
-ANSWERS = {name: f"{FORCE} ./run_model {name}.mmrt image.raw" for name in MODELS}
+PROGRAMS = {name: f"./{name}{' 300' if name == 'test_loader' else ''}" for name in builder().TESTS}
+ANSWERS = {name: f"./run_model {name}.mmrt image.raw" for name in MODELS}
 BENCH = "./mmrt-bench vit_tiny_patch16_224.mmrt --runs 1 --warmup 0"
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX-512 is x86-64's"),
@@ -44,9 +46,9 @@ def files(tmp_path_factory) -> Path:
     return out
 
 
-def run_here(files: Path, commands: list[str]) -> Results:
-    if not re.search(r"\bavx512f\b", Path("/proc/cpuinfo").read_text()):
-        pytest.skip("this CPU has no AVX-512")
+def run_here(files: Path, kernels: str, commands: list[str]) -> Results:
+    if not re.search(rf"\b{FLAGS[kernels]}\b", Path("/proc/cpuinfo").read_text()):
+        pytest.skip(f"this CPU has no {FLAGS[kernels]}")
     return {command: subprocess.run(["sh", "-c", command], cwd=files, capture_output=True, check=False)
             for command in commands}
 
@@ -68,44 +70,60 @@ def run_emulated(cpu: str, files: Path, commands: list[str], folders: pytest.Tem
             for command, (status, out, err) in zip(commands, rows, strict=True)}
 
 
-@pytest.fixture(scope="module", params=["native", f"emulated-{WITH}"])
-def results(request, files, tmp_path_factory) -> Results:
-    commands = [*PROGRAMS.values(), *ANSWERS.values(), BENCH]
-    if request.param == "native":
-        return run_here(files, commands)
-    return run_emulated(WITH, files, commands, tmp_path_factory)
+@dataclass(frozen=True)
+class Ran:
+    """What commands answered where a set of kernels was forced; `by_itself`: mmrt-bench where none was."""
+
+    kernels: str
+    forced: Results
+    by_itself: subprocess.CompletedProcess
+
+
+@pytest.fixture(scope="module", params=[pytest.param((kind, name), id=f"{kind}-{name}") for name in WITH
+                                        for kind in ("native", "emulated")])
+def ran(request, files, tmp_path_factory) -> Ran:
+    kind, kernels = request.param
+    asked = {command: f"MMRT_ISA={kernels} {command}" for command in [*PROGRAMS.values(), *ANSWERS.values()]}
+    commands = [*asked.values(), BENCH]
+    if kind == "native":
+        done = run_here(files, kernels, commands)
+    else:
+        done = run_emulated(WITH[kernels], files, commands, tmp_path_factory)
+    return Ran(kernels, {command: done[told] for command, told in asked.items()}, done[BENCH])
 
 
 @pytest.fixture(scope="module", params=[f"emulated-{WITHOUT}"])
 def results_without(files, tmp_path_factory) -> Results:
-    return run_emulated(WITHOUT, files, [BENCH, f"{FORCE} {BENCH}"], tmp_path_factory)
+    return run_emulated(WITHOUT, files, [BENCH, *(f"MMRT_ISA={name} {BENCH}" for name in WITH)], tmp_path_factory)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_its_own_tests(results, name):
-    done = results[PROGRAMS[name]]
+def test_its_own_tests(ran, name):
+    done = ran.forced[PROGRAMS[name]]
     text = done.stdout.decode()
     assert (done.returncode, re.search(r"(\d+) failed", text).group(1)) == (0, "0"), text + done.stderr.decode()
-    assert int(re.search(r"^avx512: (\d+) checks passed$", text, re.MULTILINE).group(1)) > 0
+    assert int(re.search(rf"^{ran.kernels}: (\d+) checks passed$", text, re.MULTILINE).group(1)) > 0
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_whole_models_answer_what_onnx_runtime_answers_here(results, files, name):
-    done = results[ANSWERS[name]]
+def test_whole_models_answer_what_onnx_runtime_answers_here(ran, files, name):
+    done = ran.forced[ANSWERS[name]]
     assert done.returncode == 0, done.stderr.decode()
     got, expected = np.frombuffer(done.stdout, np.float32), np.load(files / f"{name}.npy").ravel()
     assert got.shape == expected.shape
     assert np.abs(got - expected).max() <= SAME * np.abs(expected).max()
 
 
-def test_avx512_is_the_choice_where_there_is_avx512(results):
-    assert results[BENCH].returncode == 0, results[BENCH].stderr.decode()
-    assert "kernels avx512" in results[BENCH].stdout.decode()
+def test_the_best_set_is_the_choice(ran):
+    assert ran.by_itself.returncode == 0, ran.by_itself.stderr.decode()
+    assert f"kernels {ran.kernels}" in ran.by_itself.stdout.decode()
 
 
 def test_avx512_is_refused_where_there_is_none(results_without):
-    by_itself, forced = results_without[BENCH], results_without[f"{FORCE} {BENCH}"]
+    by_itself = results_without[BENCH]
     assert by_itself.returncode == 0, by_itself.stderr.decode()
     assert "kernels avx2" in by_itself.stdout.decode()
-    assert forced.returncode == 1  # not a signal
-    assert "MMRT_ISA=avx512: this CPU lacks what it needs; there are avx2, scalar" in forced.stderr.decode()
+    for name in WITH:
+        forced = results_without[f"MMRT_ISA={name} {BENCH}"]
+        assert forced.returncode == 1  # not a signal
+        assert f"MMRT_ISA={name}: this CPU lacks what it needs; there are avx2, scalar" in forced.stderr.decode()

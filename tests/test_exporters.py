@@ -23,6 +23,7 @@ from exporters.subject import Subject
 from exporters.verify import VerifyError, verify
 from mmprune import folder
 from mmprune.layers import find_layers
+from mmprune.masks import ALIGNED
 from mmprune.records import Variant
 
 PAIRS = wanted_formats(list(FORMATS))
@@ -119,6 +120,18 @@ def test_dead_channels_are_removed_with_equal_outputs(tmp_path, monkeypatch):
     assert artifact.notes == (f"2 channels without effect removed, {macs} multiply-accumulates fewer; "
                               "their weights count as zeros",)
     assert to_onnx.read_constants(tmp_path / artifact.path)["conv2.weight"].shape == (15, 7, 3, 3)
+
+
+@pytest.mark.parametrize("pattern", ALIGNED)
+def test_channels_stay_in_their_groups_of_four(tmp_path, monkeypatch, pattern):
+    """As above, but the inputs behind a channel that goes would move into other groups: none goes."""
+    monkeypatch.setattr(remove_channels, "BLOCKS", ())
+    subject = make_subject(tmp_path, replace(make_variant(), pattern=pattern))
+    with torch.no_grad():
+        subject.model.conv1.weight[3] = 0
+        subject.model.bn1.bias[3] = -5
+    artifact = export_one(subject, "onnx", "fp32")
+    assert to_onnx.read_constants(tmp_path / artifact.path)["conv2.weight"].shape == (16, 8, 3, 3)
 
 
 def test_channels_stay_in_whole_blocks():

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from toys import make_bench
 
 from mmprune import folder
-from mmprune.family import Request, Resources, build_family, load_variant, plan_family
-from mmprune.finetune import make_recipe
+from mmprune.family import Request, Resources, build_family, layers_of, load_variant, plan_family
+from mmprune.finetune import RECIPES, make_recipe
+from mmprune.masks import PATTERNS, ZEROS, zeros_in_blocks
 
 REQUEST = Request(make_recipe("default", epochs=2, batch_size=16), strategies=("min", "mid", "max"),
                   overrides={"layers": {"conv*": [0.2, 0.8]}})
@@ -138,6 +139,37 @@ def test_gradient_scores_are_stored_once(tmp_path):
     assert [(v.strategy, v.score) for v in variants[1:]] == [("mid", score) for score in scores]
     assert set(load_file(tmp_path / "scores/gradient.safetensors")) == {"conv1.weight", "conv2.weight", "fc.weight"}
     assert len({v.id for v in variants}) == 4
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_pattern_holds_through_every_score_and_recipe(tmp_path, pattern, recipe):
+    """The zeros of the file are those that the pattern gives of what was asked, and blocks are whole after training."""
+    asked = {"layers": {"conv2*": [0.6, 0.8]}}
+    request = Request(make_recipe(recipe, epochs=1, batch_size=32), ("magnitude", "gradient", "product"),
+                      ("min", "max"), pattern, overrides=asked)
+    variants = build_family(make_bench, request, tmp_path, Resources())[1:]
+    assert len(variants) == 6 and {v.pattern for v in variants} == {pattern}
+    for variant in variants:
+        manifest = folder.read_manifest(tmp_path)
+        sparsity = manifest["strategies"][variant.strategy]
+        zeros = {x.name: ZEROS[pattern](x.shape, sparsity[x.name], x.kind) for x in layers_of(manifest)}
+        assert {n: round(s * x.params) for x in layers_of(manifest) for n, s in variant.layer_sparsity.items()
+                if n == x.name} == zeros
+        weights = load_file(tmp_path / variant.files["weights"])
+        in_blocks = sum(zeros_in_blocks(weights[n]) for n in zeros)
+        assert variant.block_sparsity == in_blocks / sum(weights[n].numel() for n in zeros)
+        if pattern == "block-1x4":
+            assert in_blocks == sum(zeros.values()) > 0
+
+
+def test_records_from_before_blocks_were_counted_can_be_read(tmp_path):
+    variant = build_family(make_bench, REQUEST, tmp_path, Resources())[1]
+    path = folder.variant_folder(tmp_path, variant.id) / "variant.json"
+    row = folder.read_json(path)
+    del row["block_sparsity"]
+    folder.write_json(path, row)
+    assert folder.read_variant(tmp_path, variant.id) == replace(variant, block_sparsity=None)
 
 
 def test_ids_hold_still():

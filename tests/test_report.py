@@ -38,6 +38,20 @@ def test_what_export_and_board_say_stands_beside_the_numbers(tmp_path):
     assert f"- 57 layers eligible, 0 sparse: {dense.id} on onnxruntime" in text
 
 
+def test_zero_blocks_stand_where_they_are_of_use_and_nowhere_else(family):
+    assert "in zero blocks" not in write_report(family).read_text()
+    dense, uniform = folder.read_variants(family)
+    folder.write_variant(family, replace(uniform, pattern="block-1x4", block_sparsity=0.484))
+    text = write_report(family).read_text()
+    assert "| strategy | sparsity % | in zero blocks % | accuracy % |" in text
+    assert "| dense | 0.0 | - | 90.00 |" in text and "| uniform | 50.0 | 48.4 | 88.00 | +2.00 |" in text
+    folder.write_variant(family, replace(uniform, block_sparsity=0.01))
+    assert "in zero blocks" not in write_report(family).read_text()
+    artifact = folder.read_artifacts(family)[0]
+    folder.write_artifact(family, replace(artifact, id=f"{dense.id}/mmrt-int8", format="mmrt", precision="int8"))
+    assert "| uniform | 50.0 | 1.0 | 88.00 | +2.00 |" in write_report(family).read_text()
+
+
 def test_failures_are_told(family):
     manifest = folder.read_manifest(family)
     folder.write_json(family / folder.MANIFEST, {**manifest, "failures": {"erk-0001": "the loss became nan"}})

@@ -17,7 +17,8 @@ from exporters.to_sparse import write_mmrt
 
 ROOT = Path(__file__).parents[1]
 RUNTIME = ROOT / "runtime"
-KERNELS = {"x86_64": ["avx512", "avx2", "scalar"], "aarch64": ["neon", "scalar"]}  # best first
+KERNELS = {"x86_64": ["avx512vnni", "avx512", "avxvnni", "avx2", "scalar"],  # best first
+           "aarch64": ["neon_dotprod", "neon", "scalar"]}
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 

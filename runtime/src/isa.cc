@@ -4,7 +4,9 @@
 
 #include "kernels.h"
 
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
 
@@ -39,6 +41,8 @@ unsigned cpu_features() {
     if (__builtin_cpu_supports("avx2")) features |= AVX2;
     if (__builtin_cpu_supports("fma")) features |= FMA;
     if (__builtin_cpu_supports("avx512f")) features |= AVX512F;
+    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) features |= AVX512VNNI;
+    if (unsigned eax, ebx, ecx, edx; __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && eax & 1u << 4) features |= AVXVNNI;
 #elif defined(__aarch64__)
     const unsigned long hwcap = getauxval(AT_HWCAP);
     features |= NEON;

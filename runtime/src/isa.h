@@ -6,6 +6,7 @@
 #include "elementwise.h"
 #include "limits.h"
 #include "linear_kernels.h"
+#include "quantized_kernels.h"
 
 #define MMRT_STRING2(x) #x
 #define MMRT_STRING(x) MMRT_STRING2(x)
@@ -18,7 +19,9 @@ extern const Kernels MMRT_JOIN(kernels_, MMRT_SET);
 const Kernels MMRT_JOIN(kernels_, MMRT_SET) = {
     MMRT_STRING(MMRT_SET), MMRT_NEEDS, W, MMRT_SPARSE_VECTORS, MMRT_DENSE_ROWS, MMRT_DENSE_VECTORS, MMRT_SPARSE_BELOW,
     sparse, dense, gather_rows, taps, matmul, matvec,
-    unary, binary, reduce, softmax, norm, reduce_row, softmax_row, norm_row, multiply_adds, read_floats,
+    unary, binary, reduce, softmax, norm, reduce_row, softmax_row, norm_row,
+    Q_VECTORS, Q_OFFSET, qlinear, qmatvec, qdepthwise, qmaximum, qadd, quantize, dequantize,
+    multiply_adds, read_floats,
 };
 
 }  // namespace mmrt

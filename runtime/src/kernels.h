@@ -5,12 +5,13 @@
 
 #include <cstdint>
 
+#include "quantized.h"
 #include "step.h"
 
 namespace mmrt {
 
-// CPU features, one bit each.
-enum Feature : unsigned { AVX2 = 1, FMA = 2, F16C = 4, AVX512F = 8, NEON = 16, FP16 = 32, DOTPROD = 64 };
+// CPU features, one bit each. AVX512VNNI: with BW and VL, which the compiler then uses too.
+enum Feature : unsigned { AVX2 = 1, FMA = 2, F16C = 4, AVX512F = 8, NEON = 16, FP16 = 32, DOTPROD = 64, AVX512VNNI = 128, AVXVNNI = 256 };
 
 unsigned cpu_features();  // of this machine, from CPUID or the kernel's auxiliary vector
 
@@ -83,6 +84,54 @@ struct MatvecTask {
     Act act;
 };
 
+// One block of four weights: where its word of inputs begins, in bytes from x, and the weights.
+struct QBlock {
+    int32_t offset;
+    uint32_t weights;
+};
+
+// n_quads rows of words, four outputs each: y = round(multiplier * (bias + sum of products)), and the residual's sum.
+struct QLinearTask {
+    const uint32_t* x;        // at the panel's first position
+    uint32_t* y;
+    int64_t y_stride;
+    int vectors;              // 1 to q_vectors
+    int n_quads;
+    const int32_t* counts;    // blocks of each output
+    const QBlock* blocks;     // of all outputs, one after the other
+    const float* multiplier;
+    const int32_t* bias;      // with what q_offset takes away
+    Rounding out;
+    const uint32_t* residual;  // or null
+    int64_t residual_stride;
+    Sum sum;
+};
+
+// The same for one position: weights [rows][words].
+struct QMatvecTask {
+    const uint32_t *weights, *x;
+    uint8_t* y;
+    int rows, words;
+    const float* multiplier;
+    const int32_t* bias;
+    Rounding out;
+    const uint8_t* residual;
+    Sum sum;
+};
+
+// One row of words of a depthwise convolution.
+struct QDepthwiseTask {
+    const uint32_t* x;
+    uint32_t* y;
+    int64_t positions;
+    const int32_t* taps;    // 2 * pairs
+    int pairs;
+    const int8_t* weights;  // [pairs][4][2]
+    const float* multiplier;
+    const int32_t* bias;    // 4 of each
+    Rounding out;
+};
+
 struct Kernels {
     const char* name;
     unsigned needs;  // Features, all of them
@@ -108,6 +157,15 @@ struct Kernels {
     float (*reduce_row)(int kind, const float* x, int64_t n);
     void (*softmax_row)(const float* x, float* y, int64_t n);
     void (*norm_row)(const float* x, float* y, int64_t n, float eps, const float* gain, const float* bias);
+    // quantized_kernels.h
+    int q_vectors, q_offset;
+    void (*qlinear)(const QLinearTask&);
+    void (*qmatvec)(const QMatvecTask&);
+    void (*qdepthwise)(const QDepthwiseTask&);
+    void (*qmaximum)(const uint32_t* x, uint32_t* y, int64_t positions, const int32_t* taps, int n_taps);
+    void (*qadd)(const Sum&, const uint32_t* a, const uint32_t* b, uint32_t* y, int64_t positions);
+    void (*quantize)(const float* x, int64_t x_stride, int channels, uint32_t* y, int64_t positions, float scale, const Rounding&);
+    void (*dequantize)(const uint32_t* x, float* y, int64_t y_stride, int channels, int64_t positions, float scale, float zero);
     // limits.h
     float (*multiply_adds)(int64_t n);
     float (*read_floats)(const float* p, int64_t n, int64_t times);

@@ -8,6 +8,7 @@
 
 #include "halo.h"
 #include "kernels.h"
+#include "panels.h"
 #include "weights.h"
 
 namespace mmrt {
@@ -16,63 +17,9 @@ namespace {
 constexpr int64_t L1_BYTES = 24 * 1024;  // of 32 KB: what one block's inputs may take
 constexpr size_t L2_BYTES = 256 * 1024;     // of 512 KB: weights beyond it are read from L3 for every panel, so panels share the reading
 constexpr int TOGETHER = 4;
-constexpr int SHARES = 4;                // a step has at least so many items for each thread, where positions alone give fewer panels
-
-struct Panel {
-    int64_t begin;  // position
-    int vectors;
-};
-
-// One thread alone reads a block of inputs once, for all rows.
-int fewest_items(int threads) { return threads == 1 ? 1 : SHARES * threads; }
-
-// Positions in panels of nearly equal width, at most `most` vectors wide.
-std::vector<Panel> cut_panels(int positions, int width, int most) {
-    const int vectors = (positions + width - 1) / width;
-    const int panels = (vectors + most - 1) / most;
-    std::vector<Panel> out;
-    int64_t begin = 0;
-    for (int i = 0; i < panels; ++i) {
-        const int take = vectors / panels + (i < vectors % panels);
-        out.push_back({begin, take});
-        begin += int64_t(take) * width;
-    }
-    return out;
-}
-
-// Rows [begin, end) of group g in about `parts` parts each; a part never crosses a group.
-struct RowRange {
-    int begin, end, group;
-};
-
-std::vector<RowRange> cut_rows(int outputs, int groups, int parts, int multiple) {
-    std::vector<RowRange> out;
-    const int rows = outputs / groups;
-    parts = std::max(1, std::min(parts, rows / multiple));
-    for (int g = 0; g < groups; ++g)
-        for (int i = 0; i < parts; ++i) {
-            const int units = (rows + multiple - 1) / multiple;
-            const int begin = int(std::min<int64_t>(rows, int64_t(units) * i / parts * multiple));
-            const int end = int(std::min<int64_t>(rows, int64_t(units) * (i + 1) / parts * multiple));
-            if (begin < end) out.push_back({g * rows + begin, g * rows + end, g});
-        }
-    return out;
-}
-
 // Of the rows and positions that an item has written.
 void finish_halo(const std::optional<HaloDesc>& halo, float* arena, const RowRange& rows, const Panel& first, const Panel& last, int width) {
     if (halo) fill_halo(*halo, arena, rows.begin, rows.end, first.begin, last.begin + int64_t(last.vectors) * width);
-}
-
-// Elements of one input row that a panel reads through all taps, overlaps counted once.
-int64_t touched(std::vector<int32_t> taps, int64_t panel) {
-    std::sort(taps.begin(), taps.end());
-    int64_t sum = 0, reached = INT64_MIN;
-    for (int64_t tap : taps) {
-        sum += std::max<int64_t>(0, tap + panel - std::max(tap, reached));
-        reached = std::max(reached, tap + panel);
-    }
-    return sum;
 }
 
 int32_t byte_offset(const LinearDesc& d, int64_t channel, int tap) {

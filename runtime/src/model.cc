@@ -38,6 +38,12 @@ struct MakeStep {
     Step operator()(const ReduceDesc& d) const { return make_reduce(d, kernels); }
     Step operator()(const SoftmaxDesc& d) const { return make_softmax(d, kernels); }
     Step operator()(const NormDesc& d) const { return make_norm(d, kernels); }
+    Step operator()(const QLinearDesc& d) const { return make_qlinear(d, kernels, threads); }
+    Step operator()(const QDepthwiseDesc& d) const { return make_qdepthwise(d, kernels); }
+    Step operator()(const QPoolDesc& d) const { return make_qpool(d, kernels); }
+    Step operator()(const QAddDesc& d) const { return make_qadd(d, kernels); }
+    Step operator()(const QuantizeDesc& d) const { return make_quantize(d, kernels); }
+    Step operator()(const DequantizeDesc& d) const { return make_dequantize(d, kernels); }
 };
 
 // The step of operation `at` and of those behind it that it takes in: threads wait for each other after every step.
@@ -48,6 +54,10 @@ Step make_step(const std::vector<Operation>& operations, const Kernels& kernels,
     if (auto* d = std::get_if<LinearDesc>(&desc); d && next && is_halo_of(*next, d->y)) {
         ++*at;
         return make_linear(*d, kernels, threads, next);
+    }
+    if (auto* d = std::get_if<QLinearDesc>(&desc); d && next && is_halo_of(*next, d->y)) {
+        ++*at;
+        return make_qlinear(*d, kernels, threads, next);
     }
     if (auto* d = std::get_if<HaloDesc>(&desc)) {
         std::vector<HaloDesc> halos{*d};

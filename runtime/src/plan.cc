@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 
@@ -379,6 +380,143 @@ MatmulDesc read_matmul(Words& words, int64_t arena) {
     return d;
 }
 
+// Clamped before it is rounded, so the bounds are bytes around the zero point.
+Rounding read_rounding(Words& words) {
+    Rounding out;
+    out.zero = float(words.number("a zero point", 0, 255));
+    out.low = float(words.number("the lowest value", 0, 255));
+    out.high = float(words.number("the highest value", int64_t(out.low), 255));
+    return out;
+}
+
+Sum read_sum(Words& words) {
+    Sum sum;
+    sum.a_zero = float(words.number("a zero point", 0, 255));
+    sum.a_ratio = words.real();
+    sum.b_zero = float(words.number("a zero point", 0, 255));
+    sum.b_ratio = words.real();
+    sum.out = read_rounding(words);
+    return sum;
+}
+
+void check_weights(const Words& words, const int8_t* values, int64_t count) {
+    for (int64_t i = 0; i < count; ++i)
+        if (values[i] > MOST_WEIGHT || values[i] < -MOST_WEIGHT) refuse(words.where() + "a weight is beyond 64");
+}
+
+// What outputs are multiplied by, and their biases: two vectors of 4 * rows.
+void read_outputs(Words& words, int rows, const float** multiplier, const int32_t** bias) {
+    *multiplier = reinterpret_cast<const float*>(words.blob("multiplier", int64_t(rows) * 16));
+    *bias = reinterpret_cast<const int32_t*>(words.blob("bias", int64_t(rows) * 16));
+}
+
+// No sum leaves int32: kernels read inputs within [-128, 255], some of them with what that changes in the bias. `sizes`: of each output, the
+// sum of its weights' absolute values.
+void check_sums(const Words& words, const int32_t* bias, const std::vector<int64_t>& sizes) {
+    for (size_t i = 0; i < sizes.size(); ++i)
+        if (std::abs(int64_t(bias[i])) + 256 * sizes[i] > INT32_MAX) refuse(words.where() + "a sum may leave 32 bits");
+}
+
+QLinearDesc read_qlinear(Words& words, int64_t arena) {
+    QLinearDesc d;
+    d.x = as_rows(words.view("x", arena), words, "x");
+    d.taps = read_taps(words, d.x, d.x.positions, arena);
+    d.groups = int(words.number("groups", 1, d.x.count));
+    d.y = output_rows(words, arena);
+    if (d.x.count % d.groups || d.y.count % d.groups) refuse(words.where() + "its words do not fall into its groups");
+    if (d.x.positions != d.y.positions) refuse(words.where() + "x and y have different numbers of positions");
+    const int64_t per_row = product(d.x.count / d.groups, int64_t(d.taps.size())), elements = product(4 * int64_t(d.y.count), per_row);
+    if (elements > MOST) refuse(words.where() + "too many weights");
+    const int32_t unit = words.word();
+    d.blocks = words.number("the number of blocks", 0, std::numeric_limits<int32_t>::max());
+    d.mask = words.blob_at(unit, "weights", bitmask_bytes(elements) + 4 * d.blocks);
+    d.values = reinterpret_cast<const int8_t*>(d.mask + bitmask_bytes(elements));
+    if (const int64_t expected = ones(d.mask, elements); d.blocks != expected)
+        refuse(words.where() + "the weights have " + std::to_string(d.blocks) + " blocks and need " + std::to_string(expected));
+    check_weights(words, d.values, 4 * d.blocks);
+    read_outputs(words, d.y.count, &d.multiplier, &d.bias);
+    std::vector<int64_t> sizes(size_t(4 * d.y.count));
+    const int8_t* values = d.values;
+    for (int64_t bit = 0; bit < elements; ++bit)
+        if (d.mask[bit >> 3] >> (bit & 7) & 1)
+            for (int k = 0; k < 4; ++k) sizes[bit / per_row] += std::abs(*values++);
+    check_sums(words, d.bias, sizes);
+    d.out = read_rounding(words);
+    read_residual(words, arena, d.y, &d.has_residual, &d.residual);
+    if (d.has_residual) d.sum = read_sum(words);
+    return d;
+}
+
+QDepthwiseDesc read_qdepthwise(Words& words, int64_t arena) {
+    QDepthwiseDesc d;
+    d.x = as_rows(words.view("x", arena), words, "x");
+    d.taps = read_taps(words, d.x, d.x.positions, arena);
+    d.y = output_rows(words, arena);
+    if (d.x.count != d.y.count || d.x.positions != d.y.positions) refuse(words.where() + "x and y have different shapes");
+    const int64_t count = 4 * product(d.y.count, int64_t(d.taps.size()));
+    d.weights = reinterpret_cast<const int8_t*>(words.blob("weights", count));
+    check_weights(words, d.weights, count);
+    read_outputs(words, d.y.count, &d.multiplier, &d.bias);
+    std::vector<int64_t> sizes(size_t(4 * d.y.count));
+    for (int64_t i = 0; i < count; ++i) sizes[i / 4 / int64_t(d.taps.size()) * 4 + i % 4] += std::abs(d.weights[i]);
+    check_sums(words, d.bias, sizes);
+    d.out = read_rounding(words);
+    return d;
+}
+
+QPoolDesc read_qpool(Words& words, int64_t arena) {
+    QPoolDesc d;
+    d.x = as_rows(words.view("x", arena), words, "x");
+    d.taps = read_taps(words, d.x, d.x.positions, arena);
+    d.y = output_rows(words, arena);
+    if (d.x.count != d.y.count || d.x.positions != d.y.positions) refuse(words.where() + "x and y have different shapes");
+    return d;
+}
+
+// Rows that are read in whole vectors.
+Rows input_rows(Words& words, int64_t arena, const char* what) {
+    const Rows x = as_rows(words.view(what, arena), words, what);
+    if (x.offset + (x.count - 1) * x.stride + (x.positions + OVER - 1) / OVER * OVER > arena + SLACK) refuse(words.where() + what + "'s last row runs past the arena");
+    return x;
+}
+
+QAddDesc read_qadd(Words& words, int64_t arena) {
+    QAddDesc d;
+    d.a = input_rows(words, arena, "a");
+    d.b = input_rows(words, arena, "b");
+    d.y = output_rows(words, arena);
+    if (d.a.count != d.y.count || d.b.count != d.y.count || d.a.positions != d.y.positions || d.b.positions != d.y.positions)
+        refuse(words.where() + "a, b and y have different shapes");
+    d.sum = read_sum(words);
+    return d;
+}
+
+float read_scale(Words& words) {
+    const float scale = words.real();
+    if (!(scale > 0) || scale > std::numeric_limits<float>::max()) refuse(words.where() + "its scale is no positive number");
+    return scale;
+}
+
+QuantizeDesc read_quantize(Words& words, int64_t arena) {
+    QuantizeDesc d;
+    d.x = input_rows(words, arena, "x");
+    d.y = output_rows(words, arena);
+    if ((d.x.count + 3) / 4 != d.y.count || d.x.positions != d.y.positions) refuse(words.where() + "x and y have different shapes");
+    d.scale = read_scale(words);
+    d.out = read_rounding(words);
+    return d;
+}
+
+DequantizeDesc read_dequantize(Words& words, int64_t arena) {
+    DequantizeDesc d;
+    d.x = input_rows(words, arena, "x");
+    d.y = output_rows(words, arena);
+    if ((d.y.count + 3) / 4 != d.x.count || d.x.positions != d.y.positions) refuse(words.where() + "x and y have different shapes");
+    d.scale = read_scale(words);
+    d.zero = float(words.number("a zero point", 0, 255));
+    return d;
+}
+
 Port read_port(Words& words, int64_t arena, bool written) {
     Port port;
     port.name = words.string();
@@ -409,6 +547,12 @@ Operation read_operation(Words& words, int64_t arena) {
         case 9: out.desc = read_softmax(words, arena); break;
         case 10: out.desc = read_norm(words, arena); break;
         case 11: out.desc = read_matmul(words, arena); break;
+        case 12: out.desc = read_qlinear(words, arena); break;
+        case 13: out.desc = read_qdepthwise(words, arena); break;
+        case 14: out.desc = read_qpool(words, arena); break;
+        case 15: out.desc = read_qadd(words, arena); break;
+        case 16: out.desc = read_quantize(words, arena); break;
+        case 17: out.desc = read_dequantize(words, arena); break;
         default: refuse(words.where() + "there is no operation " + std::to_string(opcode) + "; a newer library may know it");
     }
     if (words.position() != end) refuse(words.where() + "its payload does not end where its length says");

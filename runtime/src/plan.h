@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "halo.h"
+#include "quantized.h"
 #include "step.h"
 
 namespace mmrt {
@@ -46,7 +47,8 @@ struct NormDesc {
     const float *gain = nullptr, *bias = nullptr;
 };
 
-using OperationDesc = std::variant<LinearDesc, DepthwiseDesc, PoolDesc, HaloDesc, CopyDesc, UnaryDesc, BinaryDesc, ReduceDesc, SoftmaxDesc, NormDesc, MatmulDesc>;
+using OperationDesc = std::variant<LinearDesc, DepthwiseDesc, PoolDesc, HaloDesc, CopyDesc, UnaryDesc, BinaryDesc, ReduceDesc, SoftmaxDesc, NormDesc, MatmulDesc,
+                                   QLinearDesc, QDepthwiseDesc, QPoolDesc, QAddDesc, QuantizeDesc, DequantizeDesc>;
 
 struct Operation {
     std::string name;

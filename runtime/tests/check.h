@@ -4,17 +4,18 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <string>
 #include <vector>
 
 namespace check {
 
 inline int passed = 0, failed = 0, skipped = 0;
 
-inline void that(bool ok, const char* what) {
+inline void that(bool ok, const std::string& what) {
     if (ok) {
         ++passed;
     } else if (++failed <= 20) {
-        std::printf("FAILED %s\n", what);
+        std::printf("FAILED %s\n", what.c_str());
     }
 }
 
@@ -27,6 +28,7 @@ struct Random {  // a linear congruential generator: the same numbers on every p
     uint64_t state;
     explicit Random(uint64_t seed) : state(seed * 2654435761u + 1) {}
     uint32_t next() { return uint32_t((state = state * 6364136223846793005ull + 1442695040888963407ull) >> 33); }
+    uint32_t below(uint32_t n) { return next() % n; }
     float uniform() { return float(next() % (1 << 24)) / (1 << 24); }
     float signed_uniform() { return 2 * uniform() - 1; }
 };

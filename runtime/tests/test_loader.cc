@@ -90,8 +90,36 @@ int32_t add_floats(Bytes* data, const std::vector<float>& values) {
     return int32_t(at / 64);
 }
 
+int32_t add_bytes(Bytes* data, const Bytes& content) {
+    const size_t at = up(data->size());
+    data->resize(at + up(content.size()));
+    put(data, at, content.data(), content.size());
+    return int32_t(at / 64);
+}
+
 const Words NO_ACT = {0, 0, 0};
 const Words RELU = {1, 0, 0x7F800000};
+
+// The operations on uint8, one after the other, from an image of floats at 80 to three rows of floats at 1600.
+void append_quantized(File* file, std::vector<Words>* operations) {
+    Bytes blocks(64 + 9 * 4), bytes(36);  // 4 outputs of 1 word and 9 taps: every fourth block
+    for (int i = 0; i < 36; i += 4) blocks[i / 8] |= 1 << i % 8;
+    for (size_t i = 64; i < blocks.size(); ++i) blocks[i] = uint8_t(i % 2 ? i % 60 : -int(i) / 2);
+    for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = uint8_t(i % 3 ? i : -int(i));
+    const int32_t kept = add_bytes(&file->data, blocks), weights = add_bytes(&file->data, bytes), biases = add_bytes(&file->data, Bytes(64));
+    const int32_t factors = add_floats(&file->data, {0.01f, 0.02f, 0.005f, 0.01f});
+    const Words x = view(80, {3, 23}, {48, 1}), a = view(1000, {1, 23}, {48, 1}), b = view(1100, {1, 23}, {48, 1});
+    const Words c = view(1200, {1, 23}, {48, 1}), d = view(1300, {1, 23}, {48, 1}), e = view(1400, {1, 23}, {48, 1});
+    const Words taps = {9, -7, -6, -5, -1, 0, 1, 5, 6, 7}, rounding = {128, 0, 255};
+    operations->push_back(operation(16, "quantize", {x, a, {bits(0.02f)}, rounding}));
+    operations->push_back(operation(12, "qconv", {a, taps, {1}, b, {kept, 9, factors, biases}, rounding, {0}}));
+    operations->push_back(operation(13, "qdepthwise", {b, taps, c, {weights, factors, biases}, rounding}));
+    operations->push_back(operation(14, "qpool", {c, {2, 0, 1}, d}));
+    operations->push_back(operation(15, "qadd", {a, d, e, {128, bits(0.5f), 128, bits(0.4f), 100, 0, 250}}));
+    operations->push_back(operation(12, "qsum", {e, {1, 0, 1}, a, {kept, 1, factors, biases}, rounding, {1}, d, {128, bits(1.f), 3, bits(0.1f), 0, 0, 255}}));
+    operations->push_back(operation(17, "dequantize", {a, view(1600, {3, 23}, {48, 1}), {bits(0.1f), 100}}));
+    operations->push_back(operation(7, "both", {{0}, view(780, {3, 3}, {5, 1}), view(780, {3, 3}, {5, 1}), view(1600, {3, 3}, {48, 1}), NO_ACT}));
+}
 
 // Every operation once, two LINEARs. The numbers do not matter, the shapes do: an image of 3 x 4 x 5 (pitch 6, rows of 48), then
 // rows of 16 positions, then columns.
@@ -131,7 +159,8 @@ File everything() {
     for (float& v : weights) v = random.signed_uniform();
     const int32_t large = add_floats(&file.data, weights);
     operations[1] = operation(1, "conv", {x, {9, -7, -6, -5, -1, 0, 1, 5, 6, 7, 1}, y, {0, 0, large, 81}, {-1, 0}, NO_ACT, {0}});
-    file.plan = {900, 1};
+    append_quantized(&file, &operations);
+    file.plan = {1800, 1};
     append(&file.plan, string("image"));
     append(&file.plan, view(80, {1, 3, 4, 5}, {0, 48, 6, 1}));
     file.plan.push_back(2);
@@ -182,7 +211,7 @@ std::vector<std::vector<float>> outputs_of(Model* model) {
 void test_everything() {
     const Bytes file = everything().bytes();
     Model one(file.data(), file.size(), 1), three(file.data(), file.size(), 3);
-    check::that(one.steps().size() == 13 && one.inputs()[0].name == "image" && one.outputs().size() == 2, "the model with everything");
+    check::that(one.steps().size() == 21 && one.inputs()[0].name == "image" && one.outputs().size() == 2, "the model with everything");
     const auto first = outputs_of(&one);
     for (int repeat = 0; repeat < 5; ++repeat) {
         check::that(outputs_of(&one) == first, "a second run gives the same bits");
@@ -270,7 +299,7 @@ void test_views() {
     longer.plan.push_back(0);
     refused(longer, "words after the last operation");
     refused(with(operation(5, "c", {fine, other, {0}})), "its payload does not end where its length says");
-    refused(with(operation(12, "c", {fine, other})), "there is no operation 12");
+    refused(with(operation(18, "c", {fine, other})), "there is no operation 18");
     File many = copy(fine, other);
     many.plan[1] = 65;
     refused(many, "the number of inputs is 65");
@@ -344,6 +373,38 @@ void test_rows() {
     refused(l.file(), "too many weights");
 }
 
+void test_quantized() {
+    const Words x = view(100, {2, 16}, {16, 1}), y = view(200, {1, 16}, {16, 1}), rounding = {3, 0, 255};
+    auto linear = [&](const Words& taps, const Words& weights, const Words& end, const Words& in) { return with(operation(12, "q", {in, taps, {1}, y, weights, end, {0}})); };
+    const Bytes fine = linear({1, 0}, {0, 0, 0, 0}, rounding, x).bytes();
+    check::that(read_plan(fine.data(), fine.size()).operations.size() == 1, "a quantized layer of zeros");
+    refused(linear({1, 500}, {0, 0, 0, 0}, rounding, x), "a tap of 500 leaves the arena");
+    refused(linear({1, 0}, {0, 1, 0, 0}, rounding, x), "have 1 blocks and need 0");
+    refused(linear({1, 0}, {64, 0, 0, 0}, rounding, x), "weights lies outside DATA");
+    refused(linear({1, 0}, {0, 0, 64, 0}, rounding, x), "multiplier lies outside DATA");
+    refused(linear({1, 0}, {0, 0, 0, 64}, rounding, x), "bias lies outside DATA");
+    refused(linear({1, 0}, {0, 0, 0, 0}, {256, 0, 255}, x), "a zero point is 256");
+    refused(linear({1, 0}, {0, 0, 0, 0}, {3, 9, 8}, x), "the highest value is 8");
+    refused(linear({1, 0}, {0, 0, 0, 0}, rounding, view(100, {2, 15}, {16, 1})), "different numbers of positions");
+    File large = linear({1, 0}, {0, 1, 0, 0}, rounding, x);
+    large.data[0] = 1, large.data[64] = 65;
+    refused(large, "a weight is beyond 64");
+    File far = linear({1, 0}, {0, 0, 0, 1}, rounding, x);
+    std::fill(far.data.begin() + 64, far.data.begin() + 67, 0xFF);
+    far.data[64 + 3] = 0x7F;  // the largest bias: fine, as long as nothing is added
+    const Bytes largest = far.bytes();
+    check::that(read_plan(largest.data(), largest.size()).operations.size() == 1, "the largest bias");
+    File added = linear({1, 0}, {0, 1, 0, 2}, rounding, x);
+    added.data[0] = 1, added.data[64] = 1;
+    std::memcpy(added.data.data() + 128, far.data.data() + 64, 4);
+    refused(added, "a sum may leave 32 bits");
+    refused(with(operation(16, "q", {x, y, {bits(0.f)}, rounding})), "its scale is no positive number");
+    refused(with(operation(16, "q", {view(100, {9, 16}, {16, 1}), y, {bits(1.f)}, rounding})), "x and y have different shapes");
+    refused(with(operation(17, "q", {y, view(0, {5, 16}, {16, 1}), {bits(1.f), 0}})), "x and y have different shapes");
+    refused(with(operation(15, "q", {x, y, y, {0, 0, 0, 0, 0, 0, 255}})), "a, b and y have different shapes");
+    refused(with(operation(13, "q", {x, {1, 0}, y, {0, 0, 0}, rounding})), "x and y have different shapes");
+}
+
 // ---- mutated files ----
 
 double elements(const View& view) {
@@ -365,6 +426,12 @@ struct Work {
     double operator()(const BinaryDesc& d) const { return elements(d.dst); }
     double operator()(const SoftmaxDesc& d) const { return elements(d.dst); }
     double operator()(const NormDesc& d) const { return elements(d.dst); }
+    double operator()(const QLinearDesc& d) const { return 16.0 * d.y.count * d.x.count / d.groups * double(d.taps.size()) * d.y.positions; }
+    double operator()(const QDepthwiseDesc& d) const { return 4.0 * d.y.count * d.y.positions * double(d.taps.size()); }
+    double operator()(const QPoolDesc& d) const { return double(d.y.count) * d.y.positions * double(d.taps.size()); }
+    double operator()(const QAddDesc& d) const { return 4.0 * d.y.count * d.y.positions; }
+    double operator()(const QuantizeDesc& d) const { return 4.0 * d.y.count * d.y.positions; }
+    double operator()(const DequantizeDesc& d) const { return 4.0 * d.x.count * d.y.positions; }
 };
 
 bool is_small(const Plan& plan) {
@@ -448,6 +515,7 @@ int main(int argc, char** argv) {
     test_numbers();
     test_views();
     test_rows();
+    test_quantized();
     fuzz(argc > 1 ? std::atoi(argv[1]) : 3000);
     std::printf("%s: %d checks passed\n", choose_kernels(cpu_features(), std::getenv("MMRT_ISA")).name, check::passed);
     return check::finish();

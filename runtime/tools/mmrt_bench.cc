@@ -109,8 +109,9 @@ Limits measure_limits(const char* set) {
 }
 
 // The least time of a step on one core: its multiplications by non-zeros; in the sparse kernel also a vector read from L1 for each vector
-// multiplied, one more for every weight that T vectors share, and the weight with its offset from L2. 0: no multiplications.
+// multiplied, one more for every weight that T vectors share, and the weight with its offset from L2. 0: no multiplications, or of bytes, whose limit is not known here.
 double least_seconds(const Layer& layer, const Limits& limits) {
+    if (layer.op[0] == 'Q') return 0;
     const double macs = layer.needed_macs;
     int vectors = 0;
     if (std::sscanf(layer.kernel.c_str(), "sparse %*s T%d", &vectors) != 1) return macs / limits.multiply_adds;

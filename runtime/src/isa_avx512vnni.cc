@@ -1,0 +1,8 @@
+#define MMRT_SET avx512vnni
+#define MMRT_NEEDS (AVX512F|AVX512VNNI|AVX2|FMA)
+#define MMRT_WIDTH 16
+#define MMRT_SPARSE_VECTORS 8
+#define MMRT_DENSE_ROWS 8
+#define MMRT_DENSE_VECTORS 3
+#define MMRT_SPARSE_BELOW 0.6
+#include "isa.h"

@@ -1,0 +1,267 @@
+// The operations on uint8 activations: weights packed, work cut into items.
+#include "quantized.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+
+#include "halo.h"
+#include "kernels.h"
+#include "panels.h"
+
+namespace mmrt {
+namespace {
+
+constexpr int64_t L1_BYTES = 24 * 1024;
+constexpr int FEWEST_VECTORS = 4;           // of a panel, however much it reads: a block's weights are spread over them
+constexpr int64_t ITEM_WORDS = 16 * 1024;  // of output: large enough to be worth a thread's while
+
+bool is_column(const Rows& y) { return y.positions == 1 && y.stride == 1; }
+
+// A column's neighbours are other channels, so it is written word by word.
+const Kernels& fitting(const Rows& y, const Kernels& kernels) {
+    int count = 0;
+    const Kernels* const* all = all_kernels(&count);
+    return is_column(y) ? *all[count - 1] : kernels;
+}
+
+uint32_t* words(float* arena, int64_t offset) { return reinterpret_cast<uint32_t*>(arena) + offset; }
+
+struct QLinear {
+    QLinearDesc d;
+    std::optional<HaloDesc> halo;
+    std::vector<float> multiplier;
+    std::vector<int32_t> bias;
+    std::vector<QBlock> blocks;
+    std::vector<int32_t> counts;   // of each row
+    std::vector<int64_t> begins;   // of each quad's blocks
+    std::vector<Panel> panels;
+    std::vector<RowRange> ranges;  // of quads
+};
+
+// Calls see(row, word of x, tap, values) for every block, row by row.
+template <class F>
+void each_block(const QLinearDesc& d, F see) {
+    const int words = d.x.count / d.groups, taps = int(d.taps.size());
+    int64_t bit = 0;
+    const int8_t* values = d.values;
+    for (int row = 0; row < 4 * d.y.count; ++row)
+        for (int c = 0; c < words; ++c)
+            for (int t = 0; t < taps; ++t, ++bit)
+                if (d.mask[bit >> 3] >> (bit & 7) & 1) {
+                    see(row, c, t, values);
+                    values += 4;
+                }
+}
+
+uint32_t as_word(const int8_t* values) {
+    uint32_t word;
+    std::memcpy(&word, values, 4);
+    return word;
+}
+
+Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) {
+    auto packed = std::make_shared<QLinear>();
+    QLinear& p = *packed;
+    const int outputs = 4 * d.y.count, words_in = d.x.count / d.groups, rows_in_group = outputs / d.groups;
+    p.d = d;
+    if (halo) p.halo = *halo;
+    p.multiplier.assign(d.multiplier, d.multiplier + outputs);
+    p.bias.assign(d.bias, d.bias + outputs);
+    p.blocks.reserve(size_t(d.blocks));
+    p.counts.assign(outputs, 0);
+    each_block(d, [&](int row, int c, int t, const int8_t* values) {
+        const int64_t bytes = ((int64_t(row / rows_in_group) * words_in + c) * d.x.stride + d.taps[t]) * 4;
+        if (bytes > INT32_MAX || bytes < INT32_MIN) throw std::runtime_error("an input of more than 2 GB");
+        p.blocks.push_back({int32_t(bytes), as_word(values)});
+        ++p.counts[row];
+        p.bias[row] += kernels.q_offset * (values[0] + values[1] + values[2] + values[3]);
+    });
+    int64_t begin = 0;
+    for (int row = 0; row < outputs; ++row) {
+        if (row % 4 == 0) p.begins.push_back(begin);
+        begin += p.counts[row];
+    }
+    const int64_t vector_bytes = touched(d.taps, kernels.width) * 4 * words_in;
+    const int most = int(std::clamp<int64_t>(L1_BYTES / std::max<int64_t>(1, vector_bytes), FEWEST_VECTORS, kernels.q_vectors));
+    p.panels = cut_panels(d.y.positions, kernels.width, most);
+    p.ranges = cut_rows(d.y.count, d.groups, (fewest_items(threads) + int(p.panels.size()) - 1) / int(p.panels.size()), 1);
+    p.d.mask = nullptr, p.d.values = nullptr;  // the file may go
+    Step step;
+    step.kernel = std::string("1x4 ") + kernels.name + " T" + std::to_string(p.panels.front().vectors);
+    step.items = int(p.panels.size() * p.ranges.size());
+    step.run = [packed, &kernels](int item, float* arena) {
+        const QLinear& p = *packed;
+        const Panel& panel = p.panels[item / p.ranges.size()];
+        const RowRange& range = p.ranges[item % p.ranges.size()];
+        QLinearTask task;
+        task.x = words(arena, p.d.x.offset + panel.begin);
+        task.y = words(arena, p.d.y.offset + range.begin * p.d.y.stride + panel.begin);
+        task.y_stride = p.d.y.stride;
+        task.vectors = panel.vectors;
+        task.n_quads = range.end - range.begin;
+        task.counts = p.counts.data() + 4 * range.begin;
+        task.blocks = p.blocks.data() + p.begins[range.begin];
+        task.multiplier = p.multiplier.data() + 4 * range.begin;
+        task.bias = p.bias.data() + 4 * range.begin;
+        task.out = p.d.out;
+        task.residual = p.d.has_residual ? words(arena, p.d.residual.offset + range.begin * p.d.residual.stride + panel.begin) : nullptr;
+        task.residual_stride = p.d.residual.stride;
+        task.sum = p.d.sum;
+        kernels.qlinear(task);
+        if (p.halo) fill_halo(*p.halo, arena, range.begin, range.end, panel.begin, panel.begin + int64_t(panel.vectors) * kernels.width);
+    };
+    return step;
+}
+
+struct QMatvec {
+    QLinearDesc d;
+    std::vector<float> multiplier;
+    std::vector<int32_t> bias;
+    std::vector<uint32_t> weights;
+    int words = 0, rows_per_item = 0;  // words of a row: those of one group, tap by tap
+};
+
+// One position: the matrix is read once, so it is expanded, and a row is a run of words.
+Step column_step(const QLinearDesc& d, const Kernels& kernels, int threads) {
+    auto packed = std::make_shared<QMatvec>();
+    QMatvec& p = *packed;
+    const int outputs = 4 * d.y.count, taps = int(d.taps.size()), words_in = d.x.count / d.groups;
+    p.d = d;
+    p.multiplier.assign(d.multiplier, d.multiplier + outputs);
+    p.bias.assign(d.bias, d.bias + outputs);
+    p.words = words_in * taps;
+    p.weights.assign(size_t(outputs) * p.words, 0);
+    each_block(d, [&](int row, int c, int t, const int8_t* values) { p.weights[size_t(row) * p.words + c * taps + t] = as_word(values); });
+    p.rows_per_item = std::max(4, (d.y.count + fewest_items(threads) - 1) / fewest_items(threads) * 4);
+    p.d.mask = nullptr, p.d.values = nullptr;
+    Step step;
+    step.kernel = std::string("1x4 matvec ") + kernels.name;
+    step.items = (outputs + p.rows_per_item - 1) / p.rows_per_item;
+    step.run = [packed, words_in, taps, outputs, &kernels](int item, float* arena) {
+        const QMatvec& p = *packed;
+        thread_local std::vector<uint32_t> inputs;
+        inputs.resize(size_t(p.words));
+        const int rows_in_group = outputs / p.d.groups, end = std::min(outputs, (item + 1) * p.rows_per_item);
+        for (int row = item * p.rows_per_item; row < end;) {
+            const int group = row / rows_in_group, stop = std::min(end, (group + 1) * rows_in_group);
+            const uint32_t* x = words(arena, p.d.x.offset + int64_t(group) * words_in * p.d.x.stride);
+            for (int c = 0; c < words_in; ++c)
+                for (int t = 0; t < taps; ++t) inputs[c * taps + t] = x[c * p.d.x.stride + p.d.taps[t]];
+            QMatvecTask task;
+            task.weights = p.weights.data() + size_t(row) * p.words;
+            task.x = inputs.data();
+            task.y = reinterpret_cast<uint8_t*>(words(arena, p.d.y.offset)) + row;
+            task.rows = stop - row;
+            task.words = p.words;
+            task.multiplier = p.multiplier.data() + row;
+            task.bias = p.bias.data() + row;
+            task.out = p.d.out;
+            task.residual = p.d.has_residual ? reinterpret_cast<const uint8_t*>(words(arena, p.d.residual.offset)) + row : nullptr;
+            task.sum = p.d.sum;
+            kernels.qmatvec(task);
+            row = stop;
+        }
+    };
+    return step;
+}
+
+int rows_per_item(const Rows& y) { return int(std::max<int64_t>(1, ITEM_WORDS / std::max(1, y.positions))); }
+
+// A step whose items are a few rows each, every row by itself.
+template <class F>
+Step by_rows(const char* op, const char* kernel, const Rows& y, F run_row) {
+    Step step;
+    step.op = op;
+    step.kernel = kernel;
+    const int per_item = rows_per_item(y);
+    step.items = (y.count + per_item - 1) / per_item;
+    step.run = [run_row, per_item, count = y.count](int item, float* arena) {
+        for (int row = item * per_item; row < std::min(count, (item + 1) * per_item); ++row) run_row(row, arena);
+    };
+    return step;
+}
+
+}  // namespace
+
+Step make_qlinear(const QLinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) {
+    int64_t nonzeros = 0;
+    for (int64_t i = 0; i < 4 * d.blocks; ++i) nonzeros += d.values[i] != 0;
+    const double total = 16.0 * d.y.count * (d.x.count / d.groups) * double(d.taps.size());
+    Step step = is_column(d.y) ? column_step(d, kernels, threads) : row_step(d, kernels, threads, halo);
+    step.op = "QLINEAR";
+    if (halo) step.kernel += " +halo";
+    step.macs = total * d.y.positions;
+    step.needed_macs = double(nonzeros) * d.y.positions;
+    return step;
+}
+
+Step make_qdepthwise(const QDepthwiseDesc& desc, const Kernels& kernels) {
+    struct Packed {
+        QDepthwiseDesc d;
+        std::vector<int8_t> weights;  // [row][pairs][4][2]
+        std::vector<float> multiplier;
+        std::vector<int32_t> bias;
+    };
+    auto packed = std::make_shared<Packed>();
+    packed->d = desc;
+    const int taps = int(desc.taps.size()), pairs = (taps + 1) / 2;
+    if (taps % 2) packed->d.taps.push_back(desc.taps.back());
+    packed->weights.assign(size_t(desc.y.count) * pairs * 8, 0);
+    for (int row = 0; row < desc.y.count; ++row)
+        for (int t = 0; t < taps; ++t)
+            for (int c = 0; c < 4; ++c) packed->weights[(size_t(row) * pairs + t / 2) * 8 + 2 * c + t % 2] = desc.weights[(size_t(row) * taps + t) * 4 + c];
+    packed->multiplier.assign(desc.multiplier, desc.multiplier + 4 * desc.y.count);
+    packed->bias.assign(desc.bias, desc.bias + 4 * desc.y.count);
+    const Kernels& fit = fitting(desc.y, kernels);
+    Step step = by_rows("QDEPTHWISE", fit.name, desc.y, [packed, pairs, &fit](int row, float* arena) {
+        const QDepthwiseDesc& d = packed->d;
+        QDepthwiseTask task;
+        task.x = words(arena, d.x.offset + row * d.x.stride);
+        task.y = words(arena, d.y.offset + row * d.y.stride);
+        task.positions = d.y.positions;
+        task.taps = d.taps.data();
+        task.pairs = pairs;
+        task.weights = packed->weights.data() + size_t(row) * pairs * 8;
+        task.multiplier = packed->multiplier.data() + 4 * row;
+        task.bias = packed->bias.data() + 4 * row;
+        task.out = d.out;
+        fit.qdepthwise(task);
+    });
+    step.macs = step.needed_macs = 4.0 * desc.y.count * desc.y.positions * taps;
+    return step;
+}
+
+Step make_qpool(const QPoolDesc& desc, const Kernels& kernels) {
+    const Kernels& fit = fitting(desc.y, kernels);
+    auto d = std::make_shared<QPoolDesc>(desc);
+    return by_rows("QPOOL", fit.name, desc.y, [d, &fit](int row, float* arena) {
+        fit.qmaximum(words(arena, d->x.offset + row * d->x.stride), words(arena, d->y.offset + row * d->y.stride), d->y.positions, d->taps.data(), int(d->taps.size()));
+    });
+}
+
+Step make_qadd(const QAddDesc& d, const Kernels& kernels) {
+    const Kernels& fit = fitting(d.y, kernels);
+    return by_rows("QADD", fit.name, d.y, [d, &fit](int row, float* arena) {
+        fit.qadd(d.sum, words(arena, d.a.offset + row * d.a.stride), words(arena, d.b.offset + row * d.b.stride), words(arena, d.y.offset + row * d.y.stride), d.y.positions);
+    });
+}
+
+Step make_quantize(const QuantizeDesc& d, const Kernels& kernels) {
+    const Kernels& fit = fitting(d.y, kernels);
+    return by_rows("QUANTIZE", fit.name, d.y, [d, &fit](int row, float* arena) {
+        fit.quantize(arena + d.x.offset + 4 * row * d.x.stride, d.x.stride, std::min(4, d.x.count - 4 * row), words(arena, d.y.offset + row * d.y.stride), d.y.positions, d.scale, d.out);
+    });
+}
+
+Step make_dequantize(const DequantizeDesc& d, const Kernels& kernels) {
+    const Kernels& fit = fitting(d.y, kernels);
+    return by_rows("DEQUANTIZE", fit.name, d.x, [d, &fit](int row, float* arena) {
+        fit.dequantize(words(arena, d.x.offset + row * d.x.stride), arena + d.y.offset + 4 * row * d.y.stride, d.y.stride, std::min(4, d.y.count - 4 * row), d.y.positions, d.scale, d.zero);
+    });
+}
+
+}  // namespace mmrt

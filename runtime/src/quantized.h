@@ -1,0 +1,72 @@
+// Operations on uint8 activations (FORMAT.md, Quantized activations): four channels in a word, so rows are of words.
+#pragma once
+
+#include "step.h"
+
+namespace mmrt {
+
+// q = clamp(round_to_even(value) + zero, low, high)
+struct Rounding {
+    float zero = 0, low = 0, high = 255;
+};
+
+// value = (a - a_zero) * a_ratio + (b - b_zero) * b_ratio
+struct Sum {
+    float a_zero = 0, a_ratio = 1, b_zero = 0, b_ratio = 1;
+    Rounding out;
+};
+
+struct QLinearDesc {
+    Rows x, y, residual;  // of words
+    std::vector<int32_t> taps;
+    int groups = 1;
+    const uint8_t* mask = nullptr;   // one bit a block, [outputs][words of x in a group][taps]
+    const int8_t* values = nullptr;  // four a block
+    int64_t blocks = 0;
+    const float* multiplier = nullptr;
+    const int32_t* bias = nullptr;  // of 4 * y.count outputs
+    Rounding out;
+    bool has_residual = false;
+    Sum sum;
+};
+
+struct QDepthwiseDesc {
+    Rows x, y;
+    std::vector<int32_t> taps;
+    const int8_t* weights = nullptr;  // [y.count][taps][4]
+    const float* multiplier = nullptr;
+    const int32_t* bias = nullptr;
+    Rounding out;
+};
+
+struct QPoolDesc {
+    Rows x, y;
+    std::vector<int32_t> taps;
+};
+
+struct QAddDesc {
+    Rows a, b, y;
+    Sum sum;
+};
+
+struct QuantizeDesc {
+    Rows x, y;  // x of floats, y of words
+    float scale = 1;
+    Rounding out;
+};
+
+struct DequantizeDesc {
+    Rows x, y;
+    float scale = 1, zero = 0;
+};
+
+Step make_qlinear(const QLinearDesc&, const Kernels&, int threads, const HaloDesc* = nullptr);
+Step make_qdepthwise(const QDepthwiseDesc&, const Kernels&);
+Step make_qpool(const QPoolDesc&, const Kernels&);
+Step make_qadd(const QAddDesc&, const Kernels&);
+Step make_quantize(const QuantizeDesc&, const Kernels&);
+Step make_dequantize(const DequantizeDesc&, const Kernels&);
+
+constexpr int MOST_WEIGHT = 64;  // two products of a byte and such a weight fit int16, which AVX2 adds them in
+
+}  // namespace mmrt

@@ -1,0 +1,292 @@
+// Kernels on uint8 activations, four channels in a word. Every instruction set gives the same bits: integers, and floats
+// whose products are rounded before they are added.
+#pragma once
+
+#include "kernels.h"
+#include "vector.h"
+
+namespace mmrt {
+namespace {
+
+#if MMRT_WIDTH == 1
+using VI = int32_t;
+MMRT_INLINE VI load_words(const uint32_t* p) { return static_cast<int32_t>(*p); }
+MMRT_INLINE void store_words(uint32_t* p, VI v) { *p = static_cast<uint32_t>(v); }
+MMRT_INLINE VI splat_int(int32_t a) { return a; }
+MMRT_INLINE V to_float(VI v) { return static_cast<float>(v); }
+MMRT_INLINE VI to_int(V v) { return static_cast<int32_t>(std::nearbyint(v)); }
+MMRT_INLINE VI byte_of(VI v, int i) { return static_cast<int32_t>(static_cast<uint32_t>(v) >> (8 * i) & 255); }
+MMRT_INLINE VI at_byte(VI v, int i) { return static_cast<int32_t>(static_cast<uint32_t>(v) << (8 * i)); }
+#else
+typedef int32_t VI __attribute__((vector_size(MMRT_WIDTH * 4)));
+typedef int32_t UnalignedInt __attribute__((vector_size(MMRT_WIDTH * 4), aligned(4), may_alias));
+MMRT_INLINE VI load_words(const uint32_t* p) { return *reinterpret_cast<const UnalignedInt*>(p); }
+MMRT_INLINE void store_words(uint32_t* p, VI v) { *reinterpret_cast<UnalignedInt*>(p) = v; }
+MMRT_INLINE V to_float(VI v) { return __builtin_convertvector(v, V); }
+MMRT_INLINE VI byte_of(VI v, int i) { return (v >> (8 * i)) & 255; }
+MMRT_INLINE VI at_byte(VI v, int i) { return v << (8 * i); }
+#if MMRT_WIDTH == 16
+MMRT_INLINE VI splat_int(int32_t a) { return (VI)_mm512_set1_epi32(a); }
+MMRT_INLINE VI to_int(V v) { return (VI)_mm512_cvtps_epi32((__m512)v); }
+#elif MMRT_WIDTH == 8
+MMRT_INLINE VI splat_int(int32_t a) { return (VI)_mm256_set1_epi32(a); }
+MMRT_INLINE VI to_int(V v) { return (VI)_mm256_cvtps_epi32((__m256)v); }
+#else
+MMRT_INLINE VI splat_int(int32_t a) { return (VI)vdupq_n_s32(a); }
+MMRT_INLINE VI to_int(V v) { return (VI)vcvtnq_s32_f32((float32x4_t)v); }
+#endif
+#endif
+
+// Keeps a product from being merged with the sum that follows.
+MMRT_INLINE V rounded(V v) {
+#if defined(__aarch64__)
+    asm("" : "+w"(v));
+#elif defined(__x86_64__)
+    asm("" : "+x"(v));
+#endif
+    return v;
+}
+
+constexpr int Q_VECTORS = 8;
+
+// dot(acc, x, w): acc += the four products of each word's bytes with the weights. Q_OFFSET is what the inputs are less than they were.
+#if defined(__aarch64__) && MMRT_WIDTH > 1
+constexpr int Q_OFFSET = 128;
+using Four = int8x16_t;
+MMRT_INLINE Four four_weights(uint32_t w) { return vreinterpretq_s8_u32(vdupq_n_u32(w)); }
+MMRT_INLINE VI dot(VI acc, VI x, Four w) {
+    const int8x16_t s = vreinterpretq_s8_u8(veorq_u8(vreinterpretq_u8_s32((int32x4_t)x), vdupq_n_u8(128)));
+#if defined(__ARM_FEATURE_DOTPROD)
+    return (VI)vdotq_s32((int32x4_t)acc, s, w);
+#else
+    const int16x8_t low = vmull_s8(vget_low_s8(s), vget_low_s8(w)), high = vmull_high_s8(s, w);
+    return (VI)vpadalq_s16((int32x4_t)acc, vpaddq_s16(low, high));
+#endif
+}
+#else
+constexpr int Q_OFFSET = 0;
+#if MMRT_WIDTH == 1
+using Four = uint32_t;
+MMRT_INLINE Four four_weights(uint32_t w) { return w; }
+MMRT_INLINE VI dot(VI acc, VI x, Four w) {
+    for (int i = 0; i < 4; ++i) acc += byte_of(x, i) * static_cast<int8_t>(w >> (8 * i));
+    return acc;
+}
+#elif MMRT_WIDTH == 8
+using Four = __m256i;
+MMRT_INLINE Four four_weights(uint32_t w) { return _mm256_set1_epi32(static_cast<int>(w)); }
+#if defined(__AVXVNNI__)
+MMRT_INLINE VI dot(VI acc, VI x, Four w) { return (VI)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)x, w); }
+#else
+MMRT_INLINE VI dot(VI acc, VI x, Four w) {
+    const __m256i pairs = _mm256_maddubs_epi16((__m256i)x, w);
+    return (VI)_mm256_add_epi32((__m256i)acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+#endif
+#elif defined(__AVX512VNNI__)
+using Four = __m512i;
+MMRT_INLINE Four four_weights(uint32_t w) { return _mm512_set1_epi32(static_cast<int>(w)); }
+MMRT_INLINE VI dot(VI acc, VI x, Four w) { return (VI)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)x, w); }
+#else  // AVX-512F alone has no products of bytes: two halves
+using Four = __m256i;
+MMRT_INLINE Four four_weights(uint32_t w) { return _mm256_set1_epi32(static_cast<int>(w)); }
+MMRT_INLINE VI dot(VI acc, VI x, Four w) {
+    const __m256i one = _mm256_set1_epi16(1);
+    const __m256i low = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm512_castsi512_si256((__m512i)x), w), one);
+    const __m256i high = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm512_extracti64x4_epi64((__m512i)x, 1), w), one);
+    return acc + (VI)_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+#endif
+#endif
+
+struct Clamp {
+    V low, high;
+    VI zero;
+};
+
+MMRT_INLINE Clamp clamp_of(const Rounding& r) { return {splat(r.low - r.zero), splat(r.high - r.zero), splat_int(static_cast<int32_t>(r.zero))}; }
+
+MMRT_INLINE VI quantized(V value, const Clamp& c) { return to_int(vmin(vmax(value, c.low), c.high)) + c.zero; }
+
+struct Adding {
+    V a_zero, a_ratio, b_zero, b_ratio;
+    Clamp out;
+};
+
+MMRT_INLINE Adding adding_of(const Sum& s) { return {splat(s.a_zero), splat(s.a_ratio), splat(s.b_zero), splat(s.b_ratio), clamp_of(s.out)}; }
+
+MMRT_INLINE VI added(VI a, VI b, const Adding& s) {
+    const V left = rounded((to_float(a) - s.a_zero) * s.a_ratio), right = rounded((to_float(b) - s.b_zero) * s.b_ratio);
+    return quantized(left + right, s.out);
+}
+
+template <int T>
+void qlinear_rows(const QLinearTask& task) {
+    const Clamp clamp = clamp_of(task.out);
+    const Adding adding = adding_of(task.sum);
+    const QBlock* block = task.blocks;
+    const char* x = reinterpret_cast<const char*>(task.x);
+    for (int quad = 0; quad < task.n_quads; ++quad) {
+        VI words[T];
+        const uint32_t* residual = task.residual ? task.residual + quad * task.residual_stride : nullptr;
+        for (int r = 0; r < 4; ++r) {
+            const int row = 4 * quad + r;
+            VI acc[T];
+            for (int t = 0; t < T; ++t) acc[t] = splat_int(task.bias[row]);
+            for (const QBlock* end = block + task.counts[row]; block < end; ++block) {
+                const Four w = four_weights(block->weights);
+                const uint32_t* from = reinterpret_cast<const uint32_t*>(x + block->offset);
+                for (int t = 0; t < T; ++t) acc[t] = dot(acc[t], load_words(from + t * W), w);
+            }
+            const V multiplier = splat(task.multiplier[row]);
+            for (int t = 0; t < T; ++t) {
+                VI q = quantized(to_float(acc[t]) * multiplier, clamp);
+                if (residual) q = added(q, byte_of(load_words(residual + t * W), r), adding);
+                words[t] = r ? words[t] | at_byte(q, r) : q;
+            }
+        }
+        for (int t = 0; t < T; ++t) store_words(task.y + quad * task.y_stride + t * W, words[t]);
+    }
+}
+
+void qlinear(const QLinearTask& task) {
+    switch (task.vectors) {
+        case 1: return qlinear_rows<1>(task);
+        case 2: return qlinear_rows<2>(task);
+        case 3: return qlinear_rows<3>(task);
+        case 4: return qlinear_rows<4>(task);
+        case 5: return qlinear_rows<5>(task);
+        case 6: return qlinear_rows<6>(task);
+        case 7: return qlinear_rows<7>(task);
+        default: return qlinear_rows<8>(task);
+    }
+}
+
+// One position. Rows of weights lie one after the other, `words` long.
+void qmatvec(const QMatvecTask& task) {
+    const Rounding out = task.out;
+    const Sum sum = task.sum;
+    for (int row = 0; row < task.rows; ++row) {
+        const uint32_t* weights = task.weights + row * task.words;
+        int32_t acc = task.bias[row];
+        int64_t k = 0;
+#if MMRT_WIDTH == 8 || MMRT_WIDTH == 16
+        __m256i sums = _mm256_setzero_si256();
+        for (; k + 8 <= task.words; k += 8) {
+            const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(task.x + k));
+            const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights + k));
+            sums = _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));
+        }
+        int32_t lanes[8];
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), sums);
+        for (int32_t lane : lanes) acc += lane;
+#endif
+        for (; k < task.words; ++k)
+            for (int i = 0; i < 4; ++i)
+                acc += static_cast<int32_t>(task.x[k] >> (8 * i) & 255) * static_cast<int8_t>(weights[k] >> (8 * i));
+        auto round = [](float value, const Rounding& r) {
+            value = value < r.low - r.zero ? r.low - r.zero : value > r.high - r.zero ? r.high - r.zero : value;
+            return std::nearbyint(value) + r.zero;
+        };
+        float q = round(static_cast<float>(acc) * task.multiplier[row], out);
+        if (task.residual) {
+            volatile float left = (q - sum.a_zero) * sum.a_ratio;  // rounded before the sum
+            volatile float right = (static_cast<float>(task.residual[row]) - sum.b_zero) * sum.b_ratio;
+            q = round(left + right, sum.out);
+        }
+        task.y[row] = static_cast<uint8_t>(q);
+    }
+}
+
+// One row of words of a depthwise convolution. Taps come in pairs: weights are [pairs][4 channels][2], a missing tap's are 0.
+void qdepthwise(const QDepthwiseTask& task) {
+    int64_t p = 0;
+#if MMRT_WIDTH == 8 || MMRT_WIDTH == 16
+    const __m256i one = _mm256_set1_epi16(1);
+    const __m256 multiplier = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(task.multiplier));
+    const __m256i start = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(task.bias)));
+    const __m256 low = _mm256_set1_ps(task.out.low - task.out.zero), high = _mm256_set1_ps(task.out.high - task.out.zero);
+    const __m256i zero = _mm256_set1_epi32(static_cast<int>(task.out.zero));
+    for (; p < task.positions; p += 8) {
+        __m256i sums[4] = {start, start, start, start};
+        auto pair = [&](int i, __m256i* first, __m256i* second) {
+            const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(task.x + p + task.taps[2 * i]));
+            const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(task.x + p + task.taps[2 * i + 1]));
+            long long eight;
+            std::memcpy(&eight, task.weights + 8 * i, 8);
+            const __m256i w = _mm256_set1_epi64x(eight);
+            *first = _mm256_maddubs_epi16(_mm256_unpacklo_epi8(a, b), w);
+            *second = _mm256_maddubs_epi16(_mm256_unpackhi_epi8(a, b), w);
+        };
+        for (int i = 0; i < task.pairs; i += 2) {
+            __m256i a_low, a_high, b_low = _mm256_setzero_si256(), b_high = b_low;
+            pair(i, &a_low, &a_high);
+            if (i + 1 < task.pairs) pair(i + 1, &b_low, &b_high);
+            sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(_mm256_unpacklo_epi16(a_low, b_low), one));
+            sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(_mm256_unpackhi_epi16(a_low, b_low), one));
+            sums[2] = _mm256_add_epi32(sums[2], _mm256_madd_epi16(_mm256_unpacklo_epi16(a_high, b_high), one));
+            sums[3] = _mm256_add_epi32(sums[3], _mm256_madd_epi16(_mm256_unpackhi_epi16(a_high, b_high), one));
+        }
+        for (__m256i& sum : sums) {
+            const __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), multiplier);
+            sum = _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(value, low), high)), zero);
+        }
+        const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(sums[0], sums[1]), _mm256_packs_epi32(sums[2], sums[3]));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(task.y + p), bytes);
+    }
+#else
+    const Clamp clamp = clamp_of(task.out);
+    for (; p < task.positions; p += W) {
+        VI words = splat_int(0);
+        for (int c = 0; c < 4; ++c) {
+            VI acc = splat_int(task.bias[c]);
+            for (int i = 0; i < 2 * task.pairs; ++i)
+                acc += byte_of(load_words(task.x + p + task.taps[i]), c) * int32_t(task.weights[8 * (i / 2) + 2 * c + i % 2]);
+            words |= at_byte(quantized(to_float(acc) * splat(task.multiplier[c]), clamp), c);
+        }
+        store_words(task.y + p, words);
+    }
+#endif
+}
+
+void qmaximum(const uint32_t* x, uint32_t* y, int64_t positions, const int32_t* taps, int n_taps) {
+    typedef uint8_t VB __attribute__((vector_size(W * 4)));
+    for (int64_t p = 0; p < positions; p += W) {
+        VB most = bits_as<VB>(load_words(x + p + taps[0]));
+        for (int t = 1; t < n_taps; ++t) {
+            const VB next = bits_as<VB>(load_words(x + p + taps[t]));
+            most = most > next ? most : next;
+        }
+        store_words(y + p, bits_as<VI>(most));
+    }
+}
+
+void qadd(const Sum& sum, const uint32_t* a, const uint32_t* b, uint32_t* y, int64_t positions) {
+    const Adding adding = adding_of(sum);
+    for (int64_t p = 0; p < positions; p += W) {
+        const VI left = load_words(a + p), right = load_words(b + p);
+        VI words = splat_int(0);
+        for (int c = 0; c < 4; ++c) words |= at_byte(added(byte_of(left, c), byte_of(right, c), adding), c);
+        store_words(y + p, words);
+    }
+}
+
+// Up to four rows of floats become one of words.
+void quantize(const float* x, int64_t x_stride, int channels, uint32_t* y, int64_t positions, float scale, const Rounding& out) {
+    const Clamp clamp = clamp_of(out);
+    for (int64_t p = 0; p < positions; p += W) {
+        VI words = splat_int(0);
+        for (int c = 0; c < channels; ++c) words |= at_byte(quantized(load(x + c * x_stride + p) / splat(scale), clamp), c);
+        store_words(y + p, words);
+    }
+}
+
+void dequantize(const uint32_t* x, float* y, int64_t y_stride, int channels, int64_t positions, float scale, float zero) {
+    for (int64_t p = 0; p < positions; p += W) {
+        const VI words = load_words(x + p);
+        for (int c = 0; c < channels; ++c) store(y + c * y_stride + p, (to_float(byte_of(words, c)) - splat(zero)) * splat(scale));
+    }
+}
+
+}  // namespace
+}  // namespace mmrt

@@ -1,0 +1,208 @@
+// Every set of kernels that this CPU runs, bit for bit against loops written for reading: the operations on uint8.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "each_set.h"
+#include "halo.h"
+
+using namespace mmrt;
+
+namespace {
+
+constexpr int64_t MARGIN = 128;  // words before and behind what an operation may touch, so that it can be seen not to
+
+// Words with every byte value, 255 often: AVX2 adds two products in 16 bits.
+std::vector<float> random_words(check::Random& random, int64_t count) {
+    std::vector<float> out(static_cast<size_t>(count));
+    for (float& word : out) {
+        uint8_t bytes[4];
+        for (uint8_t& byte : bytes) byte = random.below(3) ? uint8_t(random.below(256)) : 255;
+        std::memcpy(&word, bytes, 4);
+    }
+    return out;
+}
+
+int byte_at(const std::vector<float>& arena, int64_t word, int channel) {
+    return reinterpret_cast<const uint8_t*>(arena.data() + word)[channel];
+}
+
+int rounded(float value, const Rounding& r) {
+    const float q = std::nearbyintf(value) + r.zero;
+    return int(std::min(std::max(q, r.low), r.high));
+}
+
+int summed(int a, int b, const Sum& s) {
+    volatile float left = (float(a) - s.a_zero) * s.a_ratio, right = (float(b) - s.b_zero) * s.b_ratio;
+    return rounded(left + right, s.out);
+}
+
+struct Case {
+    int inputs, outputs, positions, groups;  // inputs and outputs in words
+    std::vector<int32_t> taps;
+    int density;  // percent of blocks
+    bool residual, extreme;
+};
+
+std::string name(const Kernels& set, const Case& c) {
+    return std::string(set.name) + " qlinear " + std::to_string(c.inputs) + "x" + std::to_string(c.outputs) + " P" + std::to_string(c.positions) + " taps " +
+           std::to_string(c.taps.size()) + " groups " + std::to_string(c.groups) + " density " + std::to_string(c.density) + (c.residual ? " residual" : "");
+}
+
+void qlinear_case(const Kernels& set, const Case& c, int threads) {
+    check::Random random(uint64_t(c.inputs * 1000 + c.outputs * 100 + c.positions + c.density));
+    const int outputs = 4 * c.outputs, words = c.inputs / c.groups, taps = int(c.taps.size());
+    const int64_t stride = c.positions == 1 ? 1 : (c.positions + 15) / 16 * 16 + 16;
+    const int64_t x_at = MARGIN, y_at = x_at + c.inputs * stride + MARGIN, r_at = y_at + c.outputs * stride + MARGIN;
+    std::vector<float> arena = random_words(random, r_at + c.outputs * stride + MARGIN);
+    if (c.extreme)
+        for (float& word : arena) std::memset(&word, 255, 4);
+    std::vector<uint8_t> mask(size_t(outputs) * words * taps / 8 + 65);
+    std::vector<int8_t> values, all(size_t(outputs) * words * taps * 4);
+    for (int64_t i = 0; i < int64_t(outputs) * words * taps; ++i) {
+        if (int(random.below(100)) >= c.density) continue;
+        mask[i / 8] |= 1 << i % 8;
+        for (int k = 0; k < 4; ++k) {
+            const int8_t w = c.extreme ? (i % 2 ? MOST_WEIGHT : -MOST_WEIGHT) : int8_t(int(random.below(129)) - 64);
+            all[i * 4 + k] = w;
+            values.push_back(w);
+        }
+    }
+    std::vector<float> multiplier(outputs);
+    std::vector<int32_t> bias(outputs);
+    for (int o = 0; o < outputs; ++o) {
+        multiplier[o] = o % 7 == 3 ? 0.f : 0.0001f * float(1 + random.below(100)) / float(1 + words * taps / 8);
+        bias[o] = int32_t(random.below(20000)) - 10000;
+    }
+    QLinearDesc d;
+    d.x = {x_at, stride, c.inputs, c.positions};
+    d.y = {y_at, stride, c.outputs, c.positions};
+    d.residual = {r_at, stride, c.outputs, c.positions};
+    d.taps = c.taps;
+    d.groups = c.groups;
+    d.mask = mask.data();
+    d.values = values.data();
+    d.blocks = int64_t(values.size()) / 4;
+    d.multiplier = multiplier.data();
+    d.bias = bias.data();
+    d.out = {7, 7, 201};
+    d.has_residual = c.residual;
+    d.sum = {7, 0.37f, 128, 1.21f, {3, 3, 255}};
+    const std::vector<float> before = arena;
+    const Step step = make_qlinear(d, set, threads);
+    for (int item = 0; item < step.items; ++item) step.run(item, arena.data());
+    bool same = true;
+    for (int o = 0; o < outputs; ++o)
+        for (int p = 0; p < c.positions; ++p) {
+            const int group = o / (outputs / c.groups);
+            int64_t sum = bias[o];
+            for (int k = 0; k < words; ++k)
+                for (int t = 0; t < taps; ++t)
+                    for (int i = 0; i < 4; ++i)
+                        sum += all[((int64_t(o) * words + k) * taps + t) * 4 + i] * byte_at(before, x_at + (group * words + k) * stride + p + c.taps[t], i);
+            int q = rounded(float(int32_t(sum)) * multiplier[o], d.out);
+            if (c.residual) q = summed(q, byte_at(before, r_at + o / 4 * stride + p, o % 4), d.sum);
+            same = same && q == byte_at(arena, y_at + o / 4 * stride + p, o % 4);
+        }
+    check::that(same, name(set, c));
+    const int64_t end = c.positions == 1 ? y_at + c.outputs : y_at + (c.outputs - 1) * stride + (c.positions + 15) / 16 * 16;
+    check::that(std::memcmp(arena.data(), before.data(), size_t(y_at) * 4) == 0, name(set, c) + ": nothing before y is written");
+    check::that(std::memcmp(arena.data() + end, before.data() + end, (arena.size() - size_t(end)) * 4) == 0, name(set, c) + ": nothing behind y is written");
+}
+
+void qlinear_cases(const Kernels& set) {
+    const std::vector<int32_t> one = {0}, nine = {-17, -16, -15, -1, 0, 1, 15, 16, 17};
+    for (int positions : {1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129})
+        for (int density : {0, 15, 100}) qlinear_case(set, {5, 3, positions, 1, positions == 1 ? one : nine, density, density == 15, false}, 1);
+    for (int inputs : {1, 2, 7, 8, 9, 40, 700}) qlinear_case(set, {inputs, 2, 20, 1, one, 30, false, false}, 1);
+    for (int inputs : {1, 7, 8, 9, 64, 333}) qlinear_case(set, {inputs, 25, 1, 1, one, 60, true, false}, 2);
+    for (int threads : {1, 2, 5}) qlinear_case(set, {12, 9, 50, 3, nine, 40, true, false}, threads);
+    qlinear_case(set, {6, 4, 1, 2, one, 50, false, false}, 3);
+    for (int positions : {1, 24}) qlinear_case(set, {2000, 1, positions, 1, one, 100, false, true}, 1);  // the largest sums
+}
+
+void qdepthwise_case(const Kernels& set, int channels, int positions, std::vector<int32_t> taps, bool extreme) {
+    check::Random random(uint64_t(channels * 100 + positions));
+    const int64_t stride = positions == 1 ? 1 : (positions + 15) / 16 * 16 + 16, y_at = MARGIN + channels * stride + MARGIN;
+    std::vector<float> arena = random_words(random, y_at + channels * stride + MARGIN);
+    if (extreme)
+        for (float& word : arena) std::memset(&word, 255, 4);
+    std::vector<int8_t> weights(size_t(channels) * taps.size() * 4);
+    for (int8_t& w : weights) w = extreme ? -64 : int8_t(int(random.below(129)) - 64);
+    std::vector<float> multiplier(4 * channels);
+    std::vector<int32_t> bias(4 * channels);
+    for (int i = 0; i < 4 * channels; ++i) multiplier[i] = 0.0005f * float(1 + random.below(20)), bias[i] = int32_t(random.below(2000)) - 1000;
+    QDepthwiseDesc d;
+    d.x = {MARGIN, stride, channels, positions};
+    d.y = {y_at, stride, channels, positions};
+    d.taps = taps;
+    d.weights = weights.data();
+    d.multiplier = multiplier.data();
+    d.bias = bias.data();
+    d.out = {120, 0, 250};
+    const std::vector<float> before = arena;
+    const Step step = make_qdepthwise(d, set);
+    for (int item = 0; item < step.items; ++item) step.run(item, arena.data());
+    bool same = true;
+    for (int c = 0; c < 4 * channels; ++c)
+        for (int p = 0; p < positions; ++p) {
+            int32_t sum = bias[c];
+            for (size_t t = 0; t < taps.size(); ++t) sum += weights[(size_t(c / 4) * taps.size() + t) * 4 + c % 4] * byte_at(before, MARGIN + c / 4 * stride + p + taps[t], c % 4);
+            same = same && rounded(float(sum) * multiplier[c], d.out) == byte_at(arena, y_at + c / 4 * stride + p, c % 4);
+        }
+    check::that(same, std::string(set.name) + " qdepthwise P" + std::to_string(positions) + " taps " + std::to_string(taps.size()));
+}
+
+void others(const Kernels& set) {
+    check::Random random(5);
+    for (int positions : {1, 3, 8, 16, 17, 40}) {
+        const int words = 3, channels = 10;
+        const int64_t stride = positions == 1 ? 1 : (positions + 15) / 16 * 16 + 16, gap = 12 * stride + MARGIN;
+        const int64_t a = MARGIN, b = a + gap, y = b + gap, f = y + gap;
+        const std::string where = std::string(set.name) + " P" + std::to_string(positions);
+        std::vector<float> arena = random_words(random, f + gap);
+        auto run = [&](const Step& step) {
+            for (int item = 0; item < step.items; ++item) step.run(item, arena.data());
+        };
+        auto each = [&](auto same) {
+            bool all = true;
+            for (int c = 0; c < channels; ++c)
+                for (int p = 0; p < positions; ++p) all = all && same(c, c / 4 * stride + p, c % 4, p);
+            return all;
+        };
+        QAddDesc add{{a, stride, words, positions}, {b, stride, words, positions}, {y, stride, words, positions}, {12, 0.7f, 200, 0.51f, {90, 90, 255}}};
+        run(make_qadd(add, set));
+        check::that(each([&](int, int64_t at, int i, int) { return byte_at(arena, y + at, i) == summed(byte_at(arena, a + at, i), byte_at(arena, b + at, i), add.sum); }), where + " qadd");
+        QPoolDesc pool{{a, stride, words, positions}, {y, stride, words, positions}, {0, 1, 5}};
+        run(make_qpool(pool, set));
+        check::that(each([&](int, int64_t at, int i, int) {
+            int most = 0;
+            for (int32_t tap : pool.taps) most = std::max(most, byte_at(arena, a + at + tap, i));
+            return byte_at(arena, y + at, i) == most;
+        }), where + " qpool");
+        DequantizeDesc out{{a, stride, words, positions}, {f, stride, channels, positions}, 0.043f, 77};
+        run(make_dequantize(out, set));
+        check::that(each([&](int c, int64_t at, int i, int p) { return arena[f + c * stride + p] == (float(byte_at(arena, a + at, i)) - 77.f) * 0.043f; }), where + " dequantize");
+        for (int c = 0; c < channels; ++c)
+            for (int p = 0; p < positions; ++p) arena[f + c * stride + p] = float(int(random.below(4000)) - 2000) / 8 * 0.025f;  // ties too
+        QuantizeDesc in{{f, stride, channels, positions}, {y, stride, words, positions}, 0.05f, {100, 0, 255}};
+        run(make_quantize(in, set));
+        check::that(each([&](int c, int64_t at, int i, int p) { return byte_at(arena, y + at, i) == rounded(arena[f + c * stride + p] / 0.05f, in.out); }), where + " quantize");
+    }
+}
+
+}  // namespace
+
+int main() {
+    check::each_set([](const Kernels& set) {
+        qlinear_cases(set);
+        for (int positions : {1, 2, 8, 9, 16, 55}) {
+            qdepthwise_case(set, 3, positions, {0}, false);
+            qdepthwise_case(set, 2, positions, {-17, -16, -15, -1, 0, 1, 15, 16, 17}, false);
+            qdepthwise_case(set, 1, positions, std::vector<int32_t>(25, 1), true);
+        }
+        others(set);
+    });
+    return check::finish();
+}

@@ -1,0 +1,140 @@
+"""mmrt on uint8: the exported file answers what ONNX Runtime answers from the Q/DQ file, in the same steps."""
+
+import io
+import platform
+import warnings
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from exporters.mmrt_graph import read_graph
+from exporters.mmrt_int8 import FOUR, quantized, stored_size, uint8_tensors
+from exporters.quantize import quantize_for_onnxruntime
+from exporters.to_onnx import simplify
+from exporters.to_sparse import load_runtime, pack
+from mmprune.runtime_files import runtime_files
+
+try:
+    runtime_files()
+except FileNotFoundError as err:
+    pytest.skip(str(err), allow_module_level=True)
+
+if platform.machine() != "x86_64":
+    pytest.skip("ONNX Runtime rounds in other places on other processors", allow_module_level=True)
+
+
+class Plain(nn.Module):
+    """Odd channel counts, padding, strides, a residual, a pool, a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 10, 3, stride=2, padding=1)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.one, self.two = nn.Conv2d(10, 13, 3, padding=1), nn.Conv2d(13, 10, 1)
+        self.down = nn.Conv2d(10, 24, 5, stride=2, padding=2)
+        self.fc = nn.Linear(24, 7)
+
+    def forward(self, x):
+        x = self.pool(self.stem(x).relu())
+        x = (self.two(self.one(x).relu()) + x).relu()
+        return self.fc(F.relu6(self.down(x)).mean((2, 3)))
+
+
+class Separable(nn.Module):
+    """Depthwise convolutions, a grouped one, a concat, a gate: not all of it is uint8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.depth = nn.Conv2d(3, 18, 1), nn.Conv2d(18, 18, 3, padding=1, groups=18)
+        self.narrow, self.grouped = nn.Conv2d(18, 16, 1), nn.Conv2d(16, 16, 3, stride=2, padding=1, groups=2)
+        self.odd = nn.Conv2d(32, 12, 3, groups=4, padding=1)  # 3 outputs a group: stays in float
+        self.fc = nn.Linear(12, 5)
+
+    def forward(self, x):
+        x = self.narrow(F.relu6(self.depth(F.relu6(self.wide(x)))))
+        x = self.grouped(x)
+        x = torch.cat([x, x.sigmoid() * x], 1)
+        return self.fc(self.odd(x).relu().mean((2, 3)))
+
+
+def qdq(model: nn.Module, sparsity: float) -> onnx.ModelProto:
+    """The Q/DQ file of the model, wholly zero 1x4 blocks in it."""
+    torch.manual_seed(1)
+    for layer in (m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)):
+        nn.init.kaiming_normal_(layer.weight)
+        if layer.weight.shape[1] < FOUR:
+            continue
+        layer.weight.data /= max(1 - sparsity, 0.1) ** 0.5  # so that what is left still tells images apart
+        blocks = torch.rand(layer.weight.shape[0], -(-layer.weight.shape[1] // FOUR), *layer.weight.shape[2:])
+        keep = (blocks >= sparsity).repeat_interleave(FOUR, 1)[:, :layer.weight.shape[1]]
+        layer.weight.data *= keep
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model.eval(), torch.zeros(1, 3, 21, 26), buffer, opset_version=17, dynamo=False,
+                          input_names=["input"], output_names=["logits"])
+    images = np.random.default_rng(0).standard_normal((16, 3, 21, 26), np.float32)
+    return quantize_for_onnxruntime(simplify(onnx.load_from_string(buffer.getvalue()))[0], images)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.8, 1.0])
+@pytest.mark.parametrize("model", [Plain, Separable], ids=lambda model: model.__name__)
+def test_it_answers_in_onnx_runtime_s_steps(model, sparsity, tmp_path):
+    file = qdq(model(), sparsity)
+    (tmp_path / "m.mmrt").write_bytes(pack(file, "int8"))
+    session = onnxruntime.InferenceSession(file.SerializeToString(), providers=["CPUExecutionProvider"])
+    step = next(float(onnx.numpy_helper.to_array(i)) for i in file.graph.initializer if i.name == "logits_scale")
+    one, three = (load_runtime().Model(str(tmp_path / "m.mmrt"), threads) for threads in (1, 3))
+    answers = []
+    for image in np.random.default_rng(7).standard_normal((8, 1, 3, 21, 26), np.float32):
+        expected, got = session.run(None, {"input": image})[0], one(image)[0]
+        assert np.abs(got - expected).max() <= 1.001 * step
+        assert np.array_equal(got, three(image)[0]), "the same bits on any number of threads"
+        answers.append(got)
+    assert sparsity == 1 or np.std(answers, axis=0).max() > 2 * step, "the images are told apart"
+
+
+def test_what_is_uint8_and_what_stays_in_float():
+    graph = quantized(read_graph(qdq(Separable(), 0.5)))
+    by_name = {node.name: node for node in graph.nodes if node.op in ("conv", "linear")}
+    exact = {name for name, node in by_name.items() if "rounding" in node.attrs}
+    assert exact == {"/wide/Conv", "/depth/Conv", "/narrow/Conv", "/grouped/Conv", "/fc/Gemm"}
+    assert set(by_name) - exact == {"/odd/Conv"}
+    words = {node.output: graph.shapes[node.output][1] for node in by_name.values()}
+    assert words[by_name["/wide/Conv"].output] == 5, "18 channels are five words"
+    assert words[by_name["/odd/Conv"].output] == 12, "floats are counted one by one"
+    assert by_name["/depth/Conv"].output in uint8_tensors(graph)
+
+
+def test_a_sum_of_images_is_part_of_a_convolution():
+    graph = quantized(read_graph(qdq(Plain(), 0.5)))
+    merged, = (node for node in graph.nodes if "sum" in node.attrs)
+    assert merged.op == "conv" and merged.name == "/two/Conv" and len(merged.inputs) == 2
+    assert not [node for node in graph.nodes if node.op == "binary"]
+
+
+def test_blocks_of_zeros_are_not_stored(tmp_path):
+    sizes = [len(pack(qdq(Plain(), sparsity), "int8")) for sparsity in (0.0, 0.5, 1.0)]
+    kept = [size - sizes[2] for size in sizes]
+    assert 0.3 * kept[0] < kept[1] < 0.7 * kept[0]
+
+
+@pytest.mark.parametrize(("shape", "size"), [((10, 3, 3, 3), 12 * 4 * 9), ((7, 24), 8 * 24)])
+def test_how_many_weights_a_layer_stores(shape, size):
+    assert stored_size(shape) == size
+
+
+def test_zeros_are_counted_in_the_file_that_the_runtime_loaded(tmp_path):
+    file = qdq(Plain(), 0.5)
+    path = tmp_path / "m.mmrt"
+    path.write_bytes(pack(file, "int8"))
+    steps = {s["name"]: s for s in load_runtime().Model(str(path), 1).profile(np.zeros((1, 3, 21, 26), np.float32))}
+    weight = next(onnx.numpy_helper.to_array(i) for i in file.graph.initializer if tuple(i.dims) == (13, 10, 3, 3))
+    step = steps["/one/Conv"]
+    assert step["op"] == "QLINEAR"
+    assert round(stored_size(weight.shape) * step["needed_macs"] / step["macs"]) == np.count_nonzero(weight)
