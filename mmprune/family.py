@@ -22,7 +22,7 @@ from torch import nn
 from mmprune import __version__, folder
 from mmprune.finetune import Diverged, Job, Recipe, Split, Teacher, accuracy, finetune, limit
 from mmprune.layers import find_layers
-from mmprune.masks import PATTERNS, make_masks
+from mmprune.masks import check_pattern, make_masks, zeros_in_blocks
 from mmprune.progress import Progress, quiet
 from mmprune.ranges import find_ranges, preset_name
 from mmprune.records import DENSE, SCHEMA, Layer, Strategy, Variant
@@ -89,8 +89,7 @@ def plan_family(bench: Bench, request: Request) -> dict[str, Any]:
         strategies = paper_plan(preset_name(request.model_name), layers, ranges, request.strategies or PAPER_TEN)
     else:
         strategies = plan(request.strategies or TEN, layers, ranges)
-    if request.pattern not in PATTERNS:
-        raise ValueError(f"no pattern called {request.pattern!r} (there are {', '.join(PATTERNS)})")
+    check_pattern(request.pattern)
     unknown = [s for s in request.scores if s not in SCORES]
     if unknown:
         raise ValueError(f"no score called {unknown[0]!r} (there are {', '.join(SCORES)})")
@@ -263,8 +262,10 @@ def write_model(root: Path, variant: Variant, model: nn.Module, layers: list[str
     written = load_file(path)
     zeros = {n: int((written[n] == 0).sum()) for n in layers}
     sizes = {n: written[n].numel() for n in layers}
+    in_blocks = sum(zeros_in_blocks(written[n]) for n in layers)
     folder.write_variant(root, replace(variant, layer_sparsity={n: zeros[n] / sizes[n] for n in layers},
                                        sparsity=sum(zeros.values()) / sum(sizes.values()),
+                                       block_sparsity=in_blocks / sum(sizes.values()),
                                        files={"weights": str(path.relative_to(root))}))
 
 

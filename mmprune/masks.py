@@ -5,14 +5,18 @@ Ties are broken by position, so the same score gives the same mask everywhere; a
 are nested.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmprune.strategies import zero_count
 
+BLOCK = 4  # weights in a row along the inputs: what one int8 dot product of a CPU takes at once, and 2:4's group
 DENSE_KINDS = ("stem", "patch_embed", "depthwise", "grouped")  # TensorRT has no sparse kernel for grouped convolutions
+ALIGNED = ("2:4", "block-1x4")  # input channels that move out of their group of four break these patterns
 
 
 def unstructured(score: Tensor, sparsity: float, kind: str) -> Tensor:
@@ -30,16 +34,87 @@ def two_of_four(score: Tensor, sparsity: float, kind: str) -> Tensor:
     DENSE_KINDS, or one whose inputs are no multiple of 16 or whose outputs are none of 8, as in NVIDIA's ASP.
     score  (out, in, ...)
     """
-    outputs, inputs = score.shape[:2]
-    if sparsity < 0.5 or kind in DENSE_KINDS or inputs % 16 or outputs % 8:
+    if not _zeros_of_two_of_four(score.shape, sparsity, kind):
         return torch.ones_like(score, dtype=torch.bool)
-    groups = score.movedim(1, -1).reshape(-1, 4)
+    groups = score.movedim(1, -1).reshape(-1, BLOCK)
     rank = torch.argsort(torch.argsort(groups, dim=1, stable=True), dim=1)
     kept = (rank >= 2).view(score.movedim(1, -1).shape)
     return kept.movedim(-1, 1).contiguous()
 
 
-PATTERNS: dict[str, Callable[[Tensor, float, str], Tensor]] = {"unstructured": unstructured, "2:4": two_of_four}
+def block_1x4(score: Tensor, sparsity: float, kind: str) -> Tensor:
+    """Keep or zero four consecutive input channels of one output and kernel position together, as int8 kernels skip.
+
+    A block's score is the sum of its weights' scores. Where the inputs are no multiple of four, the last block of each
+    output and position is narrower; blocks are compared by their sum over their width, so that a narrow one neither
+    goes first nor is spared for being narrow. The block of lowest score goes first, of equal ones the earlier.
+    Zeroed is the longest run in that order of at most floor(n * sparsity) weights: never more than asked, less than
+    four fewer. A later narrow block does not fill the gap: the masks would not be nested.
+    A layer of fewer than four inputs to an output (an image's stem, depthwise) has no such block and stays dense.
+    score  (out, in, ...); in of a grouped convolution: of one group, the blocks do not cross groups
+    """
+    inputs = score.shape[1]
+    if inputs < BLOCK:
+        return torch.ones_like(score, dtype=torch.bool)
+    widths = _block_sums(torch.ones_like(score, dtype=torch.int))
+    means = _block_sums(score.double()) / widths
+    order = torch.argsort(means.flatten(), stable=True)
+    zeroed = torch.cumsum(widths.flatten()[order], 0)
+    kept = torch.ones_like(order, dtype=torch.bool)
+    kept[order[zeroed <= zero_count(score.numel(), sparsity)]] = False
+    return kept.view(means.shape).repeat_interleave(BLOCK, dim=1)[:, :inputs].contiguous()
+
+
+def _block_sums(weight: Tensor) -> Tensor:
+    """(out, in, ...) -> (out, blocks, ...): sums over four inputs in a row, the last over what is left."""
+    outputs, inputs, *rest = weight.shape
+    blocks = -(-inputs // BLOCK)
+    padded = F.pad(weight.flatten(2) if rest else weight.unsqueeze(2), (0, 0, 0, blocks * BLOCK - inputs))
+    return padded.view(outputs, blocks, BLOCK, -1).sum(2).view(outputs, blocks, *rest)
+
+
+def zeros_in_blocks(weight: Tensor) -> int:
+    """How many weights lie in wholly zero 1x4 blocks, which an int8 kernel skips; 0 for fewer than four inputs.
+
+    weight  (out, in, ...)
+    """
+    if weight.shape[1] < BLOCK:
+        return 0
+    widths = _block_sums(torch.ones_like(weight, dtype=torch.int))
+    return int(widths[_block_sums((weight != 0).int()) == 0].sum())
+
+
+PATTERNS: dict[str, Callable[[Tensor, float, str], Tensor]] = {
+    "unstructured": unstructured,
+    "2:4": two_of_four,
+    "block-1x4": block_1x4,
+}
+
+
+def _zeros_of_two_of_four(shape: Sequence[int], sparsity: float, kind: str) -> int:
+    outputs, inputs = shape[:2]
+    dense = sparsity < 0.5 or kind in DENSE_KINDS or inputs % 16 or outputs % 8
+    return 0 if dense else math.prod(shape) // 2
+
+
+def _zeros_of_block_1x4(shape: Sequence[int], sparsity: float, kind: str) -> int:
+    return 0 if shape[1] < BLOCK else zero_count(math.prod(shape), sparsity) // BLOCK * BLOCK
+
+
+# What the patterns zero of a layer, by its shape alone. Where 4 does not divide the inputs, block-1x4 depends on the
+# scores too, and may zero up to three weights more or fewer.
+ZEROS: dict[str, Callable[[Sequence[int], float, str], int]] = {
+    "unstructured": lambda shape, sparsity, kind: zero_count(math.prod(shape), sparsity),
+    "2:4": _zeros_of_two_of_four,
+    "block-1x4": _zeros_of_block_1x4,
+}
+
+
+def check_pattern(name: str) -> str:
+    """The name. ValueError where no pattern has it."""
+    if name not in PATTERNS:
+        raise ValueError(f"no pattern called {name!r} (there are {', '.join(PATTERNS)})")
+    return name
 
 
 def make_masks(scores: dict[str, Tensor], sparsity: dict[str, float], pattern: str,
@@ -48,8 +123,7 @@ def make_masks(scores: dict[str, Tensor], sparsity: dict[str, float], pattern: s
 
     kinds  Layer.kind by layer name
     """
-    if pattern not in PATTERNS:
-        raise ValueError(f"no pattern called {pattern!r} (there are {', '.join(PATTERNS)})")
+    check_pattern(pattern)
     for name in sparsity:
         if not torch.isfinite(scores[name]).all():
             raise ValueError(f"the score of {name} is not finite")

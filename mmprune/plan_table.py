@@ -1,16 +1,17 @@
-"""A family's plan as text: layers, kinds, ranges and each strategy's sparsities in percent."""
+"""A family's plan as text: layers, kinds, ranges and each strategy's sparsities as a pattern gives them."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from mmprune.records import Strategy
-from mmprune.strategies import total_sparsity
+from mmprune.records import Layer, Strategy
 
 
 def plan_table(manifest: dict[str, Any]) -> str:
-    """One row a layer, a column a strategy, the totals last."""
+    """One row a layer, a column a strategy, the totals last: of the plan's pattern, then of each other pattern."""
     from mmprune.family import layers_of
+    from mmprune.masks import ZEROS
 
-    layers = layers_of(manifest)
+    layers, own = layers_of(manifest), manifest["spec"]["pattern"]
     strategies = [Strategy(n, s) for n, s in manifest["strategies"].items()]
     short = [s.name.replace("classifier", "class.").replace("proportional", "proport.").replace("feature", "feat.")
              for s in strategies]
@@ -18,14 +19,35 @@ def plan_table(manifest: dict[str, Any]) -> str:
     for x in layers:
         bounds = manifest["ranges"][x.name]
         span = f"{100 * bounds['low']:.0f}-{100 * bounds['high']:.0f}"
-        sparsities = [f"{100 * s.sparsity[x.name]:.1f}" for s in strategies]
-        rows.append([x.name.removesuffix(".weight"), x.kind, f"{x.params:,}", span, *sparsities])
-    totals = [f"{100 * total_sparsity(s, layers):.1f}" for s in strategies]
-    rows.append(["total", "", f"{sum(x.params for x in layers):,}", "", *totals])
+        rows.append([x.name.removesuffix(".weight"), x.kind, f"{x.params:,}", span,
+                     *(_percent([x], s, own) for s in strategies)])
+    weights = f"{sum(x.params for x in layers):,}"
+    rows += [[f"total, {p}", "", weights if p == own else "", "", *(_percent(layers, s, p) for s in strategies)]
+             for p in (own, *(p for p in ZEROS if p != own))]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     aligns = ["<", "<", *">" * (len(widths) - 2)]  # the first two columns are words, the others numbers
     cells = [f"{{:{align}{width}}}" for align, width in zip(aligns, widths, strict=True)]
-    lines = ["  ".join(cells).format(*row) for row in rows]
+    lines = ["  ".join(cells).format(*row).rstrip() for row in rows]
     lines.insert(1, "-" * len(lines[0]))
-    lines.insert(-1, "-" * len(lines[0]))
-    return "\n".join(lines) + "\n(sparsities in percent)"
+    lines.insert(-len(ZEROS), "-" * len(lines[0]))
+    same = [f"under {p} the same model: {' = '.join(names)}" for p in ZEROS for names in _same(layers, strategies, p)]
+    return "\n".join([*lines, "(sparsities in percent)", *same])
+
+
+def _percent(layers: Sequence[Layer], strategy: Strategy, pattern: str) -> str:
+    """Zeros that the pattern gives over all weights of the layers."""
+    from mmprune.masks import ZEROS
+
+    zeros = sum(ZEROS[pattern](x.shape, strategy.sparsity[x.name], x.kind) for x in layers)
+    return f"{100 * zeros / sum(x.params for x in layers):.1f}"
+
+
+def _same(layers: Sequence[Layer], strategies: Sequence[Strategy], pattern: str) -> list[list[str]]:
+    """The strategies, two or more, of which the pattern makes one model: as many zeros in every layer."""
+    from mmprune.masks import ZEROS
+
+    names = dict[tuple[int, ...], list[str]]()
+    for s in strategies:
+        counts = tuple(ZEROS[pattern](x.shape, s.sparsity[x.name], x.kind) for x in layers)
+        names.setdefault(counts, []).append(s.name)
+    return [found for found in names.values() if len(found) > 1]

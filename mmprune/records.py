@@ -120,10 +120,15 @@ class Variant:
     accuracy: float  # on test data, of the torch model
     validation_accuracy: float
     files: dict[str, str] = field(default_factory=dict)  # e.g. {"weights": "variants/<id>/weights.safetensors"}
+    # Weights in wholly zero blocks of four inputs (masks.zeros_in_blocks) over all prunable weights, counted; None in
+    # records that were written before it was.
+    block_sparsity: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("sparsity", "accuracy", "validation_accuracy"):
             _fraction(getattr(self, name), f"{name} of {self.id}")
+        if self.block_sparsity is not None:
+            _fraction(self.block_sparsity, f"block_sparsity of {self.id}")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ def write_report(root: Path) -> Path:
     """Write report.md, and front.png where something was measured; a family that was not measured gets the rest."""
     manifest, variants = folder.read_manifest(root), folder.read_variants(root)
     title = _file_name(manifest.get("model", {}).get("model", "Model"))
-    sections = [f"# {title}, pruned", _asked(manifest), _variants(variants)]
+    artifacts = folder.read_artifacts(root)
+    sections = [f"# {title}, pruned", _asked(manifest), _variants(variants, artifacts)]
     try:
         points, session = read_points(root), read_session(root)
     except PointsError as err:
@@ -39,7 +40,7 @@ def write_report(root: Path) -> Path:
     else:
         draw(root, points)
         sections += [_device(session), _costs(points), "![Accuracy against latency, download and memory](front.png)",
-                     _notes(points), _files(points, folder.read_artifacts(root)),
+                     _notes(points), _files(points, artifacts),
                      "## How it was measured\n\n" + HOW.format(p90=samples_needed(90), p99=samples_needed(99))]
     if failures := manifest.get("failures"):
         rows = "\n".join(f"- `{name}`: {text}" for name, text in failures.items())
@@ -105,13 +106,26 @@ def _words(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _variants(variants: Sequence[Variant]) -> str:
+def _variants(variants: Sequence[Variant], artifacts: Sequence[Artifact]) -> str:
     dense = next((v.accuracy for v in variants if v.strategy == DENSE), None)
-    rows = [(v.strategy, f"{v.sparsity * 100:.1f}", f"{v.accuracy * 100:.2f}",
-             "-" if dense is None or v.strategy == DENSE else f"{(dense - v.accuracy) * 100:+.2f}", f"`{v.id}`")
+    rows = [[v.strategy, f"{v.sparsity * 100:.1f}", f"{v.accuracy * 100:.2f}",
+             "-" if dense is None or v.strategy == DENSE else f"{(dense - v.accuracy) * 100:+.2f}", f"`{v.id}`"]
             for v in variants]
-    head = ("strategy", "sparsity %", "accuracy %", "drop, points", "variant")
-    return f"## Variants\n\n{_markdown(head, rows)}\n\nAccuracies are of the PyTorch models on test data."
+    head = ["strategy", "sparsity %", "accuracy %", "drop, points", "variant"]
+    told = "Accuracies are of the PyTorch models on test data."
+    if _runs_blocks(variants, artifacts):
+        head.insert(2, "in zero blocks %")
+        for row, v in zip(rows, variants, strict=True):
+            row.insert(2, "-" if v.block_sparsity is None else f"{v.block_sparsity * 100:.1f}")
+        told += ("\n\"in zero blocks\" are the weights whose whole block of four inputs is zero, over all: what an "
+                 "int8 kernel can skip, where a float kernel skips every zero.")
+    return f"## Variants\n\n{_markdown(head, rows)}\n\n{told}"
+
+
+def _runs_blocks(variants: Sequence[Variant], artifacts: Sequence[Artifact]) -> bool:
+    """Whether wholly zero blocks are what was asked for, or what a file of the family gains from."""
+    asked = any(v.pattern == "block-1x4" for v in variants)
+    return asked or any((a.format, a.precision) == ("mmrt", "int8") for a in artifacts)
 
 
 def _device(session: Session) -> str:
