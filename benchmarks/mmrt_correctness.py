@@ -2,11 +2,15 @@
 
     python benchmarks/mmrt_correctness.py IMAGES [--models resnet18,...] [--sparsities 0,0.5,0.8,0.9,0.95]
         [--images 200] [--json OUT]
+    python benchmarks/mmrt_correctness.py IMAGES --precision int8 --models resnet18,... --sparsities 0,0.8 --images 500
 
 IMAGES is a folder of images, at any depth. Models have random weights under a magnitude mask, as in
 runtime_vs_peers.py, and BatchNorm statistics taken from the first images, so that activations are of the usual size.
 The difference is the largest over all images and classes, over the largest output; top-1 counts the images on which
 both give the same class.
+
+--precision int8 compares with ONNX Runtime on the Q/DQ file, masked in blocks of 1x4 weights and calibrated on the
+first images: the difference is then in quantization steps of the output, and top-1 may differ on 1 % of the images.
 """
 
 import argparse
@@ -19,10 +23,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from onnx.numpy_helper import to_array
 from PIL import Image
-from runtime_vs_peers import masked, numbers, to_onnx
+from runtime_vs_peers import PATTERN, masked, numbers, to_onnx
 from torch import nn
 
+from exporters.quantize import quantize_for_onnxruntime
 from exporters.to_sparse import write_mmrt
 from mmprune.runtime_files import runtime_folder
 
@@ -36,7 +42,7 @@ MODELS = ("resnet18", "resnext50_32x4d", "regnety_002", "vgg11", "densenet121", 
           "ghostnet_100", "repvgg_a0")
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 CALIBRATION = 16
-BAR = 1e-4
+BAR, SAME_TOP1 = 1e-4, 0.99  # of fp32 and of int8
 
 
 def read_images(folder: Path, count: int, size: tuple[int, int]) -> np.ndarray:
@@ -61,20 +67,25 @@ def calibrate(model: nn.Module, images: np.ndarray) -> None:
     model.eval()
 
 
-def compare(name: str, sparsity: float, folder: Path, count: int) -> dict[str, Any]:
-    model, shape = masked(name, sparsity, None)
+def compare(name: str, sparsity: float, folder: Path, count: int, precision: str) -> dict[str, Any]:
+    model, shape = masked(name, sparsity, None, pattern=PATTERN[precision])
     images = read_images(folder, count, shape[2:])
     calibrate(model, images[:CALIBRATION])
     exported = to_onnx(model, shape)
+    if precision == "int8":
+        exported = quantize_for_onnxruntime(exported, images[:CALIBRATION])
     session = onnxruntime.InferenceSession(exported.SerializeToString(), providers=["CPUExecutionProvider"])
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary, "model.mmrt")
-        write_mmrt(exported, path)
+        write_mmrt(exported, path, precision)
         sparse = mmrt.Model(str(path), 2)
     pairs = [(session.run(None, {"input": x[None]})[0][0], sparse(x[None])[0][0]) for x in images]
     expected, got = (np.stack(part) for part in zip(*pairs, strict=True))
-    return {"model": name, "sparsity": sparsity, "images": count, "kernels": sparse.kernels,
-            "relative_difference": float(np.abs(got - expected).max() / np.abs(expected).max()),
+    difference = float(np.abs(got - expected).max())
+    step = [float(to_array(i)) for i in exported.graph.initializer if i.name == "logits_scale"]
+    return {"model": name, "sparsity": sparsity, "images": count, "kernels": sparse.kernels, "precision": precision,
+            "relative_difference": difference / float(np.abs(expected).max()),
+            **({"steps": round(difference / step[0], 2)} if step else {}),
             "same_top1": int((got.argmax(1) == expected.argmax(1)).sum()),
             "classes_answered": len(set(expected.argmax(1)))}
 
@@ -85,7 +96,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     found = {(r["model"], r["sparsity"]): r for r in rows}
     for name in dict.fromkeys(r["model"] for r in rows):
         mine = [found[name, s] for s in sparsities]
-        cells = [f"{row['relative_difference']:.1e}, {row['same_top1']}" for row in mine]
+        cells = [f"{row['steps'] if 'steps' in row else format(row['relative_difference'], '.1e')}, {row['same_top1']}"
+                 for row in mine]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -96,24 +108,28 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS), help="of timm")
     parser.add_argument("--sparsities", type=numbers, default=[0.0, 0.5, 0.8, 0.9, 0.95])
     parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--precision", choices=tuple(PATTERN), default="fp32")
     parser.add_argument("--json", type=Path, help="a line each, written as it goes; what is in it is not done again")
     asked = parser.parse_args()
     lines = asked.json.read_text().splitlines() if asked.json and asked.json.exists() else []
-    done = {(row["model"], row["sparsity"], row["images"]): row for row in map(json.loads, lines)}
+    done = {(row["model"], row["sparsity"], row["images"]): row for row in map(json.loads, lines)
+            if row.get("precision", "fp32") == asked.precision}
     rows = []
     for name in asked.models.split(","):
         for sparsity in asked.sparsities:
             row = done.get((name, sparsity, asked.images))
             if row is None:
-                row = compare(name, sparsity, asked.folder, asked.images)
+                row = compare(name, sparsity, asked.folder, asked.images, asked.precision)
                 print(json.dumps(row), file=sys.stderr, flush=True)
                 if asked.json:
                     with asked.json.open("a") as out:
                         out.write(json.dumps(row) + "\n")
             rows.append(row)
-    print(f"largest difference over the largest output, and on how many of {asked.images} images top-1 is the same:\n")
+    what = "largest difference " + ("over the largest output" if asked.precision == "fp32" else "in steps")
+    print(f"{what}, and on how many of {asked.images} images top-1 is the same:\n")
     print(table(rows))
-    wrong = [r for r in rows if r["relative_difference"] > BAR or r["same_top1"] < r["images"]]
+    wrong = [r for r in rows if (r["relative_difference"] > BAR or r["same_top1"] < r["images"])
+             and (asked.precision == "fp32" or r["same_top1"] < SAME_TOP1 * r["images"])]
     if wrong:
         sys.exit(f"Error: {len(wrong)} of {len(rows)} differ: {[(r['model'], r['sparsity']) for r in wrong]}")
 

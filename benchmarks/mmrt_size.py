@@ -6,7 +6,7 @@
 Fractions are of the dense model's weights as float32. Models have random weights under a magnitude mask, uniform over
 all layers, so that the sparsity is that of the whole model. The entropy bound is of the weights alone, taken as
 independent: n H(sparsity) bits for where the zeros are, and for each value that stays the zero-order entropy of its
-sign, exponent and the bytes of its mantissa.
+sign, exponent and the bytes of its mantissa. int8 is of the model masked in blocks of 1x4 weights.
 Every download is unpacked again and compared bit for bit.
 """
 
@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 import zstandard
 from onnx import numpy_helper
-from runtime_vs_peers import masked, numbers, to_onnx
+from runtime_vs_peers import PATTERN, masked, noise, numbers, to_onnx
 
 from exporters import mmrt_download
+from exporters.quantize import quantize_for_onnxruntime
 from exporters.to_sparse import pack
 
 COLUMNS = {"onnx": "ONNX file", "onnx_xz": "xz -6 of it", "onnx_zstd": "zstd -19 of it", "mmrt": "`.mmrt`",
            "mmrt_download": "`.mmrt.xz`", "mmrt_fp16": "`.mmrt`, fp16 values", "mmrt_fp16_download": "`.mmrt.xz`, fp16",
-           "entropy": "entropy bound, fp32"}
+           "mmrt_int8": "`.mmrt`, int8", "mmrt_int8_download": "`.mmrt.xz`, int8", "entropy": "entropy bound, fp32"}
 
 
 def entropy_bits(symbols: np.ndarray) -> float:
@@ -55,8 +56,10 @@ def sizes(name: str, sparsity: float) -> dict[str, Any]:
                            "onnx_xz": len(lzma.compress(content, preset=6)),
                            "onnx_zstd": len(zstandard.ZstdCompressor(level=19).compress(content)),
                            "entropy": bound_bytes(weights)}
-    for precision, key in (("fp32", "mmrt"), ("fp16", "mmrt_fp16")):
-        file = pack(exported, precision)
+    blocks = to_onnx(masked(name, sparsity, None, everywhere=True, pattern=PATTERN["int8"])[0], shape)
+    sources = {"fp32": exported, "fp16": exported, "int8": quantize_for_onnxruntime(blocks, noise(shape))}
+    for precision, key in (("fp32", "mmrt"), ("fp16", "mmrt_fp16"), ("int8", "mmrt_int8")):
+        file = pack(sources[precision], precision)
         packed = mmrt_download.pack(file)
         assert mmrt_download.unpack(packed) == file
         row |= {key: len(file), f"{key}_download": len(packed)}
@@ -66,7 +69,7 @@ def sizes(name: str, sparsity: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="resnet50,vit_small_patch16_224,mobilenetv2_100")
-    parser.add_argument("--sparsities", type=numbers, default=[0.8, 0.9])
+    parser.add_argument("--sparsities", type=numbers, default=[0.8, 0.85, 0.9])
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     rows = [sizes(name, sparsity) for name in asked.models.split(",") for sparsity in asked.sparsities]

@@ -2,6 +2,7 @@
 
     python benchmarks/runtime_vs_peers.py --models resnet50,mobilenetv2_100 --sparsities 0,0.7,0.8,0.9,0.95 \\
         --threads 1,2 [--runtimes mmrt,onnxruntime,...] [--rounds 20] [--json OUT] [--plot OUT.png]
+    python benchmarks/runtime_vs_peers.py --precision int8 --models resnet50 --sparsities 0,0.7,0.8,0.85,0.9
 
 Any timm model, random weights, magnitude mask: every convolution and linear gets the given sparsity but the stem, the
 depthwise convolutions and the classifier, which stay dense. Every (sparsity, runtime) is a process of its own; they
@@ -10,8 +11,9 @@ Runtime and OpenVINO on the dense model over p50; its spread are the quartiles o
 being compared with the same round's. onnxruntime-int8 is the dense model quantized (static, symmetric weights).
 DeepSparse needs packages of its time: all then run in a virtual environment made for it, .venv-deepsparse; where that
 cannot be had, it is left out. MMRT_ISA=avx2 forces the kernels. One JSON line for each row with --json, raw samples
-included. Below each table: how near mmrt's layers come to this core's roofline (mmrt-bench --profile), the ones that
-lose most by name; --layers prints all.
+included. --precision int8: mmrt on uint8 with blocks of 1x4 weights zeroed (sum of magnitudes), beside both peers in
+float32 and in int8; 1.0 is then the fastest of the four, dense. Below each table: how near mmrt's float layers come to
+this core's roofline (mmrt-bench --profile), the ones that lose most by name; --layers prints all.
 """
 
 import argparse
@@ -35,14 +37,23 @@ import timm
 import torch
 from torch import nn
 
+from exporters import openvino_int8
+from exporters.quantize import quantize_for_onnxruntime
 from exporters.to_onnx import simplify
 from exporters.to_sparse import write_mmrt
+from mmprune.masks import PATTERNS
 from mmprune.runtime_files import runtime_folder
 from targets.measure import PROBE
 from targets.probe import cpu_facts
 
-RUNTIMES = ("mmrt", "onnxruntime", "openvino", "deepsparse", "onnxruntime-int8")
+RUNTIMES = ("mmrt", "mmrt-int8", "onnxruntime", "openvino", "deepsparse", "onnxruntime-int8", "openvino-int8")
 PEERS = ("onnxruntime", "openvino")  # whose faster dense run is the 1.0 of the ratios
+# by --precision: what runs unless --runtimes says otherwise, the mask's pattern, and whose dense run may be the 1.0
+DEFAULTS = {"fp32": ("mmrt", "onnxruntime", "openvino", "deepsparse", "onnxruntime-int8"),
+            "int8": ("mmrt-int8", "onnxruntime", "openvino", "onnxruntime-int8", "openvino-int8")}
+PATTERN = {"fp32": "unstructured", "int8": "block-1x4"}
+RIVALS = {"fp32": PEERS, "int8": (*PEERS, *(f"{name}-int8" for name in PEERS))}
+CALIBRATION_IMAGES = 4  # of noise: where the ranges lie is nothing to the time
 ROOT = Path(__file__).parents[1]
 DEEPSPARSE = ROOT / ".venv-deepsparse"
 
@@ -51,7 +62,8 @@ def numbers(text: str) -> list[float]:
     return [float(n) for n in text.split(",")]
 
 
-def masked(name: str, sparsity: float, size: int | None, everywhere: bool = False) -> tuple[nn.Module, tuple[int, ...]]:
+def masked(name: str, sparsity: float, size: int | None, everywhere: bool = False,
+           pattern: str = "unstructured") -> tuple[nn.Module, tuple[int, ...]]:
     """The model with random weights under a magnitude mask, uniform over its layers, and its input shape.
 
     everywhere  the layers that usually stay dense are masked too: the sparsity is then that of the whole model
@@ -67,9 +79,8 @@ def masked(name: str, sparsity: float, size: int | None, everywhere: bool = Fals
         depthwise = isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
         if not everywhere and (layer is layers[0] or layer is classifier or depthwise):
             continue
-        count = round(sparsity * layer.weight.numel())
-        lowest = layer.weight.detach().abs().flatten().argsort()[:count]
-        layer.weight.data.view(-1)[lowest] = 0
+        kept = PATTERNS[pattern](layer.weight.detach().abs(), sparsity, "conv")
+        layer.weight.data[~kept] = 0
     shape = timm.data.resolve_model_data_config(model)["input_size"]
     return model, (1, shape[0], *((size, size) if size else shape[1:]))
 
@@ -83,14 +94,17 @@ def to_onnx(model: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
     return simplify(onnx.load_from_string(buffer.getvalue()))[0]
 
 
+def noise(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((CALIBRATION_IMAGES, *shape[1:]), np.float32)
+
+
 def quantized(source: Path, out: Path, shape: tuple[int, ...]) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Noise(CalibrationDataReader):
         def __init__(self) -> None:
-            random = np.random.default_rng(0)
-            self.feeds = iter([{"input": random.standard_normal(shape, np.float32)} for _ in range(4)])
+            self.feeds = iter([{"input": image[None]} for image in noise(shape)])
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.feeds, None)
@@ -102,24 +116,37 @@ def quantized(source: Path, out: Path, shape: tuple[int, ...]) -> None:
     prepared.unlink()
 
 
-def make_files(name: str, sparsity: float, runtimes: list[str], size: int | None, folder: Path) -> dict[str, Path]:
-    """The model's file for each runtime; int8 only of the dense model."""
+def make_files(name: str, sparsity: float, runtimes: list[str], size: int | None, folder: Path,
+               precision: str = "fp32") -> dict[str, Path]:
+    """The model's file for each runtime; int8 of the peers, and with int8 all of theirs, only of the dense model."""
     files = {}
-    model, shape = masked(name, sparsity, size)
+    model, shape = masked(name, sparsity, size, pattern=PATTERN[precision])
     exported = to_onnx(model, shape)
     for runtime in runtimes:
         stem = f"{name}-{sparsity:g}"
         if runtime == "mmrt":
             files[runtime] = folder / f"{stem}.mmrt"
             write_mmrt(exported, files[runtime])
-        elif runtime != "onnxruntime-int8":
+        elif runtime == "mmrt-int8":
+            files[runtime] = folder / f"{stem}.int8.mmrt"
+            write_mmrt(quantize_for_onnxruntime(exported, noise(shape)), files[runtime], "int8")
+        elif sparsity == 0 or not (runtime.endswith("-int8") or precision == "int8"):
             files[runtime] = folder / f"{stem}.onnx"
             onnx.save(exported, str(files[runtime]))
-        elif sparsity == 0:
-            files[runtime] = folder / f"{stem}.int8.onnx"
-            onnx.save(exported, str(folder / "fp32.onnx"))
-            quantized(folder / "fp32.onnx", files[runtime], shape)
+        if sparsity == 0 and runtime == "onnxruntime-int8":
+            source, files[runtime] = files[runtime], folder / f"{stem}.int8.onnx"
+            quantized(source, files[runtime], shape)
+        if sparsity == 0 and runtime == "openvino-int8":
+            files[runtime] = in_int8_for_openvino(files[runtime], folder / f"{stem}.int8.xml", shape)
     return files
+
+
+def in_int8_for_openvino(source: Path, out: Path, shape: tuple[int, ...]) -> Path:
+    import openvino
+
+    model = openvino_int8.quantize(openvino.Core().read_model(str(source)), noise(shape), ())
+    openvino.save_model(model, str(out), compress_to_fp16=False)
+    return out
 
 
 def deepsparse_python() -> str | None:
@@ -173,9 +200,10 @@ def p50(row: dict[str, Any]) -> float:
     return statistics.median(s for r in row["latencies_s"] for s in r)
 
 
-def table(name: str, threads: int, rows: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
-    """A markdown table of one model and the rows with their ratios."""
-    base = min((r for r in rows if r["sparsity"] == 0 and r["runtime"] in PEERS), key=p50)
+def table(name: str, threads: int, rows: list[dict[str, Any]],
+          rivals: tuple[str, ...] = PEERS) -> tuple[str, list[dict[str, Any]]]:
+    """A markdown table of one model and the rows with their ratios to the fastest of the rivals, dense."""
+    base = min((r for r in rows if r["sparsity"] == 0 and r["runtime"] in rivals), key=p50)
     lines = [f"\n{name}, {threads} thread(s); 1.0 is {base['runtime']} on the dense model, {p50(base) * 1e3:.2f} ms\n",
              "| runtime | sparsity | p50 ms | times as fast (quartiles) | peak memory MiB | kernels |",
              "|---|---|---|---|---|---|"]
@@ -213,6 +241,8 @@ def roofline(model: Path, threads: int, every: bool) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
     told = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
     steps = [s for s in told["steps"] if s["least_seconds"] > 0]
+    if not steps:  # none that has a roofline: int8
+        return ""
     whole, least = (sum(s[key] for s in steps) for key in ("seconds", "least_seconds"))
     worst = sorted(steps, key=lambda s: s["least_seconds"] - s["seconds"])[:3]
     lost = [f"{s['name']} ({s['seconds'] * 1e3:.2f} ms, {s['least_seconds'] / s['seconds']:.0%})" for s in worst]
@@ -228,14 +258,16 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for name, threads in dict.fromkeys((r["model"], r["threads"]) for r in rows):
-        mine = [r for r in rows if (r["model"], r["threads"], r["runtime"]) == (name, threads, "mmrt")]
+        mine = [r for r in rows if (r["model"], r["threads"]) == (name, threads) and r["runtime"].startswith("mmrt")]
         x = [100 * r["sparsity"] for r in mine]
         axes.plot(x, [r["ratio"] for r in mine], marker="o", label=f"{name}, {threads} thread(s)")
         low, high = zip(*(r["ratio_quartiles"] for r in mine), strict=True)
         axes.fill_between(x, low, high, alpha=0.2)
     axes.axhline(1, color="grey", linewidth=1)
-    axes.set(xlabel="sparsity (%)", ylabel="times as fast as the faster of\nONNX Runtime and OpenVINO, dense",
-             title="mmrt, unstructured sparsity, batch 1")
+    int8 = any(r["runtime"] == "mmrt-int8" for r in rows)
+    axes.set(xlabel="sparsity (%)", ylabel="times as fast as the fastest of\nONNX Runtime and OpenVINO, dense"
+             + (", fp32 and int8" if int8 else ""),
+             title=f"mmrt, {'int8, blocks of 1x4' if int8 else 'unstructured sparsity'}, batch 1")
     axes.legend()
     figure.savefig(path, dpi=120)
 
@@ -246,14 +278,15 @@ def main() -> None:
     parser.add_argument("--img-size", type=int, help="instead of the model's own")
     parser.add_argument("--sparsities", type=numbers, default=numbers("0,0.7,0.8,0.9,0.95"))
     parser.add_argument("--threads", type=numbers, default=[1.0])
-    parser.add_argument("--runtimes", default=",".join(RUNTIMES))
+    parser.add_argument("--precision", choices=tuple(DEFAULTS), default="fp32", help="of mmrt")
+    parser.add_argument("--runtimes", help=f"of {', '.join(RUNTIMES)}; default: those of the precision")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=5.0, help="of samples for each row at most, beyond the rounds")
     parser.add_argument("--layers", action="store_true", help="print every layer and its distance from the roofline")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     asked = parser.parse_args()
-    runtimes = asked.runtimes.split(",")
+    runtimes = asked.runtimes.split(",") if asked.runtimes else list(DEFAULTS[asked.precision])
     if unknown := set(runtimes) - set(RUNTIMES):
         parser.error(f"no runtime called {', '.join(unknown)} (there are {', '.join(RUNTIMES)})")
     if 0 not in asked.sparsities or not set(runtimes) & set(PEERS):
@@ -269,14 +302,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in asked.models.split(","):
             files = {(s, r): f for s in asked.sparsities
-                     for r, f in make_files(name, s, runtimes, asked.img_size, Path(folder)).items()}
+                     for r, f in make_files(name, s, runtimes, asked.img_size, Path(folder), asked.precision).items()}
             counts = [int(n) for n in asked.threads]
             rows = list(run_probe(files, counts, asked.rounds, asked.seconds, probe_command))
             for threads in counts:
-                text, with_ratios = table(name, threads, [row for row in rows if row["threads"] == threads])
+                text, with_ratios = table(name, threads, [row for row in rows if row["threads"] == threads],
+                                          RIVALS[asked.precision])
                 print(text, flush=True)
                 for (_, runtime), file in files.items():
-                    if runtime == "mmrt":
+                    if runtime.startswith("mmrt"):
                         print(f"\n{roofline(file, threads, asked.layers)}", flush=True)
                 done += with_ratios
             print(f"\n{scaling(rows)}", flush=True)
