@@ -377,7 +377,7 @@ def _pool(kind: str) -> Callable[[Reading, onnx.NodeProto], list[Node]]:
 def _global_pool(kind: str) -> Callable[[Reading, onnx.NodeProto], list[Node]]:
     def read(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
         axes = tuple(range(2, len(reading.shapes[proto.input[0]])))
-        return _node(proto, "reduce", kind=kind, axes=axes, mean=kind == "sum")
+        return _node(proto, "reduce", kind=kind, axes=axes, mean=kind == "sum", pooling=True)
     return read
 
 

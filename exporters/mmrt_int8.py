@@ -39,17 +39,17 @@ class Rounding:
 
 @dataclass(frozen=True)
 class Sum:
-    """round((a - a_zero) * a_ratio + (b - b_zero) * b_ratio)"""
+    """q = clamp(round(fma(a, a_ratio, fma(b, b_ratio, offset))), low, high), as ONNX Runtime's QLinearAdd on x86"""
 
-    a_zero: int
     a_ratio: float
-    b_zero: int
     b_ratio: float
-    rounding: Rounding
+    offset: float
+    low: int
+    high: int
 
     @property
     def words(self) -> tuple[int | float, ...]:
-        return self.a_zero, self.a_ratio, self.b_zero, self.b_ratio, *self.rounding.words
+        return self.a_ratio, self.b_ratio, self.offset, self.low, self.high
 
 
 def quantized(graph: Graph) -> Graph:
@@ -138,7 +138,9 @@ def _join_add(graph: Graph, node: Node, end: Node, sources: list[Node], rounding
     if node["fn"] != "add" or node["act"][0] != "none" or len(shapes) > 1 or len(graph.shapes[node.output]) != 4:
         return None
     a, b = sources
-    total = Sum(a["zero"], _ratio(a, end), b["zero"], _ratio(b, end), rounding)
+    ra, rb = (np.float32(part["scale"]) / np.float32(end["scale"]) for part in sources)
+    fused = np.float32(np.float64(ra) * a["zero"] + np.float64(rb * np.float32(b["zero"])))  # fma(ra, za, rb zb)
+    total = Sum(float(ra), float(rb), float(np.float32(end["zero"]) - fused), rounding.low, rounding.high)
     return Node("qadd", node.name, (), "", {"sum": total, "scale": end["scale"], "zero": end["zero"]})
 
 
@@ -148,6 +150,17 @@ def _join_pool(graph: Graph, node: Node, end: Node, sources: list[Node], roundin
     if node["kind"] != "max" or not same or graph.shapes[node.output][2:] == (1, 1):
         return None
     return with_attrs(node, padding=0, scale=end["scale"], zero=end["zero"])
+
+
+def _join_mean(graph: Graph, node: Node, end: Node, sources: list[Node], rounding: Rounding) -> Node | None:
+    """The mean of an image. ONNX Runtime sums a ReduceMean in float, and only a GlobalAveragePool in integers."""
+    dims = graph.shapes[node.inputs[0]]
+    if "pooling" not in node.attrs or node["kind"] != "sum" or len(dims) != 4 or dims[0] != 1:
+        return None
+    x, size = sources[0], dims[2] * dims[3]
+    factor = np.float32(x["scale"]) / (np.float32(end["scale"]) * np.float32(size))
+    attrs = {"multiplier": float(factor), "bias": -x["zero"] * size, "rounding": rounding}
+    return Node("qmean", node.name, (), "", {**attrs, "scale": end["scale"], "zero": end["zero"]})
 
 
 def _join_reshape(graph: Graph, node: Node, end: Node, sources: list[Node], rounding: Rounding) -> Node | None:
@@ -161,11 +174,7 @@ def _join_reshape(graph: Graph, node: Node, end: Node, sources: list[Node], roun
 
 
 JOINS = {"conv": _join_product, "linear": _join_product, "binary": _join_add, "pool": _join_pool,
-         "reshape": _join_reshape}
-
-
-def _ratio(part: Node, end: Node) -> float:
-    return float(np.float32(part["scale"]) / np.float32(end["scale"]))
+         "reduce": _join_mean, "reshape": _join_reshape}
 
 
 def _padded(array: np.ndarray, axis: int) -> np.ndarray:
@@ -201,10 +210,8 @@ def _with_sum(node: Node, made: dict[str, Node], readers: dict[str, int]) -> Nod
         if maker is None or maker.op != "conv" or "rounding" not in maker.attrs or readers[name] != 1 or \
                 len(maker.inputs) > 1 or "depthwise" in maker.attrs:
             continue
-        s: Sum = node["sum"]
-        first = name == node.inputs[0]
-        turned = s if first else Sum(s.b_zero, s.b_ratio, s.a_zero, s.a_ratio, s.rounding)
-        return replace(with_attrs(maker, sum=turned), inputs=(*maker.inputs, other), output=node.output)
+        merged = with_attrs(maker, sum=node["sum"], residual_first=int(name == node.inputs[1]))
+        return replace(merged, inputs=(*maker.inputs, other), output=node.output)
     return None
 
 
@@ -268,7 +275,7 @@ def emit_product(plan: p.Plan, node: Node, reads: tuple[View, Sequence[int]], we
         return
     stored = np.moveaxis(integers.reshape(*integers.shape[:-1], FOUR, FOUR), -2, 1)  # [words][4][inputs][taps][4]
     sums, sizes = (w.astype(np.int32).sum(axis=(2, 3, 4)).reshape(-1) for w in (stored, np.abs(stored)))
-    after = (0,) if residual is None else (1, residual, *node["sum"].words)
+    after = (0,) if residual is None else (1, residual, node["residual_first"], *node["sum"].words)
     p.emit(plan, f.QLINEAR, node.name, dst,
            (x, *taps, node.attrs.get("groups", 1), y, *f.add_blocks(plan.data, stored),
             *_outputs(plan, node, sums, sizes), *rounding.words, *after))

@@ -231,6 +231,7 @@ OPS: dict[str, Callable[[p.Plan, Node], View]] = {
     "norm": lower_norm,
     "pad": lower_pad,
     "pool": products.lower_pool,
+    "qmean": products.lower_qmean,
     "qadd": products.lower_qadd,
     "quantize": products.lower_quantize,
     "reduce": lower_reduce,

@@ -407,6 +407,14 @@ def lower_qadd(plan: p.Plan, node: Node) -> View:
     return y
 
 
+def lower_qmean(plan: p.Plan, node: Node) -> View:
+    x, y = plan.views[node.inputs[0]], p.result_image(plan, node.output)
+    image = View(x.buffer, x.offset, x.dims[1:], x.strides[1:])
+    p.emit(plan, f.QMEAN, node.name, y,
+           (image, all_rows(y), node["multiplier"], node["bias"], *node["rounding"].words))
+    return y
+
+
 def _rows_of_image(plan: p.Plan, node: Node, name: str) -> View:
     pitch = p.geometry(plan, plan.views[name].dims[2:]).pitch
     return p.image_rows(plan.views[name], pitch) or all_rows(_batch_of_one(p.stored_image(plan, node.name, name)))

@@ -29,7 +29,7 @@ if platform.machine() != "x86_64":
 
 
 class Plain(nn.Module):
-    """Odd channel counts, padding, strides, a residual, a pool, a linear layer."""
+    """Odd channel counts, padding, strides, a residual, two pools, a linear layer: all of it is uint8."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,11 +42,11 @@ class Plain(nn.Module):
     def forward(self, x):
         x = self.pool(self.stem(x).relu())
         x = (self.two(self.one(x).relu()) + x).relu()
-        return self.fc(F.relu6(self.down(x)).mean((2, 3)))
+        return self.fc(F.adaptive_avg_pool2d(F.relu6(self.down(x)), 1).flatten(1))
 
 
 class Separable(nn.Module):
-    """Depthwise convolutions, a grouped one, a concat, a gate: not all of it is uint8."""
+    """Depthwise convolutions, a grouped one, a concat, a gate, a mean summed in float: not all of it is uint8."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,8 +83,8 @@ def qdq(model: nn.Module, sparsity: float) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.8, 1.0])
-@pytest.mark.parametrize("model", [Plain, Separable], ids=lambda model: model.__name__)
-def test_it_answers_in_onnx_runtime_s_steps(model, sparsity, tmp_path):
+@pytest.mark.parametrize(("model", "steps"), [(Plain, 0), (Separable, 1)], ids=["Plain", "Separable"])
+def test_it_answers_in_onnx_runtime_s_steps(model, steps, sparsity, tmp_path):
     file = qdq(model(), sparsity)
     (tmp_path / "m.mmrt").write_bytes(pack(file, "int8"))
     session = onnxruntime.InferenceSession(file.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -93,7 +93,7 @@ def test_it_answers_in_onnx_runtime_s_steps(model, sparsity, tmp_path):
     answers = []
     for image in np.random.default_rng(7).standard_normal((8, 1, 3, 21, 26), np.float32):
         expected, got = session.run(None, {"input": image})[0], one(image)[0]
-        assert np.abs(got - expected).max() <= 1.001 * step
+        assert np.abs(got - expected).max() <= (steps + 0.001) * step
         assert np.array_equal(got, three(image)[0]), "the same bits on any number of threads"
         answers.append(got)
     assert sparsity == 1 or np.std(answers, axis=0).max() > 2 * step, "the images are told apart"

@@ -15,7 +15,7 @@ PROGRAMS = {
     "exporters": "import exporters.to_openvino",
     "doctor": "from mmprune import doctor; assert doctor._package('openvino', 'openvino', '', True).ok",
     "probe": "from targets import probe; probe.open_openvino('model.onnx', 1)",
-    "bundle": "from targets import bundle_run; bundle_run.run_openvino('model.onnx')",
+    "golden outputs": "from targets import golden_run; golden_run.run_openvino('model.onnx')",
     "deployed": DEPLOYED,
 }
 

@@ -104,6 +104,7 @@ struct QLinearTask {
     Rounding out;
     const uint32_t* residual;  // or null
     int64_t residual_stride;
+    bool residual_first;
     Sum sum;
 };
 
@@ -116,6 +117,7 @@ struct QMatvecTask {
     const int32_t* bias;
     Rounding out;
     const uint8_t* residual;
+    bool residual_first;
     Sum sum;
 };
 

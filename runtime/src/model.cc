@@ -40,6 +40,7 @@ struct MakeStep {
     Step operator()(const NormDesc& d) const { return make_norm(d, kernels); }
     Step operator()(const QLinearDesc& d) const { return make_qlinear(d, kernels, threads); }
     Step operator()(const QDepthwiseDesc& d) const { return make_qdepthwise(d, kernels); }
+    Step operator()(const QMeanDesc& d) const { return make_qmean(d); }
     Step operator()(const QPoolDesc& d) const { return make_qpool(d, kernels); }
     Step operator()(const QAddDesc& d) const { return make_qadd(d, kernels); }
     Step operator()(const QuantizeDesc& d) const { return make_quantize(d, kernels); }

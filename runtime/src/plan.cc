@@ -391,11 +391,11 @@ Rounding read_rounding(Words& words) {
 
 Sum read_sum(Words& words) {
     Sum sum;
-    sum.a_zero = float(words.number("a zero point", 0, 255));
     sum.a_ratio = words.real();
-    sum.b_zero = float(words.number("a zero point", 0, 255));
     sum.b_ratio = words.real();
-    sum.out = read_rounding(words);
+    sum.offset = words.real();
+    sum.low = float(words.number("the lowest value", 0, 255));
+    sum.high = float(words.number("the highest value", int64_t(sum.low), 255));
     return sum;
 }
 
@@ -443,7 +443,10 @@ QLinearDesc read_qlinear(Words& words, int64_t arena) {
     check_sums(words, d.bias, sizes);
     d.out = read_rounding(words);
     read_residual(words, arena, d.y, &d.has_residual, &d.residual);
-    if (d.has_residual) d.sum = read_sum(words);
+    if (d.has_residual) {
+        d.residual_first = words.number("residual_first", 0, 1) == 1;
+        d.sum = read_sum(words);
+    }
     return d;
 }
 
@@ -517,6 +520,19 @@ DequantizeDesc read_dequantize(Words& words, int64_t arena) {
     return d;
 }
 
+QMeanDesc read_qmean(Words& words, int64_t arena) {
+    QMeanDesc d;
+    d.x = words.view("x", arena);
+    d.y = output_rows(words, arena);
+    if (d.x.constant || d.x.dims.size() != 3 || d.x.dims[0] != d.y.count || d.y.positions != 1)
+        refuse(words.where() + "x is no image in the arena of as many rows as y, or y has not one position");
+    d.multiplier = words.real();
+    d.bias = words.word();
+    if (255 * product(d.x.dims[1], d.x.dims[2]) + std::abs(int64_t(d.bias)) > INT32_MAX) refuse(words.where() + "a sum may leave 32 bits");
+    d.out = read_rounding(words);
+    return d;
+}
+
 Port read_port(Words& words, int64_t arena, bool written) {
     Port port;
     port.name = words.string();
@@ -553,6 +569,7 @@ Operation read_operation(Words& words, int64_t arena) {
         case 15: out.desc = read_qadd(words, arena); break;
         case 16: out.desc = read_quantize(words, arena); break;
         case 17: out.desc = read_dequantize(words, arena); break;
+        case 18: out.desc = read_qmean(words, arena); break;
         default: refuse(words.where() + "there is no operation " + std::to_string(opcode) + "; a newer library may know it");
     }
     if (words.position() != end) refuse(words.where() + "its payload does not end where its length says");

@@ -2,6 +2,7 @@
 #include "quantized.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -110,6 +111,7 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
         task.out = p.d.out;
         task.residual = p.d.has_residual ? words(arena, p.d.residual.offset + range.begin * p.d.residual.stride + panel.begin) : nullptr;
         task.residual_stride = p.d.residual.stride;
+        task.residual_first = p.d.residual_first;
         task.sum = p.d.sum;
         kernels.qlinear(task);
         if (p.halo) fill_halo(*p.halo, arena, range.begin, range.end, panel.begin, panel.begin + int64_t(panel.vectors) * kernels.width);
@@ -161,6 +163,7 @@ Step column_step(const QLinearDesc& d, const Kernels& kernels, int threads) {
             task.bias = p.bias.data() + row;
             task.out = p.d.out;
             task.residual = p.d.has_residual ? reinterpret_cast<const uint8_t*>(words(arena, p.d.residual.offset)) + row : nullptr;
+            task.residual_first = p.d.residual_first;
             task.sum = p.d.sum;
             kernels.qmatvec(task);
             row = stop;
@@ -240,6 +243,29 @@ Step make_qpool(const QPoolDesc& desc, const Kernels& kernels) {
     auto d = std::make_shared<QPoolDesc>(desc);
     return by_rows("QPOOL", fit.name, desc.y, [d, &fit](int row, float* arena) {
         fit.qmaximum(words(arena, d->x.offset + row * d->x.stride), words(arena, d->y.offset + row * d->y.stride), d->y.positions, d->taps.data(), int(d->taps.size()));
+    });
+}
+
+Step make_qmean(const QMeanDesc& desc) {
+    auto d = std::make_shared<QMeanDesc>(desc);
+    return by_rows("QMEAN", "scalar", d->y, [d](int row, float* arena) {
+        const uint32_t* x = words(arena, d->x.offset + row * d->x.strides[0]);
+        int32_t sums[4] = {d->bias, d->bias, d->bias, d->bias};
+        for (int64_t line = 0; line < d->x.dims[1]; ++line)
+            for (int64_t begin = 0; begin < d->x.dims[2]; begin += 256) {
+                uint32_t even = 0, odd = 0;  // two sums of 16 bits each
+                for (int64_t p = begin; p < std::min(d->x.dims[2], begin + 256); ++p) {
+                    const uint32_t word = x[line * d->x.strides[1] + p * d->x.strides[2]];
+                    even += word & 0x00ff00ff, odd += word >> 8 & 0x00ff00ff;
+                }
+                sums[0] += even & 0xffff, sums[1] += odd & 0xffff, sums[2] += even >> 16, sums[3] += odd >> 16;
+            }
+        uint32_t out = 0;
+        for (int c = 0; c < 4; ++c) {
+            const float value = std::clamp(float(sums[c]) * d->multiplier, d->out.low - d->out.zero, d->out.high - d->out.zero);
+            out |= uint32_t(std::nearbyint(value) + d->out.zero) << (8 * c);
+        }
+        *words(arena, d->y.offset + row * d->y.stride) = out;
     });
 }
 

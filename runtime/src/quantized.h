@@ -10,10 +10,9 @@ struct Rounding {
     float zero = 0, low = 0, high = 255;
 };
 
-// value = (a - a_zero) * a_ratio + (b - b_zero) * b_ratio
+// q = clamp(round_to_even(fma(a, a_ratio, fma(b, b_ratio, offset))), low, high)
 struct Sum {
-    float a_zero = 0, a_ratio = 1, b_zero = 0, b_ratio = 1;
-    Rounding out;
+    float a_ratio = 1, b_ratio = 1, offset = 0, low = 0, high = 255;
 };
 
 struct QLinearDesc {
@@ -26,7 +25,7 @@ struct QLinearDesc {
     const float* multiplier = nullptr;
     const int32_t* bias = nullptr;  // of 4 * y.count outputs
     Rounding out;
-    bool has_residual = false;
+    bool has_residual = false, residual_first = false;  // the sum's a; else its b
     Sum sum;
 };
 
@@ -42,6 +41,14 @@ struct QDepthwiseDesc {
 struct QPoolDesc {
     Rows x, y;
     std::vector<int32_t> taps;
+};
+
+struct QMeanDesc {
+    View x;  // of words: channels, lines, columns
+    Rows y;
+    float multiplier = 1;
+    int32_t bias = 0;
+    Rounding out;
 };
 
 struct QAddDesc {
@@ -63,6 +70,7 @@ struct DequantizeDesc {
 Step make_qlinear(const QLinearDesc&, const Kernels&, int threads, const HaloDesc* = nullptr);
 Step make_qdepthwise(const QDepthwiseDesc&, const Kernels&);
 Step make_qpool(const QPoolDesc&, const Kernels&);
+Step make_qmean(const QMeanDesc&);
 Step make_qadd(const QAddDesc&, const Kernels&);
 Step make_quantize(const QuantizeDesc&, const Kernels&);
 Step make_dequantize(const DequantizeDesc&, const Kernels&);

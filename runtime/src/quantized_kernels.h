@@ -37,16 +37,6 @@ MMRT_INLINE VI to_int(V v) { return (VI)vcvtnq_s32_f32((float32x4_t)v); }
 #endif
 #endif
 
-// Keeps a product from being merged with the sum that follows.
-MMRT_INLINE V rounded(V v) {
-#if defined(__aarch64__)
-    asm("" : "+w"(v));
-#elif defined(__x86_64__)
-    asm("" : "+x"(v));
-#endif
-    return v;
-}
-
 constexpr int Q_VECTORS = 8;
 
 // dot(acc, x, w): acc += the four products of each word's bytes with the weights. Q_OFFSET is what the inputs are less than they were.
@@ -109,15 +99,14 @@ MMRT_INLINE Clamp clamp_of(const Rounding& r) { return {splat(r.low - r.zero), s
 MMRT_INLINE VI quantized(V value, const Clamp& c) { return to_int(vmin(vmax(value, c.low), c.high)) + c.zero; }
 
 struct Adding {
-    V a_zero, a_ratio, b_zero, b_ratio;
-    Clamp out;
+    V a_ratio, b_ratio, offset, low, high;
 };
 
-MMRT_INLINE Adding adding_of(const Sum& s) { return {splat(s.a_zero), splat(s.a_ratio), splat(s.b_zero), splat(s.b_ratio), clamp_of(s.out)}; }
+MMRT_INLINE Adding adding_of(const Sum& s) { return {splat(s.a_ratio), splat(s.b_ratio), splat(s.offset), splat(s.low), splat(s.high)}; }
 
 MMRT_INLINE VI added(VI a, VI b, const Adding& s) {
-    const V left = rounded((to_float(a) - s.a_zero) * s.a_ratio), right = rounded((to_float(b) - s.b_zero) * s.b_ratio);
-    return quantized(left + right, s.out);
+    const V value = vfma(to_float(a), s.a_ratio, vfma(to_float(b), s.b_ratio, s.offset));
+    return to_int(vmin(vmax(value, s.low), s.high));
 }
 
 template <int T>
@@ -141,7 +130,10 @@ void qlinear_rows(const QLinearTask& task) {
             const V multiplier = splat(task.multiplier[row]);
             for (int t = 0; t < T; ++t) {
                 VI q = quantized(to_float(acc[t]) * multiplier, clamp);
-                if (residual) q = added(q, byte_of(load_words(residual + t * W), r), adding);
+                if (residual) {
+                    const VI other = byte_of(load_words(residual + t * W), r);
+                    q = task.residual_first ? added(other, q, adding) : added(q, other, adding);
+                }
                 words[t] = r ? words[t] | at_byte(q, r) : q;
             }
         }
@@ -164,7 +156,7 @@ void qlinear(const QLinearTask& task) {
 
 // One position. Rows of weights lie one after the other, `words` long.
 void qmatvec(const QMatvecTask& task) {
-    const Rounding out = task.out;
+    const float low = task.out.low - task.out.zero, high = task.out.high - task.out.zero;
     const Sum sum = task.sum;
     for (int row = 0; row < task.rows; ++row) {
         const uint32_t* weights = task.weights + row * task.words;
@@ -184,15 +176,11 @@ void qmatvec(const QMatvecTask& task) {
         for (; k < task.words; ++k)
             for (int i = 0; i < 4; ++i)
                 acc += static_cast<int32_t>(task.x[k] >> (8 * i) & 255) * static_cast<int8_t>(weights[k] >> (8 * i));
-        auto round = [](float value, const Rounding& r) {
-            value = value < r.low - r.zero ? r.low - r.zero : value > r.high - r.zero ? r.high - r.zero : value;
-            return std::nearbyint(value) + r.zero;
-        };
-        float q = round(static_cast<float>(acc) * task.multiplier[row], out);
+        auto rounded = [](float value, float low, float high) { return std::nearbyint(value < low ? low : value > high ? high : value); };
+        float q = rounded(static_cast<float>(acc) * task.multiplier[row], low, high) + task.out.zero;
         if (task.residual) {
-            volatile float left = (q - sum.a_zero) * sum.a_ratio;  // rounded before the sum
-            volatile float right = (static_cast<float>(task.residual[row]) - sum.b_zero) * sum.b_ratio;
-            q = round(left + right, sum.out);
+            const float other = task.residual[row], a = task.residual_first ? other : q, b = task.residual_first ? q : other;
+            q = rounded(std::fma(a, sum.a_ratio, std::fma(b, sum.b_ratio, sum.offset)), sum.low, sum.high);
         }
         task.y[row] = static_cast<uint8_t>(q);
     }

@@ -33,6 +33,7 @@ MMRT_INLINE V vsqrt(V a) { return std::sqrt(a); }
 MMRT_INLINE V vabs(V a) { return std::fabs(a); }
 MMRT_INLINE V splat(float a) { return a; }
 MMRT_INLINE float lane(V v, int) { return v; }
+MMRT_INLINE V vfma(V a, V b, V c) { return std::fma(a, b, c); }
 MMRT_INLINE V select_negative(V x, V yes, V no) { return x < 0 ? yes : no; }
 
 #else
@@ -49,16 +50,19 @@ MMRT_INLINE V splat(float a) { return (V)_mm512_set1_ps(a); }
 MMRT_INLINE V vmax(V a, V b) { return (V)_mm512_max_ps((__m512)a, (__m512)b); }
 MMRT_INLINE V vmin(V a, V b) { return (V)_mm512_min_ps((__m512)a, (__m512)b); }
 MMRT_INLINE V vsqrt(V a) { return (V)_mm512_sqrt_ps((__m512)a); }
+MMRT_INLINE V vfma(V a, V b, V c) { return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 #elif MMRT_WIDTH == 8
 MMRT_INLINE V splat(float a) { return (V)_mm256_set1_ps(a); }
 MMRT_INLINE V vmax(V a, V b) { return (V)_mm256_max_ps((__m256)a, (__m256)b); }
 MMRT_INLINE V vmin(V a, V b) { return (V)_mm256_min_ps((__m256)a, (__m256)b); }
 MMRT_INLINE V vsqrt(V a) { return (V)_mm256_sqrt_ps((__m256)a); }
+MMRT_INLINE V vfma(V a, V b, V c) { return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 #elif defined(__aarch64__)
 MMRT_INLINE V splat(float a) { return (V)vdupq_n_f32(a); }
 MMRT_INLINE V vmax(V a, V b) { return (V)vmaxq_f32((float32x4_t)a, (float32x4_t)b); }
 MMRT_INLINE V vmin(V a, V b) { return (V)vminq_f32((float32x4_t)a, (float32x4_t)b); }
 MMRT_INLINE V vsqrt(V a) { return (V)vsqrtq_f32((float32x4_t)a); }
+MMRT_INLINE V vfma(V a, V b, V c) { return (V)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
 #endif
 MMRT_INLINE V vabs(V a) { return vmax(a, -a); }
 

@@ -115,9 +115,10 @@ void append_quantized(File* file, std::vector<Words>* operations) {
     operations->push_back(operation(12, "qconv", {a, taps, {1}, b, {kept, 9, factors, biases}, rounding, {0}}));
     operations->push_back(operation(13, "qdepthwise", {b, taps, c, {weights, factors, biases}, rounding}));
     operations->push_back(operation(14, "qpool", {c, {2, 0, 1}, d}));
-    operations->push_back(operation(15, "qadd", {a, d, e, {128, bits(0.5f), 128, bits(0.4f), 100, 0, 250}}));
-    operations->push_back(operation(12, "qsum", {e, {1, 0, 1}, a, {kept, 1, factors, biases}, rounding, {1}, d, {128, bits(1.f), 3, bits(0.1f), 0, 0, 255}}));
+    operations->push_back(operation(15, "qadd", {a, d, e, {bits(0.5f), bits(0.4f), bits(-15.2f), 0, 250}}));
+    operations->push_back(operation(12, "qsum", {e, {1, 0, 1}, a, {kept, 1, factors, biases}, rounding, {1}, d, {1, bits(1.f), bits(0.1f), bits(-128.3f), 0, 255}}));
     operations->push_back(operation(17, "dequantize", {a, view(1600, {3, 23}, {48, 1}), {bits(0.1f), 100}}));
+    operations->push_back(operation(18, "qmean", {view(1000, {1, 4, 5}, {48, 6, 1}), view(1500, {1, 1}, {1, 1}), {bits(0.05f), -2560}, rounding}));
     operations->push_back(operation(7, "both", {{0}, view(780, {3, 3}, {5, 1}), view(780, {3, 3}, {5, 1}), view(1600, {3, 3}, {48, 1}), NO_ACT}));
 }
 
@@ -211,7 +212,7 @@ std::vector<std::vector<float>> outputs_of(Model* model) {
 void test_everything() {
     const Bytes file = everything().bytes();
     Model one(file.data(), file.size(), 1), three(file.data(), file.size(), 3);
-    check::that(one.steps().size() == 21 && one.inputs()[0].name == "image" && one.outputs().size() == 2, "the model with everything");
+    check::that(one.steps().size() == 22 && one.inputs()[0].name == "image" && one.outputs().size() == 2, "the model with everything");
     const auto first = outputs_of(&one);
     for (int repeat = 0; repeat < 5; ++repeat) {
         check::that(outputs_of(&one) == first, "a second run gives the same bits");
@@ -299,7 +300,7 @@ void test_views() {
     longer.plan.push_back(0);
     refused(longer, "words after the last operation");
     refused(with(operation(5, "c", {fine, other, {0}})), "its payload does not end where its length says");
-    refused(with(operation(18, "c", {fine, other})), "there is no operation 18");
+    refused(with(operation(19, "c", {fine, other})), "there is no operation 19");
     File many = copy(fine, other);
     many.plan[1] = 65;
     refused(many, "the number of inputs is 65");
@@ -428,6 +429,7 @@ struct Work {
     double operator()(const NormDesc& d) const { return elements(d.dst); }
     double operator()(const QLinearDesc& d) const { return 16.0 * d.y.count * d.x.count / d.groups * double(d.taps.size()) * d.y.positions; }
     double operator()(const QDepthwiseDesc& d) const { return 4.0 * d.y.count * d.y.positions * double(d.taps.size()); }
+    double operator()(const QMeanDesc& d) const { return 4.0 * double(elements(d.x)); }
     double operator()(const QPoolDesc& d) const { return double(d.y.count) * d.y.positions * double(d.taps.size()); }
     double operator()(const QAddDesc& d) const { return 4.0 * d.y.count * d.y.positions; }
     double operator()(const QuantizeDesc& d) const { return 4.0 * d.y.count * d.y.positions; }

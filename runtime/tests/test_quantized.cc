@@ -34,8 +34,8 @@ int rounded(float value, const Rounding& r) {
 }
 
 int summed(int a, int b, const Sum& s) {
-    volatile float left = (float(a) - s.a_zero) * s.a_ratio, right = (float(b) - s.b_zero) * s.b_ratio;
-    return rounded(left + right, s.out);
+    const float value = std::fma(float(a), s.a_ratio, std::fma(float(b), s.b_ratio, s.offset));
+    return int(std::min(std::max(std::nearbyintf(value), s.low), s.high));
 }
 
 struct Case {
@@ -88,7 +88,8 @@ void qlinear_case(const Kernels& set, const Case& c, int threads) {
     d.bias = bias.data();
     d.out = {7, 7, 201};
     d.has_residual = c.residual;
-    d.sum = {7, 0.37f, 128, 1.21f, {3, 3, 255}};
+    d.sum = {0.37f, 1.21f, -154.47f, 3, 255};
+    d.residual_first = c.density % 2;
     const std::vector<float> before = arena;
     const Step step = make_qlinear(d, set, threads);
     for (int item = 0; item < step.items; ++item) step.run(item, arena.data());
@@ -102,7 +103,8 @@ void qlinear_case(const Kernels& set, const Case& c, int threads) {
                     for (int i = 0; i < 4; ++i)
                         sum += all[((int64_t(o) * words + k) * taps + t) * 4 + i] * byte_at(before, x_at + (group * words + k) * stride + p + c.taps[t], i);
             int q = rounded(float(int32_t(sum)) * multiplier[o], d.out);
-            if (c.residual) q = summed(q, byte_at(before, r_at + o / 4 * stride + p, o % 4), d.sum);
+            const int other = byte_at(before, r_at + o / 4 * stride + p, o % 4);
+            if (c.residual) q = d.residual_first ? summed(other, q, d.sum) : summed(q, other, d.sum);
             same = same && q == byte_at(arena, y_at + o / 4 * stride + p, o % 4);
         }
     check::that(same, name(set, c));
@@ -171,7 +173,7 @@ void others(const Kernels& set) {
                 for (int p = 0; p < positions; ++p) all = all && same(c, c / 4 * stride + p, c % 4, p);
             return all;
         };
-        QAddDesc add{{a, stride, words, positions}, {b, stride, words, positions}, {y, stride, words, positions}, {12, 0.7f, 200, 0.51f, {90, 90, 255}}};
+        QAddDesc add{{a, stride, words, positions}, {b, stride, words, positions}, {y, stride, words, positions}, {0.7f, 0.51f, -20.4f, 90, 255}};
         run(make_qadd(add, set));
         check::that(each([&](int, int64_t at, int i, int) { return byte_at(arena, y + at, i) == summed(byte_at(arena, a + at, i), byte_at(arena, b + at, i), add.sum); }), where + " qadd");
         QPoolDesc pool{{a, stride, words, positions}, {y, stride, words, positions}, {0, 1, 5}};
@@ -192,9 +194,33 @@ void others(const Kernels& set) {
     }
 }
 
+// The mean of an image whose lines lie apart, 300 long: more than a 16-bit sum takes.
+void qmean_case() {
+    check::Random random(3);
+    const int words = 2, height = 3, width = 300, pitch = 310;
+    const int64_t x = MARGIN, y = x + words * height * pitch + MARGIN;
+    std::vector<float> arena = random_words(random, y + words + MARGIN);
+    QMeanDesc d;
+    d.x = {nullptr, x, {words, height, width}, {height * pitch, pitch, 1}};
+    d.y = {y, 1, words, 1};
+    d.multiplier = 0.8f / (height * width), d.bias = -20 * height * width, d.out = {15, 15, 240};
+    const std::vector<float> before = arena;
+    const Step step = make_qmean(d);
+    for (int item = 0; item < step.items; ++item) step.run(item, arena.data());
+    bool same = true;
+    for (int c = 0; c < 4 * words; ++c) {
+        int32_t sum = d.bias;
+        for (int h = 0; h < height; ++h)
+            for (int w = 0; w < width; ++w) sum += byte_at(before, x + (c / 4 * height + h) * pitch + w, c % 4);
+        same = same && rounded(float(sum) * d.multiplier, d.out) == byte_at(arena, y + c / 4, c % 4);
+    }
+    check::that(same, "qmean");
+}
+
 }  // namespace
 
 int main() {
+    qmean_case();
     check::each_set([](const Kernels& set) {
         qlinear_cases(set);
         for (int positions : {1, 2, 8, 9, 16, 55}) {
