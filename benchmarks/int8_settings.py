@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import tempfile
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,35 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from onnxruntime.quantization import CalibrationMethod
 
-from exporters import quantize
+from exporters import onnxruntime_int8
 from exporters.calibration import draw_images
 from exporters.run import export_one
-from exporters.subject import Subject
+from exporters.subject import Int8, Subject
 from exporters.to_onnx import open_file
 from mmprune.layers import find_layers
 from mmprune.models import Options
 from mmprune.records import Variant
 from mmprune.source import Named, open_source
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "7 bits, largest values": {},
-    "8 bits, largest values": {"reduce_range": False},
-    "7 bits, 99.99th percentile": {"calibrate_method": CalibrationMethod.Percentile,
-                                   "extra_options": {"CalibPercentile": 99.99}},
-    "7 bits, one scale a tensor": {"per_channel": False},
+
+@dataclass(frozen=True)
+class Setting:
+    """As the exporter does it, but for `changes` to quantize_static."""
+
+    int8: Int8
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+SETTINGS = {
+    "7 bits, largest values": Setting(Int8("minmax", bias_correction=False)),
+    "7 bits, largest values, biases corrected": Setting(Int8("minmax")),
+    "7 bits, 99.99th percentile": Setting(Int8("percentile", bias_correction=False)),
+    "7 bits, 99.99th percentile, biases corrected": Setting(Int8("percentile")),
+    "7 bits, entropy": Setting(Int8("entropy", bias_correction=False)),
+    "7 bits, entropy, biases corrected": Setting(Int8("entropy")),
+    "7 bits, one scale a tensor": Setting(Int8("minmax", bias_correction=False), {"per_channel": False}),
+    "8 bits, largest values": Setting(Int8("minmax", bias_correction=False), {"reduce_range": False}),
 }
 VNNI = ("avx512_vnni", "avx_vnni")
 BATCH = 100
@@ -66,18 +78,17 @@ def subject_of(model: str, data: Path | None, root: Path, counts: tuple[int, int
                    draw_images(bench, counts[1]))
 
 
-def quantized(model: onnx.ModelProto, images: np.ndarray, changes: dict[str, Any]) -> onnx.ModelProto:
-    """As the exporter does it, but for the changes."""
-    real = quantize.quantize_static
+def quantized(model: onnx.ModelProto, subject: Subject, setting: Setting) -> onnx.ModelProto:
+    real = onnxruntime_int8.quantize_static
 
     def changed(*arguments: Any, **settings: Any) -> None:
-        real(*arguments, **{**settings, **changes})
+        real(*arguments, **{**settings, **setting.changes})
 
-    quantize.quantize_static = changed
+    onnxruntime_int8.quantize_static = changed
     try:
-        return quantize.quantize_for_onnxruntime(model, images)
+        return onnxruntime_int8.quantize(model, replace(subject, int8=setting.int8), "dense")[0]
     finally:
-        quantize.quantize_static = real
+        onnxruntime_int8.quantize_static = real
 
 
 def judge(subject: Subject, path: Path) -> tuple[float, float]:
@@ -105,14 +116,14 @@ def main() -> None:
         subject = subject_of(arguments.model, arguments.data, root, (arguments.images, arguments.calibration))
         source = onnx.load(root / export_one(subject, "onnx", "fp32").path)
         torch_accuracy = float((subject.logits.argmax(1) == subject.labels).mean())
-        for name, changes in SETTINGS.items():
+        for name, setting in SETTINGS.items():
             path = root / "int8.onnx"
-            onnx.save(quantized(source, subject.calibration, changes), path)
+            onnx.save(quantized(source, subject, setting), path)
             agreement, accuracy = judge(subject, path)
             row = {"model": arguments.model, "setting": name, "images": len(subject.images),
                    "calibration": len(subject.calibration), "agreement": agreement, "accuracy": accuracy,
                    "torch_accuracy": torch_accuracy, "vnni": has_vnni(), "onnxruntime": onnxruntime.__version__}
-            print(f"{name:<28} agreement {agreement:.4f}  accuracy {accuracy:.4f}  torch {torch_accuracy:.4f}",
+            print(f"{name:<44} agreement {agreement:.4f}  accuracy {accuracy:.4f}  torch {torch_accuracy:.4f}",
                   flush=True)
             if arguments.json:
                 with open(arguments.json, "a") as f:

@@ -28,7 +28,7 @@ from PIL import Image
 from runtime_vs_peers import PATTERN, masked, numbers, to_onnx
 from torch import nn
 
-from exporters.quantize import quantize_for_onnxruntime
+from exporters.onnxruntime_int8 import quantize_for_onnxruntime
 from exporters.to_sparse import write_mmrt
 from mmprune.runtime_files import runtime_folder
 

@@ -22,7 +22,7 @@ from onnx import numpy_helper
 from runtime_vs_peers import PATTERN, masked, noise, numbers, to_onnx
 
 from exporters import mmrt_download
-from exporters.quantize import quantize_for_onnxruntime
+from exporters.onnxruntime_int8 import quantize_for_onnxruntime
 from exporters.to_sparse import pack
 
 COLUMNS = {"onnx": "ONNX file", "onnx_xz": "xz -6 of it", "onnx_zstd": "zstd -19 of it", "mmrt": "`.mmrt`",

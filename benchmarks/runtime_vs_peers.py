@@ -38,7 +38,7 @@ import torch
 from torch import nn
 
 from exporters import openvino_int8
-from exporters.quantize import quantize_for_onnxruntime
+from exporters.onnxruntime_int8 import quantize_for_onnxruntime
 from exporters.to_onnx import simplify
 from exporters.to_sparse import write_mmrt
 from mmprune.masks import PATTERNS

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from exporters import ExportError
-from exporters.subject import Subject
+from exporters.subject import Int8, Subject
 from mmprune.data import DataError, normalize
 from mmprune.family import Bench
 from mmprune.image_sets import SUFFIXES
@@ -61,9 +61,19 @@ def images_of(subject: Subject, label: str) -> np.ndarray:
     return subject.calibration
 
 
-def describe(images: np.ndarray) -> str:
-    """A note for the artifact's record: how many images, and a hash by which the same ones are known again."""
-    return f"calibrated on {len(images)} images (sha256 {hashlib.sha256(images.tobytes()).hexdigest()[:8]})"
+def describe(images: np.ndarray, how: Int8 | None = None) -> str:
+    """A note for the artifact's record: how many images, a hash by which the same ones are known again, settings."""
+    about = f"calibrated on {len(images)} images (sha256 {hashlib.sha256(images.tobytes()).hexdigest()[:8]})"
+    if how is None:
+        return about
+    biases = "biases corrected" if how.bias_correction else "biases as they were"
+    asked = "" if how.max_drop is None else f", at most {how.max_drop:g} points of accuracy to lose"
+    return f"{about}, ranges by {how.clipping}, {biases}{asked}"
+
+
+def note_for(format: str, images: np.ndarray, how: Int8) -> str:
+    """What describe says in an int8 file of this format; NNCF and the TensorRT files have no settings."""
+    return describe(images, how if format in ("onnx", "mmrt") else None)
 
 
 def note_floats(names: Sequence[str]) -> tuple[str, ...]:

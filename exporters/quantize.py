@@ -1,22 +1,18 @@
-"""Typed ONNX models from a finished float32 one: FP16, and INT8 as Q/DQ in the forms of ONNX Runtime and of TensorRT.
+"""Typed ONNX models from a finished float32 one: FP16, and INT8 as Q/DQ in TensorRT's form.
 
 INT8 weights are symmetric (zero point 0, so that 0 stays 0), have one scale for each output channel, and keep the
 layers' names; activations get their ranges from calibration images.
 """
 
-import logging
-import tempfile
-from collections.abc import Container, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Container, Sequence
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
-from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
 from exporters import ExportError
+from exporters.activations import observe
 from exporters.calibration import note_floats
 from exporters.onnx_graph import PRODUCTS, Net, attribute, read_net, weight_index
 
@@ -45,55 +41,6 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     half = convert_float_to_float16(half, keep_io_types=True, op_block_list=blocked)
     _sort(half.graph)
     return half
-
-
-def quantize_for_onnxruntime(model: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
-    """ONNX Runtime's own static quantization, which is what its users get: uint8 activations, INT32 biases.
-
-    images  (N, C, H, W) float32, normalized
-    Weights use 7 of the 8 bits: processors without VNNI add two products in 16 bits, which 8 bits overflow. There
-    the embedded model agrees with torch on 99.7 % of validation images and tf_efficientnet_lite0 on 86.8 %, with 8 bits
-    on 96.3 % and 73.6 % (benchmarks/int8_settings.py).
-    With attention only products are quantized: sums and norms of a transformer do not stand it.
-    """
-    net = read_net(model)
-    has_attention = any(node.op_type == "MatMul" and not net.constants.keys() & set(node.input)
-                        for node in model.graph.node)
-    names = {i.name for i in model.graph.initializer}
-    source = onnx.ModelProto()
-    source.CopyFrom(model)  # quantize_static moves the weights of what it is given into files
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "int8.onnx"
-        logging.disable(logging.WARNING)  # it asks for a pre-processing that onnxsim has done
-        try:
-            quantize_static(source, path, _Reader(model.graph.input[0].name, images), QuantFormat.QDQ, per_channel=True,
-                            reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-                            op_types_to_quantize=list(PRODUCTS) if has_attention else None)
-        finally:
-            logging.disable(logging.NOTSET)
-        quantized = onnx.load(path)
-    del quantized.graph.value_info[:]  # says that the constants are float
-    names -= {name for node in quantized.graph.node for name in node.output}  # a bias passes its name on
-    _rename(quantized.graph, {f"{name}_quantized": name for name in names})
-    return quantized
-
-
-class _Reader:
-    """The images one by one, in the way that quantize_static asks for them."""
-
-    def __init__(self, name: str, images: np.ndarray) -> None:
-        self.feeds = ({name: images[i:i + 1]} for i in range(len(images)))
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self.feeds, None)
-
-
-def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    for initializer in graph.initializer:
-        initializer.name = names.get(initializer.name, initializer.name)
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = names.get(name, name)
 
 
 def quantize_for_tensorrt(model: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
@@ -161,20 +108,8 @@ def _output(net: Net, node: onnx.NodeProto) -> str:
 
 def _activation_ranges(model: onnx.ModelProto, tensors: Sequence[str], images: np.ndarray) -> dict[str, float]:
     """The largest |value| of each tensor over all images."""
-    probed = onnx.ModelProto()
-    probed.CopyFrom(model)
-    known = {value.name for value in (*probed.graph.input, *probed.graph.output)}
-    probed.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in tensors if name not in known)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(probed.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    source = model.graph.input[0].name
-    computed = [name for name in tensors if name != source]
     largest = dict.fromkeys(tensors, 0.0)
-    for i in range(len(images)):
-        arrays = {source: images[i:i + 1]}
-        arrays.update(zip(computed, session.run(computed, arrays), strict=True))
+    for arrays in observe(model, tensors, images):
         largest = {name: max(largest[name], float(np.abs(arrays[name]).max())) for name in tensors}
     return largest
 

@@ -9,6 +9,24 @@ import torch
 
 from mmprune.records import Layer, Variant
 
+Labelled = tuple[np.ndarray, np.ndarray]  # images (N, C, H, W) float32, normalized; labels (N,) int64
+CLIPPINGS = ("minmax", "percentile", "entropy")
+
+
+@dataclass(frozen=True)
+class Int8:
+    """How ONNX Runtime's and mmrt's INT8 is made (exporters/onnxruntime_int8.py). ValueError for what cannot be."""
+
+    clipping: str = "minmax"
+    bias_correction: bool = True
+    max_drop: float | None = None  # points of accuracy on validation images; None: whatever it loses
+
+    def __post_init__(self) -> None:
+        if self.clipping not in CLIPPINGS:
+            raise ValueError(f"no clipping called {self.clipping!r} (there are {', '.join(CLIPPINGS)})")
+        if self.max_drop is not None and not self.max_drop >= 0:
+            raise ValueError(f"max_drop must be at least 0 points of accuracy, got {self.max_drop!r}")
+
 
 @dataclass(frozen=True, eq=False)
 class Subject:
@@ -22,6 +40,8 @@ class Subject:
     labels: np.ndarray  # (N,) int64
     # For int8, like images but none of them; where there are none, int8 cannot be made.
     calibration: np.ndarray = field(default_factory=partial(np.empty, (0, 0, 0, 0), np.float32))
+    int8: Int8 = field(default_factory=Int8)
+    validation: Labelled | None = None  # on which layers are chosen that stay in float32; never test images
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != np.float32 or len(self.images) == 0:

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from exporters.artifact import forget_others
-from exporters.calibration import describe, draw_images
+from exporters.calibration import draw_images, note_for
 from exporters.run import export_variants
-from exporters.subject import Subject
+from exporters.subject import Int8, Labelled, Subject
 from mmprune.family import Bench, layers_of, load_variant
+from mmprune.finetune import Split
 from mmprune.folder import read_manifest
 from mmprune.records import Artifact, Variant
 
@@ -29,6 +30,7 @@ class SubjectMaker:
     root: Path
     make_bench: Callable[[], Bench]
     read_calibration: Callable[[], np.ndarray] | None = None
+    int8: Int8 = field(default_factory=Int8)
     _made: list[tuple[Bench, np.ndarray]] = field(default_factory=list)
 
     def __getstate__(self) -> dict[str, object]:
@@ -43,20 +45,25 @@ class SubjectMaker:
 
     def __call__(self, variant: Variant) -> Subject:
         bench, calibration = self.open()
-        images, labels = zip(*bench.test.batches(BATCH), strict=True)
+        images, labels = _whole(bench.test)
         model, layers = load_variant(self.root, variant, bench.model), layers_of(read_manifest(self.root))
-        return Subject(variant, model, self.root, layers, torch.cat(images).numpy(), torch.cat(labels).numpy(),
-                       calibration)
+        return Subject(variant, model, self.root, layers, images, labels, calibration, self.int8,
+                       _whole(bench.validation) if self.int8.max_drop is not None else None)
+
+
+def _whole(split: Split) -> Labelled:
+    images, labels = zip(*split.batches(BATCH), strict=True)
+    return torch.cat(images).numpy(), torch.cat(labels).numpy()
 
 
 def export_family(maker: SubjectMaker, variants: Sequence[Variant], formats: Sequence[tuple[str, str]], jobs: int = 1,
                   progress: Callable[[str, str, float, int], None] = lambda *_: None) -> list[Artifact]:
     """Every variant in every (format, precision), verified on the test images; what is finished is not done again, but
-    int8 files that were calibrated on other images are."""
+    int8 files that were calibrated on other images, or otherwise, are."""
     quantized = [kind for kind in formats if kind[1] == "int8"]
     if quantized:
-        note = describe(maker.open()[1])
+        images = maker.open()[1]
         for variant, kind in itertools.product(variants, quantized):
-            forget_others(maker.root, variant.id, kind, note)
+            forget_others(maker.root, variant.id, kind, note_for(kind[0], images, maker.int8))
     return export_variants(maker.root, variants, formats, maker, jobs,
                            lambda done, total, label: progress("export", label, done, total))

@@ -20,7 +20,8 @@ from exporters import ExportError, calibration
 from exporters.adaptive_pooling import ExplicitPooling
 from exporters.artifact import Made, artifact_path, finish
 from exporters.onnx_graph import lift_constants
-from exporters.quantize import check_zero_points, left_in_float, quantize_for_onnxruntime
+from exporters.onnxruntime_int8 import quantize
+from exporters.quantize import check_zero_points, left_in_float
 from exporters.remove_channels import remove_channels
 from exporters.run import export_one
 from exporters.subject import Subject
@@ -47,27 +48,29 @@ def export(subject: Subject, precision: str) -> Artifact:
 
 def _export_int8(subject: Subject) -> Artifact:
     label = f"{subject.variant.id}/onnx-int8"
-    images = calibration.images_of(subject, label)
+    calibration.images_of(subject, label)  # before the work
     source = export_one(subject, "onnx", "fp32")
-    model = quantize_for_onnxruntime(onnx.load(subject.root / source.path), images)
-    made = write_typed(subject, source, model, ("onnx", "int8"))
+    model, notes = quantize(onnx.load(subject.root / source.path), subject, label)
+    made = write_typed(subject, source, model, ("onnx", "int8"), notes)
     return finish(subject, made, open_file(made.files[0]))
 
 
-def write_typed(subject: Subject, source: Artifact, model: onnx.ModelProto, kind: tuple[str, str]) -> Made:
+def write_typed(subject: Subject, source: Artifact, model: onnx.ModelProto, kind: tuple[str, str],
+                told: tuple[str, ...] = ()) -> Made:
     """Write a model that was made from a finished ONNX file, and count its zeros.
 
     kind  (format, precision) of the new file
+    told  notes on how it was made
     ExportError when a layer has fewer zeros than in the source.
     """
     label = f"{subject.variant.id}/{'-'.join(kind)}"
     weights = layer_weights(subject)
     names = {name.partition("#")[0].partition("[")[0] for name in read_constants(subject.root / source.path)}
     in_file = {name: weight for name, weight in weights.items() if name in names}
-    notes = source.notes
+    notes = source.notes + told
     if kind[1] == "int8":
         check_zero_points(model, weights, label)
-        notes += (calibration.describe(subject.calibration), *left_in_float(model))
+        notes += left_in_float(model)
     onnx.helper.set_model_props(model, {"mmprune": __version__, "variant": subject.variant.id})
     onnx.checker.check_model(model, full_check=True)
     path = artifact_path(subject.root, subject.variant.id, *kind, SUFFIX)

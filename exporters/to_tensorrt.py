@@ -34,5 +34,6 @@ def export(subject: Subject, precision: str) -> Artifact:
     }
     source = export_one(subject, "onnx", "fp32")
     model = make[precision](onnx.load(subject.root / source.path))
-    made = write_typed(subject, source, model, ("tensorrt", precision))
+    notes = (calibration.describe(subject.calibration),) if precision == "int8" else ()
+    made = write_typed(subject, source, model, ("tensorrt", precision), notes)
     return finish(subject, made, open_file(made.files[0]))

@@ -88,6 +88,7 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
     from exporters import ExportError
     from exporters.jetpack import tensorrt_of
     from exporters.run import wanted_formats
+    from exporters.subject import Int8
     from exporters.subjects import SubjectMaker, export_family
     from mmprune import boards
     from mmprune.family import Resources, build_family
@@ -106,7 +107,8 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
     opened = _open(rest, out / "cache")
     scores = tuple(SCORES) if score == "all" else (score,)
     read = _calibration(rest["calibration"], wanted, opened.make_bench.preprocess)
-    maker = SubjectMaker(out, opened.make_bench, read)
+    int8 = Int8(rest["clipping"], rest["bias_correction"], rest["max_drop"])
+    maker = SubjectMaker(out, opened.make_bench, read, int8)
     request = _request(rest, opened.make_bench.spec.model, opened.about, scores, pattern)
     with bars(quiet) as progress:
         variants = build_family(opened.make_bench, request, out, resources, progress)
@@ -409,7 +411,8 @@ def _request(rest: dict[str, Any], model: str, about: dict[str, Any], scores: tu
     from mmprune.finetune import make_recipe
     from mmprune.ranges import read_overrides
 
-    recipe = make_recipe(rest["recipe"], rest.get("epochs"), rest.get("lr"), rest.get("batch_size"))
+    recipe = make_recipe(rest["recipe"], rest.get("epochs"), rest.get("lr"), rest.get("batch_size"),
+                         rest.get("qat", False))
     if recipe.name == "paper":
         say_notes(("recipe paper: interp-50 is the same model as mid, so nine of the ten differ; on VGG-11 and "
                     "ResNet-18 every layer is shifted towards 90 % in total, out of its range, as the authors do",))

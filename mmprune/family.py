@@ -93,7 +93,10 @@ def plan_family(bench: Bench, request: Request) -> dict[str, Any]:
     unknown = [s for s in request.scores if s not in SCORES]
     if unknown:
         raise ValueError(f"no score called {unknown[0]!r} (there are {', '.join(SCORES)})")
-    spec = {"recipe": asdict(request.recipe), "scores": list(request.scores), "pattern": request.pattern,
+    recipe = asdict(request.recipe)
+    if not request.recipe.qat:
+        del recipe["qat"]  # families from before there was such a thing keep their names
+    spec = {"recipe": recipe, "scores": list(request.scores), "pattern": request.pattern,
             "seed": request.seed}
     made_of = {**request.about, "weights_sha256": tensors_sha256(bench.model.state_dict())}
     tasks = [Task(variant_id(s, score, spec, made_of), score, s) for score in request.scores for s in strategies]

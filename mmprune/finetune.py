@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from mmprune.folder import write_whole
 from mmprune.masks import apply_masks
+from mmprune.qat import rounded
 
 Batch = tuple[Tensor, Tensor]
 
@@ -51,6 +53,7 @@ class Recipe:
     recalibrate: bool  # BatchNorm statistics, on training data, at the end
     weight_decay: float = 0.0
     optimizer: str = "adamw"
+    qat: bool = False  # the last epoch on weights and activations rounded as int8's (mmprune/qat.py)
 
 
 # The paper's recipe: Adam at a constant 5e-5 (its ResNet-18 and Swin-T; VGG-11 took 1e-4), cross-entropy, patience 3.
@@ -73,15 +76,20 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def make_recipe(name: str, epochs: int | None = None, lr: float | None = None, batch_size: int | None = None) -> Recipe:
-    """The named recipe with what the user changed. ValueError for values that cannot be."""
+def make_recipe(name: str, epochs: int | None = None, lr: float | None = None, batch_size: int | None = None,
+                qat: bool = False) -> Recipe:
+    """The named recipe with what the user changed; `qat` is one epoch more. ValueError for values that cannot be."""
     if name not in RECIPES:
         raise ValueError(f"no recipe called {name!r} (there are {', '.join(RECIPES)})")
     given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     asked = {k: v for k, v in given.items() if v is not None}
     if asked.get("epochs", 0) < 0 or asked.get("lr", 1) <= 0 or asked.get("batch_size", 1) < 1:
         raise ValueError(f"a recipe needs epochs >= 0, lr > 0 and batch_size >= 1, got {asked}")
-    return replace(RECIPES[name], **asked)
+    recipe = replace(RECIPES[name], **asked)
+    if qat and recipe.patience:
+        raise ValueError(f"the recipe {name!r} stops when it gets no better, so it has no last epoch for --qat; "
+                         "use the recipe 'default'")
+    return replace(recipe, qat=True, epochs=recipe.epochs + 1) if qat else recipe
 
 
 @dataclass(frozen=True)
@@ -126,22 +134,25 @@ def finetune(model: nn.Module, teacher: Teacher | None, job: Job, tick: Callable
     masks = {n: m.to(job.device) for n, m in job.masks.items()}
     to_device(model, job.device)
     apply_masks(weights, masks)
-    if job.recipe.epochs:
-        _train(model, teacher, job, masks, tick)
-    if job.recipe.recalibrate:
-        recalibrate(model, job.train, job)
+    with ExitStack() as ends:
+        if job.recipe.epochs:
+            _train(model, teacher, job, masks, tick, lambda: ends.enter_context(rounded(model)))
+        if job.recipe.recalibrate:
+            recalibrate(model, job.train, job)  # of the network as it will run
     _check_finite(model)
     return accuracy(model, job.validation, job.device)
 
 
 def _train(model: nn.Module, teacher: Teacher | None, job: Job, masks: dict[str, Tensor],
-           tick: Callable[[int, int], None]) -> None:
+           tick: Callable[[int, int], None], start_rounding: Callable[[], None]) -> None:
     recipe = job.recipe
     weights = dict(model.named_parameters())
     optimizer = OPTIMIZERS[recipe.optimizer](list(weights.values()), lr=recipe.lr, weight_decay=recipe.weight_decay)
     epoch_steps = job.train.batch_count(recipe.batch_size)
     state = _load_checkpoint(job, model, optimizer)
     for epoch in range(state["epoch"], recipe.epochs):
+        if recipe.qat and epoch == recipe.epochs - 1:
+            start_rounding()
         torch.manual_seed(job.seed * 1_000_003 + epoch)  # dropout and the like
         model.train()
         batches = job.train.batches(recipe.batch_size, seed=job.seed * 1009 + epoch, augment=True)

@@ -14,7 +14,7 @@ from torch import nn
 
 from exporters.mmrt_graph import read_graph
 from exporters.mmrt_int8 import FOUR, quantized, stored_size, uint8_tensors
-from exporters.quantize import quantize_for_onnxruntime
+from exporters.onnxruntime_int8 import quantize_for_onnxruntime
 from exporters.to_onnx import simplify
 from exporters.to_sparse import load_runtime, pack
 from mmprune.runtime_files import runtime_files

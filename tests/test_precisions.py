@@ -17,9 +17,10 @@ from test_families_export import FAMILIES, make_model
 from torch import nn
 from toys import ToySplit, make_bench
 
-from exporters import ExportError, calibration, openvino_int8, sizes, to_onnx, to_tensorrt, verify
+from exporters import ExportError, calibration, onnxruntime_int8, openvino_int8, sizes, to_tensorrt, verify
 from exporters.check_tensorrt import check
-from exporters.quantize import check_zero_points, quantize_for_onnxruntime, quantize_for_tensorrt, to_fp16
+from exporters.onnxruntime_int8 import quantize_for_onnxruntime
+from exporters.quantize import check_zero_points, quantize_for_tensorrt, to_fp16
 from exporters.run import export_one
 from exporters.sparse24 import sparse24
 from exporters.subject import Subject
@@ -128,7 +129,7 @@ def test_zeros_that_were_filled_in_are_caught(format, precision, subject, monkey
         initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
         return typed
 
-    module = to_onnx if format == "onnx" else to_tensorrt
+    module = onnxruntime_int8 if format == "onnx" else to_tensorrt
     name = "to_fp16" if precision == "fp16" else "quantize_for_" + ("onnxruntime" if format == "onnx" else "tensorrt")
     real = getattr(module, name)
     monkeypatch.setattr(module, name, fill)

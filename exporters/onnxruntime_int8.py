@@ -1,0 +1,247 @@
+"""INT8 as Q/DQ by ONNX Runtime's static quantization, with what it leaves to others: biases that make up for the mean
+error of the weights, and layers that stay in float32 because a measured loss says so. mmrt runs the same file.
+"""
+
+import io
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+from exporters import ExportError, calibration
+from exporters.activations import logits_of, observe
+from exporters.onnx_graph import PRODUCTS, Net, attribute, read_net, weight_index
+from exporters.subject import Labelled, Subject
+
+METHODS = {"minmax": (CalibrationMethod.MinMax, {}), "entropy": (CalibrationMethod.Entropy, {}),
+           "percentile": (CalibrationMethod.Percentile, {"CalibPercentile": 99.99})}
+AT_ONCE = 16  # images whose activations are in memory together
+RANKING_IMAGES = 64  # of validation, on which layers are ranked by what they lose
+
+
+def quantize(model: onnx.ModelProto, subject: Subject, label: str) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The Q/DQ model as subject.int8 asks, and notes. ExportError where it always loses more than max_drop.
+
+    model  the finished float32 one
+    """
+    images, how = calibration.images_of(subject, label), subject.int8
+    made = quantize_for_onnxruntime(model, images, how.clipping)
+    notes: tuple[str, ...] = (calibration.describe(images, how),)
+    if how.bias_correction:
+        correct_biases(made, model, images)
+    if how.max_drop is not None:
+        if subject.validation is None:
+            raise ExportError(f"{label}: --max-drop needs validation images, and the subject has none")
+        made, note = keep_within(made, model, subject.validation, how.max_drop, label)
+        notes += note
+    return made, notes
+
+
+def quantize_for_onnxruntime(model: onnx.ModelProto, images: np.ndarray, clipping: str = "minmax") -> onnx.ModelProto:
+    """ONNX Runtime's own static quantization, which is what its users get: uint8 activations, INT32 biases.
+
+    images    (N, C, H, W) float32, normalized
+    clipping  of the activations' ranges: "minmax" their largest values, "percentile" the 99.99th, "entropy" those of
+              least Kullback-Leibler divergence
+    Weights use 7 of the 8 bits: processors without VNNI add two products in 16 bits, which 8 bits overflow. There
+    the embedded model agrees with torch on 99.7 % of validation images and tf_efficientnet_lite0 on 86.8 %, with 8 bits
+    on 96.3 % and 73.6 % (benchmarks/int8_settings.py).
+    With attention only products are quantized: sums and norms of a transformer do not stand it.
+    """
+    net = read_net(model)
+    has_attention = any(node.op_type == "MatMul" and not net.constants.keys() & set(node.input)
+                        for node in model.graph.node)
+    names = {i.name for i in model.graph.initializer}
+    source = onnx.ModelProto()
+    source.CopyFrom(model)  # quantize_static moves the weights of what it is given into files
+    method, options = METHODS[clipping]
+    stride = max(n for n in range(1, AT_ONCE + 1) if len(images) % n == 0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "int8.onnx"
+        with _silence():
+            quantize_static(source, path, _Reader(model.graph.input[0].name, images), QuantFormat.QDQ, per_channel=True,
+                            reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+                            op_types_to_quantize=list(PRODUCTS) if has_attention else None, calibrate_method=method,
+                            extra_options={**options, "CalibStridedMinMax": stride})
+        quantized = onnx.load(path)
+    del quantized.graph.value_info[:]  # says that the constants are float
+    names -= {name for node in quantized.graph.node for name in node.output}  # a bias passes its name on
+    _rename(quantized.graph, {f"{name}_quantized": name for name in names})
+    return quantized
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Its warnings ask for a pre-processing that onnxsim has done; its histograms tell of themselves on stdout."""
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+class _Reader:
+    """The images one by one, in the way that quantize_static asks for them."""
+
+    def __init__(self, name: str, images: np.ndarray) -> None:
+        self.name, self.images = name, images
+        self.set_range(0, len(images))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self.feeds = ({self.name: self.images[i:i + 1]} for i in range(start_index, end_index))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.feeds, None)
+
+
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    for initializer in graph.initializer:
+        initializer.name = names.get(initializer.name, initializer.name)
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = names.get(name, name)
+
+
+# ---- bias correction -----------------------------------------------------------------------------------------------
+
+
+def correct_biases(quantized: onnx.ModelProto, model: onnx.ModelProto, images: np.ndarray) -> int:
+    """Take the mean error of rounded weights from the biases, in place; how many layers have such a bias.
+
+    b[o] += sum over inputs c and taps t of (W - Wq)[o, c, t] * E[x[c]], x over the images (N, C, H, W) and positions
+    (Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, ICCV 2019, section 4.2).
+    """
+    net, source = read_net(quantized), read_net(model)
+    layers = {node.name: node for node in source.graph.node if weight_index(source, node) == 1}
+    pairs = [(node, layers[node.name]) for node in net.graph.node if node.name in layers]
+    pairs = [(node, old) for node, old in pairs if _dequantize(net, node, 1) is not None
+             and _dequantize(net, node, 2) is not None]
+    means = _mean_inputs(model, [(old.input[0], 1 if old.op_type == "Conv" else -1) for _, old in pairs], images)
+    for (node, old), mean in zip(pairs, means, strict=True):
+        weight, bias = (_dequantize(net, node, index) for index in (1, 2))
+        assert weight is not None
+        assert bias is not None
+        lost = source.constants[old.input[1]] - _dequantized(net, weight)
+        if old.op_type != "Conv":
+            error = lost @ mean if attribute(old, "transB", 0) else mean @ lost
+        else:
+            groups = attribute(old, "group", 1)
+            error = np.einsum("goc,gc->go", lost.sum(axis=(2, 3)).reshape(groups, -1, lost.shape[1]),
+                              mean.reshape(groups, -1)).reshape(-1)
+        steps = net.constants[bias.input[0]] + np.rint(error / net.constants[bias.input[1]])
+        limits = np.iinfo(np.int32)
+        _replace(net, bias.input[0], np.clip(steps, limits.min, limits.max).astype(np.int32))
+    return len(pairs)
+
+
+def _dequantize(net: Net, node: onnx.NodeProto, index: int) -> onnx.NodeProto | None:
+    """The DequantizeLinear of a constant that is one input of a node and of no other."""
+    writer = net.writers.get(node.input[index]) if len(node.input) > index else None
+    if writer is None or writer.op_type != "DequantizeLinear" or writer.input[0] not in net.constants:
+        return None
+    alone = len(net.readers[node.input[index]]) == 1 and len(net.readers[writer.input[0]]) == 1
+    return writer if alone else None
+
+
+def _dequantized(net: Net, node: onnx.NodeProto) -> np.ndarray:
+    integers, scale = (net.constants[name] for name in node.input[:2])  # symmetric: the zero point is 0
+    shape = [-1 if k == attribute(node, "axis", 1) else 1 for k in range(integers.ndim)]
+    return integers * (scale.reshape(shape) if scale.size > 1 else scale.reshape(()))
+
+
+def _mean_inputs(model: onnx.ModelProto, tensors: Sequence[tuple[str, int]], images: np.ndarray) -> list[np.ndarray]:
+    """Of each (tensor, axis of channels): the mean over images and positions, (channels,)."""
+    sums: list[np.ndarray | float] = [0.0] * len(tensors)
+    for arrays in observe(model, [name for name, _ in tensors], images):
+        for k, (name, axis) in enumerate(tensors):
+            array = arrays[name]
+            sums[k] += array.mean(axis=tuple(i for i in range(array.ndim) if i != axis % array.ndim))
+    return [np.asarray(total) / len(images) for total in sums]
+
+
+# ---- layers that stay in float32 -----------------------------------------------------------------------------------
+
+
+def keep_within(quantized: onnx.ModelProto, model: onnx.ModelProto, validation: Labelled, max_drop: float,
+                label: str) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The Q/DQ model with as many layers in float32 as it takes to lose at most max_drop points of accuracy.
+
+    Layers are ranked by what each brings back of the mean squared distance to the float32 logits when its weights alone
+    are float32; 1, 2, 4, ... of them stay so. ExportError where that never suffices.
+    """
+    images, labels = validation
+    goal = logits_of(model, images)
+    right = _accuracy(goal, labels)
+
+    def drop(candidate: onnx.ModelProto) -> float:
+        return 100 * (right - _accuracy(logits_of(candidate, images), labels))
+
+    lost = drop(quantized)
+    if lost <= max_drop:
+        return quantized, ()
+    few = images[:RANKING_IMAGES]
+    layers = layers_of(quantized, model)
+    distances = {name: float(((logits_of(in_float(quantized, model, [name]), few) - goal[:len(few)])**2).mean())
+                 for name in layers}
+    ranked = sorted(layers, key=distances.__getitem__)
+    count = 1
+    while True:
+        kept = ranked[:count]
+        made = in_float(quantized, model, kept)
+        left = drop(made)
+        if left <= max_drop:
+            return made, (f"{len(kept)} of {len(layers)} layers stay in float32: int8 lost {lost:.2f} points on "
+                          f"{len(images)} validation images, so it loses {left:.2f}: {', '.join(kept)}",)
+        if count >= len(layers):
+            raise ExportError(f"{label} loses {lost:.2f} points of accuracy on {len(images)} validation images, and "
+                              f"{left:.2f} with all weights in float32: more than --max-drop {max_drop:g}; allow more, "
+                              "or export fp16 or fp32")
+        count *= 2
+
+
+def layers_of(quantized: onnx.ModelProto, model: onnx.ModelProto) -> list[str]:
+    """The names of the nodes whose weights are INT8 and could be float32."""
+    net, names = read_net(quantized), {node.name for node in model.graph.node}
+    return [node.name for node in net.graph.node if node.op_type in PRODUCTS and node.name in names
+            and _dequantize(net, node, 1) is not None]
+
+
+def in_float(quantized: onnx.ModelProto, model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy in which the weights and biases of these nodes are the float32 ones again."""
+    made = onnx.ModelProto()
+    made.CopyFrom(quantized)
+    net, source = read_net(made), read_net(model)
+    old = {node.name: node for node in source.graph.node}
+    gone, floats = set(), {}
+    for node in [n for n in net.graph.node if n.name in set(names)]:
+        for index in (1, 2):
+            pair = _dequantize(net, node, index)
+            if pair is not None:
+                name = pair.input[0] if index == 1 else pair.output[0]  # each as it is called in the float32 model
+                floats[name] = source.constants[old[node.name].input[index]]
+                gone |= set(pair.input)
+                node.input[index] = name
+                net.graph.node.remove(pair)
+    kept = [i for i in net.graph.initializer if i.name not in gone]
+    kept += [numpy_helper.from_array(array, name) for name, array in floats.items()]
+    del net.graph.initializer[:]
+    net.graph.initializer.extend(kept)
+    return made
+
+
+def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    return float((logits.argmax(1) == labels).mean())
+
+
+def _replace(net: Net, name: str, array: np.ndarray) -> None:
+    next(i for i in net.graph.initializer if i.name == name).CopyFrom(numpy_helper.from_array(array, name))

@@ -1,0 +1,195 @@
+"""What is added to ONNX Runtime's static quantization: corrected biases, and layers that stay in float32."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from onnx import numpy_helper
+from test_exporters import make_subject, make_variant
+from torch import nn
+from toys import INPUT_SHAPE, ToySplit, make_bench
+
+from exporters import ExportError, calibration
+from exporters.activations import logits_of, observe
+from exporters.onnxruntime_int8 import correct_biases, in_float, keep_within, layers_of, quantize_for_onnxruntime
+from exporters.run import export_one
+from exporters.subject import Int8
+from exporters.subjects import SubjectMaker, export_family
+from mmprune.family import Request, Resources, build_family
+from mmprune.finetune import make_recipe
+from mmprune.layers import find_layers
+
+
+@pytest.fixture
+def subject(tmp_path):
+    return make_subject(tmp_path, make_variant())
+
+
+@pytest.fixture
+def model(subject):
+    return onnx.load(subject.root / export_one(subject, "onnx", "fp32").path)
+
+
+def constants(model):
+    return {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+
+
+def test_every_clipping_quantizes_what_it_is_given(subject, model):
+    images = np.concatenate([subject.calibration, 40 * np.ones_like(subject.calibration[:1])])  # one outlier
+    scales = {how: constants(quantize_for_onnxruntime(model, images, how))["input_scale"] for how in
+              ("minmax", "percentile", "entropy")}
+    low, high = images.min(), images.max()
+    assert scales["minmax"] == pytest.approx((high - low) / 255)
+    assert scales["percentile"] <= scales["minmax"] and scales["entropy"] < scales["minmax"]
+
+
+def test_a_corrected_bias_makes_up_for_the_mean_error_of_the_weights(subject, model):
+    quantized = quantize_for_onnxruntime(model, subject.calibration)
+    before = constants(quantized)
+    assert correct_biases(quantized, model, subject.calibration) == 3
+    after, floats = constants(quantized), constants(model)
+    nodes = {node.name: node for node in model.graph.node}
+    features = nodes["/fc/Gemm"].input[0]
+    mean = np.mean([arrays[features][0] for arrays in observe(model, [features], subject.calibration)], axis=0)
+    rounded = before["fc.weight"] * before["fc.weight_scale"][:, None]
+    expected = (floats["fc.weight"] - rounded) @ mean / before["fc.bias_quantized_scale"]
+    assert np.abs(expected).max() > 1
+    assert np.abs(after["fc.bias_quantized"] - before["fc.bias_quantized"] - expected).max() <= 0.501
+    same = before.keys() - {name for name in before if not np.array_equal(before[name], after[name])}
+    assert {"fc.weight", "conv1.weight", "conv2.weight"} <= same, "biases alone are changed"
+
+
+def test_corrected_biases_bring_the_mean_logits_nearer(subject, model):
+    goal = logits_of(model, subject.images)
+    quantized = quantize_for_onnxruntime(model, subject.calibration)
+    before = np.abs((logits_of(quantized, subject.images) - goal).mean(0))
+    correct_biases(quantized, model, subject.calibration)
+    after = np.abs((logits_of(quantized, subject.images) - goal).mean(0))
+    assert after.max() < 0.5 * before.max()
+
+
+def test_grouped_convolutions_and_transposed_weights_are_corrected_too(tmp_path):
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 8, 3, groups=2)
+            self.matrix = nn.Parameter(torch.randn(8, 5))
+            self.bias = nn.Parameter(torch.randn(5))
+
+        def forward(self, x):
+            return torch.addmm(self.bias, self.conv(x).relu().mean((2, 3)), self.matrix)
+
+    torch.manual_seed(0)
+    net = Odd().eval()
+    torch.onnx.export(net, (torch.zeros(1, 4, 6, 6),), tmp_path / "odd.onnx", opset_version=17, dynamo=False)
+    model = onnx.load(tmp_path / "odd.onnx")
+    images = np.random.default_rng(0).standard_normal((64, 4, 6, 6), np.float32) + np.float32(1)
+    goal, quantized = logits_of(model, images), quantize_for_onnxruntime(model, images)
+    before = np.abs((logits_of(quantized, images) - goal).mean(0)).max()
+    assert correct_biases(quantized, model, images) == 2
+    assert np.abs((logits_of(quantized, images) - goal).mean(0)).max() < 0.5 * before
+
+
+def test_a_layer_in_float_has_its_own_weights_again(subject, model):
+    quantized = quantize_for_onnxruntime(model, subject.calibration)
+    made = in_float(quantized, model, ["/conv2/Conv"])
+    onnx.checker.check_model(made, full_check=True)
+    before, after = constants(model), constants(made)
+    assert np.array_equal(after["conv2.weight"], before["conv2.weight"])
+    assert after["conv1.weight"].dtype == after["fc.weight"].dtype == np.int8
+    assert layers_of(made, model) == ["/conv1/Conv", "/fc/Gemm"]
+
+
+class Telling(nn.Module):
+    """Says which third of an image is the brightest. On a channel that is always 0 conv2 has weights so large that its
+    others round to 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.fc = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 1), nn.Linear(6, 3)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.zero_()
+            self.conv1.weight[:, :, 1, 1] = 1
+            self.conv1.bias[0] = -100
+            self.conv2.weight.copy_(torch.tensor([[100, 0.5], [100, -0.5]])[..., None, None])
+            self.fc.weight[:, :3] = torch.eye(3)
+
+    def forward(self, x):
+        return self.fc(F.avg_pool2d(self.conv2(self.conv1(x).relu()).relu(), (8, 3)).flatten(1))
+
+
+@pytest.fixture
+def telling(subject):
+    """Telling as a subject, with validation images."""
+    model, images = Telling().eval(), ToySplit(90, 5)
+    return replace(subject, model=model, layers=find_layers(model, INPUT_SHAPE),
+                   validation=(images.images.numpy(), images.labels.numpy()))
+
+
+def test_the_layers_that_lose_most_stay_in_float(telling):
+    model = onnx.load(telling.root / export_one(telling, "onnx", "fp32").path)
+    images, labels = telling.validation
+    quantized = quantize_for_onnxruntime(model, telling.calibration)
+    assert (logits_of(quantized, images).argmax(1) == labels).mean() < 0.5
+    made, (note,) = keep_within(quantized, model, (images, labels), 2.0, "v1")
+    assert constants(made)["conv2.weight"].dtype == np.float32
+    assert constants(made)["conv1.weight"].dtype == constants(made)["fc.weight"].dtype == np.int8
+    assert (logits_of(made, images).argmax(1) == labels).mean() >= 0.98
+    assert note.startswith("1 of 3 layers stay in float32: int8 lost 66.67 points on 90 validation images, so it ")
+    assert note.endswith(": /conv2/Conv")
+
+
+def test_what_loses_little_stays_as_it_is_and_what_cannot_be_had_is_said(subject, model):
+    images, labels = subject.images, logits_of(model, subject.images).argmax(1)
+    quantized = quantize_for_onnxruntime(model, subject.calibration)
+    assert keep_within(quantized, model, (images, labels), 100.0, "v1") == (quantized, ())
+    spoilt = quantize_for_onnxruntime(model, np.float32(1e4) * subject.calibration)  # steps too large for any weights
+    with pytest.raises(ExportError, match=r"v1 loses .* points of accuracy on 20 validation images, and .* with all "
+                                          r"weights in float32: more than --max-drop 1; allow more"):
+        keep_within(spoilt, model, (images, labels), 1.0, "v1")
+
+
+def test_max_drop_needs_validation_images(subject):
+    with pytest.raises(ExportError, match="v1/onnx-int8: --max-drop needs validation images"):
+        export_one(replace(subject, int8=Int8(max_drop=1.0)), "onnx", "int8")
+
+
+def test_zeros_are_kept_and_mmrt_answers_the_same_where_layers_stay_in_float(telling):
+    runtime_files = pytest.importorskip("mmprune.runtime_files")
+    try:
+        runtime_files.runtime_files()
+    except FileNotFoundError as err:
+        pytest.skip(str(err))
+    subject = replace(telling, int8=Int8(max_drop=2.0))
+    zeros = export_one(subject, "onnx", "fp32").layer_sparsity
+    made = [export_one(subject, format, "int8") for format in ("onnx", "mmrt")]
+    for artifact in made:
+        assert "1 of 3 layers stay in float32" in " ".join(artifact.notes)
+        assert all(artifact.layer_sparsity[name] >= share for name, share in zeros.items())
+        assert artifact.accuracy == 1
+
+
+def test_other_settings_make_the_file_anew(tmp_path):
+    request = Request(make_recipe("default", 0, None, None), strategies=("min",))
+    variants = build_family(make_bench, request, tmp_path, Resources(threads=1))[:1]
+    made = [export_family(SubjectMaker(tmp_path, make_bench, None, how), variants, [("onnx", "int8"), ("onnx", "fp32")])
+            for how in (Int8(), Int8(clipping="percentile"), Int8(bias_correction=False), Int8(max_drop=50))]
+    notes = [next(note for note in row[0].notes if note.startswith("calibrated")) for row in made]
+    assert [note.partition("), ranges by ")[2] for note in notes] == [
+        "minmax, biases corrected", "percentile, biases corrected", "minmax, biases as they were",
+        "minmax, biases corrected, at most 50 points of accuracy to lose"]
+    assert len({row[0].sha256 for row in made}) == 3 and len({row[1].sha256 for row in made}) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"clipping": "best"}, {"max_drop": -1.0}, {"max_drop": float("nan")}])
+def test_settings_that_cannot_be(wrong):
+    with pytest.raises(ValueError, match=r"no clipping called 'best'|max_drop must be at least 0 points"):
+        Int8(**wrong)
+
+
+def test_formats_without_settings_say_none(subject):
+    assert calibration.note_for("openvino", subject.calibration, Int8()) == calibration.describe(subject.calibration)
