@@ -1,7 +1,7 @@
 """Instructions that one inference takes on an emulated Raspberry Pi 4 and 5: mmrt beside ONNX Runtime and OpenVINO.
 
     python benchmarks/arm64_instructions.py [--boards pi4,pi5] [--models resnet18:128,...] [--sparsities 0,0.8,0.9] \\
-        [--disk FOLDER] [--json OUT]
+        [--precision fp32|int8] [--disk FOLDER] [--json OUT]
 
 No board is at hand, so nothing here is a time: the emulator's clock counts executed instructions
 (tests/arm64_board.sh), which repeats to 0.1 % and knows neither caches nor how many instructions a core starts at once.
@@ -9,6 +9,7 @@ llvm-mca's estimate of the inner loops stands beside it, where LLVM 19 is instal
 Cortex-A76). Models have random weights under a magnitude mask, stem, depthwise and classifier dense, as in
 runtime_vs_peers.py; fp32, one thread. ONNX Runtime and OpenVINO do not see zeros and run the dense model only; OpenVINO
 is told to compute in fp32: it would take fp16 on the Pi 5's core. Every answer is compared with ONNX Runtime's here.
+--precision int8: masked in blocks of 1x4 weights, quantized by ONNX Runtime, which is the only peer then.
 Needs root, apt and qemu-system-arm. A round of all takes a quarter of an hour.
 """
 
@@ -29,8 +30,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from runtime_vs_peers import masked, numbers, to_onnx
+from runtime_vs_peers import PATTERN, masked, noise, numbers, to_onnx
 
+from exporters.onnxruntime_int8 import quantize_for_onnxruntime
 from exporters.to_sparse import write_mmrt
 from mmprune.runtime_files import build_runtime, runtime_folder
 
@@ -38,11 +40,13 @@ ROOT = Path(__file__).parents[1]
 BOARD = ROOT / "tests" / "arm64_board.sh"
 WHEELS = {"numpy": "2.4.6", "onnxruntime": "1.32.0", "openvino": "2026.4.1"}
 CPUS = {"pi4": "cortex-a72", "pi5": "cortex-a76"}
-PEERS = ("onnxruntime", "openvino")
+PEERS = {"fp32": ("onnxruntime", "openvino"), "int8": ("onnxruntime",)}
+TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 MODELS = "resnet18:128,vit_tiny_patch16_224:64,mobilenetv2_050:96"
-BARS = {("resnet18", 0.8): 0.6, ("resnet18", 0.9): 0.35}  # of ONNX Runtime's dense count
+BARS = {("fp32", "resnet18", 0.8): 0.6, ("fp32", "resnet18", 0.9): 0.35,
+        ("int8", "resnet18", 0.85): 0.55}  # of ONNX Runtime's dense count in the same precision
 WARMUP, RUNS = 2, 3  # the first runs touch memory for the first time; then samples agree to 0.01 %
-SAME = 1e-4  # of the largest output
+SAME = {"fp32": 1e-4, "int8": 0.05}  # of the largest output; ONNX Runtime rounds int8 in other places on arm64
 LOOPS = ("sparse_rows<16>", "sparse_rows<8>", "sparse_rows<5>", "dense_tile<8, 3>")
 MODELLED = {"cortex-a72": "Pi 4", "neoverse-n1": "Pi 5"}
 
@@ -99,19 +103,21 @@ def board(disk: Path, name: str) -> Iterator[Path]:
         run("bash", BOARD, "down", disk, port)
 
 
-def make_files(model: str, size: int, sparsities: list[float], folder: Path) -> dict[str, Any]:
+def make_files(model: str, size: int, sparsities: list[float], precision: str, folder: Path) -> dict[str, Any]:
     """Writes a .mmrt file for each sparsity and the dense .onnx; ONNX Runtime's answers here, by sparsity."""
     answers = {}
     for sparsity in sparsities:
-        network, shape = masked(model, sparsity, size)
+        network, shape = masked(model, sparsity, size, pattern=PATTERN[precision])
         exported = to_onnx(network, shape)
-        write_mmrt(exported, folder / f"{model}-{sparsity:g}.mmrt")
+        if precision == "int8":
+            exported = quantize_for_onnxruntime(exported, noise(shape))
+        write_mmrt(exported, folder / f"{model}-{sparsity:g}.mmrt", precision)
         if sparsity == 0:
             onnx.save(exported, str(folder / f"{model}-0.onnx"))
         x = np.random.default_rng(0).standard_normal(shape, np.float32)
         session = onnxruntime.InferenceSession(exported.SerializeToString(), providers=["CPUExecutionProvider"])
         answers[sparsity] = session.run(None, {"input": x})[0].ravel()
-    return {"model": model, "image_size": size, "shape": shape, "answers": answers}
+    return {"model": model, "image_size": size, "precision": precision, "shape": shape, "answers": answers}
 
 
 def count(config: Path, subject: dict[str, Any], runtime: str, sparsity: float) -> dict[str, Any]:
@@ -122,23 +128,26 @@ def count(config: Path, subject: dict[str, Any], runtime: str, sparsity: float) 
     got = json.loads(run("ssh", "-F", config, "pi", words).splitlines()[-1])
     expected = subject["answers"][sparsity]
     difference = float(np.abs(np.array(got["answer"]) - expected).max() / np.abs(expected).max())
-    if difference > SAME:
+    if difference > SAME[subject["precision"]]:
         sys.exit(f"Error: {runtime} on {model}: answers differ by {difference:.1e} of the largest")
-    return {"model": subject["model"], "image_size": subject["image_size"], "sparsity": sparsity, "runtime": runtime,
-            "kernels": got["kernels"], "instructions": statistics.median(got["samples"]), "samples": got["samples"],
+    same = {key: subject[key] for key in ("model", "image_size", "precision")}
+    return {**same, "sparsity": sparsity, "runtime": runtime, "kernels": got["kernels"],
+            "instructions": statistics.median(got["samples"]), "samples": got["samples"],
             "relative_difference": difference}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], precision: str) -> str:
     """Markdown: millions of instructions, and mmrt's as a fraction of the dense counts of the others."""
-    lines = ["| emulated board | model | sparsity | mmrt, M instructions | ONNX Runtime dense | OpenVINO dense | "
-             "mmrt / ONNX Runtime | mmrt / OpenVINO | bar |", "|---|---|---|---|---|---|---|---|---|"]
+    names = PEERS[precision]
+    heads = ["emulated board", "model", "sparsity", "mmrt, M instructions", *(f"{TITLES[n]} dense" for n in names),
+             *(f"mmrt / {TITLES[n]}" for n in names), "bar"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     found = {(r["board"], r["model"], r["runtime"], r["sparsity"]): r["instructions"] for r in rows}
     for row in rows:
         if row["runtime"] != "mmrt":
             continue
-        peers = [found[row["board"], row["model"], peer, 0.0] for peer in PEERS]
-        bar = BARS.get((row["model"], row["sparsity"]))
+        peers = [found[row["board"], row["model"], peer, 0.0] for peer in names]
+        bar = BARS.get((precision, row["model"], row["sparsity"]))
         counts = " | ".join(f"{n / 1e6:.2f}" for n in (row["instructions"], *peers))
         ratios = " | ".join(f"{row['instructions'] / n:.3f}" for n in peers)
         subject = f"{row['board']} ({row['cpu']}) | {row['model']} {row['image_size']} px | {row['sparsity']:.0%}"
@@ -191,9 +200,12 @@ def main() -> None:
     parser.add_argument("--boards", default="pi4,pi5")
     parser.add_argument("--models", default=MODELS, help="name:image size, of timm")
     parser.add_argument("--sparsities", type=numbers, default=[0.0, 0.8, 0.9], help="0 is always among them")
+    parser.add_argument("--precision", choices=tuple(PEERS), default="fp32", help="of all files")
     parser.add_argument("--disk", type=Path, help="the board's disk: made there if absent, kept")
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "arm64_instructions.json")
+    parser.add_argument("--json", type=Path, help="default: arm64_instructions[_int8].json in benchmarks/results")
     asked = parser.parse_args()
+    suffix = "" if asked.precision == "fp32" else f"_{asked.precision}"
+    out = asked.json or ROOT / "benchmarks" / "results" / f"arm64_instructions{suffix}.json"
     sparsities = sorted({0.0, *asked.sparsities})
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -204,7 +216,7 @@ def main() -> None:
         shutil.copy(runtime_folder() / "mmrt.py", files)
         (files / "runner.py").write_text(RUNNER)
         pairs = [pair.split(":") for pair in asked.models.split(",")]
-        subjects = [make_files(name, int(size), sparsities, files) for name, size in pairs]
+        subjects = [make_files(name, int(size), sparsities, asked.precision, files) for name, size in pairs]
         disk = asked.disk or Path(temporary, "board")
         if not (disk / "initrd.gz").is_file():
             run("bash", BOARD, "build", disk, *(f"{name}=={version}" for name, version in WHEELS.items()))
@@ -212,16 +224,17 @@ def main() -> None:
             with board(disk, name) as config:
                 run("scp", "-q", "-r", "-F", config, files, "pi:files")
                 for subject in subjects:
-                    for runtime, sparsity in [*(("mmrt", s) for s in sparsities), *((peer, 0.0) for peer in PEERS)]:
+                    runs = [*(("mmrt", s) for s in sparsities), *((peer, 0.0) for peer in PEERS[asked.precision])]
+                    for runtime, sparsity in runs:
                         rows.append({"board": name, "cpu": CPUS[name], **count(config, subject, runtime, sparsity)})
                         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-        loops = modelled(built / "build-aarch64" / "isa_neon.o")
+        loops = modelled(built / "build-aarch64" / "isa_neon.o") if asked.precision == "fp32" else []
     commit = run("git", "-C", ROOT, "rev-parse", "HEAD").strip()
     dirty = bool(run("git", "-C", ROOT, "status", "--porcelain", "runtime", "exporters"))
     result = {"schema": 1, "provenance": "emulated", "unit": "instructions", "commit": commit,
               "uncommitted_changes": dirty, "versions": WHEELS, "threads": 1, "rows": rows, "inner_loops": loops}
-    asked.json.write_text(json.dumps(result, indent=1) + "\n")
-    print("Executed instructions of one inference on an emulated board, not a time:\n\n" + table(rows))
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    print("Executed instructions of one inference on an emulated board, not a time:\n\n" + table(rows, asked.precision))
     if loops:
         print("\nInner loops by llvm-mca 19, operands in L1 (a model of the core, not a time):\n\n" + mca_table(loops))
 

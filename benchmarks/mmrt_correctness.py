@@ -3,6 +3,7 @@
     python benchmarks/mmrt_correctness.py IMAGES [--models resnet18,...] [--sparsities 0,0.5,0.8,0.9,0.95]
         [--images 200] [--json OUT]
     python benchmarks/mmrt_correctness.py IMAGES --precision int8 --models resnet18,... --sparsities 0,0.8 --images 500
+        [--classes TRAIN]
 
 IMAGES is a folder of images, at any depth. Models have random weights under a magnitude mask, as in
 runtime_vs_peers.py, and BatchNorm statistics taken from the first images, so that activations are of the usual size.
@@ -11,6 +12,9 @@ both give the same class.
 
 --precision int8 compares with ONNX Runtime on the Q/DQ file, masked in blocks of 1x4 weights and calibrated on the
 first images: the difference is then in quantization steps of the output, and top-1 may differ on 1 % of the images.
+--classes TRAIN: the classifier is fitted to the class folders in TRAIN (ridge regression on what the network makes of
+their images), as random ones often give several classes the same step. IMAGES must have the same class folders; the
+accuracy tells how far the classes are apart.
 """
 
 import argparse
@@ -42,17 +46,23 @@ MODELS = ("resnet18", "resnext50_32x4d", "regnety_002", "vgg11", "densenet121", 
           "ghostnet_100", "repvgg_a0")
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 CALIBRATION = 16
+FITTED, RIDGE = 1000, 0.1  # images that a classifier is fitted on; of the mean square of a feature
 BAR, SAME_TOP1 = 1e-4, 0.99  # of fp32 and of int8
 
 
-def read_images(folder: Path, count: int, size: tuple[int, int]) -> np.ndarray:
-    """(count, 3, height, width) float32, normalized; spread evenly over the sorted files."""
+def read_images(folder: Path, count: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(count, 3, height, width) float32, normalized, and (count,) numbers of the sorted class folders that they lie in.
+
+    Spread evenly over the sorted files.
+    """
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if len(files) < count:
         sys.exit(f"Error: {folder} has {len(files)} images, {count} are needed")
     chosen = [files[i * len(files) // count] for i in range(count)]
     pixels = [np.asarray(Image.open(f).convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR)) for f in chosen]
-    return np.stack([((p / np.float32(255) - MEAN) / STD).transpose(2, 0, 1) for p in pixels]).astype(np.float32)
+    images = np.stack([((p / np.float32(255) - MEAN) / STD).transpose(2, 0, 1) for p in pixels]).astype(np.float32)
+    names = sorted({f.parent.name for f in files})
+    return images, np.array([names.index(f.parent.name) for f in chosen])
 
 
 @torch.no_grad()
@@ -67,10 +77,29 @@ def calibrate(model: nn.Module, images: np.ndarray) -> None:
     model.eval()
 
 
-def compare(name: str, sparsity: float, folder: Path, count: int, precision: str) -> dict[str, Any]:
+@torch.no_grad()
+def fit_classifier(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> None:
+    """A new classifier W f + b by ridge regression: W = (F^T F + r I)^-1 F^T Y, features F and one-hot Y centred."""
+    batches = np.array_split(images, max(1, len(images) // 16))
+    features = [model.forward_head(model.forward_features(torch.from_numpy(b)), pre_logits=True) for b in batches]
+    f, y = torch.cat(features).double(), torch.eye(int(labels.max()) + 1, dtype=torch.double)[torch.from_numpy(labels)]
+    f_mean, y_mean = f.mean(0), y.mean(0)
+    f, y = f - f_mean, y - y_mean
+    gram = f.T @ f
+    weight = torch.linalg.solve(gram + RIDGE * gram.diagonal().mean() * torch.eye(len(gram)), f.T @ y).T
+    model.reset_classifier(y.shape[1])
+    classifier = model.get_classifier()
+    classifier.weight.copy_(weight.reshape(classifier.weight.shape))
+    classifier.bias.copy_(y_mean - weight @ f_mean)
+
+
+def compare(name: str, sparsity: float, folder: Path, count: int, precision: str,
+            classes: Path | None) -> dict[str, Any]:
     model, shape = masked(name, sparsity, None, pattern=PATTERN[precision])
-    images = read_images(folder, count, shape[2:])
+    images, labels = read_images(folder, count, shape[2:])
     calibrate(model, images[:CALIBRATION])
+    if classes is not None:
+        fit_classifier(model, *read_images(classes, FITTED, shape[2:]))
     exported = to_onnx(model, shape)
     if precision == "int8":
         exported = quantize_for_onnxruntime(exported, images[:CALIBRATION])
@@ -87,7 +116,8 @@ def compare(name: str, sparsity: float, folder: Path, count: int, precision: str
             "relative_difference": difference / float(np.abs(expected).max()),
             **({"steps": round(difference / step[0], 2)} if step else {}),
             "same_top1": int((got.argmax(1) == expected.argmax(1)).sum()),
-            "classes_answered": len(set(expected.argmax(1)))}
+            "classes_answered": len(set(expected.argmax(1))), "fitted": FITTED if classes is not None else 0,
+            **({"accuracy": float((expected.argmax(1) == labels).mean())} if classes is not None else {})}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -109,17 +139,18 @@ def main() -> None:
     parser.add_argument("--sparsities", type=numbers, default=[0.0, 0.5, 0.8, 0.9, 0.95])
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--precision", choices=tuple(PATTERN), default="fp32")
+    parser.add_argument("--classes", type=Path, help="folder of class folders: fit the classifier to it")
     parser.add_argument("--json", type=Path, help="a line each, written as it goes; what is in it is not done again")
     asked = parser.parse_args()
     lines = asked.json.read_text().splitlines() if asked.json and asked.json.exists() else []
     done = {(row["model"], row["sparsity"], row["images"]): row for row in map(json.loads, lines)
-            if row.get("precision", "fp32") == asked.precision}
+            if row.get("precision", "fp32") == asked.precision and bool(row.get("fitted")) == bool(asked.classes)}
     rows = []
     for name in asked.models.split(","):
         for sparsity in asked.sparsities:
             row = done.get((name, sparsity, asked.images))
             if row is None:
-                row = compare(name, sparsity, asked.folder, asked.images, asked.precision)
+                row = compare(name, sparsity, asked.folder, asked.images, asked.precision, asked.classes)
                 print(json.dumps(row), file=sys.stderr, flush=True)
                 if asked.json:
                     with asked.json.open("a") as out:

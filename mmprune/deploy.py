@@ -117,7 +117,7 @@ def _fill(root: Path, choice: Choice, point: Point, artifact: Artifact, part: Pa
     for file in [*(root / file for file in artifact.files), *brought]:
         shutil.copyfile(file, part / file.name)  # side by side: a model names its data by file name
     (part / "preprocess.json").write_text(json.dumps(manifest["preprocess"], indent=1) + "\n")
-    (part / "labels.txt").write_text("\n".join(map(str, manifest["data"]["classes"])) + "\n")
+    (part / "labels.txt").write_text("\n".join(map(str, manifest["data"]["labels"])) + "\n")
     run = RUN[point.runtime].format(model=Path(artifact.path).name, threads=point.threads)
     (part / "classifier.py").write_text(CLASSIFIER.format(run=run))
     (part / "infer.py").write_text(INFER.format(packages=", ".join(_packages(point.runtime))))

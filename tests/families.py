@@ -46,8 +46,8 @@ def made_family(root: Path, rows: Sequence[tuple[str, float, float, float]]) -> 
                 "model": {"model": "toy", "num_classes": 2, "in_chans": 3, "image_size": [8, 8]},
                 "preprocess": {"image_size": [8, 8], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25],
                                "interpolation": "bilinear", "crop_pct": 1.0},
-                "data": {"path": "data", "sha256": "d" * 64, "classes": ["cat", "dog"], "train": 800, "validation": 100,
-                         "test": TEST_IMAGES},
+                "data": {"path": "data", "sha256": "d" * 64, "classes": ["dog"], "labels": ["output 0", "dog"],
+                         "train": 800, "validation": 100, "test": TEST_IMAGES},
                 "layers": [], "ranges": {}, "strategies": {}, "failures": {},
                 "variants": [f"{row[0]}-0001" for row in rows]}
     folder.write_json(root / folder.MANIFEST, manifest)

@@ -101,7 +101,7 @@ def test_the_deployed_folder_runs_by_itself(tmp_path, runtime):
     assert {p.name for p in out.iterdir()} == files
     readme = (out / "README.md").read_text()
     assert "p90 12.00 ms of 20 ms" in readme and artifact.sha256 in readme and "A board" in readme
-    for colour, label in (((255, 0, 0), "cat"), ((0, 255, 0), "dog")):
+    for colour, label in (((255, 0, 0), "output 0"), ((0, 255, 0), "dog")):
         Image.new("RGB", (31, 17), colour).save(tmp_path / "image.png")
         said = subprocess.run([sys.executable, "-Es", str(out / "infer.py"), str(tmp_path / "image.png")], cwd="/",
                               capture_output=True, text=True, check=True)
