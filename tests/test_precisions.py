@@ -17,7 +17,7 @@ from test_families_export import FAMILIES, make_model
 from torch import nn
 from toys import ToySplit, make_bench
 
-from exporters import ExportError, calibration, onnxruntime_int8, openvino_int8, sizes, to_tensorrt, verify
+from exporters import ExportError, calibration, onnxruntime_int8, openvino_int8, sizes, to_onnx, to_tensorrt, verify
 from exporters.check_tensorrt import check
 from exporters.onnxruntime_int8 import quantize_for_onnxruntime
 from exporters.quantize import check_zero_points, quantize_for_tensorrt, to_fp16
