@@ -2,14 +2,14 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mmprune import __version__
+from mmprune import __version__, asked
 from mmprune.options import OUT, PROFILE, PROFILE_HELP, build_options, host_options, jetpack_option, model_options
 from mmprune.progress import say_notes
 from mmprune.runtime_files import ARCHITECTURES, build_runtime
@@ -56,18 +56,6 @@ def _friendly() -> Iterator[None]:
         _fail(str(err), 1)
 
 
-def _makeable(formats: Iterable[str]) -> tuple[str, ...]:
-    """The formats that can be made and checked here; says what is left out and why."""
-    from mmprune.runtime_files import runtime_files
-
-    try:
-        runtime_files()
-    except FileNotFoundError as err:
-        click.echo(f"note: no mmrt files: {err}", err=True)
-        return tuple(f for f in formats if f.partition("-")[0] != "mmrt")
-    return tuple(formats)
-
-
 def _fail(message: str, code: int) -> None:
     click.echo(f"Error: {message}", err=True)
     sys.exit(code)
@@ -97,19 +85,19 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
     from mmprune.progress import bars
     from mmprune.scores import SCORES
 
-    _check_device(rest["device"])
+    asked.check_device(rest["device"])
     tensorrt_of(rest["jetpack"])
     family = targets.load(target)
-    usual = _in_precisions(family.formats, _names(rest["precision"]))
-    wanted = wanted_formats(_names(rest["formats"]) or _makeable(usual))
+    usual = asked.in_precisions(family.formats, asked.names(rest["precision"]))
+    wanted = wanted_formats(asked.names(rest["formats"]) or asked.makeable(usual))
     pattern = check_pattern(targets.pattern_for(family, wanted) if rest["pattern"] == "auto" else rest["pattern"])
-    resources = Resources(rest["device"], rest["jobs"] or _default_jobs(rest["device"]))
-    opened = _open(rest, out / "cache")
+    resources = Resources(rest["device"], rest["jobs"] or asked.default_jobs(rest["device"]))
+    opened = asked.opened(rest, out / "cache")
     scores = tuple(SCORES) if score == "all" else (score,)
-    read = _calibration(rest["calibration"], wanted, opened.make_bench.preprocess)
+    read = asked.calibration(rest["calibration"], wanted, opened.make_bench.preprocess)
     int8 = Int8(rest["clipping"], rest["bias_correction"], rest["max_drop"])
     maker = SubjectMaker(out, opened.make_bench, read, int8)
-    request = _request(rest, opened.make_bench.spec.model, opened.about, scores, pattern)
+    request = asked.request(rest, opened.make_bench.spec.model, opened.about, scores, pattern)
     with bars(quiet) as progress:
         variants = build_family(opened.make_bench, request, out, resources, progress)
         try:
@@ -125,7 +113,7 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
             raise ExportError("\n".join(str(e) for e in (failed, err) if e)) from err
         elsewhere = not rest["hosts"] and not boards.is_here(target)
         if artifacts and not elsewhere:
-            how = {"threads": rest["threads"], **_on_a_board(rest), "progress": progress}
+            how = {"threads": rest["threads"], **asked.on_a_board(rest), "progress": progress}
             boards.measure_all(out, artifacts, [(host, target) for host in dict.fromkeys(rest["hosts"]) or [None]],
                                profile, how)
     if artifacts and elsewhere:
@@ -166,8 +154,8 @@ def bench(family: Path, target: str | None, fleet: Path | None, profile: str, qu
     if fleet:
         where = [(job.host, job.target) for job in read_fleet(fleet)]
     with bars(quiet) as progress:
-        how = {"threads": rest["threads"], "runtimes": _names(rest["runtimes"]) or None, "again": True,
-               **_on_a_board(rest), "progress": progress}
+        how = {"threads": rest["threads"], "runtimes": asked.names(rest["runtimes"]) or None, "again": True,
+               **asked.on_a_board(rest), "progress": progress}
         boards.measure_all(family, read_artifacts(family), where, profile, how)
     _finish(family)
 
@@ -222,8 +210,8 @@ def choose(family: Path, out: Path | None, **limits: Any) -> None:
     from mmprune.points import read_points
 
     latency = limits["max_latency_ms"]
-    budget = Budget(latency and latency / 1e3, int(limits["percentile"]), _mib(limits["max_size_mb"]),
-                    _mib(limits["max_memory_mb"]), limits["min_accuracy"], limits["runtime"])
+    budget = Budget(latency and latency / 1e3, int(limits["percentile"]), asked.mib(limits["max_size_mb"]),
+                    asked.mib(limits["max_memory_mb"]), limits["min_accuracy"], limits["runtime"])
     choice = pick(read_points(family), budget, read_manifest(family)["data"]["test"])
     click.echo(describe(choice))
     if choice.winner is None:
@@ -253,12 +241,12 @@ def strategies(as_json: bool, **rest: Any) -> None:
     from mmprune.plan_table import plan_table
     from mmprune.source import named_model
 
-    named = named_model(_named(rest))
+    named = named_model(asked.named(rest))
     opened = open_model(named.model or "", str(named.weights) if named.weights else None,
                         describe_data(named.data) if named.data else None, named.options)
     say_notes(opened.notes)
     bench = Bench(opened.model, LoaderSplit(()), LoaderSplit(()), LoaderSplit(()), opened.preprocess.input_shape)
-    manifest = plan_family(bench, _request(rest, opened.spec.model, {}, ("magnitude",), rest["pattern"]))
+    manifest = plan_family(bench, asked.request(rest, opened.spec.model, {}, ("magnitude",), rest["pattern"]))
     if as_json:
         click.echo(json.dumps({k: manifest[k] for k in ("layers", "ranges", "strategies")}, indent=1))
     else:
@@ -308,63 +296,6 @@ def doctor() -> None:
         _fail("the main job does not run here; see the lines marked MISSING", 1)
 
 
-def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
-    try:
-        return tuple(float(part) for part in text.split(",")) if text else None
-    except ValueError:
-        words = f"{text!r} is not a number, or several with commas between"
-        raise click.BadParameter(words, param_hint=option) from None
-
-
-def _mib(value: float | None) -> int | None:
-    return None if value is None else round(value * 2**20)
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
-
-
-def _check_device(name: str) -> None:
-    import torch
-
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as err:
-        reason = str(err).strip().splitlines()[0]
-        raise click.BadParameter(f"torch cannot use {name!r} here: {reason}", param_hint="--device") from err
-
-
-def _default_jobs(device: str) -> int:
-    import os
-
-    return min(10, len(os.sched_getaffinity(0))) if device == "cpu" else 1
-
-
-def _named(rest: dict[str, Any]) -> Any:
-    """The user's words as a source.Named."""
-    from mmprune.models import Options
-    from mmprune.source import Named
-
-    size = (rest["img_size"], rest["img_size"]) if rest["img_size"] else None
-    options = Options(rest["num_classes"], rest["in_chans"], size, rest["pretrained"], _numbers(rest["mean"], "--mean"),
-                      _numbers(rest["std"], "--std"))
-    return Named(rest["model"], rest["weights"], rest["data"], options, rest["seed"])
-
-
-def _open(rest: dict[str, Any], cache: Path) -> Any:
-    from mmprune.source import open_source
-
-    opened = open_source(_named(rest), cache)
-    say_notes(opened.notes)
-    return opened
-
-
-def _on_a_board(rest: dict[str, Any]) -> dict[str, Any]:
-    """What options.HOST says, but for the hosts, as fields of measure.Options."""
-    return {**{key: rest[key] for key in ("ssh_config", "keep", "pin_clocks")},
-            "power_modes": rest["power_modes"] is not None}
-
-
 def _check_tensorrt(root: Path, artifacts: list[Any], jetpack: str) -> None:
     """Say what can be known here of the files for a Jetson. ExportError where its TensorRT would not take one."""
     from exporters.tensorrt_check import check_files, refuse
@@ -372,53 +303,6 @@ def _check_tensorrt(root: Path, artifacts: list[Any], jetpack: str) -> None:
     checked = check_files(root, artifacts, jetpack)
     say_notes(checked.lines)
     refuse(checked, jetpack)
-
-
-def _calibration(path: Path | None, wanted: tuple[tuple[str, str], ...], preprocess: Any) -> Any:
-    """Reads the user's calibration images, once before anything long begins; None: none are named, or needed."""
-    from functools import partial
-
-    from exporters.calibration import read_images
-
-    if path is None:
-        return None
-    if all(precision != "int8" for _, precision in wanted):
-        say_notes((f"{path} is not read: no int8 is made (--precision int8)",))
-        return None
-    read = partial(read_images, path, preprocess)
-    read()
-    return read
-
-
-
-def _in_precisions(formats: Iterable[str], precisions: tuple[str, ...]) -> tuple[str, ...]:
-    """The target's formats, in these precisions where some are named. BadParameter for one that no format has."""
-    from exporters import load
-
-    if not precisions:
-        return tuple(formats)
-    known = {name: load(name).PRECISIONS for name in dict.fromkeys(f.partition("-")[0] for f in formats)}
-    for precision in precisions:
-        if not any(precision in have for have in known.values()):
-            have = "; ".join(f"{name}: {', '.join(all_of_it)}" for name, all_of_it in known.items())
-            raise click.BadParameter(f"{precision!r} is none of this target's ({have})", param_hint="--precision")
-    return tuple(f"{name}-{p}" for name, have in known.items() for p in precisions if p in have)
-
-
-def _request(rest: dict[str, Any], model: str, about: dict[str, Any], scores: tuple[str, ...], pattern: str) -> Any:
-    """The user's words as a family.Request."""
-    from mmprune.family import Request
-    from mmprune.finetune import make_recipe
-    from mmprune.ranges import read_overrides
-
-    recipe = make_recipe(rest["recipe"], rest.get("epochs"), rest.get("lr"), rest.get("batch_size"),
-                         rest.get("qat", False))
-    if recipe.name == "paper":
-        say_notes(("recipe paper: interp-50 is the same model as mid, so nine of the ten differ; on VGG-11 and "
-                    "ResNet-18 every layer is shifted towards 90 % in total, out of its range, as the authors do",))
-    overrides = read_overrides(rest["ranges"]) if rest["ranges"] else {}
-    return Request(recipe, scores, _names(rest["strategies"]), pattern, rest["seed"], overrides,
-                   model, about, " ".join(["mmprune", *sys.argv[1:]]))
 
 
 def _finish(family: Path) -> None:

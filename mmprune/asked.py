@@ -1,0 +1,125 @@
+"""The words of a command as what the library takes. Heavy packages load inside the function using them."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mmprune.progress import say_notes
+
+
+def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else None
+    except ValueError:
+        words = f"{text!r} is not a number, or several with commas between"
+        raise click.BadParameter(words, param_hint=option) from None
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
+
+
+def mib(value: float | None) -> int | None:
+    return None if value is None else round(value * 2**20)
+
+
+def check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as err:
+        reason = str(err).strip().splitlines()[0]
+        raise click.BadParameter(f"torch cannot use {name!r} here: {reason}", param_hint="--device") from err
+
+
+def default_jobs(device: str) -> int:
+    import os
+
+    return min(10, len(os.sched_getaffinity(0))) if device == "cpu" else 1
+
+
+def makeable(formats: Iterable[str]) -> tuple[str, ...]:
+    """The formats that can be made and checked here; says what is left out and why."""
+    from mmprune.runtime_files import runtime_files
+
+    try:
+        runtime_files()
+    except FileNotFoundError as err:
+        click.echo(f"note: no mmrt files: {err}", err=True)
+        return tuple(f for f in formats if f.partition("-")[0] != "mmrt")
+    return tuple(formats)
+
+
+def in_precisions(formats: Iterable[str], precisions: tuple[str, ...]) -> tuple[str, ...]:
+    """The target's formats, in these precisions where some are named. BadParameter for one that no format has."""
+    from exporters import load
+
+    if not precisions:
+        return tuple(formats)
+    known = {name: load(name).PRECISIONS for name in dict.fromkeys(f.partition("-")[0] for f in formats)}
+    for precision in precisions:
+        if not any(precision in have for have in known.values()):
+            have = "; ".join(f"{name}: {', '.join(all_of_it)}" for name, all_of_it in known.items())
+            raise click.BadParameter(f"{precision!r} is none of this target's ({have})", param_hint="--precision")
+    return tuple(f"{name}-{p}" for name, have in known.items() for p in precisions if p in have)
+
+
+def named(rest: dict[str, Any]) -> Any:
+    """The user's words as a source.Named."""
+    from mmprune.models import Options
+    from mmprune.source import Named
+
+    size = (rest["img_size"], rest["img_size"]) if rest["img_size"] else None
+    options = Options(rest["num_classes"], rest["in_chans"], size, rest["pretrained"], numbers(rest["mean"], "--mean"),
+                      numbers(rest["std"], "--std"))
+    return Named(rest["model"], rest["weights"], rest["data"], options, rest["seed"])
+
+
+def opened(rest: dict[str, Any], cache: Path) -> Any:
+    from mmprune.source import open_source
+
+    opened = open_source(named(rest), cache)
+    say_notes(opened.notes)
+    return opened
+
+
+def on_a_board(rest: dict[str, Any]) -> dict[str, Any]:
+    """What options.HOST says, but for the hosts, as fields of measure.Options."""
+    return {**{key: rest[key] for key in ("ssh_config", "keep", "pin_clocks")},
+            "power_modes": rest["power_modes"] is not None}
+
+
+def calibration(path: Path | None, wanted: tuple[tuple[str, str], ...], preprocess: Any) -> Any:
+    """Reads the user's calibration images, once before anything long begins; None: none are named, or needed."""
+    from functools import partial
+
+    from exporters.calibration import read_images
+
+    if path is None:
+        return None
+    if all(precision != "int8" for _, precision in wanted):
+        say_notes((f"{path} is not read: no int8 is made (--precision int8)",))
+        return None
+    read = partial(read_images, path, preprocess)
+    read()
+    return read
+
+
+def request(rest: dict[str, Any], model: str, about: dict[str, Any], scores: tuple[str, ...], pattern: str) -> Any:
+    """The user's words as a family.Request."""
+    from mmprune.family import Request
+    from mmprune.finetune import make_recipe
+    from mmprune.ranges import read_overrides
+
+    recipe = make_recipe(rest["recipe"], rest.get("epochs"), rest.get("lr"), rest.get("batch_size"),
+                         rest.get("qat", False))
+    if recipe.name == "paper":
+        say_notes(("recipe paper: interp-50 is the same model as mid, so nine of the ten differ; on VGG-11 and "
+                    "ResNet-18 every layer is shifted towards 90 % in total, out of its range, as the authors do",))
+    overrides = read_overrides(rest["ranges"]) if rest["ranges"] else {}
+    return Request(recipe, scores, names(rest["strategies"]), pattern, rest["seed"], overrides,
+                   model, about, " ".join(["mmprune", *sys.argv[1:]]))
