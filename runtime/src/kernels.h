@@ -98,6 +98,7 @@ struct QLinearTask {
     int vectors;              // 1 to q_vectors
     int n_quads;
     const int32_t* counts;    // blocks of each output
+    const int32_t* pairs;     // of each output: so many pairs of blocks come first, whose products fit 16 bits together
     const QBlock* blocks;     // of all outputs, one after the other
     const float* multiplier;
     const int32_t* bias;      // with what q_offset takes away

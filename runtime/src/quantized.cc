@@ -37,7 +37,7 @@ struct QLinear {
     std::vector<float> multiplier;
     std::vector<int32_t> bias;
     std::vector<QBlock> blocks;
-    std::vector<int32_t> counts;   // of each row
+    std::vector<int32_t> counts, pairs;  // of each row
     std::vector<int64_t> begins;   // of each quad's blocks
     std::vector<Panel> panels;
     std::vector<RowRange> ranges;  // of quads
@@ -64,6 +64,37 @@ uint32_t as_word(const int8_t* values) {
     return word;
 }
 
+// Whether the products of both blocks with bytes fit 16 bits when they are added lane by lane, as AVX2 has them: two weights of each a lane.
+bool fit_together(const QBlock& a, const QBlock& b) {
+    for (int lane = 0; lane < 2; ++lane) {
+        int positive = 0, negative = 0;
+        for (const QBlock* block : {&a, &b})
+            for (int k = 2 * lane; k < 2 * lane + 2; ++k) {
+                const int weight = int8_t(block->weights >> (8 * k));
+                (weight > 0 ? positive : negative) += std::abs(weight);
+            }
+        if (positive > 2 * MOST_WEIGHT || negative > 2 * MOST_WEIGHT) return false;
+    }
+    return true;
+}
+
+// Brings pairs that fit together to the front, and tells how many there are. Neighbours are tried first: their inputs lie close together.
+int pair_up(QBlock* blocks, int count) {
+    std::vector<QBlock> alone;
+    int pairs = 0, k = 0;
+    for (; k + 1 < count; ++k) {
+        if (fit_together(blocks[k], blocks[k + 1])) {
+            std::copy(blocks + k, blocks + k + 2, blocks + 2 * pairs++);
+            ++k;
+        } else {
+            alone.push_back(blocks[k]);
+        }
+    }
+    if (k < count) alone.push_back(blocks[k]);
+    std::copy(alone.begin(), alone.end(), blocks + 2 * pairs);
+    return pairs;
+}
+
 Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) {
     auto packed = std::make_shared<QLinear>();
     QLinear& p = *packed;
@@ -74,6 +105,7 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
     p.bias.assign(d.bias, d.bias + outputs);
     p.blocks.reserve(size_t(d.blocks));
     p.counts.assign(outputs, 0);
+    p.pairs.assign(outputs, 0);
     each_block(d, [&](int row, int c, int t, const int8_t* values) {
         const int64_t bytes = ((int64_t(row / rows_in_group) * words_in + c) * d.x.stride + d.taps[t]) * 4;
         if (bytes > INT32_MAX || bytes < INT32_MIN) throw std::runtime_error("an input of more than 2 GB");
@@ -84,6 +116,7 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
     int64_t begin = 0;
     for (int row = 0; row < outputs; ++row) {
         if (row % 4 == 0) p.begins.push_back(begin);
+        p.pairs[row] = pair_up(p.blocks.data() + begin, p.counts[row]);
         begin += p.counts[row];
     }
     const int64_t vector_bytes = touched(d.taps, kernels.width) * 4 * words_in;
@@ -105,6 +138,7 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
         task.vectors = panel.vectors;
         task.n_quads = range.end - range.begin;
         task.counts = p.counts.data() + 4 * range.begin;
+        task.pairs = p.pairs.data() + 4 * range.begin;
         task.blocks = p.blocks.data() + p.begins[range.begin];
         task.multiplier = p.multiplier.data() + 4 * range.begin;
         task.bias = p.bias.data() + 4 * range.begin;
