@@ -46,7 +46,8 @@ MODELS = "resnet18:128,vit_tiny_patch16_224:64,mobilenetv2_050:96"
 BARS = {("fp32", "resnet18", 0.8): 0.6, ("fp32", "resnet18", 0.9): 0.35,
         ("int8", "resnet18", 0.85): 0.55}  # of ONNX Runtime's dense count in the same precision
 WARMUP, RUNS = 2, 3  # the first runs touch memory for the first time; then samples agree to 0.01 %
-SAME = {"fp32": 1e-4, "int8": 0.05}  # of the largest output; ONNX Runtime rounds int8 in other places on arm64
+SAME = 1e-4  # of the largest output
+PEER_INT8 = 0.2  # ONNX Runtime rounds int8 in other places on arm64: that far may it be from its own answer here
 LOOPS = ("sparse_rows<16>", "sparse_rows<8>", "sparse_rows<5>", "dense_tile<8, 3>")
 MODELLED = {"cortex-a72": "Pi 4", "neoverse-n1": "Pi 5"}
 
@@ -128,7 +129,7 @@ def count(config: Path, subject: dict[str, Any], runtime: str, sparsity: float) 
     got = json.loads(run("ssh", "-F", config, "pi", words).splitlines()[-1])
     expected = subject["answers"][sparsity]
     difference = float(np.abs(np.array(got["answer"]) - expected).max() / np.abs(expected).max())
-    if difference > SAME[subject["precision"]]:
+    if difference > (PEER_INT8 if runtime != "mmrt" and subject["precision"] == "int8" else SAME):
         sys.exit(f"Error: {runtime} on {model}: answers differ by {difference:.1e} of the largest")
     same = {key: subject[key] for key in ("model", "image_size", "precision")}
     return {**same, "sparsity": sparsity, "runtime": runtime, "kernels": got["kernels"],
