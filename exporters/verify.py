@@ -61,7 +61,8 @@ def verify(subject: Subject, run: Run, precision: str, label: str) -> Agreement:
     accuracy, torch_accuracy = (float((logits.argmax(1) == subject.labels).mean()) for logits in (got, expected))
     is_unsure = agreement >= tolerance.unsure_agreement and torch_accuracy - accuracy <= tolerance.drop + ROUNDING
     # `not <=` and not `>`: a NaN in the outputs must fail
-    hint = "; fp16 rounds less, and int8 may do with other images (--calibration)" if precision == "int8" else ""
+    hint = ("; fp16 rounds less, and int8 may do with other images (--calibration) or, for ONNX Runtime and mmrt, with "
+            "--max-drop or --qat" if precision == "int8" else "")
     if not difference <= tolerance.difference * scale or not (agreement >= tolerance.agreement or is_unsure):
         raise VerifyError(
             f"{label} is not the torch model: max |difference| {difference:.3g} with logits up to {scale:.3g} (allowed "
