@@ -47,7 +47,7 @@ BARS = {("fp32", "resnet18", 0.8): 0.6, ("fp32", "resnet18", 0.9): 0.35,
         ("int8", "resnet18", 0.85): 0.55}  # of ONNX Runtime's dense count in the same precision
 WARMUP, RUNS = 2, 3  # the first runs touch memory for the first time; then samples agree to 0.01 %
 SAME = 1e-4  # of the largest output
-PEER_INT8 = 0.1  # ONNX Runtime rounds int8 in other places on arm64; on mobilenetv2_050 it is 0.062 from its own answer here
+PEER_INT8 = 0.1  # ONNX Runtime rounds int8 in other places on arm64: on mobilenetv2_050 0.062 from its own answer here
 LOOPS = ("sparse_rows<16>", "sparse_rows<8>", "sparse_rows<5>", "dense_tile<8, 3>")
 MODELLED = {"cortex-a72": "Pi 4", "neoverse-n1": "Pi 5"}
 
