@@ -54,18 +54,27 @@ def makeable(formats: Iterable[str]) -> tuple[str, ...]:
     return tuple(formats)
 
 
-def in_precisions(formats: Iterable[str], precisions: tuple[str, ...]) -> tuple[str, ...]:
-    """The target's formats, in these precisions where some are named. BadParameter for one that no format has."""
+def formats(usual: Iterable[str], words: tuple[str, ...], precisions: tuple[str, ...]) -> tuple[str, ...]:
+    """The formats in words, else the usual ones that can be made here; in these precisions where some are named.
+
+    BadParameter for a precision that none of them has, and for one beside a format that names its own.
+    """
     from exporters import load
 
     if not precisions:
-        return tuple(formats)
-    known = {name: load(name).PRECISIONS for name in dict.fromkeys(f.partition("-")[0] for f in formats)}
+        return words or makeable(usual)
+    for word in words:
+        if "-" in word:
+            raise click.BadParameter(f"{word!r} has its precision in its name: leave out one of the two",
+                                     param_hint="--formats")
+    known = {name: load(name).PRECISIONS for name in dict.fromkeys(f.partition("-")[0] for f in words or usual)}
     for precision in precisions:
         if not any(precision in have for have in known.values()):
             have = "; ".join(f"{name}: {', '.join(all_of_it)}" for name, all_of_it in known.items())
-            raise click.BadParameter(f"{precision!r} is none of this target's ({have})", param_hint="--precision")
-    return tuple(f"{name}-{p}" for name, have in known.items() for p in precisions if p in have)
+            whose = "these formats'" if words else "this target's"
+            raise click.BadParameter(f"{precision!r} is none of {whose} ({have})", param_hint="--precision")
+    wanted = tuple(f"{name}-{p}" for name, have in known.items() for p in precisions if p in have)
+    return wanted if words else makeable(wanted)
 
 
 def named(rest: dict[str, Any]) -> Any:

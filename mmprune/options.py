@@ -62,7 +62,7 @@ def build_options(command: Command) -> Command:
         click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate. Default: the recipe's."),
         click.option("--batch-size", type=COUNT, help="Of fine-tuning. Default: the recipe's."),
         click.option("--formats", metavar="NAME,NAME", help="Default: all that the target runs."),
-        click.option("--precision", metavar="NAME,NAME", help="fp32, fp16, int8: of the target's formats, these."),
+        click.option("--precision", metavar="NAME,NAME", help="fp32, fp16, int8: each format in those that it has."),
         click.option("--calibration", type=click.Path(exists=True, path_type=Path),
                      help="Folder of images, or .npz, to find int8's ranges on. Default: 256 of the training images."),
         click.option("--clipping", type=click.Choice(["minmax", "percentile", "entropy"]), default="minmax",

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from toys import SmallNet, ToySplit
 
+from mmprune import asked
 from mmprune.cli import main
 from mmprune.strategies import TEN
 
@@ -210,7 +211,17 @@ def test_what_users_get_wrong(toy, tmp_path):
     fails(1, f"no calibration images at {tmp_path}: give a folder of images",
           *build("--model", MODEL, "--precision", "int8", "--calibration", tmp_path))
     fails(2, "'int4' is none of this target's (mmrt: fp32", *build("--model", MODEL, "--precision", "int4"))
+    fails(2, "'int4' is none of these formats' (onnx: fp32", *build("--formats", "onnx", "--precision", "int4"))
+    fails(2, "'onnx-fp32' has its precision in its name", *build("--formats", "onnx-fp32", "--precision", "int8"))
     assert not (out / "manifest.json").exists()
+
+
+def test_precision_is_of_the_formats_named_too():
+    usual = ("onnx-fp32", "openvino")
+    assert asked.formats(usual, (), ()) == usual
+    assert asked.formats(usual, ("onnx",), ()) == ("onnx",)
+    assert asked.formats(usual, ("onnx",), ("fp32", "int8")) == ("onnx-fp32", "onnx-int8")
+    assert asked.formats(usual, (), ("int8",)) == ("onnx-int8", "openvino-int8")
 
 
 def test_all_precisions_are_points_of_one_front(toy, tmp_path):
