@@ -98,7 +98,7 @@ struct QLinearTask {
     int vectors;              // 1 to q_vectors
     int n_quads;
     const int32_t* counts;    // blocks of each output
-    const int32_t* pairs;     // of each output: so many pairs of blocks come first, whose products fit 16 bits together
+    const int32_t* pairs;     // of each output: so many pairs of blocks come first, for kernels that take two at once
     const QBlock* blocks;     // of all outputs, one after the other
     const float* multiplier;
     const int32_t* bias;      // with what q_offset takes away
@@ -162,6 +162,7 @@ struct Kernels {
     void (*norm_row)(const float* x, float* y, int64_t n, float eps, const float* gain, const float* bias);
     // quantized_kernels.h
     int q_vectors, q_offset;
+    int q_paired;  // two blocks are taken at once where, of two neighbouring channels, weights of one sign add up to at most this; 0: never
     void (*qlinear)(const QLinearTask&);
     void (*qmatvec)(const QMatvecTask&);
     void (*qdepthwise)(const QDepthwiseTask&);

@@ -17,7 +17,7 @@ namespace mmrt {
 namespace {
 
 constexpr int64_t L1_BYTES = 24 * 1024;
-constexpr int FEWEST_VECTORS = 4;           // of a panel, however much it reads: a block's weights are spread over them
+constexpr int FEWEST_VECTORS = 4, FEWEST_WORDS = 32;  // of a panel, however much it reads: a block's weights are spread over them
 constexpr int64_t ITEM_WORDS = 16 * 1024;  // of output: large enough to be worth a thread's while
 
 bool is_column(const Rows& y) { return y.positions == 1 && y.stride == 1; }
@@ -64,8 +64,8 @@ uint32_t as_word(const int8_t* values) {
     return word;
 }
 
-// Whether the products of both blocks with bytes fit 16 bits when they are added lane by lane, as AVX2 has them: two weights of each a lane.
-bool fit_together(const QBlock& a, const QBlock& b) {
+// Whether the products of both blocks with bytes may be added in lanes of 16 bits, where two weights of each meet (Kernels::q_paired).
+bool fit_together(const QBlock& a, const QBlock& b, int most) {
     for (int lane = 0; lane < 2; ++lane) {
         int positive = 0, negative = 0;
         for (const QBlock* block : {&a, &b})
@@ -73,17 +73,18 @@ bool fit_together(const QBlock& a, const QBlock& b) {
                 const int weight = int8_t(block->weights >> (8 * k));
                 (weight > 0 ? positive : negative) += std::abs(weight);
             }
-        if (positive > 2 * MOST_WEIGHT || negative > 2 * MOST_WEIGHT) return false;
+        if (positive > most || negative > most) return false;
     }
     return true;
 }
 
 // Brings pairs that fit together to the front, and tells how many there are. Neighbours are tried first: their inputs lie close together.
-int pair_up(QBlock* blocks, int count) {
+int pair_up(QBlock* blocks, int count, int most) {
+    if (most == 0) return 0;
     std::vector<QBlock> alone;
     int pairs = 0, k = 0;
     for (; k + 1 < count; ++k) {
-        if (fit_together(blocks[k], blocks[k + 1])) {
+        if (fit_together(blocks[k], blocks[k + 1], most)) {
             std::copy(blocks + k, blocks + k + 2, blocks + 2 * pairs++);
             ++k;
         } else {
@@ -116,11 +117,12 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
     int64_t begin = 0;
     for (int row = 0; row < outputs; ++row) {
         if (row % 4 == 0) p.begins.push_back(begin);
-        p.pairs[row] = pair_up(p.blocks.data() + begin, p.counts[row]);
+        p.pairs[row] = pair_up(p.blocks.data() + begin, p.counts[row], kernels.q_paired);
         begin += p.counts[row];
     }
     const int64_t vector_bytes = touched(d.taps, kernels.width) * 4 * words_in;
-    const int most = int(std::clamp<int64_t>(L1_BYTES / std::max<int64_t>(1, vector_bytes), FEWEST_VECTORS, kernels.q_vectors));
+    const int fewest = std::min(kernels.q_vectors, std::max(FEWEST_VECTORS, FEWEST_WORDS / kernels.width));
+    const int most = int(std::clamp<int64_t>(L1_BYTES / std::max<int64_t>(1, vector_bytes), fewest, kernels.q_vectors));
     p.panels = cut_panels(d.y.positions, kernels.width, most);
     p.ranges = cut_rows(d.y.count, d.groups, (fewest_items(threads) + int(p.panels.size()) - 1) / int(p.panels.size()), 1);
     p.d.mask = nullptr, p.d.values = nullptr;  // the file may go
@@ -254,6 +256,7 @@ Step make_qdepthwise(const QDepthwiseDesc& desc, const Kernels& kernels) {
     packed->multiplier.assign(desc.multiplier, desc.multiplier + 4 * desc.y.count);
     packed->bias.assign(desc.bias, desc.bias + 4 * desc.y.count);
     const Kernels& fit = fitting(desc.y, kernels);
+    for (int64_t i = 0; i < int64_t(desc.y.count) * taps * 4; ++i) packed->bias[i / (4 * taps) * 4 + i % 4] += fit.q_offset * desc.weights[i];
     Step step = by_rows("QDEPTHWISE", fit.name, desc.y, [packed, pairs, &fit](int row, float* arena) {
         const QDepthwiseDesc& d = packed->d;
         QDepthwiseTask task;

@@ -37,15 +37,15 @@ MMRT_INLINE VI to_int(V v) { return (VI)vcvtnq_s32_f32((float32x4_t)v); }
 #endif
 #endif
 
-constexpr int Q_VECTORS = 8;
-
 // dot(acc, x, w): acc += the four products of each word's bytes with the weights. Q_OFFSET is what the inputs are less than they were.
 #if defined(__aarch64__) && MMRT_WIDTH > 1
+constexpr int Q_VECTORS = 16;  // of 32 registers
 constexpr int Q_OFFSET = 128;
 using Four = int8x16_t;
 MMRT_INLINE Four four_weights(uint32_t w) { return vreinterpretq_s8_u32(vdupq_n_u32(w)); }
+MMRT_INLINE int8x16_t as_signed(VI x) { return vreinterpretq_s8_u8(veorq_u8(vreinterpretq_u8_s32((int32x4_t)x), vdupq_n_u8(128))); }
 MMRT_INLINE VI dot(VI acc, VI x, Four w) {
-    const int8x16_t s = vreinterpretq_s8_u8(veorq_u8(vreinterpretq_u8_s32((int32x4_t)x), vdupq_n_u8(128)));
+    const int8x16_t s = as_signed(x);
 #if defined(__ARM_FEATURE_DOTPROD)
     return (VI)vdotq_s32((int32x4_t)acc, s, w);
 #else
@@ -54,6 +54,7 @@ MMRT_INLINE VI dot(VI acc, VI x, Four w) {
 #endif
 }
 #else
+constexpr int Q_VECTORS = 8;
 constexpr int Q_OFFSET = 0;
 #if MMRT_WIDTH == 1
 using Four = uint32_t;
@@ -89,16 +90,39 @@ MMRT_INLINE VI dot(VI acc, VI x, Four w) {
 #endif
 #endif
 
-// dot of two blocks at once, where that takes fewer instructions: the products of a pair fit 16 bits together.
+// dot of two blocks at once, where that takes fewer instructions. Q_PAIRED is what pair_up() must know of it (Kernels::q_paired).
 #if MMRT_WIDTH == 8 && !defined(__AVXVNNI__)
-constexpr bool IN_PAIRS = true;
-MMRT_INLINE VI dot_pair(VI acc, VI x, Four w, VI other_x, Four other_w) {
-    const __m256i sums = _mm256_add_epi16(_mm256_maddubs_epi16((__m256i)x, w), _mm256_maddubs_epi16((__m256i)other_x, other_w));
+constexpr int Q_PAIRED = 2 * MOST_WEIGHT;  // 255 times that fits 16 bits
+struct Two {
+    Four first, second;
+};
+MMRT_INLINE Two two_weights(const QBlock* block) { return {four_weights(block[0].weights), four_weights(block[1].weights)}; }
+MMRT_INLINE VI dot_two(VI acc, VI x, VI other, Two w) {
+    const __m256i sums = _mm256_add_epi16(_mm256_maddubs_epi16((__m256i)x, w.first), _mm256_maddubs_epi16((__m256i)other, w.second));
     return (VI)_mm256_add_epi32((__m256i)acc, _mm256_madd_epi16(sums, _mm256_set1_epi16(1)));
 }
+#elif defined(__ARM_FEATURE_DOTPROD)
+constexpr int Q_PAIRED = 4 * MOST_WEIGHT;  // any: sums are of 32 bits
+using Two = int8x16_t;                     // both blocks as they lie: offset, weights, offset, weights
+MMRT_INLINE Two two_weights(const QBlock* block) { return vld1q_s8(reinterpret_cast<const int8_t*>(block)); }
+MMRT_INLINE VI dot_two(VI acc, VI x, VI other, Two w) { return (VI)vdotq_laneq_s32(vdotq_laneq_s32((int32x4_t)acc, as_signed(x), w, 1), as_signed(other), w, 3); }
+#elif defined(__aarch64__) && MMRT_WIDTH > 1
+constexpr int Q_PAIRED = 4 * MOST_WEIGHT - 1;  // 128 times that fits 16 bits
+struct Two {
+    Four first, second;
+};
+MMRT_INLINE Two two_weights(const QBlock* block) { return {four_weights(block[0].weights), four_weights(block[1].weights)}; }
+MMRT_INLINE VI dot_two(VI acc, VI x, VI other, Two w) {
+    const int8x16_t a = as_signed(x), b = as_signed(other);
+    const int16x8_t low = vmlal_s8(vmull_s8(vget_low_s8(a), vget_low_s8(w.first)), vget_low_s8(b), vget_low_s8(w.second));
+    const int16x8_t high = vmlal_high_s8(vmull_high_s8(a, w.first), b, w.second);
+    return (VI)vpadalq_s16((int32x4_t)acc, vpaddq_s16(low, high));
+}
 #else
-constexpr bool IN_PAIRS = false;
-MMRT_INLINE VI dot_pair(VI acc, VI x, Four w, VI other_x, Four other_w) { return dot(dot(acc, x, w), other_x, other_w); }
+constexpr int Q_PAIRED = 0;
+struct Two {};
+MMRT_INLINE Two two_weights(const QBlock*) { return {}; }
+MMRT_INLINE VI dot_two(VI acc, VI, VI, Two) { return acc; }
 #endif
 
 struct Clamp {
@@ -135,12 +159,12 @@ void qlinear_rows(const QLinearTask& task) {
             VI acc[T];
             for (int t = 0; t < T; ++t) acc[t] = splat_int(task.bias[row]);
             const QBlock* end = block + task.counts[row];
-            if (IN_PAIRS)
+            if (Q_PAIRED)
                 for (const QBlock* last = block + 2 * task.pairs[row]; block < last; block += 2) {
-                    const Four w = four_weights(block[0].weights), other_w = four_weights(block[1].weights);
+                    const Two w = two_weights(block);
                     const uint32_t* from = reinterpret_cast<const uint32_t*>(x + block[0].offset);
                     const uint32_t* other = reinterpret_cast<const uint32_t*>(x + block[1].offset);
-                    for (int t = 0; t < T; ++t) acc[t] = dot_pair(acc[t], load_words(from + t * W), w, load_words(other + t * W), other_w);
+                    for (int t = 0; t < T; ++t) acc[t] = dot_two(acc[t], load_words(from + t * W), load_words(other + t * W), w);
                 }
             for (; block < end; ++block) {
                 const Four w = four_weights(block->weights);
@@ -161,17 +185,11 @@ void qlinear_rows(const QLinearTask& task) {
     }
 }
 
+template <int T = 1>
 void qlinear(const QLinearTask& task) {
-    switch (task.vectors) {
-        case 1: return qlinear_rows<1>(task);
-        case 2: return qlinear_rows<2>(task);
-        case 3: return qlinear_rows<3>(task);
-        case 4: return qlinear_rows<4>(task);
-        case 5: return qlinear_rows<5>(task);
-        case 6: return qlinear_rows<6>(task);
-        case 7: return qlinear_rows<7>(task);
-        default: return qlinear_rows<8>(task);
-    }
+    if constexpr (T < Q_VECTORS)
+        if (task.vectors > T) return qlinear<T + 1>(task);
+    qlinear_rows<T>(task);
 }
 
 // One position. Rows of weights lie one after the other, `words` long.
@@ -241,6 +259,34 @@ void qdepthwise(const QDepthwiseTask& task) {
         }
         const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(sums[0], sums[1]), _mm256_packs_epi32(sums[2], sums[3]));
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(task.y + p), bytes);
+    }
+#elif defined(__aarch64__) && MMRT_WIDTH > 1
+    constexpr int VECTORS = 2;
+    const float32x4_t multiplier = vld1q_f32(task.multiplier), low = vdupq_n_f32(task.out.low - task.out.zero), high = vdupq_n_f32(task.out.high - task.out.zero);
+    const int32x4_t start = vld1q_s32(task.bias), zero = vdupq_n_s32(static_cast<int>(task.out.zero));
+    for (; p < task.positions; p += 4 * VECTORS) {
+        int32x4_t sums[4 * VECTORS];  // a position's four channels each
+        for (int32x4_t& sum : sums) sum = start;
+        for (int i = 0; i < task.pairs; ++i) {
+            const uint32_t *first = task.x + p + task.taps[2 * i], *second = task.x + p + task.taps[2 * i + 1];
+            const int8x8_t both = vld1_s8(task.weights + 8 * i);
+            const int8x8_t w = vuzp1_s8(both, both), other_w = vuzp2_s8(both, both);
+            for (int v = 0; v < VECTORS; ++v) {
+                const int8x16_t a = as_signed(load_words(first + 4 * v)), b = as_signed(load_words(second + 4 * v));
+                const int16x8_t front = vmlal_s8(vmull_s8(vget_low_s8(a), w), vget_low_s8(b), other_w);
+                const int16x8_t back = vmlal_s8(vmull_s8(vget_high_s8(a), w), vget_high_s8(b), other_w);
+                sums[4 * v] = vaddw_s16(sums[4 * v], vget_low_s16(front));
+                sums[4 * v + 1] = vaddw_high_s16(sums[4 * v + 1], front);
+                sums[4 * v + 2] = vaddw_s16(sums[4 * v + 2], vget_low_s16(back));
+                sums[4 * v + 3] = vaddw_high_s16(sums[4 * v + 3], back);
+            }
+        }
+        for (int32x4_t& sum : sums) sum = vaddq_s32(vcvtnq_s32_f32(vminq_f32(vmaxq_f32(vmulq_f32(vcvtq_f32_s32(sum), multiplier), low), high)), zero);
+        for (int v = 0; v < VECTORS; ++v) {
+            const int16x8_t front = vuzp1q_s16(vreinterpretq_s16_s32(sums[4 * v]), vreinterpretq_s16_s32(sums[4 * v + 1]));
+            const int16x8_t back = vuzp1q_s16(vreinterpretq_s16_s32(sums[4 * v + 2]), vreinterpretq_s16_s32(sums[4 * v + 3]));
+            store_words(task.y + p + 4 * v, (VI)vuzp1q_s8(vreinterpretq_s8_s16(front), vreinterpretq_s8_s16(back)));
+        }
     }
 #else
     const Clamp clamp = clamp_of(task.out);
