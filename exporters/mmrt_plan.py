@@ -269,10 +269,10 @@ def reduce(plan: Plan, name: str, kind: str, x: View, axes: Sequence[int], scale
 
 
 def set_halo(plan: Plan, name: str, image: View, reach: tuple[int, int], value: f.Word) -> None:
-    """Make the halo of an image (C, H, W) hold this value (an int: these bits), if it does not yet."""
+    """Make the halo of an image (C, H, W) hold this value (an int: this word), if it does not yet."""
     if plan.halos.get(image) == value:
         return
-    emit(plan, f.HALO, name, image, (image, *reach, value))
+    emit(plan, f.QHALO if isinstance(value, int) else f.HALO, name, image, (image, *reach, value))
     plan.halos[image] = value
 
 

@@ -277,13 +277,14 @@ PoolDesc read_pool(Words& words, int64_t arena) {
     return d;
 }
 
-HaloDesc read_halo(Words& words, int64_t arena) {
+HaloDesc read_halo(Words& words, int64_t arena, uint32_t flipped = 0) {
     HaloDesc d;
     d.image = words.writable("image", arena);
     if (d.image.dims.size() != 3 || d.image.strides[2] != 1 || d.image.strides[1] < d.image.dims[2]) refuse(words.where() + "image is not planes");
     d.before = words.number("before", 0, arena);
     d.after = words.number("after", 0, arena);
-    d.value = words.real();
+    const uint32_t bits = uint32_t(words.word()) ^ flipped;
+    std::memcpy(&d.value, &bits, sizeof bits);
     const int64_t end = d.image.offset + (d.image.dims[0] - 1) * d.image.strides[0] + (d.image.dims[1] - 1) * d.image.strides[1] + d.image.dims[2];
     if (d.before > d.image.offset || end + d.after > arena) refuse(words.where() + "the halo leaves the arena");
     return d;
@@ -570,6 +571,7 @@ Operation read_operation(Words& words, int64_t arena) {
         case 16: out.desc = read_quantize(words, arena); break;
         case 17: out.desc = read_dequantize(words, arena); break;
         case 18: out.desc = read_qmean(words, arena); break;
+        case 19: out.desc = read_halo(words, arena, FLIPPED); break;
         default: refuse(words.where() + "there is no operation " + std::to_string(opcode) + "; a newer library may know it");
     }
     if (words.position() != end) refuse(words.where() + "its payload does not end where its length says");

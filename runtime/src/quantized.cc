@@ -292,7 +292,7 @@ Step make_qmean(const QMeanDesc& desc) {
             for (int64_t begin = 0; begin < d->x.dims[2]; begin += 256) {
                 uint32_t even = 0, odd = 0;  // two sums of 16 bits each
                 for (int64_t p = begin; p < std::min(d->x.dims[2], begin + 256); ++p) {
-                    const uint32_t word = x[line * d->x.strides[1] + p * d->x.strides[2]];
+                    const uint32_t word = x[line * d->x.strides[1] + p * d->x.strides[2]] ^ FLIPPED;
                     even += word & 0x00ff00ff, odd += word >> 8 & 0x00ff00ff;
                 }
                 sums[0] += even & 0xffff, sums[1] += odd & 0xffff, sums[2] += even >> 16, sums[3] += odd >> 16;
@@ -302,7 +302,7 @@ Step make_qmean(const QMeanDesc& desc) {
             const float value = std::clamp(float(sums[c]) * d->multiplier, d->out.low - d->out.zero, d->out.high - d->out.zero);
             out |= uint32_t(std::nearbyint(value) + d->out.zero) << (8 * c);
         }
-        *words(arena, d->y.offset + row * d->y.stride) = out;
+        *words(arena, d->y.offset + row * d->y.stride) = out ^ FLIPPED;
     });
 }
 

@@ -75,6 +75,13 @@ Step make_qadd(const QAddDesc&, const Kernels&);
 Step make_quantize(const QuantizeDesc&, const Kernels&);
 Step make_dequantize(const DequantizeDesc&, const Kernels&);
 
+// Words lie in memory with this flipped. arm64 multiplies signed bytes by signed: q - 128 is its byte with the highest bit flipped.
+#if defined(__aarch64__)
+constexpr uint32_t FLIPPED = 0x80808080;
+#else
+constexpr uint32_t FLIPPED = 0;
+#endif
+
 constexpr int MOST_WEIGHT = 64;  // two products of a byte and such a weight fit int16, which AVX2 adds them in
 
 }  // namespace mmrt

@@ -10,8 +10,8 @@ namespace {
 
 #if MMRT_WIDTH == 1
 using VI = int32_t;
-MMRT_INLINE VI load_words(const uint32_t* p) { return static_cast<int32_t>(*p); }
-MMRT_INLINE void store_words(uint32_t* p, VI v) { *p = static_cast<uint32_t>(v); }
+MMRT_INLINE VI load_flipped(const uint32_t* p) { return static_cast<int32_t>(*p); }
+MMRT_INLINE void store_flipped(uint32_t* p, VI v) { *p = static_cast<uint32_t>(v); }
 MMRT_INLINE VI splat_int(int32_t a) { return a; }
 MMRT_INLINE V to_float(VI v) { return static_cast<float>(v); }
 MMRT_INLINE VI to_int(V v) { return static_cast<int32_t>(std::nearbyint(v)); }
@@ -20,8 +20,8 @@ MMRT_INLINE VI at_byte(VI v, int i) { return static_cast<int32_t>(static_cast<ui
 #else
 typedef int32_t VI __attribute__((vector_size(MMRT_WIDTH * 4)));
 typedef int32_t UnalignedInt __attribute__((vector_size(MMRT_WIDTH * 4), aligned(4), may_alias));
-MMRT_INLINE VI load_words(const uint32_t* p) { return *reinterpret_cast<const UnalignedInt*>(p); }
-MMRT_INLINE void store_words(uint32_t* p, VI v) { *reinterpret_cast<UnalignedInt*>(p) = v; }
+MMRT_INLINE VI load_flipped(const uint32_t* p) { return *reinterpret_cast<const UnalignedInt*>(p); }
+MMRT_INLINE void store_flipped(uint32_t* p, VI v) { *reinterpret_cast<UnalignedInt*>(p) = v; }
 MMRT_INLINE V to_float(VI v) { return __builtin_convertvector(v, V); }
 MMRT_INLINE VI byte_of(VI v, int i) { return (v >> (8 * i)) & 255; }
 MMRT_INLINE VI at_byte(VI v, int i) { return v << (8 * i); }
@@ -37,15 +37,18 @@ MMRT_INLINE VI to_int(V v) { return (VI)vcvtnq_s32_f32((float32x4_t)v); }
 #endif
 #endif
 
-// dot(acc, x, w): acc += the four products of each word's bytes with the weights. Q_OFFSET is what the inputs are less than they were.
+MMRT_INLINE VI unflipped(VI v) { return v ^ splat_int(static_cast<int32_t>(FLIPPED)); }
+MMRT_INLINE VI load_words(const uint32_t* p) { return unflipped(load_flipped(p)); }
+MMRT_INLINE void store_words(uint32_t* p, VI v) { store_flipped(p, unflipped(v)); }
+
+// dot(acc, x, w): acc += the four products of each word's bytes, as they lie in memory, with the weights. Q_OFFSET is what these are less than they stand for.
 #if defined(__aarch64__) && MMRT_WIDTH > 1
 constexpr int Q_VECTORS = 16;  // of 32 registers
 constexpr int Q_OFFSET = 128;
 using Four = int8x16_t;
 MMRT_INLINE Four four_weights(uint32_t w) { return vreinterpretq_s8_u32(vdupq_n_u32(w)); }
-MMRT_INLINE int8x16_t as_signed(VI x) { return vreinterpretq_s8_u8(veorq_u8(vreinterpretq_u8_s32((int32x4_t)x), vdupq_n_u8(128))); }
 MMRT_INLINE VI dot(VI acc, VI x, Four w) {
-    const int8x16_t s = as_signed(x);
+    const int8x16_t s = (int8x16_t)x;
 #if defined(__ARM_FEATURE_DOTPROD)
     return (VI)vdotq_s32((int32x4_t)acc, s, w);
 #else
@@ -60,7 +63,7 @@ constexpr int Q_OFFSET = 0;
 using Four = uint32_t;
 MMRT_INLINE Four four_weights(uint32_t w) { return w; }
 MMRT_INLINE VI dot(VI acc, VI x, Four w) {
-    for (int i = 0; i < 4; ++i) acc += byte_of(x, i) * static_cast<int8_t>(w >> (8 * i));
+    for (int i = 0; i < 4; ++i) acc += byte_of(unflipped(x), i) * static_cast<int8_t>(w >> (8 * i));
     return acc;
 }
 #elif MMRT_WIDTH == 8
@@ -105,7 +108,7 @@ MMRT_INLINE VI dot_two(VI acc, VI x, VI other, Two w) {
 constexpr int Q_PAIRED = 4 * MOST_WEIGHT;  // any: sums are of 32 bits
 using Two = int8x16_t;                     // both blocks as they lie: offset, weights, offset, weights
 MMRT_INLINE Two two_weights(const QBlock* block) { return vld1q_s8(reinterpret_cast<const int8_t*>(block)); }
-MMRT_INLINE VI dot_two(VI acc, VI x, VI other, Two w) { return (VI)vdotq_laneq_s32(vdotq_laneq_s32((int32x4_t)acc, as_signed(x), w, 1), as_signed(other), w, 3); }
+MMRT_INLINE VI dot_two(VI acc, VI x, VI other, Two w) { return (VI)vdotq_laneq_s32(vdotq_laneq_s32((int32x4_t)acc, (int8x16_t)x, w, 1), (int8x16_t)other, w, 3); }
 #elif defined(__aarch64__) && MMRT_WIDTH > 1
 constexpr int Q_PAIRED = 4 * MOST_WEIGHT - 1;  // 128 times that fits 16 bits
 struct Two {
@@ -113,7 +116,7 @@ struct Two {
 };
 MMRT_INLINE Two two_weights(const QBlock* block) { return {four_weights(block[0].weights), four_weights(block[1].weights)}; }
 MMRT_INLINE VI dot_two(VI acc, VI x, VI other, Two w) {
-    const int8x16_t a = as_signed(x), b = as_signed(other);
+    const int8x16_t a = (int8x16_t)x, b = (int8x16_t)other;
     const int16x8_t low = vmlal_s8(vmull_s8(vget_low_s8(a), vget_low_s8(w.first)), vget_low_s8(b), vget_low_s8(w.second));
     const int16x8_t high = vmlal_high_s8(vmull_high_s8(a, w.first), b, w.second);
     return (VI)vpadalq_s16((int32x4_t)acc, vpaddq_s16(low, high));
@@ -164,12 +167,12 @@ void qlinear_rows(const QLinearTask& task) {
                     const Two w = two_weights(block);
                     const uint32_t* from = reinterpret_cast<const uint32_t*>(x + block[0].offset);
                     const uint32_t* other = reinterpret_cast<const uint32_t*>(x + block[1].offset);
-                    for (int t = 0; t < T; ++t) acc[t] = dot_two(acc[t], load_words(from + t * W), load_words(other + t * W), w);
+                    for (int t = 0; t < T; ++t) acc[t] = dot_two(acc[t], load_flipped(from + t * W), load_flipped(other + t * W), w);
                 }
             for (; block < end; ++block) {
                 const Four w = four_weights(block->weights);
                 const uint32_t* from = reinterpret_cast<const uint32_t*>(x + block->offset);
-                for (int t = 0; t < T; ++t) acc[t] = dot(acc[t], load_words(from + t * W), w);
+                for (int t = 0; t < T; ++t) acc[t] = dot(acc[t], load_flipped(from + t * W), w);
             }
             const V multiplier = splat(task.multiplier[row]);
             for (int t = 0; t < T; ++t) {
@@ -213,14 +216,14 @@ void qmatvec(const QMatvecTask& task) {
 #endif
         for (; k < task.words; ++k)
             for (int i = 0; i < 4; ++i)
-                acc += static_cast<int32_t>(task.x[k] >> (8 * i) & 255) * static_cast<int8_t>(weights[k] >> (8 * i));
+                acc += static_cast<int32_t>((task.x[k] ^ FLIPPED) >> (8 * i) & 255) * static_cast<int8_t>(weights[k] >> (8 * i));
         auto rounded = [](float value, float low, float high) { return std::nearbyint(value < low ? low : value > high ? high : value); };
         float q = rounded(static_cast<float>(acc) * task.multiplier[row], low, high) + task.out.zero;
         if (task.residual) {
-            const float other = task.residual[row], a = task.residual_first ? other : q, b = task.residual_first ? q : other;
+            const float other = static_cast<uint8_t>(task.residual[row] ^ FLIPPED), a = task.residual_first ? other : q, b = task.residual_first ? q : other;
             q = rounded(std::fma(a, sum.a_ratio, std::fma(b, sum.b_ratio, sum.offset)), sum.low, sum.high);
         }
-        task.y[row] = static_cast<uint8_t>(q);
+        task.y[row] = static_cast<uint8_t>(static_cast<uint32_t>(q) ^ FLIPPED);
     }
 }
 
@@ -272,7 +275,7 @@ void qdepthwise(const QDepthwiseTask& task) {
             const int8x8_t both = vld1_s8(task.weights + 8 * i);
             const int8x8_t w = vuzp1_s8(both, both), other_w = vuzp2_s8(both, both);
             for (int v = 0; v < VECTORS; ++v) {
-                const int8x16_t a = as_signed(load_words(first + 4 * v)), b = as_signed(load_words(second + 4 * v));
+                const int8x16_t a = (int8x16_t)load_flipped(first + 4 * v), b = (int8x16_t)load_flipped(second + 4 * v);
                 const int16x8_t front = vmlal_s8(vmull_s8(vget_low_s8(a), w), vget_low_s8(b), other_w);
                 const int16x8_t back = vmlal_s8(vmull_s8(vget_high_s8(a), w), vget_high_s8(b), other_w);
                 sums[4 * v] = vaddw_s16(sums[4 * v], vget_low_s16(front));

@@ -112,6 +112,7 @@ void append_quantized(File* file, std::vector<Words>* operations) {
     const Words c = view(1200, {1, 23}, {48, 1}), d = view(1300, {1, 23}, {48, 1}), e = view(1400, {1, 23}, {48, 1});
     const Words taps = {9, -7, -6, -5, -1, 0, 1, 5, 6, 7}, rounding = {128, 0, 255};
     operations->push_back(operation(16, "quantize", {x, a, {bits(0.02f)}, rounding}));
+    operations->push_back(operation(19, "qhalo", {view(1000, {1, 4, 5}, {48, 6, 1}), {7, 8, int32_t(0x80808080)}}));
     operations->push_back(operation(12, "qconv", {a, taps, {1}, b, {kept, 9, factors, biases}, rounding, {0}}));
     operations->push_back(operation(13, "qdepthwise", {b, taps, c, {weights, factors, biases}, rounding}));
     operations->push_back(operation(14, "qpool", {c, {2, 0, 1}, d}));
@@ -212,7 +213,7 @@ std::vector<std::vector<float>> outputs_of(Model* model) {
 void test_everything() {
     const Bytes file = everything().bytes();
     Model one(file.data(), file.size(), 1), three(file.data(), file.size(), 3);
-    check::that(one.steps().size() == 22 && one.inputs()[0].name == "image" && one.outputs().size() == 2, "the model with everything");
+    check::that(one.steps().size() == 23 && one.inputs()[0].name == "image" && one.outputs().size() == 2, "the model with everything");
     const auto first = outputs_of(&one);
     for (int repeat = 0; repeat < 5; ++repeat) {
         check::that(outputs_of(&one) == first, "a second run gives the same bits");
@@ -300,7 +301,7 @@ void test_views() {
     longer.plan.push_back(0);
     refused(longer, "words after the last operation");
     refused(with(operation(5, "c", {fine, other, {0}})), "its payload does not end where its length says");
-    refused(with(operation(19, "c", {fine, other})), "there is no operation 19");
+    refused(with(operation(20, "c", {fine, other})), "there is no operation 20");
     File many = copy(fine, other);
     many.plan[1] = 65;
     refused(many, "the number of inputs is 65");

@@ -13,19 +13,19 @@ namespace {
 
 constexpr int64_t MARGIN = 128;  // words before and behind what an operation may touch, so that it can be seen not to
 
-// Words with every byte value, 255 often: AVX2 adds two products in 16 bits.
+// Words with every byte value, 255 and 0 often: AVX2 adds products with the one in 16 bits, NEON those with the other.
 std::vector<float> random_words(check::Random& random, int64_t count) {
     std::vector<float> out(static_cast<size_t>(count));
     for (float& word : out) {
         uint8_t bytes[4];
-        for (uint8_t& byte : bytes) byte = random.below(3) ? uint8_t(random.below(256)) : 255;
+        for (uint8_t& byte : bytes) byte = uint8_t((random.below(3) ? random.below(256) : random.below(2) * 255) ^ FLIPPED);
         std::memcpy(&word, bytes, 4);
     }
     return out;
 }
 
 int byte_at(const std::vector<float>& arena, int64_t word, int channel) {
-    return reinterpret_cast<const uint8_t*>(arena.data() + word)[channel];
+    return reinterpret_cast<const uint8_t*>(arena.data() + word)[channel] ^ uint8_t(FLIPPED);
 }
 
 int rounded(float value, const Rounding& r) {
@@ -42,7 +42,8 @@ struct Case {
     int inputs, outputs, positions, groups;  // inputs and outputs in words
     std::vector<int32_t> taps;
     int density;  // percent of blocks
-    bool residual, extreme;
+    bool residual;
+    int extreme;  // 1: bytes of 255 and the largest weights, 2: bytes of 0 and the least
 };
 
 std::string name(const Kernels& set, const Case& c) {
@@ -57,14 +58,14 @@ void qlinear_case(const Kernels& set, const Case& c, int threads) {
     const int64_t x_at = MARGIN, y_at = x_at + c.inputs * stride + MARGIN, r_at = y_at + c.outputs * stride + MARGIN;
     std::vector<float> arena = random_words(random, r_at + c.outputs * stride + MARGIN);
     if (c.extreme)
-        for (float& word : arena) std::memset(&word, 255, 4);
+        for (float& word : arena) std::memset(&word, int((c.extreme == 1 ? 255 : 0) ^ (FLIPPED & 255)), 4);
     std::vector<uint8_t> mask(size_t(outputs) * words * taps / 8 + 65);
     std::vector<int8_t> values, all(size_t(outputs) * words * taps * 4);
     for (int64_t i = 0; i < int64_t(outputs) * words * taps; ++i) {
         if (int(random.below(100)) >= c.density) continue;
         mask[i / 8] |= 1 << i % 8;
         for (int k = 0; k < 4; ++k) {
-            const int8_t w = c.extreme ? (i % 2 ? MOST_WEIGHT : -MOST_WEIGHT) : int8_t(int(random.below(129)) - 64);
+            const int8_t w = c.extreme ? (i % 2 && c.extreme == 1 ? MOST_WEIGHT : -MOST_WEIGHT) : int8_t(int(random.below(129)) - 64);
             all[i * 4 + k] = w;
             values.push_back(w);
         }
@@ -116,20 +117,21 @@ void qlinear_case(const Kernels& set, const Case& c, int threads) {
 void qlinear_cases(const Kernels& set) {
     const std::vector<int32_t> one = {0}, nine = {-17, -16, -15, -1, 0, 1, 15, 16, 17};
     for (int positions : {1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129})
-        for (int density : {0, 15, 100}) qlinear_case(set, {5, 3, positions, 1, positions == 1 ? one : nine, density, density == 15, false}, 1);
-    for (int inputs : {1, 2, 7, 8, 9, 40, 700}) qlinear_case(set, {inputs, 2, 20, 1, one, 30, false, false}, 1);
-    for (int inputs : {1, 7, 8, 9, 64, 333}) qlinear_case(set, {inputs, 25, 1, 1, one, 60, true, false}, 2);
-    for (int threads : {1, 2, 5}) qlinear_case(set, {12, 9, 50, 3, nine, 40, true, false}, threads);
-    qlinear_case(set, {6, 4, 1, 2, one, 50, false, false}, 3);
-    for (int positions : {1, 24}) qlinear_case(set, {2000, 1, positions, 1, one, 100, false, true}, 1);  // the largest sums
+        for (int density : {0, 15, 100}) qlinear_case(set, {5, 3, positions, 1, positions == 1 ? one : nine, density, density == 15, 0}, 1);
+    for (int inputs : {1, 2, 7, 8, 9, 40, 700}) qlinear_case(set, {inputs, 2, 20, 1, one, 30, false, 0}, 1);
+    for (int inputs : {1, 7, 8, 9, 64, 333}) qlinear_case(set, {inputs, 25, 1, 1, one, 60, true, 0}, 2);
+    for (int threads : {1, 2, 5}) qlinear_case(set, {12, 9, 50, 3, nine, 40, true, 0}, threads);
+    qlinear_case(set, {6, 4, 1, 2, one, 50, false, 0}, 3);
+    for (int positions : {1, 24})
+        for (int extreme : {1, 2}) qlinear_case(set, {2000, 1, positions, 1, one, 100, false, extreme}, 1);  // the largest sums
 }
 
-void qdepthwise_case(const Kernels& set, int channels, int positions, std::vector<int32_t> taps, bool extreme) {
+void qdepthwise_case(const Kernels& set, int channels, int positions, std::vector<int32_t> taps, int extreme) {
     check::Random random(uint64_t(channels * 100 + positions));
     const int64_t stride = positions == 1 ? 1 : (positions + 15) / 16 * 16 + 16, y_at = MARGIN + channels * stride + MARGIN;
     std::vector<float> arena = random_words(random, y_at + channels * stride + MARGIN);
     if (extreme)
-        for (float& word : arena) std::memset(&word, 255, 4);
+        for (float& word : arena) std::memset(&word, extreme == 1 ? 255 ^ int(FLIPPED & 255) : int(FLIPPED & 255), 4);
     std::vector<int8_t> weights(size_t(channels) * taps.size() * 4);
     for (int8_t& w : weights) w = extreme ? -64 : int8_t(int(random.below(129)) - 64);
     std::vector<float> multiplier(4 * channels);
@@ -224,9 +226,9 @@ int main() {
     check::each_set([](const Kernels& set) {
         qlinear_cases(set);
         for (int positions : {1, 2, 8, 9, 16, 55}) {
-            qdepthwise_case(set, 3, positions, {0}, false);
-            qdepthwise_case(set, 2, positions, {-17, -16, -15, -1, 0, 1, 15, 16, 17}, false);
-            qdepthwise_case(set, 1, positions, std::vector<int32_t>(25, 1), true);
+            qdepthwise_case(set, 3, positions, {0}, 0);
+            qdepthwise_case(set, 2, positions, {-17, -16, -15, -1, 0, 1, 15, 16, 17}, 0);
+            for (int extreme : {1, 2}) qdepthwise_case(set, 1, positions, std::vector<int32_t>(25, 1), extreme);
         }
         others(set);
     });
