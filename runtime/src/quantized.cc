@@ -64,6 +64,8 @@ uint32_t as_word(const int8_t* values) {
     return word;
 }
 
+int32_t sum_of(const int8_t* values) { return values[0] + values[1] + values[2] + values[3]; }
+
 // Whether the products of both blocks with bytes may be added in lanes of 16 bits, where two weights of each meet (Kernels::q_paired).
 bool fit_together(const QBlock& a, const QBlock& b, int most) {
     for (int lane = 0; lane < 2; ++lane) {
@@ -112,7 +114,7 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
         if (bytes > INT32_MAX || bytes < INT32_MIN) throw std::runtime_error("an input of more than 2 GB");
         p.blocks.push_back({int32_t(bytes), as_word(values)});
         ++p.counts[row];
-        p.bias[row] += kernels.q_offset * (values[0] + values[1] + values[2] + values[3]);
+        p.bias[row] += kernels.q_offset * sum_of(values);
     });
     int64_t begin = 0;
     for (int row = 0; row < outputs; ++row) {
@@ -173,7 +175,10 @@ Step column_step(const QLinearDesc& d, const Kernels& kernels, int threads) {
     p.bias.assign(d.bias, d.bias + outputs);
     p.words = words_in * taps;
     p.weights.assign(size_t(outputs) * p.words, 0);
-    each_block(d, [&](int row, int c, int t, const int8_t* values) { p.weights[size_t(row) * p.words + c * taps + t] = as_word(values); });
+    each_block(d, [&](int row, int c, int t, const int8_t* values) {
+        p.weights[size_t(row) * p.words + c * taps + t] = as_word(values);
+        p.bias[row] += kernels.q_offset * sum_of(values);
+    });
     p.rows_per_item = std::max(4, (d.y.count + fewest_items(threads) - 1) / fewest_items(threads) * 4);
     p.d.mask = nullptr, p.d.values = nullptr;
     Step step;

@@ -135,7 +135,20 @@ struct Clamp {
 
 MMRT_INLINE Clamp clamp_of(const Rounding& r) { return {splat(r.low - r.zero), splat(r.high - r.zero), splat_int(static_cast<int32_t>(r.zero))}; }
 
-MMRT_INLINE VI quantized(V value, const Clamp& c) { return to_int(vmin(vmax(value, c.low), c.high)) + c.zero; }
+MMRT_INLINE VI rounded(V value, const Clamp& c) { return to_int(vmin(vmax(value, c.low), c.high)); }
+
+// Words from four rows, in turn: with_row(words, q, zero, row) takes q, to which zero is still to be added; store_rows() writes them.
+#if defined(__aarch64__) && MMRT_WIDTH > 1
+MMRT_INLINE VI with_row(VI words, VI q, VI, int) { return (VI)vsliq_n_s32((int32x4_t)q, (int32x4_t)words, 8); }  // the first row ends on top
+MMRT_INLINE uint8x16_t to_add(VI zero) {  // to bytes: their zero, and 128 to flip them
+    const VI two = zero | at_byte(zero, 1);
+    return (uint8x16_t)unflipped(two | at_byte(two, 2));
+}
+MMRT_INLINE void store_rows(uint32_t* p, VI words, VI zero) { store_flipped(p, (VI)vaddq_u8(vrev32q_u8((uint8x16_t)words), to_add(zero))); }
+#else
+MMRT_INLINE VI with_row(VI words, VI q, VI zero, int row) { return words | at_byte(q + zero, row); }
+MMRT_INLINE void store_rows(uint32_t* p, VI words, VI) { store_words(p, words); }
+#endif
 
 struct Adding {
     V a_ratio, b_ratio, offset, low, high;
@@ -152,10 +165,12 @@ template <int T>
 void qlinear_rows(const QLinearTask& task) {
     const Clamp clamp = clamp_of(task.out);
     const Adding adding = adding_of(task.sum);
+    const VI zero = task.residual ? splat_int(0) : clamp.zero;  // a sum has its own in it
     const QBlock* block = task.blocks;
     const char* x = reinterpret_cast<const char*>(task.x);
     for (int quad = 0; quad < task.n_quads; ++quad) {
         VI words[T];
+        for (VI& word : words) word = splat_int(0);
         const uint32_t* residual = task.residual ? task.residual + quad * task.residual_stride : nullptr;
         for (int r = 0; r < 4; ++r) {
             const int row = 4 * quad + r;
@@ -176,15 +191,15 @@ void qlinear_rows(const QLinearTask& task) {
             }
             const V multiplier = splat(task.multiplier[row]);
             for (int t = 0; t < T; ++t) {
-                VI q = quantized(to_float(acc[t]) * multiplier, clamp);
+                VI q = rounded(to_float(acc[t]) * multiplier, clamp);
                 if (residual) {
-                    const VI other = byte_of(load_words(residual + t * W), r);
-                    q = task.residual_first ? added(other, q, adding) : added(q, other, adding);
+                    const VI own = q + clamp.zero, other = byte_of(load_words(residual + t * W), r);
+                    q = task.residual_first ? added(other, own, adding) : added(own, other, adding);
                 }
-                words[t] = r ? words[t] | at_byte(q, r) : q;
+                words[t] = with_row(words[t], q, zero, r);
             }
         }
-        for (int t = 0; t < T; ++t) store_words(task.y + quad * task.y_stride + t * W, words[t]);
+        for (int t = 0; t < T; ++t) store_rows(task.y + quad * task.y_stride + t * W, words[t], zero);
     }
 }
 
@@ -213,15 +228,19 @@ void qmatvec(const QMatvecTask& task) {
         int32_t lanes[8];
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), sums);
         for (int32_t lane : lanes) acc += lane;
+#elif defined(__aarch64__) && MMRT_WIDTH > 1
+        VI sums = splat_int(0);
+        for (; k + W <= task.words; k += W) sums = dot(sums, load_flipped(task.x + k), vld1q_s8(reinterpret_cast<const int8_t*>(weights + k)));
+        acc += vaddvq_s32((int32x4_t)sums);
 #endif
         for (; k < task.words; ++k)
             for (int i = 0; i < 4; ++i)
-                acc += static_cast<int32_t>((task.x[k] ^ FLIPPED) >> (8 * i) & 255) * static_cast<int8_t>(weights[k] >> (8 * i));
-        auto rounded = [](float value, float low, float high) { return std::nearbyint(value < low ? low : value > high ? high : value); };
-        float q = rounded(static_cast<float>(acc) * task.multiplier[row], low, high) + task.out.zero;
+                acc += (static_cast<int32_t>((task.x[k] ^ FLIPPED) >> (8 * i) & 255) - Q_OFFSET) * static_cast<int8_t>(weights[k] >> (8 * i));
+        auto nearest = [](float value, float low, float high) { return std::nearbyint(value < low ? low : value > high ? high : value); };
+        float q = nearest(static_cast<float>(acc) * task.multiplier[row], low, high) + task.out.zero;
         if (task.residual) {
             const float other = static_cast<uint8_t>(task.residual[row] ^ FLIPPED), a = task.residual_first ? other : q, b = task.residual_first ? q : other;
-            q = rounded(std::fma(a, sum.a_ratio, std::fma(b, sum.b_ratio, sum.offset)), sum.low, sum.high);
+            q = nearest(std::fma(a, sum.a_ratio, std::fma(b, sum.b_ratio, sum.offset)), sum.low, sum.high);
         }
         task.y[row] = static_cast<uint8_t>(static_cast<uint32_t>(q) ^ FLIPPED);
     }
@@ -266,7 +285,8 @@ void qdepthwise(const QDepthwiseTask& task) {
 #elif defined(__aarch64__) && MMRT_WIDTH > 1
     constexpr int VECTORS = 2;
     const float32x4_t multiplier = vld1q_f32(task.multiplier), low = vdupq_n_f32(task.out.low - task.out.zero), high = vdupq_n_f32(task.out.high - task.out.zero);
-    const int32x4_t start = vld1q_s32(task.bias), zero = vdupq_n_s32(static_cast<int>(task.out.zero));
+    const int32x4_t start = vld1q_s32(task.bias);
+    const uint8x16_t zero = to_add(splat_int(static_cast<int>(task.out.zero)));
     for (; p < task.positions; p += 4 * VECTORS) {
         int32x4_t sums[4 * VECTORS];  // a position's four channels each
         for (int32x4_t& sum : sums) sum = start;
@@ -284,11 +304,11 @@ void qdepthwise(const QDepthwiseTask& task) {
                 sums[4 * v + 3] = vaddw_high_s16(sums[4 * v + 3], back);
             }
         }
-        for (int32x4_t& sum : sums) sum = vaddq_s32(vcvtnq_s32_f32(vminq_f32(vmaxq_f32(vmulq_f32(vcvtq_f32_s32(sum), multiplier), low), high)), zero);
+        for (int32x4_t& sum : sums) sum = vcvtnq_s32_f32(vminq_f32(vmaxq_f32(vmulq_f32(vcvtq_f32_s32(sum), multiplier), low), high));
         for (int v = 0; v < VECTORS; ++v) {
             const int16x8_t front = vuzp1q_s16(vreinterpretq_s16_s32(sums[4 * v]), vreinterpretq_s16_s32(sums[4 * v + 1]));
             const int16x8_t back = vuzp1q_s16(vreinterpretq_s16_s32(sums[4 * v + 2]), vreinterpretq_s16_s32(sums[4 * v + 3]));
-            store_words(task.y + p + 4 * v, (VI)vuzp1q_s8(vreinterpretq_s8_s16(front), vreinterpretq_s8_s16(back)));
+            store_flipped(task.y + p + 4 * v, (VI)vaddq_u8(vuzp1q_u8((uint8x16_t)front, (uint8x16_t)back), zero));
         }
     }
 #else
@@ -299,9 +319,9 @@ void qdepthwise(const QDepthwiseTask& task) {
             VI acc = splat_int(task.bias[c]);
             for (int i = 0; i < 2 * task.pairs; ++i)
                 acc += byte_of(load_words(task.x + p + task.taps[i]), c) * int32_t(task.weights[8 * (i / 2) + 2 * c + i % 2]);
-            words |= at_byte(quantized(to_float(acc) * splat(task.multiplier[c]), clamp), c);
+            words = with_row(words, rounded(to_float(acc) * splat(task.multiplier[c]), clamp), clamp.zero, c);
         }
-        store_words(task.y + p, words);
+        store_rows(task.y + p, words, clamp.zero);
     }
 #endif
 }
@@ -323,8 +343,8 @@ void qadd(const Sum& sum, const uint32_t* a, const uint32_t* b, uint32_t* y, int
     for (int64_t p = 0; p < positions; p += W) {
         const VI left = load_words(a + p), right = load_words(b + p);
         VI words = splat_int(0);
-        for (int c = 0; c < 4; ++c) words |= at_byte(added(byte_of(left, c), byte_of(right, c), adding), c);
-        store_words(y + p, words);
+        for (int c = 0; c < 4; ++c) words = with_row(words, added(byte_of(left, c), byte_of(right, c), adding), splat_int(0), c);
+        store_rows(y + p, words, splat_int(0));
     }
 }
 
@@ -333,7 +353,7 @@ void quantize(const float* x, int64_t x_stride, int channels, uint32_t* y, int64
     const Clamp clamp = clamp_of(out);
     for (int64_t p = 0; p < positions; p += W) {
         VI words = splat_int(0);
-        for (int c = 0; c < channels; ++c) words |= at_byte(quantized(load(x + c * x_stride + p) / splat(scale), clamp), c);
+        for (int c = 0; c < channels; ++c) words |= at_byte(rounded(load(x + c * x_stride + p) / splat(scale), clamp) + clamp.zero, c);
         store_words(y + p, words);
     }
 }
