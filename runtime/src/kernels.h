@@ -127,9 +127,9 @@ struct QDepthwiseTask {
     const uint32_t* x;
     uint32_t* y;
     int64_t positions;
-    const int32_t* taps;    // 2 * pairs
-    int pairs;
-    const int8_t* weights;  // [pairs][4][2]
+    const int32_t* taps;
+    int n_taps;             // a multiple of q_taps; one too many has weights of 0
+    const int8_t* weights;  // [n_taps / q_taps][4][q_taps]
     const float* multiplier;
     const int32_t* bias;    // 4 of each
     Rounding out;
@@ -163,6 +163,7 @@ struct Kernels {
     // quantized_kernels.h
     int q_vectors, q_offset;
     int q_paired;  // two blocks are taken at once where, of two neighbouring channels, weights of one sign add up to at most this; 0: never
+    int q_taps;    // of a depthwise convolution: so many weights of a channel lie side by side
     void (*qlinear)(const QLinearTask&);
     void (*qmatvec)(const QMatvecTask&);
     void (*qdepthwise)(const QDepthwiseTask&);

@@ -246,31 +246,32 @@ Step make_qlinear(const QLinearDesc& d, const Kernels& kernels, int threads, con
 Step make_qdepthwise(const QDepthwiseDesc& desc, const Kernels& kernels) {
     struct Packed {
         QDepthwiseDesc d;
-        std::vector<int8_t> weights;  // [row][pairs][4][2]
+        std::vector<int8_t> weights;  // of each row, as QDepthwiseTask has them
         std::vector<float> multiplier;
         std::vector<int32_t> bias;
     };
+    const Kernels& fit = fitting(desc.y, kernels);
     auto packed = std::make_shared<Packed>();
     packed->d = desc;
-    const int taps = int(desc.taps.size()), pairs = (taps + 1) / 2;
-    if (taps % 2) packed->d.taps.push_back(desc.taps.back());
-    packed->weights.assign(size_t(desc.y.count) * pairs * 8, 0);
+    const int taps = int(desc.taps.size()), together = fit.q_taps, n_taps = (taps + together - 1) / together * together;
+    packed->d.taps.resize(n_taps, desc.taps.back());
+    packed->weights.assign(size_t(desc.y.count) * n_taps * 4, 0);
     for (int row = 0; row < desc.y.count; ++row)
         for (int t = 0; t < taps; ++t)
-            for (int c = 0; c < 4; ++c) packed->weights[(size_t(row) * pairs + t / 2) * 8 + 2 * c + t % 2] = desc.weights[(size_t(row) * taps + t) * 4 + c];
+            for (int c = 0; c < 4; ++c)
+                packed->weights[(size_t(row) * n_taps + t / together * together) * 4 + c * together + t % together] = desc.weights[(size_t(row) * taps + t) * 4 + c];
     packed->multiplier.assign(desc.multiplier, desc.multiplier + 4 * desc.y.count);
     packed->bias.assign(desc.bias, desc.bias + 4 * desc.y.count);
-    const Kernels& fit = fitting(desc.y, kernels);
     for (int64_t i = 0; i < int64_t(desc.y.count) * taps * 4; ++i) packed->bias[i / (4 * taps) * 4 + i % 4] += fit.q_offset * desc.weights[i];
-    Step step = by_rows("QDEPTHWISE", fit.name, desc.y, [packed, pairs, &fit](int row, float* arena) {
+    Step step = by_rows("QDEPTHWISE", fit.name, desc.y, [packed, n_taps, &fit](int row, float* arena) {
         const QDepthwiseDesc& d = packed->d;
         QDepthwiseTask task;
         task.x = words(arena, d.x.offset + row * d.x.stride);
         task.y = words(arena, d.y.offset + row * d.y.stride);
         task.positions = d.y.positions;
         task.taps = d.taps.data();
-        task.pairs = pairs;
-        task.weights = packed->weights.data() + size_t(row) * pairs * 8;
+        task.n_taps = n_taps;
+        task.weights = packed->weights.data() + size_t(row) * n_taps * 4;
         task.multiplier = packed->multiplier.data() + 4 * row;
         task.bias = packed->bias.data() + 4 * row;
         task.out = d.out;

@@ -2,6 +2,8 @@
 // whose products are rounded before they are added.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels.h"
 #include "vector.h"
 
@@ -128,6 +130,13 @@ MMRT_INLINE Two two_weights(const QBlock*) { return {}; }
 MMRT_INLINE VI dot_two(VI acc, VI, VI, Two) { return acc; }
 #endif
 
+// A channel's weights for so many taps lie side by side in a depthwise convolution (Kernels::q_taps).
+#if MMRT_WIDTH == 8 || MMRT_WIDTH == 16
+constexpr int Q_TAPS = 2;
+#else
+constexpr int Q_TAPS = 1;
+#endif
+
 struct Clamp {
     V low, high;
     VI zero;
@@ -135,43 +144,93 @@ struct Clamp {
 
 MMRT_INLINE Clamp clamp_of(const Rounding& r) { return {splat(r.low - r.zero), splat(r.high - r.zero), splat_int(static_cast<int32_t>(r.zero))}; }
 
-MMRT_INLINE VI rounded(V value, const Clamp& c) { return to_int(vmin(vmax(value, c.low), c.high)); }
+MMRT_INLINE VI quantized(V value, const Clamp& c) { return to_int(vmin(vmax(value, c.low), c.high)) + c.zero; }
 
-// Words from four rows, in turn: with_row(words, q, zero, row) takes q, to which zero is still to be added; store_rows() writes them.
+// words_of(a, b, c, d, to): words, as they lie in memory, of four rows: rounded, zero added, clamped.
 #if defined(__aarch64__) && MMRT_WIDTH > 1
-MMRT_INLINE VI with_row(VI words, VI q, VI, int) { return (VI)vsliq_n_s32((int32x4_t)q, (int32x4_t)words, 8); }  // the first row ends on top
-MMRT_INLINE uint8x16_t to_add(VI zero) {  // to bytes: their zero, and 128 to flip them
-    const VI two = zero | at_byte(zero, 1);
-    return (uint8x16_t)unflipped(two | at_byte(two, 2));
+struct Narrowing {
+    int16x8_t zero;
+    int8x16_t low, high;
+};
+MMRT_INLINE Narrowing narrowing_of(const Rounding& r) {
+    auto signed_byte = [](float value) { return static_cast<int8_t>(static_cast<int>(value) - 128); };
+    return {vdupq_n_s16(static_cast<int16_t>(r.zero) - 128), vdupq_n_s8(signed_byte(r.low)), vdupq_n_s8(signed_byte(r.high))};
 }
-MMRT_INLINE void store_rows(uint32_t* p, VI words, VI zero) { store_flipped(p, (VI)vaddq_u8(vrev32q_u8((uint8x16_t)words), to_add(zero))); }
+MMRT_INLINE int8x16_t in_bytes(int16x8_t a, int16x8_t b, const Narrowing& to) {
+    const int8x16_t bytes = vqmovn_high_s16(vqmovn_s16(vqaddq_s16(a, to.zero)), vqaddq_s16(b, to.zero));
+    return vminq_s8(vmaxq_s8(bytes, to.low), to.high);
+}
+MMRT_INLINE VI words_of(V a, V b, V c, V d, const Narrowing& to) {
+    const uint8x16_t by_position = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+    const int16x8_t ab = vqmovn_high_s32(vqmovn_s32((int32x4_t)to_int(a)), (int32x4_t)to_int(b));
+    const int16x8_t cd = vqmovn_high_s32(vqmovn_s32((int32x4_t)to_int(c)), (int32x4_t)to_int(d));
+    return (VI)vqtbl1q_s8(in_bytes(ab, cd, to), by_position);
+}
+#elif MMRT_WIDTH == 8
+struct Narrowing {
+    V high;  // what is too large for an integer would become the least of them
+    __m256i zero, low;
+};
+MMRT_INLINE Narrowing narrowing_of(const Rounding& r) {
+    return {splat(r.high - r.zero), _mm256_set1_epi16(static_cast<int16_t>(r.zero)), _mm256_set1_epi8(static_cast<char>(static_cast<int>(r.low)))};
+}
+MMRT_INLINE VI words_of(V a, V b, V c, V d, const Narrowing& to) {
+    const __m256i by_position = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    auto whole = [&](V value) { return (__m256i)to_int(vmin(value, to.high)); };
+    const __m256i ab = _mm256_adds_epi16(_mm256_packs_epi32(whole(a), whole(b)), to.zero);
+    const __m256i cd = _mm256_adds_epi16(_mm256_packs_epi32(whole(c), whole(d)), to.zero);
+    return (VI)_mm256_shuffle_epi8(_mm256_max_epu8(_mm256_packus_epi16(ab, cd), to.low), by_position);
+}
+#elif defined(__AVX512BW__)
+struct Narrowing {
+    V high;
+    __m512i zero, low;
+};
+MMRT_INLINE Narrowing narrowing_of(const Rounding& r) {
+    return {splat(r.high - r.zero), _mm512_set1_epi16(static_cast<int16_t>(r.zero)), _mm512_set1_epi8(static_cast<char>(static_cast<int>(r.low)))};
+}
+MMRT_INLINE VI words_of(V a, V b, V c, V d, const Narrowing& to) {
+    const __m512i by_position = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    auto whole = [&](V value) { return (__m512i)to_int(vmin(value, to.high)); };
+    const __m512i ab = _mm512_adds_epi16(_mm512_packs_epi32(whole(a), whole(b)), to.zero);
+    const __m512i cd = _mm512_adds_epi16(_mm512_packs_epi32(whole(c), whole(d)), to.zero);
+    return (VI)_mm512_shuffle_epi8(_mm512_max_epu8(_mm512_packus_epi16(ab, cd), to.low), by_position);
+}
 #else
-MMRT_INLINE VI with_row(VI words, VI q, VI zero, int row) { return words | at_byte(q + zero, row); }
-MMRT_INLINE void store_rows(uint32_t* p, VI words, VI) { store_words(p, words); }
+using Narrowing = Clamp;
+MMRT_INLINE Narrowing narrowing_of(const Rounding& r) { return clamp_of(r); }
+MMRT_INLINE VI words_of(V a, V b, V c, V d, const Narrowing& to) {
+    return unflipped(quantized(a, to) | at_byte(quantized(b, to), 1) | at_byte(quantized(c, to), 2) | at_byte(quantized(d, to), 3));
+}
 #endif
 
 struct Adding {
-    V a_ratio, b_ratio, offset, low, high;
+    V a_ratio, b_ratio, offset;
+    Narrowing to;
 };
 
-MMRT_INLINE Adding adding_of(const Sum& s) { return {splat(s.a_ratio), splat(s.b_ratio), splat(s.offset), splat(s.low), splat(s.high)}; }
+MMRT_INLINE Adding adding_of(const Sum& s) { return {splat(s.a_ratio), splat(s.b_ratio), splat(s.offset), narrowing_of({0, s.low, s.high})}; }
 
-MMRT_INLINE VI added(VI a, VI b, const Adding& s) {
-    const V value = vfma(to_float(a), s.a_ratio, vfma(to_float(b), s.b_ratio, s.offset));
-    return to_int(vmin(vmax(value, s.low), s.high));
+MMRT_INLINE VI added(const V* a, const V* b, const Adding& s) {  // four rows of each
+    V sums[4];
+    for (int r = 0; r < 4; ++r) sums[r] = vfma(a[r], s.a_ratio, vfma(b[r], s.b_ratio, s.offset));
+    return words_of(sums[0], sums[1], sums[2], sums[3], s.to);
+}
+
+MMRT_INLINE void read_rows(const uint32_t* p, V* rows) {
+    const VI words = load_words(p);
+    for (int r = 0; r < 4; ++r) rows[r] = to_float(byte_of(words, r));
 }
 
 template <int T>
 void qlinear_rows(const QLinearTask& task) {
     const Clamp clamp = clamp_of(task.out);
+    const Narrowing to = narrowing_of(task.out);
     const Adding adding = adding_of(task.sum);
-    const VI zero = task.residual ? splat_int(0) : clamp.zero;  // a sum has its own in it
     const QBlock* block = task.blocks;
     const char* x = reinterpret_cast<const char*>(task.x);
     for (int quad = 0; quad < task.n_quads; ++quad) {
-        VI words[T];
-        for (VI& word : words) word = splat_int(0);
-        const uint32_t* residual = task.residual ? task.residual + quad * task.residual_stride : nullptr;
+        V rows[T][4];
         for (int r = 0; r < 4; ++r) {
             const int row = 4 * quad + r;
             VI acc[T];
@@ -190,16 +249,19 @@ void qlinear_rows(const QLinearTask& task) {
                 for (int t = 0; t < T; ++t) acc[t] = dot(acc[t], load_flipped(from + t * W), w);
             }
             const V multiplier = splat(task.multiplier[row]);
-            for (int t = 0; t < T; ++t) {
-                VI q = rounded(to_float(acc[t]) * multiplier, clamp);
-                if (residual) {
-                    const VI own = q + clamp.zero, other = byte_of(load_words(residual + t * W), r);
-                    q = task.residual_first ? added(other, own, adding) : added(own, other, adding);
-                }
-                words[t] = with_row(words[t], q, zero, r);
-            }
+            for (int t = 0; t < T; ++t) rows[t][r] = to_float(acc[t]) * multiplier;
         }
-        for (int t = 0; t < T; ++t) store_rows(task.y + quad * task.y_stride + t * W, words[t], zero);
+        uint32_t* y = task.y + quad * task.y_stride;
+        if (task.residual) {
+            for (int t = 0; t < T; ++t) {
+                V others[4];
+                read_rows(task.residual + quad * task.residual_stride + t * W, others);
+                for (V& row : rows[t]) row = to_float(quantized(row, clamp));
+                store_flipped(y + t * W, task.residual_first ? added(others, rows[t], adding) : added(rows[t], others, adding));
+            }
+        } else {
+            for (int t = 0; t < T; ++t) store_flipped(y + t * W, words_of(rows[t][0], rows[t][1], rows[t][2], rows[t][3], to));
+        }
     }
 }
 
@@ -246,10 +308,11 @@ void qmatvec(const QMatvecTask& task) {
     }
 }
 
-// One row of words of a depthwise convolution. Taps come in pairs: weights are [pairs][4 channels][2], a missing tap's are 0.
+// One row of words of a depthwise convolution.
 void qdepthwise(const QDepthwiseTask& task) {
     int64_t p = 0;
 #if MMRT_WIDTH == 8 || MMRT_WIDTH == 16
+    const int pairs = task.n_taps / 2;
     const __m256i one = _mm256_set1_epi16(1);
     const __m256 multiplier = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(task.multiplier));
     const __m256i start = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(task.bias)));
@@ -266,10 +329,10 @@ void qdepthwise(const QDepthwiseTask& task) {
             *first = _mm256_maddubs_epi16(_mm256_unpacklo_epi8(a, b), w);
             *second = _mm256_maddubs_epi16(_mm256_unpackhi_epi8(a, b), w);
         };
-        for (int i = 0; i < task.pairs; i += 2) {
+        for (int i = 0; i < pairs; i += 2) {
             __m256i a_low, a_high, b_low = _mm256_setzero_si256(), b_high = b_low;
             pair(i, &a_low, &a_high);
-            if (i + 1 < task.pairs) pair(i + 1, &b_low, &b_high);
+            if (i + 1 < pairs) pair(i + 1, &b_low, &b_high);
             sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(_mm256_unpacklo_epi16(a_low, b_low), one));
             sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(_mm256_unpackhi_epi16(a_low, b_low), one));
             sums[2] = _mm256_add_epi32(sums[2], _mm256_madd_epi16(_mm256_unpacklo_epi16(a_high, b_high), one));
@@ -284,31 +347,42 @@ void qdepthwise(const QDepthwiseTask& task) {
     }
 #elif defined(__aarch64__) && MMRT_WIDTH > 1
     constexpr int VECTORS = 2;
-    const float32x4_t multiplier = vld1q_f32(task.multiplier), low = vdupq_n_f32(task.out.low - task.out.zero), high = vdupq_n_f32(task.out.high - task.out.zero);
+    const float32x4_t multiplier = vld1q_f32(task.multiplier);
     const int32x4_t start = vld1q_s32(task.bias);
-    const uint8x16_t zero = to_add(splat_int(static_cast<int>(task.out.zero)));
-    for (; p < task.positions; p += 4 * VECTORS) {
+    const Narrowing to = narrowing_of(task.out);
+    const int32_t* taps = task.taps;
+    const int8_t* weights = task.weights;
+    const int n_taps = task.n_taps;
+    const int64_t positions = task.positions;
+    uint32_t* y = task.y;
+    for (; p < positions; p += 4 * VECTORS) {
+        const uint32_t* x = task.x + p;
         int32x4_t sums[4 * VECTORS];  // a position's four channels each
         for (int32x4_t& sum : sums) sum = start;
-        for (int i = 0; i < task.pairs; ++i) {
-            const uint32_t *first = task.x + p + task.taps[2 * i], *second = task.x + p + task.taps[2 * i + 1];
-            const int8x8_t both = vld1_s8(task.weights + 8 * i);
-            const int8x8_t w = vuzp1_s8(both, both), other_w = vuzp2_s8(both, both);
-            for (int v = 0; v < VECTORS; ++v) {
-                const int8x16_t a = (int8x16_t)load_flipped(first + 4 * v), b = (int8x16_t)load_flipped(second + 4 * v);
-                const int16x8_t front = vmlal_s8(vmull_s8(vget_low_s8(a), w), vget_low_s8(b), other_w);
-                const int16x8_t back = vmlal_s8(vmull_s8(vget_high_s8(a), w), vget_high_s8(b), other_w);
-                sums[4 * v] = vaddw_s16(sums[4 * v], vget_low_s16(front));
-                sums[4 * v + 1] = vaddw_high_s16(sums[4 * v + 1], front);
-                sums[4 * v + 2] = vaddw_s16(sums[4 * v + 2], vget_low_s16(back));
-                sums[4 * v + 3] = vaddw_high_s16(sums[4 * v + 3], back);
+        auto take = [&](int begin, auto n) {  // n taps: 3 * 128 * MOST_WEIGHT fits 16 bits
+            int16x8_t products[2 * VECTORS];
+            for (int i = 0; i < n; ++i) {
+                const int8x16_t w = vreinterpretq_s8_s32(vld1q_dup_s32(reinterpret_cast<const int32_t*>(weights) + begin + i));
+                for (int v = 0; v < VECTORS; ++v) {
+                    const int8x16_t a = (int8x16_t)load_flipped(x + taps[begin + i] + 4 * v);
+                    int16x8_t &front = products[2 * v], &back = products[2 * v + 1];
+                    front = i == 0 ? vmull_s8(vget_low_s8(a), vget_low_s8(w)) : vmlal_s8(front, vget_low_s8(a), vget_low_s8(w));
+                    back = i == 0 ? vmull_high_s8(a, w) : vmlal_high_s8(back, a, w);
+                }
             }
-        }
-        for (int32x4_t& sum : sums) sum = vcvtnq_s32_f32(vminq_f32(vmaxq_f32(vmulq_f32(vcvtq_f32_s32(sum), multiplier), low), high));
+            for (int k = 0; k < 2 * VECTORS; ++k) {
+                sums[2 * k] = vaddw_s16(sums[2 * k], vget_low_s16(products[k]));
+                sums[2 * k + 1] = vaddw_high_s16(sums[2 * k + 1], products[k]);
+            }
+        };
+        int i = 0;
+        for (; i + 3 <= n_taps; i += 3) take(i, std::integral_constant<int, 3>());
+        for (; i < n_taps; ++i) take(i, std::integral_constant<int, 1>());
+        for (int32x4_t& sum : sums) sum = vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(sum), multiplier));
         for (int v = 0; v < VECTORS; ++v) {
-            const int16x8_t front = vuzp1q_s16(vreinterpretq_s16_s32(sums[4 * v]), vreinterpretq_s16_s32(sums[4 * v + 1]));
-            const int16x8_t back = vuzp1q_s16(vreinterpretq_s16_s32(sums[4 * v + 2]), vreinterpretq_s16_s32(sums[4 * v + 3]));
-            store_flipped(task.y + p + 4 * v, (VI)vaddq_u8(vuzp1q_u8((uint8x16_t)front, (uint8x16_t)back), zero));
+            const int16x8_t front = vqmovn_high_s32(vqmovn_s32(sums[4 * v]), sums[4 * v + 1]);
+            const int16x8_t back = vqmovn_high_s32(vqmovn_s32(sums[4 * v + 2]), sums[4 * v + 3]);
+            store_flipped(y + p + 4 * v, (VI)in_bytes(front, back, to));
         }
     }
 #else
@@ -317,34 +391,33 @@ void qdepthwise(const QDepthwiseTask& task) {
         VI words = splat_int(0);
         for (int c = 0; c < 4; ++c) {
             VI acc = splat_int(task.bias[c]);
-            for (int i = 0; i < 2 * task.pairs; ++i)
-                acc += byte_of(load_words(task.x + p + task.taps[i]), c) * int32_t(task.weights[8 * (i / 2) + 2 * c + i % 2]);
-            words = with_row(words, rounded(to_float(acc) * splat(task.multiplier[c]), clamp), clamp.zero, c);
+            for (int i = 0; i < task.n_taps; ++i) acc += byte_of(load_words(task.x + p + task.taps[i]), c) * int32_t(task.weights[4 * i + c]);
+            words |= at_byte(quantized(to_float(acc) * splat(task.multiplier[c]), clamp), c);
         }
-        store_rows(task.y + p, words, clamp.zero);
+        store_words(task.y + p, words);
     }
 #endif
 }
 
 void qmaximum(const uint32_t* x, uint32_t* y, int64_t positions, const int32_t* taps, int n_taps) {
-    typedef uint8_t VB __attribute__((vector_size(W * 4)));
+    using Byte = std::conditional_t<FLIPPED != 0, int8_t, uint8_t>;
+    typedef Byte VB __attribute__((vector_size(W * 4)));
     for (int64_t p = 0; p < positions; p += W) {
-        VB most = bits_as<VB>(load_words(x + p + taps[0]));
+        VB most = bits_as<VB>(load_flipped(x + p + taps[0]));
         for (int t = 1; t < n_taps; ++t) {
-            const VB next = bits_as<VB>(load_words(x + p + taps[t]));
+            const VB next = bits_as<VB>(load_flipped(x + p + taps[t]));
             most = most > next ? most : next;
         }
-        store_words(y + p, bits_as<VI>(most));
+        store_flipped(y + p, bits_as<VI>(most));
     }
 }
 
 void qadd(const Sum& sum, const uint32_t* a, const uint32_t* b, uint32_t* y, int64_t positions) {
     const Adding adding = adding_of(sum);
     for (int64_t p = 0; p < positions; p += W) {
-        const VI left = load_words(a + p), right = load_words(b + p);
-        VI words = splat_int(0);
-        for (int c = 0; c < 4; ++c) words = with_row(words, added(byte_of(left, c), byte_of(right, c), adding), splat_int(0), c);
-        store_rows(y + p, words, splat_int(0));
+        V left[4], right[4];
+        read_rows(a + p, left), read_rows(b + p, right);
+        store_flipped(y + p, added(left, right, adding));
     }
 }
 
@@ -353,7 +426,7 @@ void quantize(const float* x, int64_t x_stride, int channels, uint32_t* y, int64
     const Clamp clamp = clamp_of(out);
     for (int64_t p = 0; p < positions; p += W) {
         VI words = splat_int(0);
-        for (int c = 0; c < channels; ++c) words |= at_byte(rounded(load(x + c * x_stride + p) / splat(scale), clamp) + clamp.zero, c);
+        for (int c = 0; c < channels; ++c) words |= at_byte(quantized(load(x + c * x_stride + p) / splat(scale), clamp), c);
         store_words(y + p, words);
     }
 }
