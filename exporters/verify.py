@@ -64,9 +64,12 @@ def verify(subject: Subject, run: Run, precision: str, label: str) -> Agreement:
     hint = ("; fp16 rounds less, and int8 may do with other images (--calibration) or, for ONNX Runtime and mmrt, with "
             "--max-drop or --qat" if precision == "int8" else "")
     if not difference <= tolerance.difference * scale or not (agreement >= tolerance.agreement or is_unsure):
+        limit = f" (at most {tolerance.difference * scale:.3g})" if math.isfinite(tolerance.difference) else ""
+        unsure = (f", or {tolerance.unsure_agreement} where accuracy falls by at most {100 * tolerance.drop:g} points"
+                  if tolerance.drop else "")
         raise VerifyError(
-            f"{label} is not the torch model: max |difference| {difference:.3g} with logits up to {scale:.3g} (allowed "
-            f"{tolerance.difference * scale:.3g}), top-1 agreement {agreement:.4f} over {len(got)} images "
-            f"(at least {tolerance.agreement}), accuracy {accuracy:.4f} against {torch_accuracy:.4f}; the file is left "
-            f"in place for a look and is not counted as exported{hint}")
+            f"{label} is not the torch model: max |difference| {difference:.3g}{limit} with logits up to {scale:.3g}, "
+            f"top-1 agreement {agreement:.4f} over {len(got)} images (at least {tolerance.agreement}{unsure}), accuracy "
+            f"{accuracy:.4f} against {torch_accuracy:.4f}; the file is left in place for a look and is not counted as "
+            f"exported{hint}")
     return Agreement(difference, agreement, accuracy, torch_accuracy)

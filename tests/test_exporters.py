@@ -177,7 +177,7 @@ def test_a_simplifier_that_fills_zeros_in_is_caught(tmp_path, monkeypatch):
 
 def test_a_file_that_answers_otherwise_is_refused(tmp_path):
     subject = make_subject(tmp_path, make_variant())
-    message = r"v1 is not the torch model: max \|difference\| 1 with logits up to .* over 20 images"
+    message = r"v1 is not the torch model: max \|difference\| 1 \(at most .*\) with logits up to .* over 20 images"
     with pytest.raises(VerifyError, match=message):
         verify(subject, lambda image: subject.model(torch.from_numpy(image)).detach().numpy() + 1, "fp32", "v1")
     with pytest.raises(VerifyError, match="nan"):
