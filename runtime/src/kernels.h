@@ -129,7 +129,7 @@ struct QDepthwiseTask {
     int64_t positions;
     const int32_t* taps;
     int n_taps;             // a multiple of q_taps; one too many has weights of 0
-    const int8_t* weights;  // [n_taps / q_taps][4][q_taps]
+    const int8_t* weights;  // [n_taps / q_taps][4][q_taps], or with q_alone [n_taps][4][4]
     const float* multiplier;
     const int32_t* bias;    // 4 of each
     Rounding out;
@@ -164,6 +164,7 @@ struct Kernels {
     int q_vectors, q_offset;
     int q_paired;  // two blocks are taken at once where, of two neighbouring channels, weights of one sign add up to at most this; 0: never
     int q_taps;    // of a depthwise convolution: so many weights of a channel lie side by side
+    bool q_alone;  // there a channel's weight is alone in a word, at the channel's byte, among zeros
     void (*qlinear)(const QLinearTask&);
     void (*qmatvec)(const QMatvecTask&);
     void (*qdepthwise)(const QDepthwiseTask&);

@@ -254,16 +254,19 @@ Step make_qdepthwise(const QDepthwiseDesc& desc, const Kernels& kernels) {
     auto packed = std::make_shared<Packed>();
     packed->d = desc;
     const int taps = int(desc.taps.size()), together = fit.q_taps, n_taps = (taps + together - 1) / together * together;
+    const int row_bytes = n_taps * (fit.q_alone ? 16 : 4);
     packed->d.taps.resize(n_taps, desc.taps.back());
-    packed->weights.assign(size_t(desc.y.count) * n_taps * 4, 0);
+    packed->weights.assign(size_t(desc.y.count) * row_bytes, 0);
     for (int row = 0; row < desc.y.count; ++row)
         for (int t = 0; t < taps; ++t)
-            for (int c = 0; c < 4; ++c)
-                packed->weights[(size_t(row) * n_taps + t / together * together) * 4 + c * together + t % together] = desc.weights[(size_t(row) * taps + t) * 4 + c];
+            for (int c = 0; c < 4; ++c) {
+                const int at = fit.q_alone ? 16 * t + 5 * c : t / together * together * 4 + c * together + t % together;
+                packed->weights[size_t(row) * row_bytes + at] = desc.weights[(size_t(row) * taps + t) * 4 + c];
+            }
     packed->multiplier.assign(desc.multiplier, desc.multiplier + 4 * desc.y.count);
     packed->bias.assign(desc.bias, desc.bias + 4 * desc.y.count);
     for (int64_t i = 0; i < int64_t(desc.y.count) * taps * 4; ++i) packed->bias[i / (4 * taps) * 4 + i % 4] += fit.q_offset * desc.weights[i];
-    Step step = by_rows("QDEPTHWISE", fit.name, desc.y, [packed, n_taps, &fit](int row, float* arena) {
+    Step step = by_rows("QDEPTHWISE", fit.name, desc.y, [packed, n_taps, row_bytes, &fit](int row, float* arena) {
         const QDepthwiseDesc& d = packed->d;
         QDepthwiseTask task;
         task.x = words(arena, d.x.offset + row * d.x.stride);
@@ -271,7 +274,7 @@ Step make_qdepthwise(const QDepthwiseDesc& desc, const Kernels& kernels) {
         task.positions = d.y.positions;
         task.taps = d.taps.data();
         task.n_taps = n_taps;
-        task.weights = packed->weights.data() + size_t(row) * n_taps * 4;
+        task.weights = packed->weights.data() + size_t(row) * row_bytes;
         task.multiplier = packed->multiplier.data() + 4 * row;
         task.bias = packed->bias.data() + 4 * row;
         task.out = d.out;

@@ -130,11 +130,14 @@ MMRT_INLINE Two two_weights(const QBlock*) { return {}; }
 MMRT_INLINE VI dot_two(VI acc, VI, VI, Two) { return acc; }
 #endif
 
-// A channel's weights for so many taps lie side by side in a depthwise convolution (Kernels::q_taps).
-#if MMRT_WIDTH == 8 || MMRT_WIDTH == 16
-constexpr int Q_TAPS = 2;
-#else
+// How the weights of a depthwise convolution lie (Kernels::q_taps, q_alone). Four products that are added at once are one channel's
+// where three of the four weights are 0: four instructions a tap, and no byte need move.
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 constexpr int Q_TAPS = 1;
+constexpr bool Q_ALONE = true;
+#else
+constexpr int Q_TAPS = MMRT_WIDTH == 8 || MMRT_WIDTH == 16 ? 2 : 1;
+constexpr bool Q_ALONE = false;
 #endif
 
 struct Clamp {
@@ -311,7 +314,35 @@ void qmatvec(const QMatvecTask& task) {
 // One row of words of a depthwise convolution.
 void qdepthwise(const QDepthwiseTask& task) {
     int64_t p = 0;
-#if MMRT_WIDTH == 8 || MMRT_WIDTH == 16
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+    constexpr int VECTORS = MMRT_WIDTH == 16 ? 4 : 2;
+    const Narrowing to = narrowing_of(task.out);
+    auto run = [&](auto vectors) {
+        constexpr int T = vectors;
+        VI sums[T][4];
+        for (int c = 0; c < 4; ++c)
+            for (int t = 0; t < T; ++t) sums[t][c] = splat_int(task.bias[c]);
+        const int8_t* weights = task.weights;
+        for (int i = 0; i < task.n_taps; ++i, weights += 16) {
+            VI x[T];
+            for (int t = 0; t < T; ++t) x[t] = load_flipped(task.x + p + task.taps[i] + t * W);
+            for (int c = 0; c < 4; ++c) {
+                uint32_t word;
+                std::memcpy(&word, weights + 4 * c, 4);
+                const Four w = four_weights(word);
+                for (int t = 0; t < T; ++t) sums[t][c] = dot(sums[t][c], x[t], w);
+            }
+        }
+        for (int t = 0; t < T; ++t) {
+            V rows[4];
+            for (int c = 0; c < 4; ++c) rows[c] = to_float(sums[t][c]) * splat(task.multiplier[c]);
+            store_flipped(task.y + p + t * W, words_of(rows[0], rows[1], rows[2], rows[3], to));
+        }
+        p += T * W;
+    };
+    while (p + (VECTORS - 1) * W < task.positions) run(std::integral_constant<int, VECTORS>());
+    while (p < task.positions) run(std::integral_constant<int, 1>());
+#elif MMRT_WIDTH == 8 || MMRT_WIDTH == 16
     const int pairs = task.n_taps / 2;
     const __m256i one = _mm256_set1_epi16(1);
     const __m256 multiplier = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(task.multiplier));
