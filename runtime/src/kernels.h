@@ -95,11 +95,14 @@ struct QLinearTask {
     const uint32_t* x;        // at the panel's first position
     uint32_t* y;
     int64_t y_stride;
-    int vectors;              // 1 to q_vectors
+    int vectors;              // 1 to q_vectors, or to q_dense_vectors
     int n_quads;
     const int32_t* counts;    // blocks of each output
     const int32_t* pairs;     // of each output: so many pairs of blocks come first, for kernels that take two at once
     const QBlock* blocks;     // of all outputs, one after the other
+    const int32_t* offsets;   // qdense, which reads these in place of counts, pairs and blocks: where each word of inputs begins, in bytes from x,
+    int n_offsets;
+    const uint32_t* weights;  // and [n_quads][n_offsets][4]
     const float* multiplier;
     const int32_t* bias;      // with what q_offset takes away
     Rounding out;
@@ -161,11 +164,14 @@ struct Kernels {
     void (*softmax_row)(const float* x, float* y, int64_t n);
     void (*norm_row)(const float* x, float* y, int64_t n, float eps, const float* gain, const float* bias);
     // quantized_kernels.h
-    int q_vectors, q_offset;
+    int q_vectors, q_dense_vectors;  // the latter 0: qdense is no gain
+    double q_dense_from;             // density of blocks from which it is (cost model)
+    int q_offset;
     int q_paired;  // two blocks are taken at once where, of two neighbouring channels, weights of one sign add up to at most this; 0: never
     int q_taps;    // of a depthwise convolution: so many weights of a channel lie side by side
     bool q_alone;  // there a channel's weight is alone in a word, at the channel's byte, among zeros
     void (*qlinear)(const QLinearTask&);
+    void (*qdense)(const QLinearTask&);
     void (*qmatvec)(const QMatvecTask&);
     void (*qdepthwise)(const QDepthwiseTask&);
     void (*qmaximum)(const uint32_t* x, uint32_t* y, int64_t positions, const int32_t* taps, int n_taps);

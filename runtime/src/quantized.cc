@@ -36,9 +36,12 @@ struct QLinear {
     std::optional<HaloDesc> halo;
     std::vector<float> multiplier;
     std::vector<int32_t> bias;
+    bool dense = false;  // blocks, counts and pairs, or offsets and weights, as QLinearTask has them
     std::vector<QBlock> blocks;
     std::vector<int32_t> counts, pairs;  // of each row
-    std::vector<int64_t> begins;   // of each quad's blocks
+    std::vector<int32_t> offsets;
+    std::vector<uint32_t> weights;
+    std::vector<int64_t> begins;   // of each quad's blocks, or weights
     std::vector<Panel> panels;
     std::vector<RowRange> ranges;  // of quads
 };
@@ -98,21 +101,20 @@ int pair_up(QBlock* blocks, int count, int most) {
     return pairs;
 }
 
-Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) {
-    auto packed = std::make_shared<QLinear>();
-    QLinear& p = *packed;
+int32_t offset_bytes(const QLinearDesc& d, int64_t word, int tap) {
+    const int64_t bytes = (word * d.x.stride + d.taps[tap]) * 4;
+    if (bytes > INT32_MAX || bytes < INT32_MIN) throw std::runtime_error("an input of more than 2 GB");
+    return int32_t(bytes);
+}
+
+void pack_sparse(QLinear& p, const Kernels& kernels) {
+    const QLinearDesc& d = p.d;
     const int outputs = 4 * d.y.count, words_in = d.x.count / d.groups, rows_in_group = outputs / d.groups;
-    p.d = d;
-    if (halo) p.halo = *halo;
-    p.multiplier.assign(d.multiplier, d.multiplier + outputs);
-    p.bias.assign(d.bias, d.bias + outputs);
     p.blocks.reserve(size_t(d.blocks));
     p.counts.assign(outputs, 0);
     p.pairs.assign(outputs, 0);
     each_block(d, [&](int row, int c, int t, const int8_t* values) {
-        const int64_t bytes = ((int64_t(row / rows_in_group) * words_in + c) * d.x.stride + d.taps[t]) * 4;
-        if (bytes > INT32_MAX || bytes < INT32_MIN) throw std::runtime_error("an input of more than 2 GB");
-        p.blocks.push_back({int32_t(bytes), as_word(values)});
+        p.blocks.push_back({offset_bytes(d, int64_t(row / rows_in_group) * words_in + c, t), as_word(values)});
         ++p.counts[row];
         p.bias[row] += kernels.q_offset * sum_of(values);
     });
@@ -122,14 +124,46 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
         p.pairs[row] = pair_up(p.blocks.data() + begin, p.counts[row], kernels.q_paired);
         begin += p.counts[row];
     }
-    const int64_t vector_bytes = touched(d.taps, kernels.width) * 4 * words_in;
-    const int fewest = std::min(kernels.q_vectors, std::max(FEWEST_VECTORS, FEWEST_WORDS / kernels.width));
-    const int most = int(std::clamp<int64_t>(L1_BYTES / std::max<int64_t>(1, vector_bytes), fewest, kernels.q_vectors));
+}
+
+void pack_dense(QLinear& p, int q_offset) {
+    const QLinearDesc& d = p.d;
+    const int outputs = 4 * d.y.count, words_in = d.x.count / d.groups, taps = int(d.taps.size()), n = words_in * taps;
+    for (int c = 0; c < words_in; ++c)
+        for (int t = 0; t < taps; ++t) p.offsets.push_back(offset_bytes(d, c, t));
+    p.weights.assign(size_t(outputs) * n, 0);
+    each_block(d, [&](int row, int c, int t, const int8_t* values) {
+        p.weights[(size_t(row / 4) * n + c * taps + t) * 4 + row % 4] = as_word(values);
+        p.bias[row] += q_offset * sum_of(values);
+    });
+    for (int quad = 0; quad < d.y.count; ++quad) p.begins.push_back(int64_t(quad) * n * 4);
+}
+
+Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) {
+    auto packed = std::make_shared<QLinear>();
+    QLinear& p = *packed;
+    const int outputs = 4 * d.y.count, words_in = d.x.count / d.groups;
+    p.d = d;
+    if (halo) p.halo = *halo;
+    p.multiplier.assign(d.multiplier, d.multiplier + outputs);
+    p.bias.assign(d.bias, d.bias + outputs);
+    const int64_t blocks = int64_t(outputs) * words_in * int64_t(d.taps.size());
+    p.dense = kernels.q_dense_vectors && double(d.blocks) >= kernels.q_dense_from * double(blocks);
+    int most;
+    if (p.dense) {
+        pack_dense(p, kernels.q_offset);
+        most = kernels.q_dense_vectors;
+    } else {
+        pack_sparse(p, kernels);
+        const int64_t vector_bytes = touched(d.taps, kernels.width) * 4 * words_in;
+        const int fewest = std::min(kernels.q_vectors, std::max(FEWEST_VECTORS, FEWEST_WORDS / kernels.width));
+        most = int(std::clamp<int64_t>(L1_BYTES / std::max<int64_t>(1, vector_bytes), fewest, kernels.q_vectors));
+    }
     p.panels = cut_panels(d.y.positions, kernels.width, most);
     p.ranges = cut_rows(d.y.count, d.groups, (fewest_items(threads) + int(p.panels.size()) - 1) / int(p.panels.size()), 1);
     p.d.mask = nullptr, p.d.values = nullptr;  // the file may go
     Step step;
-    step.kernel = std::string("1x4 ") + kernels.name + " T" + std::to_string(p.panels.front().vectors);
+    step.kernel = std::string(p.dense ? "dense " : "1x4 ") + kernels.name + " T" + std::to_string(p.panels.front().vectors);
     step.items = int(p.panels.size() * p.ranges.size());
     step.run = [packed, &kernels](int item, float* arena) {
         const QLinear& p = *packed;
@@ -141,9 +175,16 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
         task.y_stride = p.d.y.stride;
         task.vectors = panel.vectors;
         task.n_quads = range.end - range.begin;
-        task.counts = p.counts.data() + 4 * range.begin;
-        task.pairs = p.pairs.data() + 4 * range.begin;
-        task.blocks = p.blocks.data() + p.begins[range.begin];
+        if (p.dense) {
+            task.x += int64_t(range.group) * (p.d.x.count / p.d.groups) * p.d.x.stride;
+            task.offsets = p.offsets.data();
+            task.n_offsets = int(p.offsets.size());
+            task.weights = p.weights.data() + p.begins[range.begin];
+        } else {
+            task.counts = p.counts.data() + 4 * range.begin;
+            task.pairs = p.pairs.data() + 4 * range.begin;
+            task.blocks = p.blocks.data() + p.begins[range.begin];
+        }
         task.multiplier = p.multiplier.data() + 4 * range.begin;
         task.bias = p.bias.data() + 4 * range.begin;
         task.out = p.d.out;
@@ -151,7 +192,7 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
         task.residual_stride = p.d.residual.stride;
         task.residual_first = p.d.residual_first;
         task.sum = p.d.sum;
-        kernels.qlinear(task);
+        (p.dense ? kernels.qdense : kernels.qlinear)(task);
         if (p.halo) fill_halo(*p.halo, arena, range.begin, range.end, panel.begin, panel.begin + int64_t(panel.vectors) * kernels.width);
     };
     return step;

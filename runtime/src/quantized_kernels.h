@@ -130,6 +130,32 @@ MMRT_INLINE Two two_weights(const QBlock*) { return {}; }
 MMRT_INLINE VI dot_two(VI acc, VI, VI, Two) { return acc; }
 #endif
 
+// The weights of four outputs, one word of inputs. Where four products are one instruction, inputs that are loaded once for four
+// outputs pay: loads bound the loop otherwise.
+#if defined(__ARM_FEATURE_DOTPROD)
+constexpr int Q_DENSE_VECTORS = 6;
+constexpr double Q_DENSE_FROM = 0.7;
+using Quad = int8x16_t;
+MMRT_INLINE Quad quad_weights(const uint32_t* w) { return vreinterpretq_s8_u32(vld1q_u32(w)); }
+template <int ROW>
+MMRT_INLINE VI dot_row(VI acc, VI x, Quad w) { return (VI)vdotq_laneq_s32((int32x4_t)acc, (int8x16_t)x, w, ROW); }
+#else
+#if defined(__AVX512VNNI__)
+constexpr int Q_DENSE_VECTORS = 5;
+#elif defined(__AVXVNNI__)
+constexpr int Q_DENSE_VECTORS = 2;
+#else
+constexpr int Q_DENSE_VECTORS = 0;
+#endif
+constexpr double Q_DENSE_FROM = 0.5;
+struct Quad {
+    Four row[4];
+};
+MMRT_INLINE Quad quad_weights(const uint32_t* w) { return {{four_weights(w[0]), four_weights(w[1]), four_weights(w[2]), four_weights(w[3])}}; }
+template <int ROW>
+MMRT_INLINE VI dot_row(VI acc, VI x, const Quad& w) { return dot(acc, x, w.row[ROW]); }
+#endif
+
 // How the weights of a depthwise convolution lie (Kernels::q_taps, q_alone). Four products that are added at once are one channel's
 // where three of the four weights are 0: four instructions a tap, and no byte need move.
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
@@ -225,11 +251,33 @@ MMRT_INLINE void read_rows(const uint32_t* p, V* rows) {
     for (int r = 0; r < 4; ++r) rows[r] = to_float(byte_of(words, r));
 }
 
+struct Finishing {
+    Clamp clamp;
+    Narrowing to;
+    Adding adding;
+};
+
+MMRT_INLINE Finishing finishing_of(const QLinearTask& task) { return {clamp_of(task.out), narrowing_of(task.out), adding_of(task.sum)}; }
+
+// Four rows become one of words.
+template <int T>
+MMRT_INLINE void finish(const QLinearTask& task, int quad, V (&rows)[T][4], const Finishing& how) {
+    uint32_t* y = task.y + quad * task.y_stride;
+    for (int t = 0; t < T; ++t) {
+        if (task.residual) {
+            V others[4];
+            read_rows(task.residual + quad * task.residual_stride + t * W, others);
+            for (V& row : rows[t]) row = to_float(quantized(row, how.clamp));
+            store_flipped(y + t * W, task.residual_first ? added(others, rows[t], how.adding) : added(rows[t], others, how.adding));
+        } else {
+            store_flipped(y + t * W, words_of(rows[t][0], rows[t][1], rows[t][2], rows[t][3], how.to));
+        }
+    }
+}
+
 template <int T>
 void qlinear_rows(const QLinearTask& task) {
-    const Clamp clamp = clamp_of(task.out);
-    const Narrowing to = narrowing_of(task.out);
-    const Adding adding = adding_of(task.sum);
+    const Finishing how = finishing_of(task);
     const QBlock* block = task.blocks;
     const char* x = reinterpret_cast<const char*>(task.x);
     for (int quad = 0; quad < task.n_quads; ++quad) {
@@ -254,17 +302,7 @@ void qlinear_rows(const QLinearTask& task) {
             const V multiplier = splat(task.multiplier[row]);
             for (int t = 0; t < T; ++t) rows[t][r] = to_float(acc[t]) * multiplier;
         }
-        uint32_t* y = task.y + quad * task.y_stride;
-        if (task.residual) {
-            for (int t = 0; t < T; ++t) {
-                V others[4];
-                read_rows(task.residual + quad * task.residual_stride + t * W, others);
-                for (V& row : rows[t]) row = to_float(quantized(row, clamp));
-                store_flipped(y + t * W, task.residual_first ? added(others, rows[t], adding) : added(rows[t], others, adding));
-            }
-        } else {
-            for (int t = 0; t < T; ++t) store_flipped(y + t * W, words_of(rows[t][0], rows[t][1], rows[t][2], rows[t][3], to));
-        }
+        finish<T>(task, quad, rows, how);
     }
 }
 
@@ -273,6 +311,42 @@ void qlinear(const QLinearTask& task) {
     if constexpr (T < Q_VECTORS)
         if (task.vectors > T) return qlinear<T + 1>(task);
     qlinear_rows<T>(task);
+}
+
+template <int T>
+void qdense_rows(const QLinearTask& task) {
+    const Finishing how = finishing_of(task);
+    const char* x = reinterpret_cast<const char*>(task.x);
+    const uint32_t* weights = task.weights;
+    for (int quad = 0; quad < task.n_quads; ++quad) {
+        VI acc[4][T];
+        for (int r = 0; r < 4; ++r)
+            for (int t = 0; t < T; ++t) acc[r][t] = splat_int(task.bias[4 * quad + r]);
+        for (int i = 0; i < task.n_offsets; ++i, weights += 4) {
+            const uint32_t* from = reinterpret_cast<const uint32_t*>(x + task.offsets[i]);
+            const Quad w = quad_weights(weights);
+            for (int t = 0; t < T; ++t) {
+                const VI taken = load_flipped(from + t * W);
+                acc[0][t] = dot_row<0>(acc[0][t], taken, w);
+                acc[1][t] = dot_row<1>(acc[1][t], taken, w);
+                acc[2][t] = dot_row<2>(acc[2][t], taken, w);
+                acc[3][t] = dot_row<3>(acc[3][t], taken, w);
+            }
+        }
+        V rows[T][4];
+        for (int r = 0; r < 4; ++r) {
+            const V multiplier = splat(task.multiplier[4 * quad + r]);
+            for (int t = 0; t < T; ++t) rows[t][r] = to_float(acc[r][t]) * multiplier;
+        }
+        finish<T>(task, quad, rows, how);
+    }
+}
+
+template <int T = 1>
+void qdense(const QLinearTask& task) {
+    if constexpr (T < Q_DENSE_VECTORS)
+        if (task.vectors > T) return qdense<T + 1>(task);
+    qdense_rows<T>(task);
 }
 
 // One position. Rows of weights lie one after the other, `words` long.
