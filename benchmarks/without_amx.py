@@ -2,9 +2,9 @@
 
     python benchmarks/without_amx.py python benchmarks/runtime_vs_peers.py --precision int8
 
-Linux gives AMX's tile registers only to processes that ask for them (arch_prctl ARCH_REQ_XCOMP_PERM); oneDNN, which is in
-OpenVINO, and ONNX Runtime ask, and take VNNI where they are told no. Here a seccomp filter tells them, as the kernel
-of such a core would: EOPNOTSUPP. It holds for the command and all that it starts, needs no root and nothing on other CPUs.
+Linux gives AMX's tile registers only to processes that ask for them (arch_prctl ARCH_REQ_XCOMP_PERM); oneDNN, which is
+in OpenVINO, and ONNX Runtime ask, and take VNNI where they are told no. Here a seccomp filter tells them, as the kernel
+of such a core would: EOPNOTSUPP. It holds for the command and all that it starts, and needs no root.
 """
 
 import ctypes

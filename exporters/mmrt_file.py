@@ -10,9 +10,9 @@ import numpy as np
 MAGIC, VERSION, LINE = b"MMRT\r\n\x1a\n", 1, 64  # sections and blobs begin at multiples of a cache line
 
 LINEAR, DEPTHWISE, POOL, HALO, COPY, UNARY, BINARY, REDUCE, SOFTMAX, NORM, MATMUL = range(1, 12)
-QLINEAR, QDEPTHWISE, QPOOL, QADD, QUANTIZE, DEQUANTIZE, QMEAN, QHALO = range(12, 20)
+QLINEAR, QDEPTHWISE, QPOOL, QADD, QUANTIZE, DEQUANTIZE, QMEAN, QHALO, QTABLE = range(12, 21)
 ACTS = ("none", "clip", "leaky", "sigmoid", "silu", "hardsigmoid", "hardswish", "gelu", "gelu_tanh", "tanh", "exp",
-        "sqrt", "reciprocal", "erf", "neg", "abs", "log", "softplus", "elu", "affine", "mish")
+        "sqrt", "reciprocal", "erf", "neg", "abs", "log", "softplus", "elu", "affine", "mish", "rounded")
 BINARIES = ("add", "sub", "mul", "div", "max", "min", "pow")
 REDUCTIONS = ("sum", "max", "min", "l2")
 POOLS = ("max", "sum")

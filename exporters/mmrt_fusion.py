@@ -105,14 +105,14 @@ def unflattened(sweep: Sweep, node: Node) -> list[Node] | None:
         if linear is None or flat is None:
             return None
         x = sweep.shape(flat.inputs[0])
-        if (*x[:-1], len(linear["bias"])) == sweep.shape(node.output) and x[-1] == linear["weight"].shape[1]:
+        if (*x[:-1], len(linear["weight"])) == sweep.shape(node.output) and x[-1] == linear["weight"].shape[1]:
             return [replace(linear, inputs=flat.inputs, output=node.output)]
     if node.op == "linear" and len(node.inputs) == 1:
         flat = sweep.maker(node.inputs[0], "reshape")
         if flat is None or len(sweep.shape(flat.inputs[0])) > UNWINDOWED_RANK or \
                 sweep.shape(flat.inputs[0])[-1] != node["weight"].shape[1]:
             return None
-        inner = sweep.new(node.output, (*sweep.shape(flat.inputs[0])[:-1], len(node["bias"])))
+        inner = sweep.new(node.output, (*sweep.shape(flat.inputs[0])[:-1], len(node["weight"])))
         return [replace(node, inputs=flat.inputs, output=inner), Node("reshape", node.name, (inner,), node.output)]
     return None
 

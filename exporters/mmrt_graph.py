@@ -20,7 +20,7 @@
     quantize  x              y = clamp(round(x / scale) + zero, 0, 255)
     dequantize x             (x - zero) * scale
 
-mmrt_int8 makes more of them: products that read and write uint8.
+mmrt_int8 makes more of them: products that read and write uint8; mmrt_tables: `qtable`, a function of single bytes.
 """
 
 from collections.abc import Callable, Sequence

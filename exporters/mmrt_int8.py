@@ -17,6 +17,7 @@ from exporters import mmrt_file as f
 from exporters import mmrt_plan as p
 from exporters.mmrt_graph import INSTEAD, Graph, Node, with_attrs, without_dead
 from exporters.mmrt_layout import View
+from exporters.mmrt_tables import rounded_in_place, with_tables
 
 FOUR = 4
 MOST_WEIGHT = 64  # what AVX2 multiplies without overflow
@@ -55,6 +56,7 @@ class Sum:
 def quantized(graph: Graph) -> Graph:
     """The graph with products, sums and poolings on uint8 wherever their inputs and outputs are uint8."""
     graph = _Joining(graph).graph()
+    graph = rounded_in_place(with_tables(graph, _channel_axes(graph)))
     graph = _with_sums(graph)
     return without_dead(_in_words(graph))
 
@@ -221,7 +223,8 @@ def _in_words(graph: Graph) -> Graph:
     for name, axis in axes.items():
         shape = shapes[name]
         shapes[name] = (*shape[:axis], -(-shape[axis] // FOUR), *shape[axis + 1:])
-    places = {"quantize": lambda node: node.output, "dequantize": lambda node: node.inputs[0]}
+    places = {"quantize": lambda node: node.output, "dequantize": lambda node: node.inputs[0],
+              "qtable": lambda node: node.output}
     nodes = [with_attrs(node, axis=axes[places[node.op](node)]) if node.op in places else node for node in graph.nodes]
     return replace(graph, nodes=tuple(nodes), shapes=shapes)
 
@@ -231,7 +234,7 @@ def _channel_axes(graph: Graph) -> dict[str, int]:
     tensors = uint8_tensors(graph)
     axes: dict[str, int] = {}
     for node in graph.nodes:
-        if node.op in ("quantize", "dequantize"):
+        if node.op in ("quantize", "dequantize", "qtable"):
             continue
         for name in (*node.inputs, node.output):
             rank = len(graph.shapes[name])

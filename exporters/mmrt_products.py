@@ -380,6 +380,10 @@ def lower_dequantize(plan: p.Plan, node: Node) -> View:
     return _converted(plan, node, f.DEQUANTIZE, (float(node["scale"]), node["zero"]))
 
 
+def lower_qtable(plan: p.Plan, node: Node) -> View:
+    return _converted(plan, node, f.QTABLE, (f.add_blob(plan.data, node["table"].tobytes()),))
+
+
 def _converted(plan: p.Plan, node: Node, opcode: int, how: tuple[f.Word, ...]) -> View:
     name, dims = node.inputs[0], p.dims_of(plan, node)
     if len(dims) == 4 and node["axis"] == 1:

@@ -68,8 +68,8 @@ def verify(subject: Subject, run: Run, precision: str, label: str) -> Agreement:
         unsure = (f", or {tolerance.unsure_agreement} where accuracy falls by at most {100 * tolerance.drop:g} points"
                   if tolerance.drop else "")
         raise VerifyError(
-            f"{label} is not the torch model: max |difference| {difference:.3g}{limit} with logits up to {scale:.3g}, "
-            f"top-1 agreement {agreement:.4f} over {len(got)} images (at least {tolerance.agreement}{unsure}), accuracy "
-            f"{accuracy:.4f} against {torch_accuracy:.4f}; the file is left in place for a look and is not counted as "
-            f"exported{hint}")
+            f"{label} is not the torch model: max |difference| {difference:.3g}{limit} with logits up to {scale:.3g},"
+            f" top-1 agreement {agreement:.4f} over {len(got)} images (at least {tolerance.agreement}{unsure}), "
+            f"accuracy {accuracy:.4f} against {torch_accuracy:.4f}; the file is left in place "
+            f"for a look and is not counted as exported{hint}")
     return Agreement(difference, agreement, accuracy, torch_accuracy)

@@ -33,6 +33,7 @@ ACTS = {
     18: lambda x, a, b: np.where(x >= 0, x, a * np.expm1(x)),
     19: lambda x, a, b: a * x + b,
     20: lambda x, a, b: x * np.tanh(np.logaddexp(0, x)),
+    21: lambda x, a, b: (np.clip(np.rint(x / a) + b, 0, 255) - b) * a,
 }
 BINARIES = (np.add, np.subtract, np.multiply, np.divide, np.maximum, np.minimum, np.power)
 

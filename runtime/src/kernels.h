@@ -175,6 +175,7 @@ struct Kernels {
     void (*qmatvec)(const QMatvecTask&);
     void (*qdepthwise)(const QDepthwiseTask&);
     void (*qmaximum)(const uint32_t* x, uint32_t* y, int64_t positions, const int32_t* taps, int n_taps);
+    void (*qtable)(const uint8_t* table, const uint32_t* x, uint32_t* y, int64_t positions);  // of 256 bytes as they lie in memory
     void (*qadd)(const Sum&, const uint32_t* a, const uint32_t* b, uint32_t* y, int64_t positions);
     void (*quantize)(const float* x, int64_t x_stride, int channels, uint32_t* y, int64_t positions, float scale, const Rounding&);
     void (*dequantize)(const uint32_t* x, float* y, int64_t y_stride, int channels, int64_t positions, float scale, float zero);

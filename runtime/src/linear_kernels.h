@@ -232,8 +232,10 @@ MMRT_INLINE void matmul_tile(const MatmulTask& t, int64_t m, int64_t n, int64_t 
 
 template <int T>
 MMRT_INLINE void matmul_columns(const MatmulTask& t, int64_t n, int64_t last) {
+    constexpr int R = MMRT_WIDTH == 16 ? 8 : 4;
     int64_t m = 0;
-    for (; m + 4 <= t.M; m += 4) matmul_tile<4, T>(t, m, n, last);
+    for (; m + R <= t.M; m += R) matmul_tile<R, T>(t, m, n, last);
+    if (R > 4 && m + 4 <= t.M) matmul_tile<4, T>(t, m, n, last), m += 4;
     for (; m < t.M; ++m) matmul_tile<1, T>(t, m, n, last);
 }
 

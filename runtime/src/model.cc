@@ -42,6 +42,7 @@ struct MakeStep {
     Step operator()(const QDepthwiseDesc& d) const { return make_qdepthwise(d, kernels); }
     Step operator()(const QMeanDesc& d) const { return make_qmean(d); }
     Step operator()(const QPoolDesc& d) const { return make_qpool(d, kernels); }
+    Step operator()(const QTableDesc& d) const { return make_qtable(d, kernels); }
     Step operator()(const QAddDesc& d) const { return make_qadd(d, kernels); }
     Step operator()(const QuantizeDesc& d) const { return make_quantize(d, kernels); }
     Step operator()(const DequantizeDesc& d) const { return make_dequantize(d, kernels); }

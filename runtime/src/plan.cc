@@ -159,7 +159,7 @@ class Words {
 
     Act act() {
         Act out;
-        out.code = int(number("an activation", 0, 20));
+        out.code = int(number("an activation", 0, 21));
         out.a = real();
         out.b = real();
         return out;
@@ -484,6 +484,15 @@ Rows input_rows(Words& words, int64_t arena, const char* what) {
     return x;
 }
 
+QTableDesc read_qtable(Words& words, int64_t arena) {
+    QTableDesc d;
+    d.x = input_rows(words, arena, "x");
+    d.y = output_rows(words, arena);
+    if (d.x.count != d.y.count || d.x.positions != d.y.positions) refuse(words.where() + "x and y have different shapes");
+    d.table = words.blob("table", 256);
+    return d;
+}
+
 QAddDesc read_qadd(Words& words, int64_t arena) {
     QAddDesc d;
     d.a = input_rows(words, arena, "a");
@@ -572,6 +581,7 @@ Operation read_operation(Words& words, int64_t arena) {
         case 17: out.desc = read_dequantize(words, arena); break;
         case 18: out.desc = read_qmean(words, arena); break;
         case 19: out.desc = read_halo(words, arena, FLIPPED); break;
+        case 20: out.desc = read_qtable(words, arena); break;
         default: refuse(words.where() + "there is no operation " + std::to_string(opcode) + "; a newer library may know it");
     }
     if (words.position() != end) refuse(words.where() + "its payload does not end where its length says");

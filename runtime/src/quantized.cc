@@ -2,12 +2,15 @@
 #include "quantized.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <optional>
 #include <stdexcept>
+
+#include <unistd.h>
 
 #include "halo.h"
 #include "kernels.h"
@@ -16,8 +19,7 @@
 namespace mmrt {
 namespace {
 
-constexpr int64_t L1_BYTES = 24 * 1024;
-constexpr int FEWEST_VECTORS = 4, FEWEST_WORDS = 32;  // of a panel, however much it reads: a block's weights are spread over them
+constexpr int64_t USUAL_L1_BYTES = 32 * 1024;
 constexpr int64_t ITEM_WORDS = 16 * 1024;  // of output: large enough to be worth a thread's while
 
 bool is_column(const Rows& y) { return y.positions == 1 && y.stride == 1; }
@@ -27,6 +29,15 @@ const Kernels& fitting(const Rows& y, const Kernels& kernels) {
     int count = 0;
     const Kernels* const* all = all_kernels(&count);
     return is_column(y) ? *all[count - 1] : kernels;
+}
+
+// What a panel may read, so that it stays in the L1 cache beside weights and results.
+int64_t panel_bytes() {
+    long size = 0;
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+    size = sysconf(_SC_LEVEL1_DCACHE_SIZE);  // 0 or -1 where the system does not tell
+#endif
+    return (size > 0 ? size : USUAL_L1_BYTES) * 3 / 4;
 }
 
 uint32_t* words(float* arena, int64_t offset) { return reinterpret_cast<uint32_t*>(arena) + offset; }
@@ -156,8 +167,8 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
     } else {
         pack_sparse(p, kernels);
         const int64_t vector_bytes = touched(d.taps, kernels.width) * 4 * words_in;
-        const int fewest = std::min(kernels.q_vectors, std::max(FEWEST_VECTORS, FEWEST_WORDS / kernels.width));
-        most = int(std::clamp<int64_t>(L1_BYTES / std::max<int64_t>(1, vector_bytes), fewest, kernels.q_vectors));
+        const int fewest = kernels.q_vectors / 2;  // a block's weights are spread over them
+        most = int(std::clamp<int64_t>(panel_bytes() / std::max<int64_t>(1, vector_bytes), fewest, kernels.q_vectors));
     }
     p.panels = cut_panels(d.y.positions, kernels.width, most);
     p.ranges = cut_rows(d.y.count, d.groups, (fewest_items(threads) + int(p.panels.size()) - 1) / int(p.panels.size()), 1);
@@ -330,6 +341,15 @@ Step make_qpool(const QPoolDesc& desc, const Kernels& kernels) {
     auto d = std::make_shared<QPoolDesc>(desc);
     return by_rows("QPOOL", fit.name, desc.y, [d, &fit](int row, float* arena) {
         fit.qmaximum(words(arena, d->x.offset + row * d->x.stride), words(arena, d->y.offset + row * d->y.stride), d->y.positions, d->taps.data(), int(d->taps.size()));
+    });
+}
+
+Step make_qtable(const QTableDesc& d, const Kernels& kernels) {
+    const Kernels& fit = fitting(d.y, kernels);
+    auto table = std::make_shared<std::array<uint8_t, 256>>();  // of bytes as they lie in memory
+    for (int byte = 0; byte < 256; ++byte) (*table)[byte ^ (FLIPPED & 255)] = d.table[byte] ^ uint8_t(FLIPPED & 255);
+    return by_rows("QTABLE", fit.name, d.y, [x = d.x, y = d.y, table, &fit](int row, float* arena) {
+        fit.qtable(table->data(), words(arena, x.offset + row * x.stride), words(arena, y.offset + row * y.stride), y.positions);
     });
 }
 

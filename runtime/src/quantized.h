@@ -43,6 +43,11 @@ struct QPoolDesc {
     std::vector<int32_t> taps;
 };
 
+struct QTableDesc {
+    Rows x, y;
+    const uint8_t* table = nullptr;  // 256 bytes: y's byte for each byte of x
+};
+
 struct QMeanDesc {
     View x;  // of words: channels, lines, columns
     Rows y;
@@ -70,6 +75,7 @@ struct DequantizeDesc {
 Step make_qlinear(const QLinearDesc&, const Kernels&, int threads, const HaloDesc* = nullptr);
 Step make_qdepthwise(const QDepthwiseDesc&, const Kernels&);
 Step make_qpool(const QPoolDesc&, const Kernels&);
+Step make_qtable(const QTableDesc&, const Kernels&);
 Step make_qmean(const QMeanDesc&);
 Step make_qadd(const QAddDesc&, const Kernels&);
 Step make_quantize(const QuantizeDesc&, const Kernels&);

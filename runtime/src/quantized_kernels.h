@@ -45,7 +45,7 @@ MMRT_INLINE void store_words(uint32_t* p, VI v) { store_flipped(p, unflipped(v))
 
 // dot(acc, x, w): acc += the four products of each word's bytes, as they lie in memory, with the weights. Q_OFFSET is what these are less than they stand for.
 #if defined(__aarch64__) && MMRT_WIDTH > 1
-constexpr int Q_VECTORS = 16;  // of 32 registers
+constexpr int Q_VECTORS = 16;  // half of the registers
 constexpr int Q_OFFSET = 128;
 using Four = int8x16_t;
 MMRT_INLINE Four four_weights(uint32_t w) { return vreinterpretq_s8_u32(vdupq_n_u32(w)); }
@@ -59,7 +59,7 @@ MMRT_INLINE VI dot(VI acc, VI x, Four w) {
 #endif
 }
 #else
-constexpr int Q_VECTORS = 8;
+constexpr int Q_VECTORS = MMRT_WIDTH == 16 ? 16 : 8;  // half of the registers
 constexpr int Q_OFFSET = 0;
 #if MMRT_WIDTH == 1
 using Four = uint32_t;
@@ -515,6 +515,46 @@ void qmaximum(const uint32_t* x, uint32_t* y, int64_t positions, const int32_t* 
         }
         store_flipped(y + p, bits_as<VI>(most));
     }
+}
+
+// A byte's upper four bits choose one of 16 instructions' tables, its lower four an entry of it.
+void qtable(const uint8_t* table, const uint32_t* x, uint32_t* y, int64_t positions) {
+#if defined(__AVX512BW__)
+    __m512i parts[16];
+    for (int k = 0; k < 16; ++k) parts[k] = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table + 16 * k)));
+    for (int64_t p = 0; p < positions; p += W) {
+        const __m512i bytes = (__m512i)load_flipped(x + p);
+        __m512i out = _mm512_setzero_si512();
+        for (int k = 0; k < 16; ++k) {  // where another part is meant, the highest bit is set, and the entry 0
+            const __m512i index = _mm512_adds_epu8(_mm512_xor_si512(bytes, _mm512_set1_epi8(static_cast<char>(16 * k))), _mm512_set1_epi8(0x70));
+            out = _mm512_or_si512(out, _mm512_shuffle_epi8(parts[k], index));
+        }
+        store_flipped(y + p, (VI)out);
+    }
+#elif MMRT_WIDTH == 8 || MMRT_WIDTH == 16
+    for (int64_t p = 0; p < positions; p += 8) {
+        const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + p));
+        __m256i out = _mm256_setzero_si256();
+        for (int k = 0; k < 16; ++k) {
+            const __m256i part = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table + 16 * k)));
+            const __m256i index = _mm256_adds_epu8(_mm256_xor_si256(bytes, _mm256_set1_epi8(static_cast<char>(16 * k))), _mm256_set1_epi8(0x70));
+            out = _mm256_or_si256(out, _mm256_shuffle_epi8(part, index));
+        }
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + p), out);
+    }
+#elif defined(__aarch64__) && MMRT_WIDTH > 1
+    uint8x16x4_t parts[4];
+    for (int k = 0; k < 4; ++k) parts[k] = vld1q_u8_x4(table + 64 * k);
+    for (int64_t p = 0; p < positions; p += W) {
+        uint8x16_t bytes = (uint8x16_t)load_flipped(x + p), out = vqtbl4q_u8(parts[0], bytes);
+        for (int k = 1; k < 4; ++k) out = vqtbx4q_u8(out, parts[k], vsubq_u8(bytes, vdupq_n_u8(static_cast<uint8_t>(64 * k))));
+        store_flipped(y + p, (VI)out);
+    }
+#else
+    const uint8_t* from = reinterpret_cast<const uint8_t*>(x);
+    uint8_t* to = reinterpret_cast<uint8_t*>(y);
+    for (int64_t i = 0; i < 4 * positions; ++i) to[i] = table[from[i]];
+#endif
 }
 
 void qadd(const Sum& sum, const uint32_t* a, const uint32_t* b, uint32_t* y, int64_t positions) {

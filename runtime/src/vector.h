@@ -162,6 +162,9 @@ MMRT_INLINE V verf(V x) {
     return x * p / q;
 }
 
+// To the nearest integer, ties to even, of numbers below 2^22: there a float of 1.5 * 2^23 has no digit left behind the point.
+MMRT_INLINE V vround(V x) { return (x + splat(12582912.f)) - splat(12582912.f); }
+
 template <float (*F)(float)>
 MMRT_INLINE V each(V v) {  // rare functions: lane by lane
     float part[W];
@@ -199,6 +202,7 @@ MMRT_INLINE V activate(V x, float a, float b) {
         case 18: return select_negative(x, each<scalar_expm1>(x) * a, x);
         case 19: return x * a + splat(b);
         case 20: return each<scalar_mish>(x);
+        case 21: return vround(vmin(vmax(x / splat(a), splat(-b)), splat(255.f - b))) * a;
         default: return x;
     }
 }
@@ -232,6 +236,7 @@ MMRT_INLINE void with_activation(int code, F f) {
         case 18: return f(Code<18>());
         case 19: return f(Code<19>());
         case 20: return f(Code<20>());
+        case 21: return f(Code<21>());
         default: return f(Code<0>());
     }
 }

@@ -116,6 +116,7 @@ void append_quantized(File* file, std::vector<Words>* operations) {
     operations->push_back(operation(12, "qconv", {a, taps, {1}, b, {kept, 9, factors, biases}, rounding, {0}}));
     operations->push_back(operation(13, "qdepthwise", {b, taps, c, {weights, factors, biases}, rounding}));
     operations->push_back(operation(14, "qpool", {c, {2, 0, 1}, d}));
+    operations->push_back(operation(20, "qtable", {d, c, {add_bytes(&file->data, Bytes(256, 7))}}));
     operations->push_back(operation(15, "qadd", {a, d, e, {bits(0.5f), bits(0.4f), bits(-15.2f), 0, 250}}));
     operations->push_back(operation(12, "qsum", {e, {1, 0, 1}, a, {kept, 1, factors, biases}, rounding, {1}, d, {1, bits(1.f), bits(0.1f), bits(-128.3f), 0, 255}}));
     operations->push_back(operation(17, "dequantize", {a, view(1600, {3, 23}, {48, 1}), {bits(0.1f), 100}}));
@@ -213,7 +214,7 @@ std::vector<std::vector<float>> outputs_of(Model* model) {
 void test_everything() {
     const Bytes file = everything().bytes();
     Model one(file.data(), file.size(), 1), three(file.data(), file.size(), 3);
-    check::that(one.steps().size() == 23 && one.inputs()[0].name == "image" && one.outputs().size() == 2, "the model with everything");
+    check::that(one.steps().size() == 24 && one.inputs()[0].name == "image" && one.outputs().size() == 2, "the model with everything");
     const auto first = outputs_of(&one);
     for (int repeat = 0; repeat < 5; ++repeat) {
         check::that(outputs_of(&one) == first, "a second run gives the same bits");
@@ -301,11 +302,11 @@ void test_views() {
     longer.plan.push_back(0);
     refused(longer, "words after the last operation");
     refused(with(operation(5, "c", {fine, other, {0}})), "its payload does not end where its length says");
-    refused(with(operation(20, "c", {fine, other})), "there is no operation 20");
+    refused(with(operation(21, "c", {fine, other})), "there is no operation 21");
     File many = copy(fine, other);
     many.plan[1] = 65;
     refused(many, "the number of inputs is 65");
-    refused(with(operation(6, "u", {fine, other, {21, 0, 0}})), "an activation is 21");
+    refused(with(operation(6, "u", {fine, other, {22, 0, 0}})), "an activation is 22");
     refused(with(operation(7, "b", {{7}, fine, other, other, NO_ACT})), "fn is 7");
     refused(with(operation(8, "r", {{0, 1}, fine, other, {0}})), "dst does not have the dims that remain");
     refused(with(operation(9, "s", {view(0, {}, {}), view(1, {}, {})})), "there is no last dim");
@@ -432,6 +433,7 @@ struct Work {
     double operator()(const QDepthwiseDesc& d) const { return 4.0 * d.y.count * d.y.positions * double(d.taps.size()); }
     double operator()(const QMeanDesc& d) const { return 4.0 * double(elements(d.x)); }
     double operator()(const QPoolDesc& d) const { return double(d.y.count) * d.y.positions * double(d.taps.size()); }
+    double operator()(const QTableDesc& d) const { return 4.0 * d.y.count * d.y.positions; }
     double operator()(const QAddDesc& d) const { return 4.0 * d.y.count * d.y.positions; }
     double operator()(const QuantizeDesc& d) const { return 4.0 * d.y.count * d.y.positions; }
     double operator()(const DequantizeDesc& d) const { return 4.0 * d.x.count * d.y.positions; }

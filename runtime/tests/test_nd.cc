@@ -38,6 +38,7 @@ double reference_act(const Act& act, double x) {
         case 18: return x < 0 ? a * std::expm1(x) : x;
         case 19: return a * x + b;
         case 20: return x * std::tanh(softplus);
+        case 21: return (std::min(std::max(std::nearbyint(double(float(x) / act.a)) + b, 0.0), 255.0) - b) * a;
         default: return x;
     }
 }
@@ -45,9 +46,9 @@ double reference_act(const Act& act, double x) {
 bool close(double got, double want) { return std::fabs(got - want) <= 1e-6 + 3e-6 * std::fabs(want); }
 
 void test_activations(const Kernels& kernels) {
-    for (int code = 0; code <= 20; ++code) {
+    for (int code = 0; code <= 21; ++code) {
         const bool positive = code == 11 || code == 16;
-        const Act act{code, code == 1 ? -0.5f : 0.3f, code == 1 ? 2.f : 0.4f};
+        const Act act{code, code == 1 ? -0.5f : code == 21 ? 0.04f : 0.3f, code == 1 ? 2.f : code == 21 ? 130.f : 0.4f};
         for (int n : {1, 2, 7, 8, 9, 16, 31, 64, 65}) {
             std::vector<float> x(n), y(n + 1, 42.f);
             check::Random random(uint64_t(code * 100 + n));

@@ -185,6 +185,10 @@ void others(const Kernels& set) {
             for (int32_t tap : pool.taps) most = std::max(most, byte_at(arena, a + at + tap, i));
             return byte_at(arena, y + at, i) == most;
         }), where + " qpool");
+        uint8_t table[256];
+        for (uint8_t& entry : table) entry = uint8_t(random.below(256));
+        run(make_qtable({{a, stride, words, positions}, {y, stride, words, positions}, table}, set));
+        check::that(each([&](int, int64_t at, int i, int) { return byte_at(arena, y + at, i) == table[byte_at(arena, a + at, i)]; }), where + " qtable");
         DequantizeDesc out{{a, stride, words, positions}, {f, stride, channels, positions}, 0.043f, 77};
         run(make_dequantize(out, set));
         check::that(each([&](int c, int64_t at, int i, int p) { return arena[f + c * stride + p] == (float(byte_at(arena, a + at, i)) - 77.f) * 0.043f; }), where + " dequantize");
