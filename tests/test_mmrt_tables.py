@@ -51,7 +51,8 @@ def binary(fn: str, a: str, b: str, to: str) -> Node:
 def test_gelu_in_five_nodes_is_one_table():
     root, one, half = (np.float32(v).reshape(()) for v in (2**0.5, 1, 0.5))
     graph = graph_of(binary("div", "x", "root", "a"), unary("a", "b", ("erf", 0.0, 0.0)),
-                     binary("add", "b", "one", "c"), binary("mul", "x", "c", "d"), binary("mul", "d", "half", "y"), root=root, one=one, half=half)
+                     binary("add", "b", "one", "c"), binary("mul", "x", "c", "d"),
+                     binary("mul", "d", "half", "y"), root=root, one=one, half=half)
     table = tables_of(graph)["out"]
     x = torch.arange(256).sub(ZERO) * SCALE
     expected = (F.gelu(x) / SCALE).round().add(ZERO).clamp(0, 255)
