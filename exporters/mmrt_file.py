@@ -10,7 +10,7 @@ import numpy as np
 MAGIC, VERSION, LINE = b"MMRT\r\n\x1a\n", 1, 64  # sections and blobs begin at multiples of a cache line
 
 LINEAR, DEPTHWISE, POOL, HALO, COPY, UNARY, BINARY, REDUCE, SOFTMAX, NORM, MATMUL = range(1, 12)
-QLINEAR, QDEPTHWISE, QPOOL, QADD, QUANTIZE, DEQUANTIZE, QMEAN, QHALO, QTABLE = range(12, 21)
+QLINEAR, QDEPTHWISE, QPOOL, QADD, QUANTIZE, DEQUANTIZE, QMEAN, QHALO, QTABLE, QMATMUL = range(12, 22)
 ACTS = ("none", "clip", "leaky", "sigmoid", "silu", "hardsigmoid", "hardswish", "gelu", "gelu_tanh", "tanh", "exp",
         "sqrt", "reciprocal", "erf", "neg", "abs", "log", "softplus", "elu", "affine", "mish", "rounded")
 BINARIES = ("add", "sub", "mul", "div", "max", "min", "pow")

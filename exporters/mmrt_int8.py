@@ -21,6 +21,7 @@ from exporters.mmrt_tables import rounded_in_place, with_tables
 
 FOUR = 4
 MOST_WEIGHT = 64  # what AVX2 multiplies without overflow
+MOST_SUMMED = np.iinfo(np.int32).max // 255**2  # products of two uint8 in one int32
 LARGEST_INPUT = 256  # no kernel reads an input of a larger absolute value
 BLOCK, CHANNELS = np.dtype("V16"), np.dtype("V4")  # of a weight: [4 outputs][4 inputs], and 4 channels
 
@@ -56,7 +57,7 @@ class Sum:
 def quantized(graph: Graph) -> Graph:
     """The graph with products, sums and poolings on uint8 wherever their inputs and outputs are uint8."""
     graph = _Joining(graph).graph()
-    graph = rounded_in_place(with_tables(graph, _channel_axes(graph)))
+    graph = _with_matmuls(rounded_in_place(with_tables(graph, _channel_axes(graph))))
     graph = _with_sums(graph)
     return without_dead(_in_words(graph))
 
@@ -215,6 +216,34 @@ def _with_sum(node: Node, made: dict[str, Node], readers: dict[str, int]) -> Nod
         merged = with_attrs(maker, sum=node["sum"], residual_first=int(name == node.inputs[1]))
         return replace(merged, inputs=(*maker.inputs, other), output=node.output)
     return None
+
+
+def _with_matmuls(graph: Graph) -> Graph:
+    """The product of two activations that were rounded, rounded itself: floats outside, integers inside."""
+    makers = {node.output: node for node in graph.nodes}
+    readers = [name for node in graph.nodes for name in node.inputs] + list(graph.outputs)
+
+    def rounded(name: str) -> Node | None:
+        node = makers.get(name)
+        while node is not None and node.op == "reshape" and graph.shapes[node.inputs[0]] == graph.shapes[node.output]:
+            node = makers.get(node.inputs[0])
+        return node if node is not None and node.op == "unary" and node["act"][0] == "rounded" else None
+
+    def joined(node: Node) -> Node:
+        product = makers.get(node.inputs[0])
+        if rounded(node.output) is not node or product is None or product.op != "matmul" or \
+                product["scale"] != 1 or readers.count(product.output) != 1:
+            return node
+        a, b = (rounded(name) for name in product.inputs)
+        if a is None or b is None or graph.shapes[product.inputs[0]][-1] > MOST_SUMMED:
+            return node
+        numbers = [part["act"][1:] for part in (a, b, node)]  # scale and zero point
+        scales = [np.float32(scale) for scale, _ in numbers]
+        return Node("qmatmul", product.name, (a.inputs[0], b.inputs[0]), node.output,
+                    {"numbers": numbers, "multiplier": float(scales[0] * scales[1] / scales[2])})
+
+    return without_dead(replace(graph, nodes=tuple(joined(node) if node.op == "unary" else node
+                                                   for node in graph.nodes)))
 
 
 def _in_words(graph: Graph) -> Graph:

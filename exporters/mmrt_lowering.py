@@ -233,6 +233,7 @@ OPS: dict[str, Callable[[p.Plan, Node], View]] = {
     "pool": products.lower_pool,
     "qmean": products.lower_qmean,
     "qadd": products.lower_qadd,
+    "qmatmul": products.lower_matmul,
     "qtable": products.lower_qtable,
     "quantize": products.lower_quantize,
     "reduce": lower_reduce,

@@ -132,7 +132,12 @@ def lower_matmul(plan: p.Plan, node: Node) -> View:
     c = _product(plan, a, b.dims[-1])
     keep = [k for k in range(rank - 2) if batch[k] != 1] + [rank - 2, rank - 1]
     views = [_inner_stride_1(transpose(v, keep)) for v in (c, a, b)]
-    p.emit(plan, f.MATMUL, node.name, c, (*views, float(node["scale"])))
+    if node.op == "qmatmul":
+        numbers = node["numbers"] if not turned else [node["numbers"][k] for k in (1, 0, 2)]
+        words = [word for scale, zero in numbers for word in (float(scale), int(zero))]
+        p.emit(plan, f.QMATMUL, node.name, c, (*views, *words, node["multiplier"]))
+    else:
+        p.emit(plan, f.MATMUL, node.name, c, (*views, float(node["scale"])))
     return transpose(c, swap) if turned else c
 
 

@@ -138,11 +138,15 @@ def attention() -> onnx.ModelProto:
     return quantize_for_onnxruntime(simplify(onnx.load_from_string(buffer.getvalue()))[0], images)
 
 
-def test_a_transformer_s_gelu_is_a_table_and_its_attention_needs_no_bytes():
+def test_a_transformer_s_gelu_is_a_table_and_its_attention_multiplies_integers():
     nodes = quantized(read_graph(attention())).nodes
     acts = [node.attrs.get("act", NO_ACT)[0] for node in nodes]
-    assert [node.op for node in nodes].count("qtable") == 1 and "erf" not in acts
-    assert acts.count("rounded") >= 4, "query, key, value and what softmax gives"
+    ops = [node.op for node in nodes]
+    assert ops.count("qtable") == 1 and "erf" not in acts
+    assert ops.count("qmatmul") == 2 and "matmul" not in ops
+    weighted = next(node for node in reversed(nodes) if node.op == "qmatmul")
+    made_by = {node.output: node.op for node in nodes}
+    assert [made_by[name] for name in weighted.inputs] == ["softmax", "reshape"], "not rounded twice"
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="ONNX Runtime rounds in other places on other processors")

@@ -76,6 +76,14 @@ struct MatmulTask {
     float scale;
 };
 
+// c = uint8's view of the product of uint8's views of a and b, all three as floats; scratch is the kernel's, of qmatmul_scratch() elements.
+struct QMatmulTask {
+    MatmulTask floats;
+    Number a, b, c;
+    float multiplier;
+    float* scratch;
+};
+
 // y[o] = act(bias[o] + residual[o] + sum of w[o][k] * x[k])
 struct MatvecTask {
     const float *weights, *x, *bias, *residual;
@@ -138,6 +146,12 @@ struct QDepthwiseTask {
     Rounding out;
 };
 
+// Both operands, each line up to a whole vector of any width, and a vector behind them.
+inline int64_t qmatmul_scratch(int64_t M, int64_t N, int64_t K) {
+    auto up = [](int64_t n) { return (n + 31) / 32 * 32; };
+    return up(K) * up(N) + up(M) * up(K) + 64;
+}
+
 struct Kernels {
     const char* name;
     unsigned needs;  // Features, all of them
@@ -176,6 +190,7 @@ struct Kernels {
     void (*qdepthwise)(const QDepthwiseTask&);
     void (*qmaximum)(const uint32_t* x, uint32_t* y, int64_t positions, const int32_t* taps, int n_taps);
     void (*qtable)(const uint8_t* table, const uint32_t* x, uint32_t* y, int64_t positions);  // of 256 bytes as they lie in memory
+    void (*qmatmul)(const QMatmulTask&);
     void (*qadd)(const Sum&, const uint32_t* a, const uint32_t* b, uint32_t* y, int64_t positions);
     void (*quantize)(const float* x, int64_t x_stride, int channels, uint32_t* y, int64_t positions, float scale, const Rounding&);
     void (*dequantize)(const uint32_t* x, float* y, int64_t y_stride, int channels, int64_t positions, float scale, float zero);

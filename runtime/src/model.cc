@@ -31,6 +31,7 @@ struct MakeStep {
     Step operator()(const DepthwiseDesc& d) const { return make_depthwise(d, kernels); }
     Step operator()(const PoolDesc& d) const { return make_pool(d, kernels); }
     Step operator()(const MatmulDesc& d) const { return make_matmul(d, kernels); }
+    Step operator()(const QMatmulDesc& d) const { return make_qmatmul(d, kernels); }
     Step operator()(const HaloDesc& d) const { return make_halos({d}); }
     Step operator()(const CopyDesc& d) const { return make_copy(d, kernels); }
     Step operator()(const UnaryDesc& d) const { return make_unary(d, kernels); }
@@ -104,6 +105,7 @@ Model::Model(const uint8_t* file, size_t size, int threads)
         if (auto* d = std::get_if<ReduceDesc>(&operation.desc)) own(&d->src);
         if (auto* d = std::get_if<SoftmaxDesc>(&operation.desc)) own(&d->src);
         if (auto* d = std::get_if<MatmulDesc>(&operation.desc)) own(&d->a);
+        if (auto* d = std::get_if<QMatmulDesc>(&operation.desc)) own(&d->floats.a);
         if (auto* d = std::get_if<NormDesc>(&operation.desc)) {
             own(&d->src);
             d->gain = own(d->gain, d->dst.dims.back());

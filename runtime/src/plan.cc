@@ -361,12 +361,11 @@ NormDesc read_norm(Words& words, int64_t arena) {
     return d;
 }
 
-MatmulDesc read_matmul(Words& words, int64_t arena) {
+MatmulDesc read_matrices(Words& words, int64_t arena) {
     MatmulDesc d;
     d.c = words.writable("c", arena);
     d.a = words.view("a", arena);
     d.b = words.view("b", arena);
-    d.scale = words.real();
     const size_t rank = d.c.dims.size();
     if (rank < 2 || d.a.dims.size() != rank || d.b.dims.size() != rank) refuse(words.where() + "its views have different ranks");
     for (size_t i = 0; i + 2 < rank; ++i)
@@ -378,6 +377,12 @@ MatmulDesc read_matmul(Words& words, int64_t arena) {
     int64_t batch = 1;
     for (size_t i = 0; i + 2 < rank; ++i) batch *= d.c.dims[i];
     if (batch > std::numeric_limits<int>::max()) refuse(words.where() + "its batch is too large");
+    return d;
+}
+
+MatmulDesc read_matmul(Words& words, int64_t arena) {
+    MatmulDesc d = read_matrices(words, arena);
+    d.scale = words.real();
     return d;
 }
 
@@ -530,6 +535,24 @@ DequantizeDesc read_dequantize(Words& words, int64_t arena) {
     return d;
 }
 
+Number read_number(Words& words) {
+    Number out;
+    out.scale = read_scale(words);
+    out.zero = float(words.number("a zero point", 0, 255));
+    return out;
+}
+
+QMatmulDesc read_qmatmul(Words& words, int64_t arena) {
+    QMatmulDesc d;
+    d.floats = read_matrices(words, arena);
+    d.a = read_number(words);
+    d.b = read_number(words);
+    d.c = read_number(words);
+    d.multiplier = words.real();
+    if (d.floats.a.dims.back() > INT32_MAX / (255 * 255)) refuse(words.where() + "a sum may leave 32 bits");
+    return d;
+}
+
 QMeanDesc read_qmean(Words& words, int64_t arena) {
     QMeanDesc d;
     d.x = words.view("x", arena);
@@ -582,6 +605,7 @@ Operation read_operation(Words& words, int64_t arena) {
         case 18: out.desc = read_qmean(words, arena); break;
         case 19: out.desc = read_halo(words, arena, FLIPPED); break;
         case 20: out.desc = read_qtable(words, arena); break;
+        case 21: out.desc = read_qmatmul(words, arena); break;
         default: refuse(words.where() + "there is no operation " + std::to_string(opcode) + "; a newer library may know it");
     }
     if (words.position() != end) refuse(words.where() + "its payload does not end where its length says");

@@ -48,7 +48,7 @@ struct NormDesc {
 };
 
 using OperationDesc = std::variant<LinearDesc, DepthwiseDesc, PoolDesc, HaloDesc, CopyDesc, UnaryDesc, BinaryDesc, ReduceDesc, SoftmaxDesc, NormDesc, MatmulDesc,
-                                   QLinearDesc, QDepthwiseDesc, QPoolDesc, QAddDesc, QuantizeDesc, DequantizeDesc, QMeanDesc, QTableDesc>;
+                                   QLinearDesc, QDepthwiseDesc, QPoolDesc, QAddDesc, QuantizeDesc, DequantizeDesc, QMeanDesc, QTableDesc, QMatmulDesc>;
 
 struct Operation {
     std::string name;

@@ -67,6 +67,17 @@ struct QuantizeDesc {
     Rounding out;
 };
 
+// uint8 of this scale and zero point: (q - zero) * scale
+struct Number {
+    float scale = 1, zero = 0;
+};
+
+struct QMatmulDesc {
+    MatmulDesc floats;  // its scale is not used
+    Number a, b, c;
+    float multiplier = 1;
+};
+
 struct DequantizeDesc {
     Rows x, y;
     float scale = 1, zero = 0;
@@ -77,6 +88,7 @@ Step make_qdepthwise(const QDepthwiseDesc&, const Kernels&);
 Step make_qpool(const QPoolDesc&, const Kernels&);
 Step make_qtable(const QTableDesc&, const Kernels&);
 Step make_qmean(const QMeanDesc&);
+Step make_qmatmul(const QMatmulDesc&, const Kernels&);
 Step make_qadd(const QAddDesc&, const Kernels&);
 Step make_quantize(const QuantizeDesc&, const Kernels&);
 Step make_dequantize(const DequantizeDesc&, const Kernels&);

@@ -117,6 +117,8 @@ void append_quantized(File* file, std::vector<Words>* operations) {
     operations->push_back(operation(13, "qdepthwise", {b, taps, c, {weights, factors, biases}, rounding}));
     operations->push_back(operation(14, "qpool", {c, {2, 0, 1}, d}));
     operations->push_back(operation(20, "qtable", {d, c, {add_bytes(&file->data, Bytes(256, 7))}}));
+    const Words square = view(1600, {3, 3}, {48, 1});
+    operations->push_back(operation(21, "qmatmul", {view(1700, {3, 3}, {8, 1}), square, view(1650, {3, 3}, {9, 1}), {bits(0.1f), 3, bits(0.2f), 4, bits(0.3f), 5, bits(0.07f)}}));
     operations->push_back(operation(15, "qadd", {a, d, e, {bits(0.5f), bits(0.4f), bits(-15.2f), 0, 250}}));
     operations->push_back(operation(12, "qsum", {e, {1, 0, 1}, a, {kept, 1, factors, biases}, rounding, {1}, d, {1, bits(1.f), bits(0.1f), bits(-128.3f), 0, 255}}));
     operations->push_back(operation(17, "dequantize", {a, view(1600, {3, 23}, {48, 1}), {bits(0.1f), 100}}));
@@ -214,7 +216,7 @@ std::vector<std::vector<float>> outputs_of(Model* model) {
 void test_everything() {
     const Bytes file = everything().bytes();
     Model one(file.data(), file.size(), 1), three(file.data(), file.size(), 3);
-    check::that(one.steps().size() == 24 && one.inputs()[0].name == "image" && one.outputs().size() == 2, "the model with everything");
+    check::that(one.steps().size() == 25 && one.inputs()[0].name == "image" && one.outputs().size() == 2, "the model with everything");
     const auto first = outputs_of(&one);
     for (int repeat = 0; repeat < 5; ++repeat) {
         check::that(outputs_of(&one) == first, "a second run gives the same bits");
@@ -302,7 +304,7 @@ void test_views() {
     longer.plan.push_back(0);
     refused(longer, "words after the last operation");
     refused(with(operation(5, "c", {fine, other, {0}})), "its payload does not end where its length says");
-    refused(with(operation(21, "c", {fine, other})), "there is no operation 21");
+    refused(with(operation(22, "c", {fine, other})), "there is no operation 22");
     File many = copy(fine, other);
     many.plan[1] = 65;
     refused(many, "the number of inputs is 65");
@@ -433,6 +435,7 @@ struct Work {
     double operator()(const QDepthwiseDesc& d) const { return 4.0 * d.y.count * d.y.positions * double(d.taps.size()); }
     double operator()(const QMeanDesc& d) const { return 4.0 * double(elements(d.x)); }
     double operator()(const QPoolDesc& d) const { return double(d.y.count) * d.y.positions * double(d.taps.size()); }
+    double operator()(const QMatmulDesc& d) const { return (*this)(d.floats); }
     double operator()(const QTableDesc& d) const { return 4.0 * d.y.count * d.y.positions; }
     double operator()(const QAddDesc& d) const { return 4.0 * d.y.count * d.y.positions; }
     double operator()(const QuantizeDesc& d) const { return 4.0 * d.y.count * d.y.positions; }

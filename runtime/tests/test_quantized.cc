@@ -200,6 +200,63 @@ void others(const Kernels& set) {
     }
 }
 
+// c = a b of what uint8 makes of both, and of the product. a's columns, its lines or neither lie together.
+void qmatmul_case(const Kernels& set, int M, int N, int K, int layout) {
+    check::Random random(uint64_t(M * 10000 + N * 100 + K + layout));
+    const int batch = 2;
+    const int64_t b_row = N + 5, c_row = N + 3, a_size = int64_t(M) * K * 2;
+    const int64_t a0 = MARGIN, b0 = a0 + batch * a_size, c0 = b0 + batch * K * b_row + MARGIN, end = c0 + batch * M * c_row + MARGIN;
+    std::vector<float> arena(size_t(end), -7.f);
+    for (int64_t i = a0; i < c0; ++i) arena[i] = float(int(random.below(4000)) - 2000) / 8 * 0.02f;  // ties and what is beyond a byte too
+    QMatmulDesc d;
+    MatmulDesc& f = d.floats;
+    f.a = {nullptr, a0, {batch, M, K}, layout == 0 ? std::vector<int64_t>{a_size, 1, M} : layout == 1 ? std::vector<int64_t>{a_size, K, 1} : std::vector<int64_t>{a_size, 2 * K, 2}};
+    f.b = {nullptr, b0, {batch, K, N}, {K * b_row, b_row, 1}};
+    f.c = {nullptr, c0, {batch, M, N}, {M * c_row, c_row, 1}};
+    d.a = {0.02f, 120}, d.b = {0.03f, 0}, d.c = {0.5f, 131}, d.multiplier = 0.02f * 0.03f / 0.5f;
+    const std::vector<float> before = arena;
+    const Step step = make_qmatmul(d, set);
+    for (int item = 0; item < step.items; ++item) step.run(item, arena.data());
+    bool same = true, kept = true;
+    auto centred = [](float x, const Number& n) { return rounded(x / n.scale, {n.zero, 0, 255}) - int(n.zero); };
+    for (int i = 0; i < batch; ++i)
+        for (int m = 0; m < M; ++m)
+            for (int64_t n = 0; n < c_row; ++n) {
+                const int64_t at = c0 + (i * M + m) * c_row + n;
+                if (n >= N) {
+                    kept = kept && arena[at] == before[at];
+                    continue;
+                }
+                int32_t sum = 0;
+                for (int k = 0; k < K; ++k)
+                    sum += centred(before[a0 + i * f.a.strides[0] + m * f.a.strides[1] + k * f.a.strides[2]], d.a) * centred(before[b0 + (i * K + k) * b_row + n], d.b);
+                same = same && arena[at] == float(rounded(float(sum) * d.multiplier, {d.c.zero, 0, 255}) - int(d.c.zero)) * d.c.scale;
+            }
+    const std::string name = std::string(set.name) + " qmatmul " + std::to_string(M) + "x" + std::to_string(N) + "x" + std::to_string(K) + " layout " + std::to_string(layout);
+    check::that(same, name);
+    check::that(kept, name + ": nothing behind a row is written");
+}
+
+// Quotients that are ties, or next to one, of many scales: what a division rounds to, to the last bit.
+void division_cases(const Kernels& set) {
+    check::Random random(11);
+    const int positions = 64;
+    for (int i = 0; i < 4000; ++i) {
+        const float scale = std::ldexp(1 + random.uniform(), int(random.below(24)) - 16) * (i % 50 == 0 ? 1e-28f : 1.f);
+        const Rounding out{float(random.below(256)), 0, 255};
+        std::vector<float> x(positions), words(positions + 16);
+        for (float& v : x) {
+            v = (float(int(random.below(520)) - 260) + 0.5f) * scale;
+            for (uint32_t ulps = random.below(4); ulps > 0; --ulps) v = std::nextafter(v, random.below(2) ? 1e30f : -1e30f);
+        }
+        set.quantize(x.data(), positions, 1, reinterpret_cast<uint32_t*>(words.data()), positions, scale, out);
+        bool same = true;
+        for (int p = 0; p < positions; ++p) same = same && byte_at(words, p, 0) == rounded(x[p] / scale, out);
+        if (!same) return check::that(false, std::string(set.name) + " quantize divides by " + std::to_string(scale));
+    }
+    check::that(true, std::string(set.name) + " quantize divides");
+}
+
 // The mean of an image whose lines lie apart, 300 long: more than a 16-bit sum takes.
 void qmean_case() {
     check::Random random(3);
@@ -235,6 +292,11 @@ int main() {
             for (int extreme : {1, 2}) qdepthwise_case(set, 1, positions, std::vector<int32_t>(25, 1), extreme);
         }
         others(set);
+        division_cases(set);
+        for (int n : {1, 5, 8, 16, 17, 33, 64, 65})
+            for (int m : {1, 3, 8, 13})
+                for (int k : {1, 6, 17}) qmatmul_case(set, m, n, k, (m + n + k) % 3);
+        for (int layout : {0, 1, 2}) qmatmul_case(set, 9, 20, 600, layout);  // more than floats sum exactly
     });
     return check::finish();
 }
