@@ -143,17 +143,15 @@ MMRT_INLINE VI dot_row(VI acc, VI x, Quad w) { return (VI)vdotq_laneq_s32((int32
 #if defined(__AVX512VNNI__)
 constexpr int Q_DENSE_VECTORS = 5;
 #elif defined(__AVXVNNI__)
-constexpr int Q_DENSE_VECTORS = 2;
+constexpr int Q_DENSE_VECTORS = 3;
 #else
 constexpr int Q_DENSE_VECTORS = 0;
 #endif
 constexpr double Q_DENSE_FROM = 0.5;
-struct Quad {
-    Four row[4];
-};
-MMRT_INLINE Quad quad_weights(const uint32_t* w) { return {{four_weights(w[0]), four_weights(w[1]), four_weights(w[2]), four_weights(w[3])}}; }
+using Quad = const uint32_t*;
+MMRT_INLINE Quad quad_weights(const uint32_t* w) { return w; }
 template <int ROW>
-MMRT_INLINE VI dot_row(VI acc, VI x, const Quad& w) { return dot(acc, x, w.row[ROW]); }
+MMRT_INLINE VI dot_row(VI acc, VI x, Quad w) { return dot(acc, x, four_weights(w[ROW])); }
 #endif
 
 // How the weights of a depthwise convolution lie (Kernels::q_taps, q_alone). Four products that are added at once are one channel's
@@ -167,13 +165,15 @@ constexpr bool Q_ALONE = false;
 #endif
 
 struct Clamp {
-    V low, high;
+    V low, high, below;  // the last is WHOLE - zero, which takes WHOLE away and adds the zero point
     VI zero;
 };
 
-MMRT_INLINE Clamp clamp_of(const Rounding& r) { return {splat(r.low - r.zero), splat(r.high - r.zero), splat_int(static_cast<int32_t>(r.zero))}; }
+MMRT_INLINE Clamp clamp_of(const Rounding& r) { return {splat(r.low - r.zero), splat(r.high - r.zero), splat(WHOLE - r.zero), splat_int(static_cast<int32_t>(r.zero))}; }
 
 MMRT_INLINE VI quantized(V value, const Clamp& c) { return to_int(vmin(vmax(value, c.low), c.high)) + c.zero; }
+
+MMRT_INLINE V quantized_float(V value, const Clamp& c) { return (vmin(vmax(value, c.low), c.high) + splat(WHOLE)) - c.below; }
 
 // words_of(a, b, c, d, to): words, as they lie in memory, of four rows: rounded, zero added, clamped.
 #if defined(__aarch64__) && MMRT_WIDTH > 1
@@ -248,8 +248,20 @@ MMRT_INLINE VI added(const V* a, const V* b, const Adding& s) {  // four rows of
 
 MMRT_INLINE void read_rows(const uint32_t* p, V* rows) {
     const VI words = load_words(p);
+#if defined(__AVX512BW__)
+    for (int r = 0; r < 4; ++r)  // the byte, and three that are 0
+        rows[r] = to_float((VI)_mm512_shuffle_epi8((__m512i)words, _mm512_broadcast_i32x4(_mm_setr_epi32(r - 256, r + 4 - 256, r + 8 - 256, r + 12 - 256))));
+#else
     for (int r = 0; r < 4; ++r) rows[r] = to_float(byte_of(words, r));
+#endif
 }
+
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+constexpr int Q_SUMS = 2;  // a product's sum is ready after five cycles, and two are begun in each
+#else
+constexpr int Q_SUMS = 1;
+#endif
+constexpr int LONG_ROW = 24;  // blocks
 
 struct Finishing {
     Clamp clamp;
@@ -267,7 +279,7 @@ MMRT_INLINE void finish(const QLinearTask& task, int quad, V (&rows)[T][4], cons
         if (task.residual) {
             V others[4];
             read_rows(task.residual + quad * task.residual_stride + t * W, others);
-            for (V& row : rows[t]) row = to_float(quantized(row, how.clamp));
+            for (V& row : rows[t]) row = quantized_float(row, how.clamp);
             store_flipped(y + t * W, task.residual_first ? added(others, rows[t], how.adding) : added(rows[t], others, how.adding));
         } else {
             store_flipped(y + t * W, words_of(rows[t][0], rows[t][1], rows[t][2], rows[t][3], how.to));
@@ -294,6 +306,19 @@ void qlinear_rows(const QLinearTask& task) {
                     const uint32_t* other = reinterpret_cast<const uint32_t*>(x + block[1].offset);
                     for (int t = 0; t < T; ++t) acc[t] = dot_two(acc[t], load_flipped(from + t * W), load_flipped(other + t * W), w);
                 }
+            if (Q_SUMS == 2 && T <= 5 && end - block >= LONG_ROW) {  // of two words each: T sums alone would wait for each other
+                VI others[T];
+                for (int t = 0; t < T; ++t) others[t] = splat_int(0);
+                for (const QBlock* ahead = block; ahead < end; ahead += 8) __builtin_prefetch(ahead + 256);  // few positions use a weight up quickly
+                for (; block + 1 < end; block += 2) {
+                    const Four w = four_weights(block[0].weights), v = four_weights(block[1].weights);
+                    const uint32_t* from = reinterpret_cast<const uint32_t*>(x + block[0].offset);
+                    const uint32_t* other = reinterpret_cast<const uint32_t*>(x + block[1].offset);
+                    for (int t = 0; t < T; ++t) acc[t] = dot(acc[t], load_flipped(from + t * W), w);
+                    for (int t = 0; t < T; ++t) others[t] = dot(others[t], load_flipped(other + t * W), v);
+                }
+                for (int t = 0; t < T; ++t) acc[t] += others[t];
+            }
             for (; block < end; ++block) {
                 const Four w = four_weights(block->weights);
                 const uint32_t* from = reinterpret_cast<const uint32_t*>(x + block->offset);
@@ -325,13 +350,12 @@ void qdense_rows(const QLinearTask& task) {
         for (int i = 0; i < task.n_offsets; ++i, weights += 4) {
             const uint32_t* from = reinterpret_cast<const uint32_t*>(x + task.offsets[i]);
             const Quad w = quad_weights(weights);
-            for (int t = 0; t < T; ++t) {
-                const VI taken = load_flipped(from + t * W);
-                acc[0][t] = dot_row<0>(acc[0][t], taken, w);
-                acc[1][t] = dot_row<1>(acc[1][t], taken, w);
-                acc[2][t] = dot_row<2>(acc[2][t], taken, w);
-                acc[3][t] = dot_row<3>(acc[3][t], taken, w);
-            }
+            VI in[T];
+            for (int t = 0; t < T; ++t) in[t] = load_flipped(from + t * W);
+            for (int t = 0; t < T; ++t) acc[0][t] = dot_row<0>(acc[0][t], in[t], w);
+            for (int t = 0; t < T; ++t) acc[1][t] = dot_row<1>(acc[1][t], in[t], w);
+            for (int t = 0; t < T; ++t) acc[2][t] = dot_row<2>(acc[2][t], in[t], w);
+            for (int t = 0; t < T; ++t) acc[3][t] = dot_row<3>(acc[3][t], in[t], w);
         }
         V rows[T][4];
         for (int r = 0; r < 4; ++r) {
@@ -362,6 +386,7 @@ void qmatvec(const QMatvecTask& task) {
         for (; k + 8 <= task.words; k += 8) {
             const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(task.x + k));
             const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights + k));
+            __builtin_prefetch(weights + k + 512);
             sums = _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));
         }
         int32_t lanes[8];

@@ -172,7 +172,8 @@ MMRT_INLINE V verf(V x) {
 }
 
 // To the nearest integer, ties to even, of numbers below 2^22: there a float of 1.5 * 2^23 has no digit left behind the point.
-MMRT_INLINE V vround(V x) { return (x + splat(12582912.f)) - splat(12582912.f); }
+constexpr float WHOLE = 12582912.f;
+MMRT_INLINE V vround(V x) { return (x + splat(WHOLE)) - splat(WHOLE); }
 
 // round(x / scale) within [low, high], which hold 0, as a correctly rounded quotient gives it: the product with the rounded inverse, corrected
 // twice by its remainder (Markstein 1990, theorem on quotients), is that quotient, and takes a third of a division's time.
