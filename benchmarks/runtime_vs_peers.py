@@ -12,7 +12,8 @@ being compared with the same round's. onnxruntime-int8 is the dense model quanti
 DeepSparse needs packages of its time: all then run in a virtual environment made for it, .venv-deepsparse; where that
 cannot be had, it is left out. MMRT_ISA=avx2 forces the kernels. One JSON line for each row with --json, raw samples
 included. --precision int8: mmrt on uint8 with blocks of 1x4 weights zeroed (sum of magnitudes), beside both peers in
-float32 and in int8; 1.0 is then the fastest of the four, dense. Below each table: how near mmrt's float layers come to
+float32 and in int8; 1.0 is then the fastest of the four, dense. --no-amx: no process gets AMX's tiles, as on a core that
+has VNNI alone (benchmarks/without_amx.py). Below each table: how near mmrt's float layers come to
 this core's roofline (mmrt-bench --profile), the ones that lose most by name; --layers prints all.
 """
 
@@ -56,6 +57,11 @@ RIVALS = {"fp32": PEERS, "int8": (*PEERS, *(f"{name}-int8" for name in PEERS))}
 CALIBRATION_IMAGES = 4  # of noise: where the ranges lie is nothing to the time
 ROOT = Path(__file__).parents[1]
 DEEPSPARSE = ROOT / ".venv-deepsparse"
+
+
+def has_amx() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.is_file() and "amx_tile" in cpuinfo.read_text().split()
 
 
 def numbers(text: str) -> list[float]:
@@ -282,6 +288,7 @@ def main() -> None:
     parser.add_argument("--runtimes", help=f"of {', '.join(RUNTIMES)}; default: those of the precision")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=5.0, help="of samples for each row at most, beyond the rounds")
+    parser.add_argument("--no-amx", action="store_true", help="the peers run as on a core with AVX-512 VNNI and no AMX")
     parser.add_argument("--layers", action="store_true", help="print every layer and its distance from the roofline")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
@@ -297,7 +304,10 @@ def main() -> None:
             probe_command = [python, str(ROOT / "benchmarks" / "probe_with_deepsparse.py")]
         else:
             runtimes.remove("deepsparse")
-    print(f"{cpu_facts()[0]}, {os.cpu_count()} CPUs")
+    if asked.no_amx:
+        probe_command = [sys.executable, str(ROOT / "benchmarks" / "without_amx.py"), *probe_command]
+    amx = has_amx() and not asked.no_amx
+    print(f"{cpu_facts()[0]}, {os.cpu_count()} CPUs, {'with' if amx else 'without'} AMX")
     done: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in asked.models.split(","):
@@ -312,7 +322,7 @@ def main() -> None:
                 for (_, runtime), file in files.items():
                     if runtime.startswith("mmrt"):
                         print(f"\n{roofline(file, threads, asked.layers)}", flush=True)
-                done += with_ratios
+                done += [{**row, "amx": amx} for row in with_ratios]
             print(f"\n{scaling(rows)}", flush=True)
             if asked.json:
                 asked.json.write_text("".join(json.dumps(row) + "\n" for row in done))

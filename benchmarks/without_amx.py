@@ -1,6 +1,6 @@
 """Runs a command as on a core that has AVX-512 VNNI and no AMX: its request for AMX's tiles is refused.
 
-    python benchmarks/without_amx.py python benchmarks/runtime_vs_peers.py --precision int8
+    python benchmarks/without_amx.py COMMAND ...    (benchmarks/runtime_vs_peers.py --no-amx does so for its peers)
 
 Linux gives AMX's tile registers only to processes that ask for them (arch_prctl ARCH_REQ_XCOMP_PERM); oneDNN, which is
 in OpenVINO, and ONNX Runtime ask, and take VNNI where they are told no. Here a seccomp filter tells them, as the kernel
