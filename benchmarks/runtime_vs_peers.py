@@ -12,9 +12,8 @@ being compared with the same round's. onnxruntime-int8 is the dense model quanti
 DeepSparse needs packages of its time: all then run in a virtual environment made for it, .venv-deepsparse; where that
 cannot be had, it is left out. MMRT_ISA=avx2 forces the kernels. One JSON line for each row with --json, raw samples
 included. --precision int8: mmrt on uint8 with blocks of 1x4 weights zeroed (sum of magnitudes), beside both peers in
-float32 and in int8; 1.0 is then the fastest of the four, dense. --no-amx: no process gets AMX's tiles, as on a core that
-has VNNI alone (benchmarks/without_amx.py). Below each table: how near mmrt's float layers come to
-this core's roofline (mmrt-bench --profile), the ones that lose most by name; --layers prints all.
+float32 and in int8; 1.0 is then the fastest of the four, dense. --no-amx: no process gets AMX's tiles, as on a core
+that has VNNI alone (benchmarks/without_amx.py). Below each table: how near mmrt's float layers come to this core's roofline (mmrt-bench --profile), the ones that lose most by name; --layers prints all.
 """
 
 import argparse
@@ -278,6 +277,17 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def probe_for(runtimes: list[str], no_amx: bool) -> list[str]:
+    """What runs the probe; takes "deepsparse" out of the runtimes where that cannot be had."""
+    command = [sys.executable, str(PROBE)]
+    if "deepsparse" in runtimes:
+        if python := deepsparse_python():
+            command = [python, str(ROOT / "benchmarks" / "probe_with_deepsparse.py")]
+        else:
+            runtimes.remove("deepsparse")
+    return [sys.executable, str(ROOT / "benchmarks" / "without_amx.py"), *command] if no_amx else command
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="resnet50", help="timm names, with commas between")
@@ -298,14 +308,7 @@ def main() -> None:
         parser.error(f"no runtime called {', '.join(unknown)} (there are {', '.join(RUNTIMES)})")
     if 0 not in asked.sparsities or not set(runtimes) & set(PEERS):
         parser.error("the ratios need sparsity 0 and onnxruntime or openvino")
-    probe_command = [sys.executable, str(PROBE)]
-    if "deepsparse" in runtimes:
-        if python := deepsparse_python():
-            probe_command = [python, str(ROOT / "benchmarks" / "probe_with_deepsparse.py")]
-        else:
-            runtimes.remove("deepsparse")
-    if asked.no_amx:
-        probe_command = [sys.executable, str(ROOT / "benchmarks" / "without_amx.py"), *probe_command]
+    probe_command = probe_for(runtimes, asked.no_amx)
     amx = has_amx() and not asked.no_amx
     print(f"{cpu_facts()[0]}, {os.cpu_count()} CPUs, {'with' if amx else 'without'} AMX")
     done: list[dict[str, Any]] = []
