@@ -13,7 +13,8 @@ DeepSparse needs packages of its time: all then run in a virtual environment mad
 cannot be had, it is left out. MMRT_ISA=avx2 forces the kernels. One JSON line for each row with --json, raw samples
 included. --precision int8: mmrt on uint8 with blocks of 1x4 weights zeroed (sum of magnitudes), beside both peers in
 float32 and in int8; 1.0 is then the fastest of the four, dense. --no-amx: no process gets AMX's tiles, as on a core
-that has VNNI alone (benchmarks/without_amx.py). Below each table: how near mmrt's float layers come to this core's roofline (mmrt-bench --profile), the ones that lose most by name; --layers prints all.
+that has VNNI alone (benchmarks/without_amx.py). Below each table: how near mmrt's float layers come to this core's
+roofline (mmrt-bench --profile), the ones that lose most by name; --layers prints all.
 """
 
 import argparse
