@@ -108,6 +108,8 @@ struct QLinearTask {
     const int32_t* counts;    // blocks of each output
     const int32_t* pairs;     // of each output: so many pairs of blocks come first, for kernels that take two at once
     const QBlock* blocks;     // of all outputs, one after the other
+    bool first, last;         // chunk of inputs: start from the bias, or from `sums`; the last one makes y, the others leave theirs in `sums`
+    int32_t* sums;            // [4 * n_quads][vectors * width], at a cache line; null where there is one chunk
     const int32_t* offsets;   // qdense, which reads these in place of counts, pairs and blocks: where each word of inputs begins, in bytes from x,
     int n_offsets;
     const uint32_t* weights;  // and [n_quads][n_offsets][4]

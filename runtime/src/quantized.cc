@@ -20,6 +20,7 @@ namespace mmrt {
 namespace {
 
 constexpr int64_t USUAL_L1_BYTES = 32 * 1024;
+constexpr int64_t FEWEST_BLOCKS = 8;  // of a row in a chunk: its sums are read and written again for them
 constexpr int64_t ITEM_WORDS = 16 * 1024;  // of output: large enough to be worth a thread's while
 
 bool is_column(const Rows& y) { return y.positions == 1 && y.stride == 1; }
@@ -48,11 +49,12 @@ struct QLinear {
     std::vector<float> multiplier;
     std::vector<int32_t> bias;
     bool dense = false;  // blocks, counts and pairs, or offsets and weights, as QLinearTask has them
-    std::vector<QBlock> blocks;
-    std::vector<int32_t> counts, pairs;  // of each row
+    std::vector<QBlock> blocks;          // chunk after chunk of the inputs
+    std::vector<int32_t> counts, pairs;  // of each chunk and row
+    int chunks = 1;
     std::vector<int32_t> offsets;
     std::vector<uint32_t> weights;
-    std::vector<int64_t> begins;   // of each quad's blocks, or weights
+    std::vector<int64_t> begins;   // of each chunk's and quad's blocks, or of a quad's weights
     std::vector<Panel> panels;
     std::vector<RowRange> ranges;  // of quads
 };
@@ -118,22 +120,29 @@ int32_t offset_bytes(const QLinearDesc& d, int64_t word, int tap) {
     return int32_t(bytes);
 }
 
-void pack_sparse(QLinear& p, const Kernels& kernels) {
+// The calling thread's, at a cache line.
+int32_t* scratch_sums(int64_t count) {
+    constexpr uintptr_t LINE = 64;
+    thread_local std::vector<int32_t> memory;
+    if (int64_t(memory.size()) < count + 16) memory.resize(size_t(count + 16));
+    return reinterpret_cast<int32_t*>((reinterpret_cast<uintptr_t>(memory.data()) + LINE - 1) / LINE * LINE);
+}
+
+void pack_sparse(QLinear& p, const Kernels& kernels, int words_in_chunk) {
     const QLinearDesc& d = p.d;
     const int outputs = 4 * d.y.count, words_in = d.x.count / d.groups, rows_in_group = outputs / d.groups;
-    p.blocks.reserve(size_t(d.blocks));
-    p.counts.assign(outputs, 0);
-    p.pairs.assign(outputs, 0);
+    p.chunks = (words_in + words_in_chunk - 1) / words_in_chunk;
+    std::vector<std::vector<QBlock>> lists(size_t(p.chunks) * outputs);
     each_block(d, [&](int row, int c, int t, const int8_t* values) {
-        p.blocks.push_back({offset_bytes(d, int64_t(row / rows_in_group) * words_in + c, t), as_word(values)});
-        ++p.counts[row];
+        lists[size_t(c / words_in_chunk) * outputs + row].push_back({offset_bytes(d, int64_t(row / rows_in_group) * words_in + c, t), as_word(values)});
         p.bias[row] += kernels.q_offset * sum_of(values);
     });
-    int64_t begin = 0;
-    for (int row = 0; row < outputs; ++row) {
-        if (row % 4 == 0) p.begins.push_back(begin);
-        p.pairs[row] = pair_up(p.blocks.data() + begin, p.counts[row], kernels.q_paired);
-        begin += p.counts[row];
+    p.blocks.reserve(size_t(d.blocks));
+    for (std::vector<QBlock>& list : lists) {
+        if (p.counts.size() % 4 == 0) p.begins.push_back(int64_t(p.blocks.size()));
+        p.counts.push_back(int32_t(list.size()));
+        p.pairs.push_back(pair_up(list.data(), int(list.size()), kernels.q_paired));
+        p.blocks.insert(p.blocks.end(), list.begin(), list.end());
     }
 }
 
@@ -165,10 +174,14 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
         pack_dense(p, kernels.q_offset);
         most = kernels.q_dense_vectors;
     } else {
-        pack_sparse(p, kernels);
-        const int64_t vector_bytes = touched(d.taps, kernels.width) * 4 * words_in;
-        const int fewest = kernels.q_vectors / 2;  // a block's weights are spread over them
-        most = int(std::clamp<int64_t>(panel_bytes() / std::max<int64_t>(1, vector_bytes), fewest, kernels.q_vectors));
+        // Vectors of a panel are at least so many that a block's weights are spread over them. Where all inputs of so many do not fit
+        // the L1 cache, they come in chunks, each for all rows.
+        const int64_t word_bytes = std::max<int64_t>(1, touched(d.taps, kernels.width) * 4), fit = panel_bytes() / word_bytes;
+        most = int(std::clamp<int64_t>(fit / words_in, kernels.q_vectors / 2, kernels.q_vectors));
+        const int vectors = cut_panels(d.y.positions, kernels.width, most).front().vectors;
+        const int64_t panel_word = std::max<int64_t>(1, touched(d.taps, int64_t(vectors) * kernels.width) * 4);
+        const int64_t chunks = std::clamp<int64_t>((words_in * panel_word + panel_bytes() - 1) / panel_bytes(), 1, std::max<int64_t>(1, d.blocks / outputs / FEWEST_BLOCKS));
+        pack_sparse(p, kernels, int((words_in + chunks - 1) / chunks));
     }
     p.panels = cut_panels(d.y.positions, kernels.width, most);
     p.ranges = cut_rows(d.y.count, d.groups, (fewest_items(threads) + int(p.panels.size()) - 1) / int(p.panels.size()), 1);
@@ -192,9 +205,7 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
             task.n_offsets = int(p.offsets.size());
             task.weights = p.weights.data() + p.begins[range.begin];
         } else {
-            task.counts = p.counts.data() + 4 * range.begin;
-            task.pairs = p.pairs.data() + 4 * range.begin;
-            task.blocks = p.blocks.data() + p.begins[range.begin];
+            task.sums = p.chunks > 1 ? scratch_sums(int64_t(4) * task.n_quads * panel.vectors * kernels.width) : nullptr;
         }
         task.multiplier = p.multiplier.data() + 4 * range.begin;
         task.bias = p.bias.data() + 4 * range.begin;
@@ -203,7 +214,15 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
         task.residual_stride = p.d.residual.stride;
         task.residual_first = p.d.residual_first;
         task.sum = p.d.sum;
-        (p.dense ? kernels.qdense : kernels.qlinear)(task);
+        if (p.dense) kernels.qdense(task);
+        for (int chunk = 0; chunk < p.chunks && !p.dense; ++chunk) {
+            const size_t quad = size_t(chunk) * p.d.y.count + range.begin;
+            task.first = chunk == 0, task.last = chunk == p.chunks - 1;
+            task.counts = p.counts.data() + 4 * quad;
+            task.pairs = p.pairs.data() + 4 * quad;
+            task.blocks = p.blocks.data() + p.begins[quad];
+            kernels.qlinear(task);
+        }
         if (p.halo) fill_halo(*p.halo, arena, range.begin, range.end, panel.begin, panel.begin + int64_t(panel.vectors) * kernels.width);
     };
     return step;

@@ -297,7 +297,11 @@ void qlinear_rows(const QLinearTask& task) {
         for (int r = 0; r < 4; ++r) {
             const int row = 4 * quad + r;
             VI acc[T];
-            for (int t = 0; t < T; ++t) acc[t] = splat_int(task.bias[row]);
+            uint32_t* sums = reinterpret_cast<uint32_t*>(task.sums) + row * T * W;
+            if (task.first)
+                for (int t = 0; t < T; ++t) acc[t] = splat_int(task.bias[row]);
+            else
+                for (int t = 0; t < T; ++t) acc[t] = load_flipped(sums + t * W);
             const QBlock* end = block + task.counts[row];
             if (Q_PAIRED)
                 for (const QBlock* last = block + 2 * task.pairs[row]; block < last; block += 2) {
@@ -324,10 +328,14 @@ void qlinear_rows(const QLinearTask& task) {
                 const uint32_t* from = reinterpret_cast<const uint32_t*>(x + block->offset);
                 for (int t = 0; t < T; ++t) acc[t] = dot(acc[t], load_flipped(from + t * W), w);
             }
+            if (!task.last) {
+                for (int t = 0; t < T; ++t) store_flipped(sums + t * W, acc[t]);
+                continue;
+            }
             const V multiplier = splat(task.multiplier[row]);
             for (int t = 0; t < T; ++t) rows[t][r] = to_float(acc[t]) * multiplier;
         }
-        finish<T>(task, quad, rows, how);
+        if (task.last) finish<T>(task, quad, rows, how);
     }
 }
 

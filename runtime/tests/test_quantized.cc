@@ -122,6 +122,7 @@ void qlinear_cases(const Kernels& set) {
     for (int inputs : {1, 7, 8, 9, 64, 333}) qlinear_case(set, {inputs, 25, 1, 1, one, 60, true, 0}, 2);
     for (int threads : {1, 2, 5}) qlinear_case(set, {12, 9, 50, 3, nine, 40, true, 0}, threads);
     qlinear_case(set, {6, 4, 1, 2, one, 50, false, 0}, 3);
+    qlinear_case(set, {600, 9, 70, 3, nine, 30, true, 0}, 2);  // inputs in chunks
     for (int positions : {1, 24})
         for (int extreme : {1, 2}) qlinear_case(set, {2000, 1, positions, 1, one, 100, false, extreme}, 1);  // the largest sums
 }
