@@ -178,7 +178,7 @@ def lower_conv(plan: p.Plan, node: Node) -> View:
     else:
         reads = _window_rows(plan, node, name, node.attrs.get("padding", 0.0))
         weight = weight[:, :, list(reads.kept)]
-    y = p.result_image(plan, node.output)
+    y = _over_residual(plan, node, reads) or p.result_image(plan, node.output)
     residual = None
     if len(node.inputs) > 1:
         residual = p.image_rows(plan.views[node.inputs[1]], y.strides[2])
@@ -188,6 +188,19 @@ def lower_conv(plan: p.Plan, node: Node) -> View:
             residual = all_rows(copied)
     emit_product(plan, node, reads, weight, (y, all_rows(y), residual))
     return y
+
+
+def _over_residual(plan: p.Plan, node: Node, reads: Reads) -> View | None:
+    """On uint8, a sum may take the place of what a convolution's result is added to, if nothing else reads that.
+
+    Each vector of it is read once, just before the sum is written there. A float kernel keeps partial sums in y.
+    """
+    if "rounding" not in node.attrs or len(node.inputs) < 2:
+        return None
+    view = plan.views[node.inputs[1]]
+    image = p.geometry(plan, view.dims[2:])
+    lies = view.strides[1:] == (image.row, image.pitch, 1) and p.image_of(plan, view) == image
+    return view if lies and view.buffer != reads.x.buffer and p.can_overwrite(plan, node, node.inputs[1], []) else None
 
 
 def all_rows(image: View) -> View:

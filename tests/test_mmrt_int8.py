@@ -12,8 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from exporters import mmrt_file
+from exporters.mmrt_fusion import fuse
 from exporters.mmrt_graph import read_graph
 from exporters.mmrt_int8 import FOUR, quantized, stored_size, uint8_tensors
+from exporters.mmrt_layout import View
+from exporters.mmrt_lowering import lower
 from exporters.onnxruntime_int8 import quantize_for_onnxruntime
 from exporters.to_onnx import simplify
 from exporters.to_sparse import load_runtime, pack
@@ -116,6 +120,13 @@ def test_a_sum_of_images_is_part_of_a_convolution():
     merged, = (node for node in graph.nodes if "sum" in node.attrs)
     assert merged.op == "conv" and merged.name == "/two/Conv" and len(merged.inputs) == 2
     assert not [node for node in graph.nodes if node.op == "binary"]
+
+
+def test_a_sum_takes_the_place_of_what_it_adds():
+    plan = lower(fuse(quantized(read_graph(qdq(Plain(), 0.5)))), "int8")
+    summed, = (op for op in plan.ops if op.name == "/two/Conv" and op.opcode == mmrt_file.QLINEAR)
+    x, *others = (part for part in summed.payload if isinstance(part, View))
+    assert others[0] == others[1] and x.buffer != others[0].buffer
 
 
 def test_blocks_of_zeros_are_not_stored(tmp_path):
