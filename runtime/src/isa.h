@@ -7,6 +7,8 @@
 #include "limits.h"
 #include "linear_kernels.h"
 #include "quantized_kernels.h"
+#include "quantized_depthwise.h"
+#include "quantized_matmul.h"
 
 #define MMRT_STRING2(x) #x
 #define MMRT_STRING(x) MMRT_STRING2(x)

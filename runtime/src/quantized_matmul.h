@@ -1,0 +1,156 @@
+// Products of activations that uint8 rounds: floats outside, integers inside.
+#pragma once
+
+#include "quantized_kernels.h"
+
+namespace mmrt {
+namespace {
+
+// A float as the integer q - zero that uint8 makes of it: x / scale, rounded and clamped.
+MMRT_INLINE Steps centring_of(const Number& n) { return steps_of(n.scale, -n.zero, 255.f - n.zero); }
+
+// Numbers of K that are multiplied at once: two int16 in a lane, or one float, whose sums over EXACT of them stay integers below 2^24.
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+constexpr int TOGETHER = 2;
+using Packed = VI;
+MMRT_INLINE Packed packed(V even, V odd) { return (to_int(even) & splat_int(0xffff)) | (to_int(odd) << 16); }
+MMRT_INLINE void store_line(float* p, V numbers) {
+    typedef int16_t Half __attribute__((vector_size(MMRT_WIDTH * 2)));
+    const Half half = __builtin_convertvector(to_int(numbers), Half);
+    std::memcpy(p, &half, sizeof half);
+}
+MMRT_INLINE Packed load_packed(const float* p) { return load_flipped(reinterpret_cast<const uint32_t*>(p)); }
+MMRT_INLINE void store_packed(float* p, Packed v) { store_flipped(reinterpret_cast<uint32_t*>(p), v); }
+MMRT_INLINE Packed splat_packed(const float* p) {
+    int32_t word;
+    std::memcpy(&word, p, 4);
+    return splat_int(word);
+}
+#if MMRT_WIDTH == 16
+MMRT_INLINE VI multiply_packed(VI acc, Packed x, Packed w) { return (VI)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)x, (__m512i)w); }
+#else
+MMRT_INLINE VI multiply_packed(VI acc, Packed x, Packed w) { return (VI)_mm256_dpwssd_avx_epi32((__m256i)acc, (__m256i)x, (__m256i)w); }
+#endif
+MMRT_INLINE VI no_products() { return splat_int(0); }
+MMRT_INLINE VI whole(VI sums) { return sums; }
+constexpr int64_t EXACT = INT64_MAX;
+#else
+constexpr int TOGETHER = 1;
+using Packed = V;
+MMRT_INLINE Packed packed(V even, V) { return even; }
+MMRT_INLINE void store_line(float* p, V numbers) { store(p, numbers); }
+MMRT_INLINE Packed load_packed(const float* p) { return load(p); }
+MMRT_INLINE void store_packed(float* p, Packed v) { store(p, v); }
+MMRT_INLINE Packed splat_packed(const float* p) { return splat(*p); }
+MMRT_INLINE V multiply_packed(V acc, Packed x, Packed w) { return acc + x * w; }
+MMRT_INLINE V no_products() { return splat(0.f); }
+MMRT_INLINE VI whole(V sums) { return to_int(sums); }
+constexpr int64_t EXACT = 256;  // 256 * 255 * 255 < 2^24
+#endif
+
+struct PackedMatrices {
+    const float *a, *b;
+    int64_t depth, a_row, a_step, b_step;  // K / TOGETHER; strides in elements
+};
+
+// b: [depth][N up to a vector]
+void pack_b(const QMatmulTask& task, float* out, int64_t step) {
+    const MatmulTask& t = task.floats;
+    const Steps how = centring_of(task.b);
+    for (int64_t k = 0; k < t.K; k += TOGETHER, out += step) {
+        const float* even = t.b + k * t.b_row;
+        const float* odd = TOGETHER == 2 && k + 1 < t.K ? even + t.b_row : nullptr;
+        for (int64_t n = 0; n < t.N; n += W)
+            store_packed(out + n, packed(steps(load(even + n), how), odd ? steps(load(odd + n), how) : splat(0.f)));
+    }
+}
+
+// a, whose columns (a_row == 1) or lines lie together: [depth][M], or [M][depth].
+void pack_a(const QMatmulTask& task, float* out, PackedMatrices* m) {
+    const MatmulTask& t = task.floats;
+    const Steps how = centring_of(task.a);
+    auto vector_at = [&](const float* p, int64_t left) { return steps(left >= W ? load(p) : load_part(p, left), how); };
+    if (t.a_row == 1 && t.M > 1) {
+        m->a_row = 1, m->a_step = (t.M + W - 1) / W * W;
+        for (int64_t k = 0; k < t.K; k += TOGETHER, out += m->a_step)
+            for (int64_t i = 0; i < t.M; i += W) {
+                const float* even = t.a + k * t.a_column + i;
+                store_packed(out + i, packed(vector_at(even, t.M - i), TOGETHER == 2 && k + 1 < t.K ? vector_at(even + t.a_column, t.M - i) : splat(0.f)));
+            }
+        return;
+    }
+    m->a_step = 1, m->a_row = (t.K + W * TOGETHER - 1) / (W * TOGETHER) * W;
+    for (int64_t i = 0; i < t.M; ++i, out += m->a_row)
+        for (int64_t k = 0; k < t.K; k += W) {
+            const float* from = t.a + i * t.a_row + k * t.a_column;
+            float gathered[W] = {};
+            if (t.a_column != 1)
+                for (int64_t j = 0; j < W && k + j < t.K; ++j) gathered[j] = from[j * t.a_column];
+            store_line(out + k / TOGETHER, t.a_column == 1 ? vector_at(from, t.K - k) : steps(load(gathered), how));
+        }
+}
+
+template <int R, int T>
+MMRT_INLINE void qmatmul_tile(const QMatmulTask& task, const PackedMatrices& p, int64_t m, int64_t n, int64_t last) {
+    const float* a = p.a + m * p.a_row;
+    const float* b = p.b + n;
+    VI sums[R][T];
+    for (int r = 0; r < R; ++r)
+        for (int j = 0; j < T; ++j) sums[r][j] = splat_int(0);
+    for (int64_t begin = 0; begin < p.depth; begin += EXACT) {
+        decltype(no_products()) acc[R][T];
+        for (int r = 0; r < R; ++r)
+            for (int j = 0; j < T; ++j) acc[r][j] = no_products();
+        const int64_t end = p.depth - begin > EXACT ? begin + EXACT : p.depth;
+        for (int64_t k = begin; k < end; ++k) {
+            Packed in[T];
+            for (int j = 0; j < T; ++j) in[j] = load_packed(b + k * p.b_step + j * W);
+            for (int r = 0; r < R; ++r) {
+                const Packed w = splat_packed(a + r * p.a_row + k * p.a_step);
+                for (int j = 0; j < T; ++j) acc[r][j] = multiply_packed(acc[r][j], in[j], w);
+            }
+        }
+        for (int r = 0; r < R; ++r)
+            for (int j = 0; j < T; ++j) sums[r][j] += whole(acc[r][j]);
+        if (EXACT == INT64_MAX) break;
+    }
+    const V low = splat(-task.c.zero), high = splat(255.f - task.c.zero), scale = splat(task.c.scale), multiplier = splat(task.multiplier);
+    for (int r = 0; r < R; ++r)
+        for (int j = 0; j < T; ++j) {
+            float* c = task.floats.c + (m + r) * task.floats.c_row + n + j * W;
+            const V v = vround(vmin(vmax(to_float(sums[r][j]) * multiplier, low), high)) * scale;
+            if (j == T - 1 && last < W) store_part(c, v, last);
+            else store(c, v);
+        }
+}
+
+template <int T>
+MMRT_INLINE void qmatmul_columns(const QMatmulTask& task, const PackedMatrices& p, int64_t n, int64_t last) {
+    constexpr int R = MMRT_WIDTH == 16 ? 8 : 4;
+    int64_t m = 0;
+    for (; m + R <= task.floats.M; m += R) qmatmul_tile<R, T>(task, p, m, n, last);
+    if (R > 4 && m + 4 <= task.floats.M) qmatmul_tile<4, T>(task, p, m, n, last), m += 4;
+    for (; m < task.floats.M; ++m) qmatmul_tile<1, T>(task, p, m, n, last);
+}
+
+void qmatmul(const QMatmulTask& task) {
+    const int64_t N = (task.floats.N + W - 1) / W * W;
+    PackedMatrices p{};
+    p.depth = (task.floats.K + TOGETHER - 1) / TOGETHER;
+    p.b_step = N;
+    float* a = task.scratch + p.depth * N;
+    p.b = task.scratch, p.a = a;
+    pack_b(task, task.scratch, N);
+    pack_a(task, a, &p);
+    for (int64_t n = 0; n < N;) {
+        const int64_t left = (N - n) / W, take = left == 4 ? 2 : left < 3 ? left : 3;
+        const int64_t last = take == left ? task.floats.N - (N - W) : W;
+        if (take == 1) qmatmul_columns<1>(task, p, n, last);
+        else if (take == 2) qmatmul_columns<2>(task, p, n, last);
+        else qmatmul_columns<3>(task, p, n, last);
+        n += take * W;
+    }
+}
+
+}  // namespace
+}  // namespace mmrt
