@@ -12,6 +12,8 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -32,16 +34,18 @@ def variant_folder(root: Path, variant_id: str) -> Path:
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a `.part` file, flush it to the disk and rename it: `path` is either absent or complete."""
+    """Let `write` fill a file in a `.part` folder, flush it and move it here: `path` is either absent or complete.
+
+    A folder, for some writers (safetensors) keep a temporary file beside the one they were asked for, and leave it
+    when they are killed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as room:
+        part = Path(room) / path.name
         write(part)
         with open(part, "rb+") as f:
             os.fsync(f.fileno())
         os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -145,6 +149,6 @@ def locked(root: Path) -> Iterator[None]:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FolderError(f"another mmprune is working in {root}; wait for it or choose another --out") from None
-        for part in root.rglob("*.part"):  # of a process that was killed
-            part.unlink(missing_ok=True)
+        for part in list(root.rglob("*.part")):  # of a process that was killed
+            shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
         yield

@@ -205,6 +205,28 @@ def test_no_space_left_leaves_no_half_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+KILLED_WRITER = """
+import os, signal, sys
+from pathlib import Path
+from mmprune import folder
+def fill(part):
+    part.write_text("half")
+    part.with_name(".tmpB7x").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+folder.write_whole(Path(sys.argv[1]), fill)
+"""
+
+
+def test_what_a_killed_writer_left_goes(tmp_path):
+    """safetensors writes a temporary file beside the one it was asked for, and a killed process leaves it there."""
+    path = tmp_path / "variants" / "a" / "weights.safetensors"
+    killed = subprocess.run([sys.executable, "-c", KILLED_WRITER, str(path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len([p for p in tmp_path.rglob("*") if p.is_file()]) == 2
+    with folder.locked(tmp_path):
+        assert [p.name for p in tmp_path.rglob("*") if p.name != ".lock"] == ["variants", "a"]
+
+
 def test_manifest_is_json_without_nan(tmp_path):
     build_family(make_bench, REQUEST, tmp_path, Resources())
     assert json.loads((tmp_path / "manifest.json").read_text())["spec"]["recipe"]["epochs"] == 2
