@@ -1,5 +1,6 @@
-"""INT8 as Q/DQ by ONNX Runtime's static quantization, with what it leaves to others: biases that make up for the mean
-error of the weights, and layers that stay in float32 because a measured loss says so. mmrt runs the same file.
+"""INT8 as Q/DQ by ONNX Runtime's static quantization, with what it leaves to others: biases of channels that have no
+weights left, biases that make up for the mean error of the weights, and layers that stay in float32 because a measured
+loss says so. mmrt runs the same file.
 """
 
 import io
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from exporters import ExportError, calibration
@@ -23,6 +24,8 @@ METHODS = {"minmax": (CalibrationMethod.MinMax, {}), "entropy": (CalibrationMeth
            "percentile": (CalibrationMethod.Percentile, {"CalibPercentile": 99.99})}
 AT_ONCE = 16  # images whose activations are in memory together
 RANKING_IMAGES = 64  # of validation, on which layers are ranked by what they lose
+BIAS_STEPS = 2**20  # of a channel without weights: float32 holds as many exactly
+SMALLEST_BIAS = 1e-12  # that is not rounded to 0
 
 
 def quantize(model: onnx.ModelProto, subject: Subject, label: str) -> tuple[onnx.ModelProto, tuple[str, ...]]:
@@ -73,6 +76,7 @@ def quantize_for_onnxruntime(model: onnx.ModelProto, images: np.ndarray, clippin
     del quantized.graph.value_info[:]  # says that the constants are float
     names -= {name for node in quantized.graph.node for name in node.output}  # a bias passes its name on
     _rename(quantized.graph, {f"{name}_quantized": name for name in names})
+    scale_empty_channels(quantized, model)
     return quantized
 
 
@@ -112,7 +116,37 @@ def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
             node.input[index] = names.get(name, name)
 
 
-# ---- bias correction -----------------------------------------------------------------------------------------------
+# ---- biases --------------------------------------------------------------------------------------------------------
+
+
+def scale_empty_channels(quantized: onnx.ModelProto, model: onnx.ModelProto) -> int:
+    """Let channels whose weights are all 0 tell their biases, in place; how many there are. Pruning makes many.
+
+    A bias is INT32 in steps of s_x s_w, scales of input and weights. quantize_static has s_w = 1 where there is no
+    weight to take it from, so that such a bias moves in steps of s_x, which may be half of a layer's whole range. Here
+    s_w = |b| / (2^20 s_x): the bias b is 2^20 steps.
+    """
+    net, source = read_net(quantized), read_net(model)
+    old, count = {node.name: node for node in source.graph.node}, 0
+    for node in net.graph.node:
+        weight, bias = ((_dequantize(net, node, i) for i in (1, 2)) if node.name in old else (None, None))
+        read = net.writers.get(node.input[0]) if weight and bias else None
+        if weight is None or bias is None or read is None or net.constants[weight.input[1]].size == 1:
+            continue
+        integers, axis = net.constants[weight.input[0]], attribute(weight, "axis", 1)
+        floats = source.constants[old[node.name].input[2]]
+        empty = ~integers.any(axis=tuple(i for i in range(integers.ndim) if i != axis)) & (abs(floats) > SMALLEST_BIAS)
+        if empty.any():
+            x_scale, w_scale = net.constants[read.input[1]], net.constants[weight.input[1]].copy()
+            b_scale, steps = net.constants[bias.input[1]].copy(), net.constants[bias.input[0]].copy()
+            w_scale[empty] = abs(floats[empty]) / (BIAS_STEPS * x_scale)
+            b_scale[empty] = x_scale * w_scale[empty]
+            steps[empty] = np.rint(floats[empty] / b_scale[empty])
+            for name, array in ((weight.input[1], w_scale), (bias.input[1], b_scale), (bias.input[0], steps)):
+                _replace(net, name, array)
+            count += int(empty.sum())
+    return count
+
 
 
 def correct_biases(quantized: onnx.ModelProto, model: onnx.ModelProto, images: np.ndarray) -> int:
@@ -138,9 +172,8 @@ def correct_biases(quantized: onnx.ModelProto, model: onnx.ModelProto, images: n
             groups = attribute(old, "group", 1)
             error = np.einsum("goc,gc->go", lost.sum(axis=(2, 3)).reshape(groups, -1, lost.shape[1]),
                               mean.reshape(groups, -1)).reshape(-1)
-        steps = net.constants[bias.input[0]] + np.rint(error / net.constants[bias.input[1]])
-        limits = np.iinfo(np.int32)
-        _replace(net, bias.input[0], np.clip(steps, limits.min, limits.max).astype(np.int32))
+        steps = net.constants[bias.input[0]] + error / net.constants[bias.input[1]]
+        _replace(net, bias.input[0], _integers(steps))
     return len(pairs)
 
 
@@ -217,30 +250,47 @@ def layers_of(quantized: onnx.ModelProto, model: onnx.ModelProto) -> list[str]:
 
 
 def in_float(quantized: onnx.ModelProto, model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """A copy in which the weights and biases of these nodes are the float32 ones again."""
+    """A copy in which the weights of these nodes are the float32 ones again, and their biases what those had.
+
+    The biases stay INT32: ONNX Runtime itself quantizes float32 weights between DQ and Q when it opens the file, with
+    one scale a tensor, but not beside such a bias (WeightBiasQuantization, 1.32). A layer without gets one of zeros.
+    """
     made = onnx.ModelProto()
     made.CopyFrom(quantized)
     net, source = read_net(made), read_net(model)
     old = {node.name: node for node in source.graph.node}
-    gone, floats = set(), {}
     for node in [n for n in net.graph.node if n.name in set(names)]:
-        for index in (1, 2):
-            pair = _dequantize(net, node, index)
-            if pair is not None:
-                name = pair.input[0] if index == 1 else pair.output[0]  # each as it is called in the float32 model
-                floats[name] = source.constants[old[node.name].input[index]]
-                gone |= set(pair.input)
-                node.input[index] = name
-                net.graph.node.remove(pair)
-    kept = [i for i in net.graph.initializer if i.name not in gone]
-    kept += [numpy_helper.from_array(array, name) for name, array in floats.items()]
-    del net.graph.initializer[:]
-    net.graph.initializer.extend(kept)
+        pair, bias = _dequantize(net, node, 1), _dequantize(net, node, 2)
+        floats = [source.constants[name] for name in old[node.name].input[1:]]
+        assert pair is not None
+        for name in pair.input[1:]:
+            net.graph.initializer.remove(next(i for i in net.graph.initializer if i.name == name))
+        _replace(net, pair.input[0], floats[0])
+        node.input[1] = pair.input[0]
+        net.graph.node.remove(pair)
+        if bias is not None:
+            _replace(net, bias.input[0], _integers(floats[1] / net.constants[bias.input[1]]))
+        elif node.op_type != "MatMul" and len(node.input) == 2:
+            _add_zero_bias(net, node, attribute(pair, "axis", 1), floats[0].shape)
     return made
+
+
+def _add_zero_bias(net: Net, node: onnx.NodeProto, axis: int, shape: Sequence[int]) -> None:
+    name = f"{node.output[0]}_bias"
+    net.graph.initializer.extend([numpy_helper.from_array(np.zeros(shape[axis], np.int32), f"{name}_quantized"),
+                                  numpy_helper.from_array(np.float32(1), f"{name}_scale")])
+    net.graph.node.insert(0, helper.make_node("DequantizeLinear", [f"{name}_quantized", f"{name}_scale"], [name],
+                                              f"{name}_DequantizeLinear"))
+    node.input.append(name)
 
 
 def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float((logits.argmax(1) == labels).mean())
+
+
+def _integers(steps: np.ndarray) -> np.ndarray:
+    limits = np.iinfo(np.int32)
+    return np.clip(np.rint(steps), limits.min, limits.max).astype(np.int32)
 
 
 def _replace(net: Net, name: str, array: np.ndarray) -> None:

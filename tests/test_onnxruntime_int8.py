@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,12 +13,13 @@ from test_exporters import make_subject, make_variant
 from torch import nn
 from toys import INPUT_SHAPE, ToySplit, make_bench
 
-from exporters import ExportError, calibration
+from exporters import ExportError, calibration, onnxruntime_int8
 from exporters.activations import logits_of, observe
 from exporters.onnxruntime_int8 import correct_biases, in_float, keep_within, layers_of, quantize_for_onnxruntime
 from exporters.run import export_one
 from exporters.subject import Int8
 from exporters.subjects import SubjectMaker, export_family
+from exporters.to_sparse import load_runtime, pack
 from mmprune.family import Request, Resources, build_family
 from mmprune.finetune import make_recipe
 from mmprune.layers import find_layers
@@ -44,6 +46,73 @@ def test_every_clipping_quantizes_what_it_is_given(subject, model):
     low, high = images.min(), images.max()
     assert scales["minmax"] == pytest.approx((high - low) / 255)
     assert scales["percentile"] <= scales["minmax"] and scales["entropy"] < scales["minmax"]
+
+
+class Pruned(nn.Module):
+    """Whole output channels are zero, as pruning leaves them, and one has weights much larger than the others."""
+
+    def __init__(self, bias: bool = True) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 6, 3, groups=2, bias=bias)
+        self.fc = nn.Linear(6, 5)
+        with torch.no_grad():
+            self.conv1.weight[::2] = 0
+            self.conv2.weight[:, :, 0] = 0
+            self.conv2.weight[5] *= 1000
+            self.conv2.weight[:5] /= 20
+            if bias:
+                self.conv2.weight[1:4] = 0
+            self.fc.weight[3] = 0
+
+    def forward(self, x):
+        return self.fc(F.relu6(self.conv2(self.conv1(x).relu())).mean((2, 3)))
+
+
+@pytest.fixture
+def make_pruned(tmp_path):
+    """The ONNX model of Pruned, and images whose values are large beside its biases."""
+
+    def make(bias=True):
+        torch.manual_seed(0)
+        net = Pruned(bias).eval()
+        torch.onnx.export(net, (torch.zeros(1, 1, 9, 9),), tmp_path / "pruned.onnx", opset_version=17, dynamo=False,
+                          input_names=["input"], output_names=["logits"])
+        images = np.random.default_rng(0).standard_normal((32, 1, 9, 9), np.float32)
+        return onnx.load(tmp_path / "pruned.onnx"), np.float32(20) * images
+
+    return make
+
+
+def test_channels_without_weights_tell_their_biases(make_pruned, monkeypatch):
+    model, images = make_pruned()
+    before = quantize_with(monkeypatch, model, images, lambda *_: 0)
+    after = quantize_for_onnxruntime(model, images)
+    onnx.checker.check_model(after, full_check=True)
+    for name, empty in (("conv1", slice(0, None, 2)), ("conv2", slice(1, 4)), ("fc", slice(3, 4))):
+        truth = constants(model)[f"{name}.bias"]
+        told = [np.abs(bias_of(file, name) - truth) for file in (before, after)]
+        assert told[0][empty].max() > 1e-3 and told[1][empty].max() < 1e-6
+        others = np.setdiff1d(np.arange(len(truth)), np.arange(len(truth))[empty])
+        assert np.array_equal(told[0][others], told[1][others]), "channels with weights are as they were"
+    goal = logits_of(model, images)
+    wrong = [np.abs(logits_of(file, images) - goal).mean() for file in (before, after)]
+    assert wrong[1] < 0.5 * wrong[0]
+
+
+def quantize_with(monkeypatch, model, images, scale_empty):
+    with monkeypatch.context() as patch:
+        patch.setattr(onnxruntime_int8, "scale_empty_channels", scale_empty)
+        return quantize_for_onnxruntime(model, images)
+
+
+def bias_of(model, name):
+    """The bias as the file tells it; its scale is that of the input times those of the weights."""
+    found = constants(model)
+    steps, scale = found[f"{name}.bias_quantized"], found[f"{name}.bias_quantized_scale"]
+    reader = next(n for n in model.graph.node if n.op_type in ("Conv", "Gemm") and name in n.name)
+    x_scale = found[next(n for n in model.graph.node if n.output[0] == reader.input[0]).input[1]]
+    assert np.allclose(scale, x_scale * found[f"{name}.weight_scale"], rtol=1e-6)
+    return steps * scale
 
 
 def test_a_corrected_bias_makes_up_for_the_mean_error_of_the_weights(subject, model):
@@ -101,6 +170,36 @@ def test_a_layer_in_float_has_its_own_weights_again(subject, model):
     assert np.array_equal(after["conv2.weight"], before["conv2.weight"])
     assert after["conv1.weight"].dtype == after["fc.weight"].dtype == np.int8
     assert layers_of(made, model) == ["/conv1/Conv", "/fc/Gemm"]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_in_float_is_not_quantized_by_who_opens_the_file(make_pruned, bias, tmp_path):
+    """ONNX Runtime rounds float32 weights between Q and DQ itself, with one scale a tensor."""
+    model, images = make_pruned(bias)
+    quantized = quantize_for_onnxruntime(model, images)
+    made = in_float(quantized, model, ["/conv2/Conv"])
+    onnx.checker.check_model(made, full_check=True)
+    assert constants(made)["conv2.weight"].dtype == np.float32
+    step = constants(made)["logits_scale"]
+    as_written = run_as_written(made, images)
+    assert np.abs(logits_of(made, images) - as_written).max() <= 1.001 * step
+    assert np.abs(run_as_written(quantized, images) - as_written).max() > 0, "it is another file"
+    runtime_files = pytest.importorskip("mmprune.runtime_files")
+    try:
+        runtime_files.runtime_files()
+    except FileNotFoundError as err:
+        pytest.skip(str(err))
+    (tmp_path / "m.mmrt").write_bytes(pack(made, "int8"))
+    sparse = load_runtime().Model(str(tmp_path / "m.mmrt"), 1)
+    got = np.concatenate([sparse(image[None])[0] for image in images])
+    assert np.abs(got - as_written).max() <= 1.001 * step
+
+
+def run_as_written(model, images):
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(None, {"input": image[None]})[0] for image in images])
 
 
 class Telling(nn.Module):
