@@ -119,34 +119,35 @@ def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
 # ---- biases --------------------------------------------------------------------------------------------------------
 
 
-def scale_empty_channels(quantized: onnx.ModelProto, model: onnx.ModelProto) -> int:
-    """Let channels whose weights are all 0 tell their biases, in place; how many there are. Pruning makes many.
+def scale_empty_channels(quantized: onnx.ModelProto, model: onnx.ModelProto) -> None:
+    """Let channels whose weights are all 0 tell their biases, in place. Pruning makes many such channels.
 
     A bias is INT32 in steps of s_x s_w, scales of input and weights. quantize_static has s_w = 1 where there is no
     weight to take it from, so that such a bias moves in steps of s_x, which may be half of a layer's whole range. Here
     s_w = |b| / (2^20 s_x): the bias b is 2^20 steps.
     """
     net, source = read_net(quantized), read_net(model)
-    old, count = {node.name: node for node in source.graph.node}, 0
-    for node in net.graph.node:
-        weight, bias = ((_dequantize(net, node, i) for i in (1, 2)) if node.name in old else (None, None))
-        read = net.writers.get(node.input[0]) if weight and bias else None
-        if weight is None or bias is None or read is None or net.constants[weight.input[1]].size == 1:
-            continue
-        integers, axis = net.constants[weight.input[0]], attribute(weight, "axis", 1)
-        floats = source.constants[old[node.name].input[2]]
+    for node, old, weight, bias in _biased(net, source):
+        integers, w_scale = (net.constants[name] for name in weight.input[:2])
+        axis, floats = attribute(weight, "axis", 1), source.constants[old.input[2]]
         empty = ~integers.any(axis=tuple(i for i in range(integers.ndim) if i != axis)) & (abs(floats) > SMALLEST_BIAS)
-        if empty.any():
-            x_scale, w_scale = net.constants[read.input[1]], net.constants[weight.input[1]].copy()
-            b_scale, steps = net.constants[bias.input[1]].copy(), net.constants[bias.input[0]].copy()
-            w_scale[empty] = abs(floats[empty]) / (BIAS_STEPS * x_scale)
-            b_scale[empty] = x_scale * w_scale[empty]
-            steps[empty] = np.rint(floats[empty] / b_scale[empty])
+        if w_scale.size > 1 and empty.any():
+            x_scale = net.constants[net.writers[node.input[0]].input[1]]
+            w_scale = np.where(empty, abs(floats) / (BIAS_STEPS * x_scale), w_scale).astype(np.float32)
+            b_scale = np.where(empty, x_scale * w_scale, net.constants[bias.input[1]]).astype(np.float32)
+            steps = np.where(empty, _integers(floats / b_scale), net.constants[bias.input[0]])
             for name, array in ((weight.input[1], w_scale), (bias.input[1], b_scale), (bias.input[0], steps)):
                 _replace(net, name, array)
-            count += int(empty.sum())
-    return count
 
+
+def _biased(net: Net, source: Net) -> Iterator[tuple[onnx.NodeProto, ...]]:
+    """The layers of the Q/DQ graph with an INT8 weight and an INT32 bias of their own, as (node, what it was, the nodes
+    that dequantize the weight and the bias)."""
+    layers = {node.name: node for node in source.graph.node if weight_index(source, node) == 1}
+    for node in [n for n in net.graph.node if n.name in layers]:
+        weight, bias = _dequantize(net, node, 1), _dequantize(net, node, 2)
+        if weight is not None and bias is not None:
+            yield node, layers[node.name], weight, bias
 
 
 def correct_biases(quantized: onnx.ModelProto, model: onnx.ModelProto, images: np.ndarray) -> int:
@@ -156,15 +157,9 @@ def correct_biases(quantized: onnx.ModelProto, model: onnx.ModelProto, images: n
     (Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, ICCV 2019, section 4.2).
     """
     net, source = read_net(quantized), read_net(model)
-    layers = {node.name: node for node in source.graph.node if weight_index(source, node) == 1}
-    pairs = [(node, layers[node.name]) for node in net.graph.node if node.name in layers]
-    pairs = [(node, old) for node, old in pairs if _dequantize(net, node, 1) is not None
-             and _dequantize(net, node, 2) is not None]
-    means = _mean_inputs(model, [(old.input[0], 1 if old.op_type == "Conv" else -1) for _, old in pairs], images)
-    for (node, old), mean in zip(pairs, means, strict=True):
-        weight, bias = (_dequantize(net, node, index) for index in (1, 2))
-        assert weight is not None
-        assert bias is not None
+    found = list(_biased(net, source))
+    means = _mean_inputs(model, [(old.input[0], 1 if old.op_type == "Conv" else -1) for _, old, *_ in found], images)
+    for (_, old, weight, bias), mean in zip(found, means, strict=True):
         lost = source.constants[old.input[1]] - _dequantized(net, weight)
         if old.op_type != "Conv":
             error = lost @ mean if attribute(old, "transB", 0) else mean @ lost
@@ -174,7 +169,7 @@ def correct_biases(quantized: onnx.ModelProto, model: onnx.ModelProto, images: n
                               mean.reshape(groups, -1)).reshape(-1)
         steps = net.constants[bias.input[0]] + error / net.constants[bias.input[1]]
         _replace(net, bias.input[0], _integers(steps))
-    return len(pairs)
+    return len(found)
 
 
 def _dequantize(net: Net, node: onnx.NodeProto, index: int) -> onnx.NodeProto | None:
@@ -271,13 +266,13 @@ def in_float(quantized: onnx.ModelProto, model: onnx.ModelProto, names: Sequence
         if bias is not None:
             _replace(net, bias.input[0], _integers(floats[1] / net.constants[bias.input[1]]))
         elif node.op_type != "MatMul" and len(node.input) == 2:
-            _add_zero_bias(net, node, attribute(pair, "axis", 1), floats[0].shape)
+            _add_zero_bias(net, node, source.shapes[old[node.name].output[0]][1])
     return made
 
 
-def _add_zero_bias(net: Net, node: onnx.NodeProto, axis: int, shape: Sequence[int]) -> None:
+def _add_zero_bias(net: Net, node: onnx.NodeProto, channels: int) -> None:
     name = f"{node.output[0]}_bias"
-    net.graph.initializer.extend([numpy_helper.from_array(np.zeros(shape[axis], np.int32), f"{name}_quantized"),
+    net.graph.initializer.extend([numpy_helper.from_array(np.zeros(channels, np.int32), f"{name}_quantized"),
                                   numpy_helper.from_array(np.float32(1), f"{name}_scale")])
     net.graph.node.insert(0, helper.make_node("DequantizeLinear", [f"{name}_quantized", f"{name}_scale"], [name],
                                               f"{name}_DequantizeLinear"))
