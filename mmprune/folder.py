@@ -36,13 +36,16 @@ def variant_folder(root: Path, variant_id: str) -> Path:
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a file in a `.part` folder, flush it and move it here: `path` is either absent or complete.
 
-    A folder, for some writers (safetensors) keep a temporary file beside the one they were asked for, and leave it
-    when they are killed.
+    A folder, for safetensors writes to a temporary file beside the one it was asked for, leaves it when it is killed,
+    and lets nobody else read it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as room:
         part = Path(room) / path.name
+        part.touch()
+        mode = part.stat().st_mode
         write(part)
+        part.chmod(mode)
         with open(part, "rb+") as f:
             os.fsync(f.fileno())
         os.replace(part, path)

@@ -227,6 +227,12 @@ def test_what_a_killed_writer_left_goes(tmp_path):
         assert [p.name for p in tmp_path.rglob("*") if p.name != ".lock"] == ["variants", "a"]
 
 
-def test_manifest_is_json_without_nan(tmp_path):
-    build_family(make_bench, REQUEST, tmp_path, Resources())
+def test_manifest_is_json_without_nan_and_all_files_can_be_read_by_whom_the_umask_lets(tmp_path):
+    before = os.umask(0o022)
+    try:
+        build_family(make_bench, REQUEST, tmp_path, Resources())
+    finally:
+        os.umask(before)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.rglob("*") if p.is_file()}
+    assert modes["weights.safetensors"] == 0o644 and set(modes.values()) == {0o644}
     assert json.loads((tmp_path / "manifest.json").read_text())["spec"]["recipe"]["epochs"] == 2
