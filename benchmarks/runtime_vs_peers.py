@@ -326,7 +326,7 @@ def main() -> None:
                 for (_, runtime), file in files.items():
                     if runtime.startswith("mmrt"):
                         print(f"\n{roofline(file, threads, asked.layers)}", flush=True)
-                done += [{**row, "amx": amx} for row in with_ratios]
+                done += [{**row, "amx": amx, "cpu": cpu_facts()[0]} for row in with_ratios]
             print(f"\n{scaling(rows)}", flush=True)
             if asked.json:
                 asked.json.write_text("".join(json.dumps(row) + "\n" for row in done))
