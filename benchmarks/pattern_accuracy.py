@@ -9,11 +9,9 @@ Models as in real_models.py, and the embedded default. Without --strategies ever
 stem, depthwise convolutions and the classifier, which stay dense: 70, 80 and 90 % unstructured and in blocks, 50 % as
 2:4. With it the ten strategies, each under each pattern, with the same scores, seed and recipe.
 
---qat, --clipping and --max-drop are build's: how the int8 files are made where plain quantization loses too much.
-
 OUT gets one line of JSON a file; lines that are there are not made again, and trained variants stay in --out, so the
-same command goes on where it was stopped. The table at the end is of all lines of the model in OUT that were made
-the same way.
+same command goes on where it was stopped. The table at the end is of all lines of the model in OUT that were trained
+for as many epochs.
 """
 
 import argparse
@@ -29,7 +27,6 @@ from real_models import MODELS
 
 from exporters import ExportError
 from exporters.run import export_one, wanted_formats
-from exporters.subject import CLIPPINGS, Int8
 from exporters.subjects import SubjectMaker
 from exporters.verify import VerifyError
 from mmprune.family import Bench, Request, Resources, build_family
@@ -61,7 +58,7 @@ class Part:
 
 
 def uniform_parts(formats: tuple[str, ...]) -> tuple[Part, ...]:
-    """Unstructured zeros are shown without int8, which gains little from them."""
+    """Dense files stand with the blocks; unstructured zeros are shown without int8, which gains little from them."""
     floats = tuple(f for f in formats if not f.endswith("int8"))
     return (Part("unstructured", dict(LEVELS), floats, ()), Part("block-1x4", dict(LEVELS), formats, formats),
             Part("2:4", dict(HALF), FORMATS_24, ()))
@@ -101,13 +98,12 @@ def wanted_rows(part: Part, fixed: Row) -> list[Row]:
 
 def make_rows(opened: Opened, part: Part, wanted: Sequence[Row], root: Path, jobs: int) -> Iterator[Row]:
     """Make the family, or what is missing of it, and the wanted files; a row each."""
-    bench, asked = opened.make_bench(), wanted[0]
-    seed, recipe = asked["seed"], make_recipe("default", asked["epochs"], qat=asked["qat"] or False)
+    bench, seed = opened.make_bench(), wanted[0]["seed"]
+    recipe = make_recipe("default", wanted[0]["epochs"])
     request = Request(recipe, ("magnitude",), tuple(part.strategies), part.pattern, seed, ranges_for(bench, part),
                       "", opened.about)
     variants = build_family(opened.make_bench, request, root, Resources(jobs=jobs), lines(part.pattern))
-    int8 = Int8(asked["clipping"] or Int8().clipping, max_drop=asked["max_drop"])
-    maker = SubjectMaker(root, opened.make_bench, int8=int8)
+    maker = SubjectMaker(root, opened.make_bench)
     for variant in variants:
         mine = [row for row in wanted if row["strategy"] == variant.strategy]
         subject = maker(variant) if mine else None
@@ -195,26 +191,17 @@ def main() -> None:
     parser.add_argument("--seeds", default=SEEDS)
     parser.add_argument("--epochs", type=int, default=3, help="of fine-tuning, with the default recipe")
     parser.add_argument("--formats", default=FORMATS, help="of the dense and the block-1x4 models")
-    parser.add_argument("--patterns", default="unstructured,block-1x4,2:4", help="to make")
-    parser.add_argument("--qat", action="store_true", help="one epoch more, on rounded numbers")
-    parser.add_argument("--clipping", choices=CLIPPINGS)
-    parser.add_argument("--max-drop", type=float, metavar="POINTS")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="variants at once")
     parser.add_argument("--json", type=Path, required=True, help="the rows: read, and what is missing appended")
     parser.add_argument("--out", type=Path, default=Path("benchmark-out/pattern_accuracy"), help="trained variants")
     arguments = parser.parse_args()
     formats = tuple(arguments.formats.split(","))
     mode = "strategies" if arguments.strategies else "uniform"
-    how = {"model": arguments.model, "mode": mode, "epochs": arguments.epochs, "qat": arguments.qat or None,
-           "clipping": arguments.clipping, "max_drop": arguments.max_drop}
     for seed in map(int, arguments.seeds.split(",")):
-        fixed = {**how, "seed": seed}
-        trained = f"{mode}-{arguments.epochs}{'-qat' if arguments.qat else ''}-{seed}"
-        folder = arguments.out / arguments.model / trained
+        fixed = {"model": arguments.model, "mode": mode, "seed": seed, "epochs": arguments.epochs}
+        folder = arguments.out / arguments.model / f"{mode}-{arguments.epochs}-{seed}"
         opened = None
         for part in strategy_parts() if arguments.strategies else uniform_parts(formats):
-            if part.pattern not in arguments.patterns.split(","):
-                continue
             rows = read_rows(arguments.json)
             missing = [w for w in wanted_rows(part, fixed) if not any(is_same(row, w) for row in rows)]
             if not missing:
@@ -224,7 +211,8 @@ def main() -> None:
             for row in make_rows(opened, part, missing, folder / part.pattern.replace(":", "-"), arguments.jobs):
                 with open(arguments.json, "a") as f:
                     f.write(json.dumps(row) + "\n")
-    rows = [row for row in read_rows(arguments.json) if is_same(row, how)]
+    rows = [row for row in read_rows(arguments.json) if (row["model"], row["mode"], row["epochs"])
+            == (arguments.model, mode, arguments.epochs)]
     print(strategies_table(rows) if arguments.strategies else uniform_table(rows, formats))
 
 

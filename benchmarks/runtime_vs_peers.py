@@ -311,7 +311,8 @@ def main() -> None:
         parser.error("the ratios need sparsity 0 and onnxruntime or openvino")
     probe_command = probe_for(runtimes, asked.no_amx)
     amx = has_amx() and not asked.no_amx
-    print(f"{cpu_facts()[0]}, {os.cpu_count()} CPUs, {'with' if amx else 'without'} AMX")
+    cpu = cpu_facts()[0]
+    print(f"{cpu}, {os.cpu_count()} CPUs, {'with' if amx else 'without'} AMX")
     done: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in asked.models.split(","):
@@ -326,7 +327,7 @@ def main() -> None:
                 for (_, runtime), file in files.items():
                     if runtime.startswith("mmrt"):
                         print(f"\n{roofline(file, threads, asked.layers)}", flush=True)
-                done += [{**row, "amx": amx, "cpu": cpu_facts()[0]} for row in with_ratios]
+                done += [{**row, "amx": amx, "cpu": cpu} for row in with_ratios]
             print(f"\n{scaling(rows)}", flush=True)
             if asked.json:
                 asked.json.write_text("".join(json.dumps(row) + "\n" for row in done))

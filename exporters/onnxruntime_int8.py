@@ -256,17 +256,17 @@ def in_float(quantized: onnx.ModelProto, model: onnx.ModelProto, names: Sequence
     old = {node.name: node for node in source.graph.node}
     for node in [n for n in net.graph.node if n.name in set(names)]:
         pair, bias = _dequantize(net, node, 1), _dequantize(net, node, 2)
-        floats = [source.constants[name] for name in old[node.name].input[1:]]
+        was = old[node.name]
         assert pair is not None
         for name in pair.input[1:]:
             net.graph.initializer.remove(next(i for i in net.graph.initializer if i.name == name))
-        _replace(net, pair.input[0], floats[0])
+        _replace(net, pair.input[0], source.constants[was.input[1]])
         node.input[1] = pair.input[0]
         net.graph.node.remove(pair)
         if bias is not None:
-            _replace(net, bias.input[0], _integers(floats[1] / net.constants[bias.input[1]]))
+            _replace(net, bias.input[0], _integers(source.constants[was.input[2]] / net.constants[bias.input[1]]))
         elif node.op_type != "MatMul" and len(node.input) == 2:
-            _add_zero_bias(net, node, source.shapes[old[node.name].output[0]][1])
+            _add_zero_bias(net, node, source.shapes[was.output[0]][1])
     return made
 
 

@@ -23,6 +23,7 @@ from exporters.to_sparse import load_runtime, pack
 from mmprune.family import Request, Resources, build_family
 from mmprune.finetune import make_recipe
 from mmprune.layers import find_layers
+from mmprune.runtime_files import runtime_files
 
 
 @pytest.fixture
@@ -33,6 +34,16 @@ def subject(tmp_path):
 @pytest.fixture
 def model(subject):
     return onnx.load(subject.root / export_one(subject, "onnx", "fp32").path)
+
+
+@pytest.fixture
+def runtime():
+    """mmrt, where it could be built."""
+    try:
+        runtime_files()
+    except FileNotFoundError as err:
+        pytest.skip(str(err))
+    return load_runtime()
 
 
 def constants(model):
@@ -173,7 +184,7 @@ def test_a_layer_in_float_has_its_own_weights_again(subject, model):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_layer_in_float_is_not_quantized_by_who_opens_the_file(make_pruned, bias, tmp_path):
+def test_a_layer_in_float_is_not_quantized_by_who_opens_the_file(make_pruned, bias, tmp_path, runtime):
     """ONNX Runtime rounds float32 weights between Q and DQ itself, with one scale a tensor."""
     model, images = make_pruned(bias)
     quantized = quantize_for_onnxruntime(model, images)
@@ -184,13 +195,8 @@ def test_a_layer_in_float_is_not_quantized_by_who_opens_the_file(make_pruned, bi
     as_written = run_as_written(made, images)
     assert np.abs(logits_of(made, images) - as_written).max() <= 1.001 * step
     assert np.abs(run_as_written(quantized, images) - as_written).max() > 0, "it is another file"
-    runtime_files = pytest.importorskip("mmprune.runtime_files")
-    try:
-        runtime_files.runtime_files()
-    except FileNotFoundError as err:
-        pytest.skip(str(err))
     (tmp_path / "m.mmrt").write_bytes(pack(made, "int8"))
-    sparse = load_runtime().Model(str(tmp_path / "m.mmrt"), 1)
+    sparse = runtime.Model(str(tmp_path / "m.mmrt"), 1)
     got = np.concatenate([sparse(image[None])[0] for image in images])
     assert np.abs(got - as_written).max() <= 1.001 * step
 
@@ -257,12 +263,8 @@ def test_max_drop_needs_validation_images(subject):
         export_one(replace(subject, int8=Int8(max_drop=1.0)), "onnx", "int8")
 
 
+@pytest.mark.usefixtures("runtime")
 def test_zeros_are_kept_and_mmrt_answers_the_same_where_layers_stay_in_float(telling):
-    runtime_files = pytest.importorskip("mmprune.runtime_files")
-    try:
-        runtime_files.runtime_files()
-    except FileNotFoundError as err:
-        pytest.skip(str(err))
     subject = replace(telling, int8=Int8(max_drop=2.0))
     zeros = export_one(subject, "onnx", "fp32").layer_sparsity
     made = [export_one(subject, format, "int8") for format in ("onnx", "mmrt")]
