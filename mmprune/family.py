@@ -7,14 +7,12 @@ A folder holds one identity, and the same command on it goes on where it was kil
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -29,7 +27,7 @@ from mmprune.records import DENSE, SCHEMA, Layer, Strategy, Variant
 from mmprune.scores import BATCH_SIZE, BATCHES, NEEDS_GRADIENT, SCORES, make_scores, mean_absolute_gradients
 from mmprune.strategies import PAPER_TEN, TEN, paper_plan, plan
 from mmprune.weights import tensors_sha256
-from mmprune.workers import run_tasks
+from mmprune.workers import run_tasks, threads_of, torch_threads
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Resources:
 
     device: str = "cpu"
     jobs: int = 1
-    threads: int = 0  # torch threads of each job; 0: as torch finds best
+    threads: int = 0  # torch's, of each job; 0: as the family in the folder has them, else all of them over the jobs
 
 
 def plan_family(bench: Bench, request: Request) -> dict[str, Any]:
@@ -132,14 +130,17 @@ def build_family(make_bench: Callable[[], Bench], request: Request, root: Path, 
     A variant whose training diverged is left out; the manifest's "failures" says why.
     FolderError when the folder holds another family or is in use.
     """
-    with folder.locked(root), _torch_threads(resources.threads):
+    with folder.locked(root), torch_threads(family_threads(root, resources)) as threads:
         bench = make_bench()
-        manifest = claim(root, plan_family(bench, request))
+        manifest = claim(root, {**plan_family(bench, request), "threads": threads})
         make_dense(root, manifest, bench, resources.device)
         if set(request.scores) & set(NEEDS_GRADIENT):
             make_gradients(root, manifest, bench, resources.device, progress)
         tasks = [Task(t["id"], t["score"], Strategy(**t["strategy"])) for t in manifest["tasks"]]
         open_tasks = [t for t in tasks if not _is_done(root, t.id)]
+        for task in tasks:
+            if task not in open_tasks:  # killed after its end was marked and before its checkpoint went
+                checkpoint_of(root, task.id).unlink(missing_ok=True)
         failures: dict[str, str] = {}
         progress("fine-tune", "", len(tasks) - len(open_tasks), len(tasks))
         setup = bench if resources.jobs == 1 else make_bench
@@ -152,20 +153,23 @@ def build_family(make_bench: Callable[[], Bench], request: Request, root: Path, 
             shares[task.id] = share
             progress("fine-tune", task.strategy.name, sum(shares.values()), len(tasks))
 
-        run_tasks(setup, make, open_tasks, resources.jobs, report)
+        run_tasks(setup, make, open_tasks, resources.jobs, report, threads)
         folder.write_json(root / folder.MANIFEST, {**manifest, "failures": failures})
     return folder.read_variants(root)
 
 
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    """So many of torch's threads, and what there were before afterwards: sums, and so trained bits, depend on them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def family_threads(root: Path, resources: Resources) -> int:
+    """torch's threads for each job. A family keeps those that it was begun with, whatever is left of it to make and
+    however many jobs make that: sums, and so trained bits, depend on them.
+
+    FolderError when others are asked for than those of the family in the folder.
+    """
+    path = root / folder.MANIFEST
+    begun = folder.read_json(path).get("threads", 0) if path.is_file() else 0
+    if begun and resources.threads not in (0, begun):
+        raise folder.FolderError(f"the family in {root} is made with {begun} of torch's threads for each job, and "
+                                 f"{resources.threads} are asked for; leave that out, or choose another folder")
+    return begun or resources.threads or threads_of(resources.jobs)
 
 
 def claim(root: Path, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -206,6 +210,10 @@ def _is_done(root: Path, variant: str) -> bool:
     return (folder.variant_folder(root, variant) / "variant.json").is_file()
 
 
+def checkpoint_of(root: Path, variant: str) -> Path:
+    return folder.variant_folder(root, variant) / "checkpoint.pt"
+
+
 def make_dense(root: Path, manifest: dict[str, Any], bench: Bench, device: str) -> None:
     """The reference: the model as it came."""
     variant = manifest["variants"][0]
@@ -241,7 +249,7 @@ def make_variant(root: Path, request: Request, resources: Resources, bench: Benc
     scores = make_scores(task.score, {n: weights[n] for n in task.strategy.sparsity}, gradients)
     kinds = {layer.name: layer.kind for layer in layers_of(folder.read_manifest(root))}
     masks = make_masks(scores, task.strategy.sparsity, request.pattern, kinds)
-    checkpoint = folder.variant_folder(root, task.id) / "checkpoint.pt"
+    checkpoint = checkpoint_of(root, task.id)
     job = Job(masks, bench.train, bench.validation, request.recipe, request.seed, resources.device, checkpoint)
     model = copy.deepcopy(bench.model)
     try:

@@ -2,7 +2,8 @@
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -17,21 +18,40 @@ class WorkerError(RuntimeError):
     """A worker process ended before its task did."""
 
 
-def run_tasks(setup: Any, make: Make, tasks: Sequence[Any], jobs: int, report: Report) -> None:
+def threads_of(jobs: int) -> int:
+    """torch's threads for each of so many jobs side by side. They follow from what was asked and not from how many
+    tasks are left: sums, and so trained bits, depend on them."""
+    return max(1, torch.get_num_threads() // jobs)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[int]:
+    """So many of torch's threads, and what there were before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield count
+    finally:
+        torch.set_num_threads(before)
+
+
+def run_tasks(setup: Any, make: Make, tasks: Sequence[Any], jobs: int, report: Report, threads: int = 0) -> None:
     """make(setup, task, tick) for every task; with more than one job in that many spawned processes.
 
-    setup   what every task needs; for more than one job, a picklable function that makes it, called in each process
-    report  called with the share of the task's steps, and finally with 1.0 and the reason if the task failed
+    setup    what every task needs; for more than one job, a picklable function that makes it, called in each process
+    report   called with the share of the task's steps, and finally with 1.0 and the reason if the task failed
+    threads  torch's, of each job; 0: threads_of(jobs)
     """
+    threads = threads or threads_of(jobs)
     if jobs == 1 or len(tasks) <= 1:
-        ready = setup() if callable(setup) else setup
-        for task in tasks:
-            reason = make(ready, task, partial(_report_step, report, task))
-            report(task, 1.0, reason)
+        with torch_threads(threads):
+            ready = setup() if callable(setup) else setup
+            for task in tasks:
+                reason = make(ready, task, partial(_report_step, report, task))
+                report(task, 1.0, reason)
         return
     context = multiprocessing.get_context("spawn")
     queue = list(tasks)
-    threads = max(1, torch.get_num_threads() // min(jobs, len(tasks)))
     workers: dict[Connection, tuple[Any, Any]] = {}  # pipe: (process, its task)
     try:
         for _ in range(min(jobs, len(tasks))):

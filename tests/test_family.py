@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,11 @@ import torch
 from safetensors.torch import load_file
 from toys import make_bench
 
-from mmprune import folder
+from mmprune import family, folder
 from mmprune.family import Request, Resources, build_family, layers_of, load_variant, plan_family
 from mmprune.finetune import RECIPES, make_recipe
 from mmprune.masks import PATTERNS, ZEROS, zeros_in_blocks
+from mmprune.workers import run_tasks
 
 REQUEST = Request(make_recipe("default", epochs=2, batch_size=16), strategies=("min", "mid", "max"),
                   overrides={"layers": {"conv*": [0.2, 0.8]}})
@@ -65,6 +67,46 @@ def test_several_jobs_make_the_same(tmp_path):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("jobs", [2, 1, 4])
+def test_threads_are_those_that_the_family_was_begun_with_not_what_is_left_to_make(tmp_path, monkeypatch,
+                                                                                  four_threads, jobs):
+    """Begun with two jobs on four threads and killed when one variant was left: that one, too, is made with two."""
+    build_family(make_bench, REQUEST, tmp_path, Resources(jobs=2))
+    whole = contents(tmp_path)
+    assert folder.read_manifest(tmp_path)["threads"] == 2
+    shutil.rmtree(next((tmp_path / "variants").glob("max-*")))
+    real, seen = family.finetune, []
+    monkeypatch.setattr(family, "finetune", lambda *a: (seen.append(torch.get_num_threads()), real(*a))[1])
+    build_family(make_bench, REQUEST, tmp_path, Resources(jobs=jobs))
+    assert seen == [2] and torch.get_num_threads() == 4
+    assert contents(tmp_path) == whole
+    with pytest.raises(folder.FolderError, match="made with 2 of torch's threads for each job, and 3 are asked for"):
+        build_family(make_bench, REQUEST, tmp_path, Resources(threads=3))
+
+
+@pytest.mark.parametrize("left", [1, 2, 3])
+def test_a_job_s_threads_do_not_depend_on_the_tasks_left(four_threads, left):
+    seen = []
+    run_tasks(say_threads, make_nothing, list(range(left)), 2, lambda task, share, reason: seen.append(reason))
+    assert seen == ["2"] * left
+
+
+def say_threads():
+    return str(torch.get_num_threads())
+
+
+def make_nothing(threads, task, tick):
+    return threads
+
+
 KILLED = """
 import sys, time
 from pathlib import Path
@@ -97,6 +139,14 @@ def test_killed_and_started_again(tmp_path, wait_for):
     assert len(list(root.glob("variants/*/variant.json"))) < 4
     build_family(make_bench, REQUEST, root, Resources(threads=1))
     assert contents(root) == contents(tmp_path / "whole")
+
+
+def test_killed_between_a_variant_s_end_and_its_checkpoint_s(tmp_path):
+    variants = build_family(make_bench, REQUEST, tmp_path, Resources())
+    whole = contents(tmp_path)
+    (folder.variant_folder(tmp_path, variants[1].id) / "checkpoint.pt").write_bytes(b"of the last epoch")
+    build_family(make_bench, REQUEST, tmp_path, Resources())
+    assert contents(tmp_path) == whole
 
 
 def test_another_command_is_refused_and_told_what_differs(tmp_path):
