@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mmprune.choices import pick
 from mmprune.percentiles import samples_needed
 from mmprune.points import Point
 
@@ -64,8 +65,8 @@ def choose(points: Sequence[Point], budget: Budget, test_images: int = 0) -> Cho
     runtimes = list(dict.fromkeys(p.runtime for p in points))
     if not points:
         raise ValueError("there are no points to choose from: measure first")
-    if budget.runtime is not None and budget.runtime not in runtimes:
-        raise ValueError(f"nothing was measured with {budget.runtime!r} (there are {', '.join(runtimes)})")
+    if budget.runtime is not None:
+        pick("runtime", budget.runtime, runtimes, owner="what was measured")
     asked = [p for p in points if budget.runtime in (None, p.runtime)]
     fitting = [p for p in asked if all(r.share >= 0 for r in _rooms(p, budget))]
     ranked = _ranked(fitting, budget, 0.5 / test_images if test_images else 1e-9)

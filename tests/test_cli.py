@@ -193,7 +193,7 @@ def test_what_users_get_wrong(toy, tmp_path):
         return ["build", "--target", "x86", "--data", toy / "toy.npz", "--out", out, *more]
 
     fails(2, "no target called 'x87' (there are x86", "build", "--target", "x87")
-    fails(2, "no model called 'resnet1'; did you mean 'resnet", *build("--model", "resnet1"))
+    fails(2, "no model called 'resnet1' (a timm name, or path/to/", *build("--model", "resnet1"))
     fails(2, "no strategy called 'best'", *build("--model", MODEL, "--strategies", "best"))
     fails(2, "no format called 'onx'", *build("--model", MODEL, "--formats", "onx"))
     fails(2, "has no function called 'SmalNet'", *build("--model", MODEL.replace("SmallNet", "SmalNet")))

@@ -87,7 +87,7 @@ def test_a_board_of_the_users_own(tmp_path):
     ("threads = ", "Invalid value"),
     ('like = "raspberry-pi-5"\ncolour = "green"', "no field called 'colour'"),
     ('arch = "aarch64"', "'runtimes' is missing"),
-    ('like = "raspberry-pi-5"\narch = "riscv64"', "arch must be one of x86_64, aarch64, not 'riscv64'"),
+    ('like = "raspberry-pi-5"\narch = "riscv64"', "no arch called 'riscv64'"),
     ('like = "raspberry-pi-5"\nthreads = 0', "threads must be 1 or more"),
     ('like = "raspberry-pi-9"', "no target called 'raspberry-pi-9'"),
 ])
