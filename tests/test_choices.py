@@ -3,7 +3,15 @@ from pathlib import Path
 
 import pytest
 
+from exporters import FORMATS, load
+from exporters.subject import CLIPPINGS
+from mmprune import asked
 from mmprune.choices import LISTED, pick
+from mmprune.cli import cli
+from mmprune.finetune import RECIPES
+from mmprune.masks import PATTERNS
+from mmprune.scores import SCORES
+from targets.jobs import PROFILES
 
 ROOT = Path(__file__).parent.parent
 ALONE = {"probe.py", "bundle_run.py", "jetson_run.py", "golden_run.py"}  # they travel to boards, without mmprune
@@ -56,3 +64,12 @@ def test_nobody_words_it_by_hand():
     sources = [p for folder in ("mmprune", "exporters", "targets") for p in sorted((ROOT / folder).glob("*.py"))]
     words = re.compile(r"difflib|\(there are \{|no \w+ called \{")
     assert [p.name for p in sources if p.name not in ALONE | {"choices.py"} and words.search(p.read_text())] == []
+
+
+def test_names_that_the_options_repeat_are_those_of_the_library():
+    """The command line must know them before it loads torch, which the tables need."""
+    said = {p.name: p.metavar for name in ("build", "strategies") for p in cli.commands[name].params}
+    tables = {"profile": PROFILES, "recipe": RECIPES, "clipping": CLIPPINGS, "score": (*SCORES, "all"),
+              "pattern": PATTERNS}
+    assert {name: said[name] for name in tables} == {name: f"[{'|'.join(table)}]" for name, table in tables.items()}
+    assert set(asked.PRECISIONS) == {p for name in FORMATS for p in load(name).PRECISIONS}
