@@ -212,7 +212,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         files, built = Path(temporary, "files"), Path(temporary, "built")
         files.mkdir()
-        build_runtime("raspberry-pi-4", built)
+        build_runtime("aarch64", built)
         shutil.copy(built / "libmmrt.so", files)
         shutil.copy(runtime_folder() / "mmrt.py", files)
         (files / "runner.py").write_text(RUNNER)

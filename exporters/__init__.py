@@ -4,9 +4,10 @@ A format's module has PRECISIONS, export(subject, precision) -> Artifact, and op
 image to its logits. To add one: the module, a row here, its package in setup.cfg.
 """
 
-import difflib
 import importlib
 from types import ModuleType
+
+from mmprune.choices import pick
 
 FORMATS = {"onnx": "exporters.to_onnx", "openvino": "exporters.to_openvino", "tensorrt": "exporters.to_tensorrt",
            "mmrt": "exporters.to_sparse"}
@@ -18,12 +19,8 @@ class ExportError(RuntimeError):
 
 def load(name: str) -> ModuleType:
     """The module of a format. ValueError for a name that is not in FORMATS, ExportError for a missing package."""
-    if name not in FORMATS:
-        close = difflib.get_close_matches(name, FORMATS, n=1, cutoff=0.5)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        raise ValueError(f"no format called '{name}' (there are {', '.join(FORMATS)}){hint}")
     try:
-        return importlib.import_module(FORMATS[name])
+        return importlib.import_module(FORMATS[pick("format", name, FORMATS)])
     except ModuleNotFoundError as err:
         missing = (err.name or "").split(".")[0]
         if missing in ("", "exporters", "mmprune"):

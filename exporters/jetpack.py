@@ -5,6 +5,8 @@ Source: onnx-tensorrt's docs/operators.md, by version.
 
 from dataclasses import dataclass
 
+from mmprune.choices import pick
+
 _OPERATORS = """
 Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast Ceil Celu Clip Concat
 Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal
@@ -43,9 +45,7 @@ JETPACKS = {"5.1": _8_5, "6.0": _8_6, "6.1": _10_3, "6.2": _10_3, "6.2.1": _10_3
 
 
 def tensorrt_of(jetpack: str) -> TensorRT:
-    if jetpack not in JETPACKS:
-        raise ValueError(f"no JetPack {jetpack!r} for Orin (there are {', '.join(JETPACKS)})")
-    return JETPACKS[jetpack]
+    return JETPACKS[pick("JetPack for Orin", jetpack, JETPACKS)]
 
 
 def version_order(version: str) -> tuple[int, ...]:

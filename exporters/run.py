@@ -9,6 +9,7 @@ from exporters import ExportError, load
 from exporters.artifact import read_finished
 from exporters.subject import Subject
 from exporters.verify import VerifyError
+from mmprune.choices import pick
 from mmprune.records import Artifact, Variant
 from mmprune.workers import run_tasks
 
@@ -34,8 +35,8 @@ def wanted_formats(formats: Sequence[str]) -> tuple[tuple[str, str], ...]:
     for text in formats:
         name, _, precision = text.partition("-")
         known = load(name).PRECISIONS
-        if precision and precision not in known:
-            raise ValueError(f"{name} has no precision '{precision}' (there are {', '.join(known)})")
+        if precision:
+            pick("precision", precision, known, owner=name)
         pairs += [(name, p) for p in ([precision] if precision else known) if precision or p != "int8"]
     return tuple(dict.fromkeys(pairs))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mmprune.choices import pick
 from mmprune.records import Layer, Variant
 
 Labelled = tuple[np.ndarray, np.ndarray]  # images (N, C, H, W) float32, normalized; labels (N,) int64
@@ -22,8 +23,7 @@ class Int8:
     max_drop: float | None = None  # points of accuracy on validation images; None: whatever it loses
 
     def __post_init__(self) -> None:
-        if self.clipping not in CLIPPINGS:
-            raise ValueError(f"no clipping called {self.clipping!r} (there are {', '.join(CLIPPINGS)})")
+        pick("clipping", self.clipping, CLIPPINGS)
         if self.max_drop is not None and not self.max_drop >= 0:
             raise ValueError(f"max_drop must be at least 0 points of accuracy, got {self.max_drop!r}")
 

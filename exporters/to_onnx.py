@@ -27,6 +27,7 @@ from exporters.run import export_one
 from exporters.subject import Subject
 from exporters.zeros import constant_layers, count_zeros, name_layers
 from mmprune import __version__, folder
+from mmprune.choices import pick
 from mmprune.masks import ALIGNED
 from mmprune.records import Artifact
 
@@ -41,8 +42,7 @@ PROOF_IMAGES = 4
 
 def export(subject: Subject, precision: str) -> Artifact:
     """Write, check and record the ONNX file. ExportError when zeros are lost, VerifyError when it answers otherwise."""
-    if precision not in PRECISIONS:
-        raise ExportError(f"onnx has no precision '{precision}' (there are {', '.join(PRECISIONS)})")
+    pick("precision", precision, PRECISIONS, ExportError, owner="onnx")
     return _export_int8(subject) if precision == "int8" else _export_fp32(subject)
 
 

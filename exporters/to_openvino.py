@@ -19,6 +19,7 @@ from exporters.run import export_one
 from exporters.subject import Subject
 from exporters.to_onnx import layer_weights, read_constants
 from exporters.zeros import count_zeros
+from mmprune.choices import pick
 from mmprune.records import Artifact
 
 with no_telemetry():
@@ -30,8 +31,7 @@ SUFFIX = ".xml"
 
 def export(subject: Subject, precision: str) -> Artifact:
     """Write, check and record the IR; makes the ONNX file first if absent. ExportError, VerifyError as to_onnx."""
-    if precision not in PRECISIONS:
-        raise ExportError(f"openvino has no precision '{precision}' (there are {', '.join(PRECISIONS)})")
+    pick("precision", precision, PRECISIONS, ExportError, owner="openvino")
     label = f"{subject.variant.id}/openvino-{precision}"
     source = export_one(subject, "onnx", "fp32")
     constants = read_constants(subject.root / source.path)

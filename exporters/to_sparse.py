@@ -26,6 +26,7 @@ from exporters.mmrt_plan import plan_words
 from exporters.run import export_one
 from exporters.subject import Subject
 from mmprune import __version__, folder
+from mmprune.choices import pick
 from mmprune.records import Artifact
 from mmprune.runtime_files import runtime_files
 
@@ -39,8 +40,7 @@ def export(subject: Subject, precision: str) -> Artifact:
 
     int8 computes what the Q/DQ file of ONNX Runtime says, in the same arithmetic; what that leaves in float32 stays so.
     """
-    if precision not in PRECISIONS:
-        raise ExportError(f"mmrt has no precision '{precision}' (there are {', '.join(PRECISIONS)})")
+    pick("precision", precision, PRECISIONS, ExportError, owner="mmrt")
     load_runtime()  # before the work: without it nothing can be verified
     source = export_one(subject, "onnx", "int8" if precision == "int8" else "fp32")
     path = artifact_path(subject.root, subject.variant.id, "mmrt", precision, SUFFIX)

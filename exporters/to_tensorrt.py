@@ -16,6 +16,7 @@ from exporters.quantize import quantize_for_tensorrt, to_fp16
 from exporters.run import export_one
 from exporters.subject import Subject
 from exporters.to_onnx import open_exact, write_typed
+from mmprune.choices import pick
 from mmprune.records import Artifact
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -24,8 +25,7 @@ open_file = open_exact  # on ONNX Runtime: it checks the file here; the board bu
 
 def export(subject: Subject, precision: str) -> Artifact:
     """Write, check and record the file; makes the ONNX file first if absent. ExportError, VerifyError as to_onnx."""
-    if precision not in PRECISIONS:
-        raise ExportError(f"tensorrt has no precision '{precision}' (there are {', '.join(PRECISIONS)})")
+    pick("precision", precision, PRECISIONS, ExportError, owner="tensorrt")
     label = f"{subject.variant.id}/tensorrt-{precision}"
     make: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
         "fp32": lambda model: model,

@@ -7,7 +7,10 @@ from typing import Any
 
 import click
 
+from mmprune.choices import pick
 from mmprune.progress import say_notes
+
+PRECISIONS = ("fp32", "fp16", "int8")  # of any format; which has which, its module tells
 
 
 def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
@@ -20,6 +23,36 @@ def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
 
 def names(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
+
+
+def check_names(rest: dict[str, Any]) -> None:
+    """Refuse names that nothing has, before what takes seconds is loaded. ValueError with the nearest one."""
+    from exporters import FORMATS
+    from exporters.jetpack import tensorrt_of
+    from mmprune.strategies import STRATEGIES
+
+    if "jetpack" in rest:
+        tensorrt_of(rest["jetpack"])
+    for word in names(rest.get("formats")):
+        pick("format", word.partition("-")[0], FORMATS)
+    for word in names(rest.get("precision")):
+        pick("precision", word, PRECISIONS)
+    for word in names(rest["strategies"]):
+        pick("strategy", word, STRATEGIES)
+
+
+def check_runtimes(runtimes: tuple[str, ...], targets: Iterable[Any]) -> None:
+    """Refuse runtimes that a target has not. ValueError with the nearest one."""
+    from targets.answers import NULL
+
+    for target in targets:
+        for name in runtimes:
+            pick("runtime", name, (*target.runtimes, NULL), owner=target.name)
+
+
+def say_loading(what: str) -> None:
+    """The first line of a command that then is silent for seconds."""
+    click.echo(f"loading {what} ...", err=True)
 
 
 def mib(value: float | None) -> int | None:

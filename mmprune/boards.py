@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
 import targets
 from exporters import load
-from mmprune.data import Split
 from mmprune.folder import write_whole
 from mmprune.progress import lines, say_notes
 from mmprune.records import Artifact
@@ -22,6 +21,9 @@ from targets.fleet import Job, measure_fleet
 from targets.jobs import profile_named
 from targets.measure import MeasureError, measure
 from targets.measure import Options as MeasureOptions
+
+if TYPE_CHECKING:  # it loads torch and timm, which measuring does without
+    from mmprune.data import Split
 
 IMAGES, N_IMAGES = "golden.npy", 8  # in the family's folder: what a board's answers are compared on
 
@@ -49,7 +51,7 @@ def is_here(target: str) -> bool:
     return not targets.mismatch(targets.load(target), fingerprint(target))
 
 
-def keep_golden_images(root: Path, split: Split) -> None:
+def keep_golden_images(root: Path, split: "Split") -> None:
     """A few test images in the family's folder."""
     images, _ = next(iter(split.batches(N_IMAGES)))
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mmprune.choices import pick
 from mmprune.percentiles import samples_needed
 from mmprune.points import Point
 
@@ -64,8 +65,8 @@ def choose(points: Sequence[Point], budget: Budget, test_images: int = 0) -> Cho
     runtimes = list(dict.fromkeys(p.runtime for p in points))
     if not points:
         raise ValueError("there are no points to choose from: measure first")
-    if budget.runtime is not None and budget.runtime not in runtimes:
-        raise ValueError(f"nothing was measured with {budget.runtime!r} (there are {', '.join(runtimes)})")
+    if budget.runtime is not None:
+        pick("runtime", budget.runtime, runtimes, owner="what was measured")
     asked = [p for p in points if budget.runtime in (None, p.runtime)]
     fitting = [p for p in asked if all(r.share >= 0 for r in _rooms(p, budget))]
     ranked = _ranked(fitting, budget, 0.5 / test_images if test_images else 1e-9)
@@ -110,7 +111,7 @@ def describe(choice: Choice) -> str:
         lines.append(f"runner-up: {second.artifact} with {second.runtime}, {second.accuracy:.2%}")
     if choice.nearest_miss is not None:
         miss = choice.nearest_miss
-        by = f"by {-miss.room.share:.1%}" if miss.room.value is not None else "as unknown"
+        by = f"by {_percent(-miss.room.share)}" if miss.room.value is not None else "as unknown"
         lines.append(f"nearest miss: {miss.point.artifact} with {miss.point.runtime}, {miss.point.accuracy:.2%}, fails "
                      f"{by}: {_room_text(miss.room, choice.budget)}")
     return "\n".join(lines)
@@ -121,8 +122,26 @@ def _room_text(room: Room, budget: Budget) -> str:
         need = samples_needed(budget.percentile)
         return f"p{budget.percentile} needs {need} samples or more: measure with a longer profile"
     if room.limit == "accuracy":
-        return f"accuracy {room.value:.2%}, at least {room.allowed:.2%}"
+        value, allowed = _apart(room.value * 100, room.allowed * 100, 2)
+        return f"accuracy {value}%, at least {allowed}%"
     if room.limit == "latency":
-        return f"p{budget.percentile} {room.value * 1e3:.2f} ms of {room.allowed * 1e3:g} ms"
+        value, allowed = _apart(room.value * 1e3, room.allowed * 1e3, 2)
+        return f"p{budget.percentile} {value} ms of {allowed} ms"
     name = {"size": "download", "memory": "peak memory"}[room.limit]
-    return f"{name} {room.value / 2**20:.1f} MiB of {room.allowed / 2**20:g} MiB"
+    value, allowed = _apart(room.value / 2**20, room.allowed / 2**20, 1)
+    return f"{name} {value} MiB of {allowed} MiB"
+
+
+def _apart(value: float, allowed: float, digits: int) -> tuple[str, str]:
+    """Both as text, the value with so many decimals or as many as it takes to tell which of the two is the larger."""
+    for more in range(digits, 16):
+        texts = f"{value:.{more}f}", f"{allowed:.{max(more, 6)}g}"
+        shown = [float(text) for text in texts]
+        if value == allowed or (shown[0] != shown[1] and (shown[0] < shown[1]) == (value < allowed)):
+            break
+    return texts
+
+
+def _percent(share: float) -> str:
+    """One decimal; one digit that is not zero where that would be 0.0%."""
+    return f"{share:.1%}" if share >= 0.0005 else f"{share * 100:.1g}%" if share >= 1e-6 else "less than 0.0001%"

@@ -10,9 +10,19 @@ from typing import Any
 import click
 
 from mmprune import __version__, asked
-from mmprune.options import OUT, PROFILE, PROFILE_HELP, build_options, host_options, jetpack_option, model_options
+from mmprune.options import (
+    OUT,
+    PATTERNS,
+    PROFILE,
+    above_zero,
+    build_options,
+    fraction,
+    host_options,
+    jetpack_option,
+    model_options,
+    one_of,
+)
 from mmprune.progress import say_notes
-from mmprune.runtime_files import ARCHITECTURES, build_runtime
 
 FAILURES = {"DataError", "WeightsError"}  # ValueErrors about a file's content; the others are about the command
 EPILOG_BUILD = "Example: mmprune build --target x86 --model resnet18 --weights resnet18.pth --data photos/ --out family"
@@ -73,8 +83,12 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
     board. Killed or interrupted, it goes on from where it was with the same command.
     """
     import targets
+
+    family = targets.load(target)
+    asked.check_names(rest)
+    asked.say_loading("torch and timm")
+
     from exporters import ExportError
-    from exporters.jetpack import tensorrt_of
     from exporters.run import wanted_formats
     from exporters.subject import Int8
     from exporters.subjects import SubjectMaker, export_family
@@ -86,8 +100,6 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
     from mmprune.scores import SCORES
 
     asked.check_device(rest["device"])
-    tensorrt_of(rest["jetpack"])
-    family = targets.load(target)
     wanted = wanted_formats(asked.formats(family.formats, asked.names(rest["formats"]), asked.names(rest["precision"])))
     pattern = check_pattern(targets.pattern_for(family, wanted) if rest["pattern"] == "auto" else rest["pattern"])
     resources = Resources(rest["device"], rest["jobs"] or asked.default_jobs(rest["device"]))
@@ -129,7 +141,7 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
 @click.option("--target", help="`mmprune targets` lists them.")
 @click.option("--fleet", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="TOML of [[board]] tables with host and target, instead of --target and --host.")
-@click.option("--profile", type=PROFILE, default="quick", show_default=True, help=PROFILE_HELP)
+@click.option("--profile", **PROFILE)
 @click.option("--runtime", "runtimes", metavar="NAME,NAME", help="Default: all that the target has.")
 @click.option("--threads", type=click.IntRange(min=1), help="Of inference. Default: the target's.")
 @host_options
@@ -143,6 +155,7 @@ def bench(family: Path, target: str | None, fleet: Path | None, profile: str, qu
     from mmprune import boards
     from mmprune.folder import read_artifacts
     from mmprune.progress import bars
+    from targets import load
     from targets.fleet import read_fleet
 
     if (target is None) == (fleet is None):
@@ -152,6 +165,7 @@ def bench(family: Path, target: str | None, fleet: Path | None, profile: str, qu
     where: list[tuple[str | None, str]] = [(host, str(target)) for host in dict.fromkeys(rest["hosts"]) or [None]]
     if fleet:
         where = [(job.host, job.target) for job in read_fleet(fleet)]
+    asked.check_runtimes(asked.names(rest["runtimes"]), [load(name) for _, name in where])
     with bars(quiet) as progress:
         how = {"threads": rest["threads"], "runtimes": asked.names(rest["runtimes"]) or None, "again": True,
                **asked.on_a_board(rest), "progress": progress}
@@ -162,17 +176,20 @@ def bench(family: Path, target: str | None, fleet: Path | None, profile: str, qu
 @cli.command(epilog="Example: mmprune bundle mmprune-out --target raspberry-pi-5")
 @click.argument("family", type=OUT)
 @click.option("--target", required=True, help="`mmprune targets` lists them.")
-@click.option("--profile", type=PROFILE, default="quick", show_default=True, help=PROFILE_HELP)
+@click.option("--profile", **PROFILE)
 @click.option("--threads", type=click.IntRange(min=1), help="Of inference. Default: the target's.")
 @jetpack_option
 def bundle(family: Path, target: str, profile: str, threads: int | None, jetpack: str) -> None:
     """One file with all that a board without network needs: models, programs, what they should answer."""
     import targets
+    from exporters.jetpack import tensorrt_of
     from mmprune import boards
     from mmprune.folder import read_artifacts
 
+    runtimes = targets.load(target).runtimes
+    tensorrt_of(jetpack)
     artifacts = read_artifacts(family)
-    if "tensorrt" in targets.load(target).runtimes:
+    if "tensorrt" in runtimes:
         _check_tensorrt(family, artifacts, jetpack)
     boards.bundle(family, artifacts, target, profile, threads)
 
@@ -190,11 +207,12 @@ def import_(family: Path, results: Path) -> None:
 
 @cli.command(epilog="Example: mmprune choose mmprune-out --max-latency-ms 12 --min-accuracy 0.9 --out deploy")
 @click.argument("family", type=OUT)
-@click.option("--max-latency-ms", type=click.FloatRange(min=0, min_open=True), help="At the percentile.")
+@click.option("--max-latency-ms", **above_zero(), help="At the percentile.")
 @click.option("--percentile", type=click.Choice(["50", "90", "99"]), default="90", show_default=True)
-@click.option("--max-size-mb", type=click.FloatRange(min=0, min_open=True), help="Of the download, in MiB.")
-@click.option("--max-memory-mb", type=click.FloatRange(min=0, min_open=True), help="Peak of the whole process, in MiB.")
-@click.option("--min-accuracy", type=click.FloatRange(min=0, max=1), help="On test data, as a fraction.")
+@click.option("--max-size-mb", **above_zero(), help="Of the download, in MiB.")
+@click.option("--max-memory-mb", **above_zero(), help="Peak of the whole process, in MiB.")
+@click.option("--min-accuracy", metavar="SHARE", callback=fraction,
+              help="On test data: 0.92 or 92%; above 1 a plain number is percent, as in the tables.")
 @click.option("--runtime", help="Only this runtime.")
 @click.option("--out", type=OUT, help="Copy the winner there, with everything needed to run it.")
 def choose(family: Path, out: Path | None, **limits: Any) -> None:
@@ -229,11 +247,14 @@ def report(family: Path) -> None:
 
 @cli.command(epilog="Example: mmprune strategies --model resnet18 --num-classes 10 --img-size 64")
 @model_options
-@click.option("--pattern", default="unstructured", show_default=True,
-              help="Show what is left of the sparsities under it: unstructured, 2:4, block-1x4.")
+@click.option("--pattern", **one_of("pattern", *PATTERNS), default="unstructured", show_default=True,
+              help="Show what is left of the sparsities under it.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def strategies(as_json: bool, **rest: Any) -> None:
     """Show layers, kinds, ranges and the ten sparsity vectors of a model, without data and without training."""
+    asked.check_names(rest)
+    asked.say_loading("torch and timm")
+
     from mmprune.data import LoaderSplit, describe_data
     from mmprune.family import Bench, plan_family
     from mmprune.models import open_model
@@ -271,11 +292,14 @@ def runtime() -> None:
 
 
 @runtime.command("build", epilog="Example: mmprune runtime build --target raspberry-pi-5 --out mmrt-pi5")
-@click.option("--target", type=click.Choice(tuple(ARCHITECTURES)), help="Default: this machine.")
+@click.option("--target", help="`mmprune targets` lists them. Default: this machine.")
 @click.option("--out", type=OUT, help="Default: where mmprune finds it; for another architecture mmrt-NAME here.")
 def build_the_runtime(target: str | None, out: Path | None) -> None:
     """Compile libmmrt.so and mmrt-bench with the C++17 compiler that is here (CXX names another)."""
-    for path in build_runtime(target, out):
+    from mmprune.runtime_files import build_runtime
+    from targets import LOCAL, load
+
+    for path in build_runtime(load(target or LOCAL).arch, out):
         click.echo(path)
 
 

@@ -1,7 +1,6 @@
 """Your own models: `path/to/file.py:factory`, imported by its path."""
 
 import ast
-import difflib
 import hashlib
 import importlib.util
 import sys
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+from mmprune.choices import pick
 
 
 class FactoryError(ValueError):
@@ -31,10 +32,8 @@ def find_factory(model: str) -> Callable[..., Any]:
         raise FactoryError(f"say which function of {path} makes the model, e.g. {path}:{example}")
     factory = getattr(_module(path.resolve()), name, None)
     if not callable(factory):
-        known = functions(path)
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(known) or 'no functions'}"
-        raise FactoryError(f"{path} has no function called {name!r}{hint}")
+        pick("function", name, functions(path), FactoryError, owner=str(path))
+        raise FactoryError(f"{name!r} of {path} is no function")
     return factory
 
 

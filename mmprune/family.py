@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mmprune import __version__, folder
+from mmprune.choices import pick
 from mmprune.finetune import Diverged, Job, Recipe, Split, Teacher, accuracy, finetune, limit
 from mmprune.layers import find_layers
 from mmprune.masks import check_pattern, make_masks, zeros_in_blocks
@@ -88,9 +89,8 @@ def plan_family(bench: Bench, request: Request) -> dict[str, Any]:
     else:
         strategies = plan(request.strategies or TEN, layers, ranges)
     check_pattern(request.pattern)
-    unknown = [s for s in request.scores if s not in SCORES]
-    if unknown:
-        raise ValueError(f"no score called {unknown[0]!r} (there are {', '.join(SCORES)})")
+    for score in request.scores:
+        pick("score", score, SCORES)
     recipe = asdict(request.recipe)
     if not request.recipe.qat:
         del recipe["qat"]  # families from before there was such a thing keep their names

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmprune.choices import pick
 from mmprune.folder import write_whole
 from mmprune.masks import apply_masks
 from mmprune.qat import rounded
@@ -79,8 +80,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 def make_recipe(name: str, epochs: int | None = None, lr: float | None = None, batch_size: int | None = None,
                 qat: bool = False) -> Recipe:
     """The named recipe with what the user changed; `qat` is one epoch more. ValueError for values that cannot be."""
-    if name not in RECIPES:
-        raise ValueError(f"no recipe called {name!r} (there are {', '.join(RECIPES)})")
+    pick("recipe", name, RECIPES)
     given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     asked = {k: v for k, v in given.items() if v is not None}
     if asked.get("epochs", 0) < 0 or asked.get("lr", 1) <= 0 or asked.get("batch_size", 1) < 1:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmprune.choices import pick
 from mmprune.strategies import zero_count
 
 BLOCK = 4  # weights in a row along the inputs: what one int8 dot product of a CPU takes at once, and 2:4's group
@@ -112,9 +113,7 @@ ZEROS: dict[str, Callable[[Sequence[int], float, str], int]] = {
 
 def check_pattern(name: str) -> str:
     """The name. ValueError where no pattern has it."""
-    if name not in PATTERNS:
-        raise ValueError(f"no pattern called {name!r} (there are {', '.join(PATTERNS)})")
-    return name
+    return pick("pattern", name, PATTERNS)
 
 
 def make_masks(scores: dict[str, Tensor], sparsity: dict[str, float], pattern: str,

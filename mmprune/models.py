@@ -10,6 +10,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from mmprune.choices import pick
 from mmprune.factories import call_factory, find_factory, is_factory
 from mmprune.image_sets import DataFacts
 from mmprune.records import ModelSpec, Preprocess
@@ -194,8 +195,8 @@ def preprocess_of(model: nn.Module, spec: ModelSpec, options: Options) -> tuple[
     if not (config.get("mean") and config.get("std")) and not (options.mean and options.std):
         notes = (f"{spec.model} states no mean and std: ImageNet's are used; give your own with --mean and --std",)
     interpolation = options.interpolation or config.get("interpolation")
-    if options.interpolation is not None and options.interpolation not in INTERPOLATIONS:
-        raise ModelError(f"no interpolation called {options.interpolation!r} (there are {', '.join(INTERPOLATIONS)})")
+    if options.interpolation is not None:
+        pick("interpolation", options.interpolation, INTERPOLATIONS, ModelError)
     return Preprocess(
         image_size=spec.image_size,
         mean=(options.mean and _per_channel(options.mean, spec.in_chans, "--mean"))

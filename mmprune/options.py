@@ -1,19 +1,57 @@
-"""Options that commands share."""
+"""Options that commands share, and how single words of them are read."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from mmprune.choices import pick
+
 Command = Callable[..., Any]
 
 OUT = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
-PROFILE = click.Choice(["smoke", "quick", "full"])
-PROFILE_HELP = "smoke: 64 samples each; quick: 1,024 or 60 s; full: 600 s."
+PATTERNS = ("unstructured", "2:4", "block-1x4")  # of masks.PATTERNS, which cannot be read without loading torch
 
+
+def one_of(kind: str, *names: str) -> dict[str, Any]:
+    """For click.option: one of these names. Unlike click.Choice it says which was probably meant."""
+    def check(_context: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+        return None if value is None else pick(kind, value, names, click.BadParameter)
+
+    return {"metavar": f"[{'|'.join(names)}]", "callback": check}
+
+
+def above_zero() -> dict[str, Any]:
+    """For click.option: a number above zero. Unlike click.FloatRange it refuses "nan" and "inf"."""
+    def check(_context: click.Context, _param: click.Parameter, value: float | None) -> float | None:
+        if value is None or (math.isfinite(value) and value > 0):
+            return value
+        raise click.BadParameter(f"{value:g} is no number above zero")
+
+    return {"type": float, "callback": check}
+
+
+def fraction(_context: click.Context, _param: click.Parameter, text: str | None) -> float | None:
+    """Callback: 0.92, 92% and 92 are all 0.92, since what is printed is in percent."""
+    if text is None:
+        return None
+    percent = text.strip().endswith("%")
+    try:
+        value = float(text.strip().removesuffix("%"))
+    except ValueError:
+        value = math.nan
+    value = value / 100 if percent or value > 1 else value
+    if not 0 <= value <= 1:
+        raise click.BadParameter(f"{text!r} is no share: 0.92, or 92% of 100%")
+    return value
+
+
+PROFILE: dict[str, Any] = {**one_of("profile", "smoke", "quick", "full"), "default": "quick", "show_default": True,
+                           "help": "smoke: 64 samples each; quick: 1,024 or 60 s; full: 600 s."}
 
 HOST = [
     click.option("--host", "hosts", metavar="USER@BOARD", multiple=True,
@@ -41,7 +79,7 @@ def model_options(command: Command) -> Command:
         click.option("--std", metavar="X,X,X", help="Of images scaled to [0, 1]. Default: as the model says."),
         click.option("--ranges", type=click.Path(exists=True, dir_okay=False, path_type=Path),
                      help='TOML with [kinds] and [layers], each "glob" = [low, high].'),
-        click.option("--recipe", type=click.Choice(["default", "paper"]), default="default", show_default=True,
+        click.option("--recipe", **one_of("recipe", "default", "paper"), default="default", show_default=True,
                      help="paper: as published (constant rate, its interpolations, its shift towards 90 %)."),
         click.option("--strategies", metavar="NAME,NAME", help="Default: all ten."),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
@@ -51,27 +89,27 @@ def model_options(command: Command) -> Command:
 def build_options(command: Command) -> Command:
     """How a family is trained, exported and measured."""
     return _add(command, [
-        click.option("--score", type=click.Choice(["magnitude", "gradient", "product", "all"]), default="magnitude",
+        click.option("--score", **one_of("score", "magnitude", "gradient", "product", "all"), default="magnitude",
                      show_default=True, help="What ranks the weights of a layer."),
-        click.option("--pattern", default="auto", show_default=True,
-                     help="Where zeros may stand: unstructured, 2:4, block-1x4; auto: what pays on the target."),
+        click.option("--pattern", **one_of("pattern", "auto", *PATTERNS), default="auto", show_default=True,
+                     help="Where zeros may stand; auto: what pays on the target."),
         click.option("--epochs", type=click.IntRange(min=0),
                      help="Of fine-tuning; 0: prune only. Default: the recipe's."),
         click.option("--qat", is_flag=True,
                      help="One epoch more, on numbers rounded as int8's: quantization-aware fine-tuning."),
-        click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate. Default: the recipe's."),
+        click.option("--lr", **above_zero(), help="Learning rate. Default: the recipe's."),
         click.option("--batch-size", type=COUNT, help="Of fine-tuning. Default: the recipe's."),
         click.option("--formats", metavar="NAME,NAME", help="Default: all that the target runs."),
         click.option("--precision", metavar="NAME,NAME", help="fp32, fp16, int8: each format in those that it has."),
         click.option("--calibration", type=click.Path(exists=True, path_type=Path),
                      help="Folder of images, or .npz, to find int8's ranges on. Default: 256 of the training images."),
-        click.option("--clipping", type=click.Choice(["minmax", "percentile", "entropy"]), default="minmax",
+        click.option("--clipping", **one_of("clipping", "minmax", "percentile", "entropy"), default="minmax",
                      show_default=True, help="Of int8's ranges, for ONNX Runtime and mmrt."),
         click.option("--bias-correction/--no-bias-correction", default=True, show_default=True,
                      help="Take what int8 weights are off in the mean from the biases."),
         click.option("--max-drop", metavar="POINTS", type=click.FloatRange(min=0),
                      help="Accuracy that int8 may lose on validation images; layers that lose most stay in float32."),
-        click.option("--profile", type=PROFILE, default="quick", show_default=True, help=PROFILE_HELP),
+        click.option("--profile", **PROFILE),
         click.option("--threads", type=COUNT, help="Of inference while measuring. Default: the target's."),
         *HOST,
         click.option("--device", default="cpu", show_default=True, help="Where to fine-tune: cpu, cuda, cuda:1 ..."),

@@ -7,11 +7,11 @@ they reproduce the sparsities printed in the paper's draft for Swin-T, ResNet-18
 import re
 import sys
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from mmprune.choices import nearest
 from mmprune.layers import KINDS, SMALL
 from mmprune.records import Layer, Range
 
@@ -135,8 +135,8 @@ def find_ranges(model: str, layers: Sequence[Layer], overrides: dict[str, Any] |
             words = {x.name: [x.kind] if section == "kinds" else [_bare(x.name), x.name] for x in layers}
             hits = [x for x in layers if any(fnmatchcase(w, glob) for w in words[x.name])]
             if not hits:
-                near = _nearest(glob, {w[0] for w in words.values()})
-                raise ValueError(f"ranges: [{section}] {glob!r} matches nothing in this model; {near}")
+                near = nearest(glob, sorted({w[0] for w in words.values()}))
+                raise ValueError(f"ranges: [{section}] {glob!r} matches nothing in this model{near}")
             low, high = bounds
             for layer in hits:
                 ranges[layer.name] = Range(low, high, f"yours: [{section}] {glob}")
@@ -158,7 +158,7 @@ def read_overrides(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
         for glob, bounds in rows.items():
             entry = f"{path}: [{section}] {glob!r}"
             if section == "kinds" and not any(fnmatchcase(kind, glob) for kind in KINDS):
-                raise ValueError(f"{entry} is no kind; " + _nearest(glob, set(KINDS)))
+                raise ValueError(f"{entry} is no kind{nearest(glob, KINDS)}")
             pair = isinstance(bounds, list) and len(bounds) == 2 and all(type(b) in (int, float) for b in bounds)
             if not pair or not 0 <= bounds[0] <= bounds[1] < 1:
                 raise ValueError(f"{entry} = {bounds!r}; it needs [low, high], 0 <= low <= high < 1")
@@ -167,9 +167,3 @@ def read_overrides(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
 
 def _bare(name: str) -> str:
     return name.removesuffix(".weight")
-
-
-def _nearest(word: str, known: set[str]) -> str:
-    near = get_close_matches(word, sorted(known), n=1, cutoff=0.5)
-    listed = ", ".join(sorted(known)[:8]) + (", ..." if len(known) > 8 else "")
-    return (f"did you mean {near[0]!r}? " if near else "") + f"There are: {listed}"

@@ -33,16 +33,11 @@ def runtime_files(machine: str = "", cache: Path | None = None) -> tuple[Path, P
     return runtime_folder() / "mmrt.py", library
 
 
-ARCHITECTURES = {"raspberry-pi-4": "aarch64", "raspberry-pi-5": "aarch64", "jetson-orin": "aarch64",
-                 "jetson-orin-nx": "aarch64", "jetson-orin-nano": "aarch64", "x86": "x86_64"}
-
-
-def build_runtime(target: str | None, out: Path | None) -> list[Path]:
-    """Compile libmmrt.so and mmrt-bench for a target, or for this machine; the files made.
+def build_runtime(architecture: str, out: Path | None) -> list[Path]:
+    """Compile libmmrt.so and mmrt-bench for an architecture, as `uname -m` says it; the files made.
 
     RuntimeError, with the way out, where the compiler is missing or refuses.
     """
-    architecture = ARCHITECTURES[target] if target else platform.machine()
     folder = out or (runtime_folder() if architecture == platform.machine() else Path(f"mmrt-{architecture}"))
     folder.mkdir(parents=True, exist_ok=True)
     return list(_builder().build(folder, architecture))

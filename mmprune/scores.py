@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmprune.choices import pick
+
 BATCHES = 50  # the authors use 10 (transformers) to 50 (ResNet-18)
 BATCH_SIZE = 32
 
@@ -69,7 +71,5 @@ def mean_absolute_gradients(model: nn.Module, names: Sequence[str], batches: Ite
 
 def make_scores(score: str, weights: dict[str, Tensor], gradients: dict[str, Tensor]) -> dict[str, Tensor]:
     """The named score of every weight that `gradients` (or, for magnitude alone, `weights`) names."""
-    if score not in SCORES:
-        raise ValueError(f"no score called {score!r} (there are {', '.join(SCORES)})")
-    function = SCORES[score]
+    function = SCORES[pick("score", score, SCORES)]
     return {n: function(w.detach(), gradients.get(n, w)) for n, w in weights.items()}

@@ -13,6 +13,7 @@ With low and high the layer's range and w = high - low:
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from mmprune.choices import pick
 from mmprune.records import Layer, Range, Strategy
 
 Sparsities = dict[str, float]
@@ -84,10 +85,7 @@ PAPER_TEN = ("min", "max", "mid", "interp-30", "interp-50", "interp-70", "interp
 
 def plan(names: Sequence[str], layers: Sequence[Layer], ranges: dict[str, Range]) -> tuple[Strategy, ...]:
     """The named strategies for these layers. ValueError for an unknown name."""
-    unknown = [n for n in names if n not in STRATEGIES]
-    if unknown:
-        raise ValueError(f"no strategy called {unknown[0]!r} (there are {', '.join(STRATEGIES)})")
-    return tuple(Strategy(n, STRATEGIES[n](layers, ranges)) for n in names)
+    return tuple(Strategy(n, STRATEGIES[pick("strategy", n, STRATEGIES)](layers, ranges)) for n in names)
 
 
 def same_models(strategies: Sequence[Strategy], layers: Sequence[Layer]) -> list[tuple[str, str]]:

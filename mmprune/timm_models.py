@@ -1,11 +1,11 @@
 """timm's models: what timm says of them, and making one of the size that was asked for."""
 
-import difflib
 from typing import Any
 
 import timm
 from torch import nn
 
+from mmprune.choices import pick
 from mmprune.records import ModelSpec
 
 
@@ -15,9 +15,8 @@ class ModelError(ValueError):
 
 def timm_config(model: str) -> dict[str, Any]:
     if not timm.is_model(model):
-        near = difflib.get_close_matches(model, timm.list_models(), n=3)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise ModelError(f"no model called {model!r}{hint} (a timm name, or path/to/file.py:factory for your own)")
+        pick("model", model, timm.list_models(), ModelError,
+             also="a timm name, or path/to/file.py:factory for your own")
     try:
         config = timm.get_pretrained_cfg(model)
         return config.to_dict() if config else {}  # timm describes nearly all of its models

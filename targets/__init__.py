@@ -4,7 +4,6 @@ To add a target: a row in TARGETS, or a TOML file with a row's fields that a use
 """
 
 import dataclasses
-import difflib
 import platform
 import sys
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmprune.choices import pick
 from mmprune.records import Device
 
 if sys.version_info >= (3, 11):
@@ -20,7 +20,7 @@ else:
     import tomli as tomllib
 
 ARCHITECTURES = ("x86_64", "aarch64")
-POWER_SOURCES = ("", "rapl", "ina3221", "pmic")
+POWER_SOURCES = ("rapl", "ina3221", "pmic")
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Target:
     power: str = ""  # where energy is read: rapl, ina3221 (Jetson's rails), pmic (Raspberry Pi 5)
 
     def __post_init__(self) -> None:
-        for value, known, word in ((self.arch, ARCHITECTURES, "arch"), (self.power, POWER_SOURCES, "power")):
-            if value not in known:
-                raise ValueError(f"target {self.name}: {word} must be one of {', '.join(known)}, not {value!r}")
+        pick("arch", self.arch, ARCHITECTURES, owner=f"target {self.name}")
+        if self.power:
+            pick("power source", self.power, POWER_SOURCES, owner=f"target {self.name}")
         if not isinstance(self.threads, int) or self.threads < 1:
             raise ValueError(f"target {self.name}: threads must be 1 or more, not {self.threads!r}")
         if not self.runtimes:
@@ -83,12 +83,7 @@ def load(name: str) -> Target:
                                    board="", threads=1)
     if name.endswith(".toml"):
         return _read(Path(name))
-    if name not in TARGETS:
-        near = difflib.get_close_matches(name, (*TARGETS, LOCAL), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no target called {name!r} (there are {', '.join((*TARGETS, LOCAL))}, or a .toml file of "
-                         f"yours){hint}")
-    return TARGETS[name]
+    return TARGETS[pick("target", name, (*TARGETS, LOCAL), also="or a .toml file of yours")]
 
 
 def pattern_for(target: Target, wanted: Iterable[tuple[str, str]]) -> str:
@@ -124,8 +119,8 @@ def _read(path: Path) -> Target:
         raise ValueError(f"target {path}: {getattr(err, 'strerror', None) or err}") from err
     fields = {f.name: f for f in dataclasses.fields(Target)}
     base = dataclasses.asdict(load(told.pop("like"))) if "like" in told else {}
-    if unknown := sorted(set(told) - set(fields)):
-        raise ValueError(f"target {path}: no field called {unknown[0]!r} (there are {', '.join((*fields, 'like'))})")
+    for key in sorted(told):
+        pick("field", key, (*fields, "like"), owner=f"target {path}")
     row = {**base, "name": path.stem, "what": f"the board of {path.name}", **told}
     row.update({key: tuple(row[key]) for key in ("formats", "isa", "lacks") if key in row})
     if missing := [name for name, f in fields.items() if name not in row and f.default is dataclasses.MISSING]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprune import __version__, folder
+from mmprune.choices import pick
 from mmprune.records import Artifact
 from mmprune.runtime_files import runtime_files
 from targets import Target, golden
@@ -71,8 +72,8 @@ def make_bundle(root: Path, artifacts: Sequence[Artifact], target: Target, out: 
         raise ValueError(f"a bundle's name ends with {SUFFIX}, and {out.name} does not")
     formats = {NULL: None, **target.runtimes}
     names = options.runtimes or tuple(target.runtimes)
-    if unknown := [name for name in names if name not in formats]:
-        raise ValueError(f"{target.name} has no runtime called {unknown[0]!r} (there are {', '.join(formats)})")
+    for name in names:
+        pick("runtime", name, formats, owner=target.name)
     runs = {name: [a for a in artifacts if formats[name] in (None, a.format)] for name in names}
     runs = {name: found for name, found in runs.items() if found}
     notes, files = [], {}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mmprune import folder
+from mmprune.choices import pick
 from mmprune.records import Artifact, Measurement
 from targets import TARGETS, golden, mismatch
 from targets.answers import MAX_LINE_BYTES, NULL, ODD, Subject, device_from_row, measurement_from_probe
@@ -97,8 +98,7 @@ class _Reader:
 
     def take(self, row: Any) -> None:
         kind = row["kind"] if isinstance(row, dict) and "kind" in row else None
-        if kind not in KINDS:
-            raise ValueError(f"a row has the kind {kind!r:.60} (there are {', '.join(KINDS)})")
+        pick("kind", kind, KINDS, owner="a row")
         if kind == "session":
             self._begin(row)
         elif self.subject is None:
@@ -142,9 +142,8 @@ class _Reader:
 
     def _artifact(self, row: dict[str, Any]) -> Artifact:
         name = row["artifact"]
-        if not isinstance(name, str) or name not in self.artifacts:
-            raise ValueError(f"the family has no artifact called {name!r:.200}: was the bundle made of another one?")
-        artifact = self.artifacts[name]
+        artifact = self.artifacts[pick("artifact", name, self.artifacts, owner="the family",
+                                       also="was the bundle made of another one?")]
         if row["sha256"] != artifact.sha256:
             raise ValueError(f"{name} has sha256 {artifact.sha256[:16]} here and {row['sha256']!r:.18} on the board: "
                              "it was exported again since, or the bundle is of another family; make a new bundle")
@@ -156,9 +155,7 @@ def _key(m: Measurement) -> tuple[str, ...]:
 
 
 def _runtime(name: Any) -> None:
-    known = {*RUNTIMES, *SCRIPTS, NULL}
-    if name not in known:
-        raise ValueError(f"no runtime called {name!r:.60} (there are {', '.join(sorted(known))})")
+    pick("runtime", name, sorted({*RUNTIMES, *SCRIPTS, NULL}))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mmprune.choices import pick
 from mmprune.records import DENSE, Artifact
 from targets import Target
 from targets.probe import GATE_TEMPERATURE_C, GATE_TIMEOUT_S
@@ -33,9 +34,7 @@ PROFILES = {
 
 
 def profile_named(name: str) -> Profile:
-    if name not in PROFILES:
-        raise ValueError(f"no profile called {name!r} (there are {', '.join(PROFILES)})")
-    return PROFILES[name]
+    return PROFILES[pick("profile", name, PROFILES)]
 
 
 def script_of(runtime: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprune import folder
+from mmprune.choices import pick
 from mmprune.records import Artifact, Device, Measurement
 from mmprune.runtime_files import runtime_files
 from targets import LOCAL, Target, golden, jobs, load, mismatch
@@ -177,8 +178,7 @@ class _Run:
         """The job's rows, runtime by runtime. ValueError for a runtime the target has not, MeasureError for no rows."""
         formats, installed = _formats(self.family), self.device.versions
         for name in options.runtimes or ():
-            if name not in formats:
-                raise ValueError(f"{self.family.name} has no runtime called {name!r} (there are {', '.join(formats)})")
+            pick("runtime", name, formats, owner=self.family.name)
             if name != NULL and name not in installed:
                 raise MeasureError(f"{name} is not installed on {self.place.name}: {self._advice(name)}")
         names = options.runtimes or [name for name in self.family.runtimes if name in installed]

@@ -478,7 +478,7 @@ def changed_device(**more):
 
 @pytest.mark.parametrize(("rows", "text"), [
     (["{"], "line 1: Expecting"),
-    (["[1, 2]"], "has the kind None"),
+    (["[1, 2]"], "no kind called None"),
     (["[" * 100_000], "line 1: "),
     (['{"kind": "session", "kind": "done"}'], "a name stands twice"),
     ([{"kind": "done"}], "kind 'done' before any session"),

@@ -7,11 +7,13 @@ import sys
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from families import DEVICE, TEST_IMAGES, made_artifact, made_family, made_measurement
 from PIL import Image
 
 from mmprune import folder
 from mmprune.choose import Budget, choose, describe
+from mmprune.cli import cli
 from mmprune.deploy import CLASSIFIER, RUNTIME_FILES, DeployError, deploy
 from mmprune.pixels import fit
 from mmprune.points import read_points
@@ -64,6 +66,41 @@ def test_nothing_fits_and_the_nearest_miss_says_by_which_limit(points, budget, l
 def test_a_percentile_that_too_few_samples_give_does_not_fit(points):
     choice = choose(points, Budget(max_latency_s=1.0, percentile=99))
     assert choice.winner is None and "p99 needs 662 samples or more" in describe(choice)
+
+
+@pytest.mark.parametrize(("budget", "words"), [
+    (Budget(max_size_bytes=9_999_999), "fails by less than 0.0001%: download 9.54 MiB of 9.53674 MiB"),
+    (Budget(max_size_bytes=9_750_000), "fails by 2.6%: download 9.5 MiB of 9.29832 MiB"),
+    (Budget(max_memory_bytes=int(199.99 * MIB)), "fails by 0.005%: peak memory 200.0 MiB of 199.99 MiB"),
+    (Budget(max_latency_s=0.0023999), "fails by 0.004%: p90 2.40 ms of 2.3999 ms"),
+    (Budget(min_accuracy=0.90001), "fails by 0.001%: accuracy 90.00%, at least 90.001%"),
+    (Budget(min_accuracy=0.92), "fails by 2.2%: accuracy 90.00%, at least 92%"),
+])
+def test_what_fails_by_little_is_shown_with_the_digits_that_tell(points, budget, words):
+    said = describe(choose(points, budget))
+    assert "nothing fits the budget" in said and words in said
+
+
+def choose_in(family, *words):
+    """Exit code, what is printed and what is said on stderr."""
+    done = CliRunner().invoke(cli, ["choose", str(family), *words])
+    return done.exit_code, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("text", ["0.85", "85%", "85 %", "85", "85.0"])
+def test_an_accuracy_may_be_said_as_it_is_printed(points, tmp_path, text):
+    code, out, _ = choose_in(tmp_path, "--min-accuracy", text)
+    assert code == 0 and "accuracy 90.00%, at least 85%: 6% to spare" in out
+
+
+@pytest.mark.parametrize("option, text", [
+    *(("--min-accuracy", text) for text in ("101", "-1", "nan", "inf", "92,5", "120%", "%", "good")),
+    *((option, text) for option in ("--max-latency-ms", "--max-size-mb", "--max-memory-mb")
+      for text in ("nan", "inf", "0", "-3", "5ms")),
+])
+def test_a_limit_that_is_none_is_a_sentence(points, tmp_path, option, text):
+    code, _, said = choose_in(tmp_path, option, text)
+    assert code == 2 and f"Error: Invalid value for '{option}': " in said and text.rstrip("%") in said
 
 
 def test_nonsense_budgets_are_refused(points):

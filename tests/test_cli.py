@@ -193,14 +193,14 @@ def test_what_users_get_wrong(toy, tmp_path):
         return ["build", "--target", "x86", "--data", toy / "toy.npz", "--out", out, *more]
 
     fails(2, "no target called 'x87' (there are x86", "build", "--target", "x87")
-    fails(2, "no model called 'resnet1'; did you mean 'resnet", *build("--model", "resnet1"))
+    fails(2, "no model called 'resnet1' (a timm name, or path/to/", *build("--model", "resnet1"))
     fails(2, "no strategy called 'best'", *build("--model", MODEL, "--strategies", "best"))
     fails(2, "no format called 'onx'", *build("--model", MODEL, "--formats", "onx"))
     fails(2, "has no function called 'SmalNet'", *build("--model", MODEL.replace("SmallNet", "SmalNet")))
     fails(1, "toy.npz", *build("--model", MODEL, "--data", toy / "nothing" / "toy.npz"))
     fails(1, "missing.pth", *build("--model", MODEL, "--weights", tmp_path / "missing.pth"))
     fails(2, "--weights needs --model", "build", "--target", "x86", "--weights", toy / "toy.pth")
-    fails(2, "'magnitud' is not one of", *build("--score", "magnitud"))
+    fails(2, "no score called 'magnitud' (there are magnitude", *build("--score", "magnitud"))
     fails(1, "holds no family", "choose", tmp_path, "--max-latency-ms", "5")
     ranges = tmp_path / "ranges.toml"
     ranges.write_text("[kinds]\nconv = [0.9, 0.1]\n")
@@ -210,8 +210,9 @@ def test_what_users_get_wrong(toy, tmp_path):
     fails(2, "'nowhere' does not exist", *build("--model", MODEL, "--calibration", "nowhere"))
     fails(1, f"no calibration images at {tmp_path}: give a folder of images",
           *build("--model", MODEL, "--precision", "int8", "--calibration", tmp_path))
-    fails(2, "'int4' is none of this target's (mmrt: fp32", *build("--model", MODEL, "--precision", "int4"))
-    fails(2, "'int4' is none of these formats' (onnx: fp32", *build("--formats", "onnx", "--precision", "int4"))
+    fails(2, "no precision called 'int4' (there are fp32", *build("--model", MODEL, "--precision", "int4"))
+    fails(2, "'fp16' is none of these formats' (onnx: fp32", *build("--formats", "onnx", "--precision", "fp16"))
+    fails(2, "nan is no number above zero", *build("--lr", "nan"))
     fails(2, "'onnx-fp32' has its precision in its name", *build("--formats", "onnx-fp32", "--precision", "int8"))
     assert not (out / "manifest.json").exists()
 

@@ -1,11 +1,13 @@
 """Imports go one way, and the command line answers without loading anything heavy."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from families import made_family
 
 ROOT = Path(__file__).parents[1]
 ALLOWED = {  # package: which of ours it may import
@@ -63,3 +65,58 @@ def test_the_cli_loads_nothing_heavy():
 def test_no_drawers():
     banned = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "manager", "registry"}
     assert not [p for p in FILES if p.stem in banned]
+
+
+SAY = """
+import contextlib, io, json, sys
+from mmprune.cli import main
+
+said = []
+for words in json.loads(sys.argv[1]):
+    err, sys.argv = io.StringIO(), ["mmprune", *words]
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main()
+            said.append([0, ""])
+        except SystemExit as end:
+            said.append([end.code, err.getvalue()])
+print(json.dumps([said, [m for m in ("torch", "timm", "onnx", "onnxruntime", "openvino") if m in sys.modules]]))
+"""
+
+
+def answers(*commands: list[object]) -> tuple[list[tuple[int, str]], list[str]]:
+    """Exit code and stderr of each command, and which of torch, timm and the runtimes they loaded."""
+    words = json.dumps([[str(word) for word in command] for command in commands])
+    done = subprocess.run([sys.executable, "-c", SAY, words], capture_output=True, text=True, check=True)
+    said, loaded = json.loads(done.stdout.splitlines()[-1])
+    return [(code, text) for code, text in said], loaded
+
+
+MISTYPED = [  # a command, and the name that it should have had
+    (["build", "--target", "x68"], "x86"), (["build", "--target", "x86", "--formats", "onx"], "onnx"),
+    (["build", "--target", "x86", "--precision", "int-8"], "int8"),
+    (["build", "--target", "x86", "--strategies", "min,interp20"], "interp-20"),
+    (["build", "--target", "x86", "--pattern", "block"], "block-1x4"),
+    (["build", "--target", "x86", "--score", "magnitud"], "magnitude"),
+    (["build", "--target", "x86", "--clipping", "entrop"], "entropy"),
+    (["build", "--target", "x86", "--profile", "quik"], "quick"),
+    (["build", "--target", "x86", "--recipe", "papr"], "paper"),
+    (["build", "--target", "x86", "--jetpack", "6.3"], "6.2"),
+    (["strategies", "--model", "resnet18", "--strategies", "mids"], "mid"),
+    (["strategies", "--model", "resnet18", "--pattern", "2-4"], "2:4"),
+    (["bench", "FAMILY", "--target", "jetson"], "jetson-orin"), (["bench", "FAMILY", "--profile", "fulll"], "full"),
+    (["bench", "FAMILY", "--target", "x86", "--runtime", "onnx"], "onnxruntime"),
+    (["bundle", "FAMILY", "--target", "raspberry-pi5"], "raspberry-pi-5"),
+    (["bundle", "FAMILY", "--target", "pi-4"], "raspberry-pi-4"),
+    (["bundle", "FAMILY", "--target", "jetson-orin", "--jetpack", "7.20"], "7.2"),
+    (["choose", "FAMILY", "--runtime", "onnxruntme"], "onnxruntime"),
+    (["runtime", "build", "--target", "x86-avx"], "x86-avx2"),
+]
+
+
+def test_a_mistyped_name_is_refused_before_anything_heavy_is_loaded(tmp_path):
+    made_family(tmp_path, [("dense", 0.9, 0.0, 0.01)])
+    said, loaded = answers(*([str(tmp_path) if word == "FAMILY" else word for word in words] for words, _ in MISTYPED))
+    assert [(code, name, text) for (code, text), (_, name) in zip(said, MISTYPED, strict=True)
+            if code != 2 or "id you mean" not in text or f"'{name}'" not in text] == []
+    assert loaded == []
