@@ -51,7 +51,7 @@ class Recipe:
     linear_decay: bool  # to zero, after a warm-up over the first 5 % of the steps; otherwise constant
     distill: float  # weight of the dense model's soft labels in the loss, 0 for none
     patience: int  # stop after so many epochs without a better validation accuracy and take the best; 0: take the last
-    recalibrate: bool  # BatchNorm statistics, on training data, at the end
+    renew_statistics: bool  # of BatchNorm, at the end (recalibrate)
     weight_decay: float = 0.0
     optimizer: str = "adamw"
     qat: bool = False  # the last epoch on weights and activations rounded as int8's (mmprune/qat.py)
@@ -62,9 +62,9 @@ class Recipe:
 # large rate (Le and Hua, ICLR 2021; Zimmer et al. 2023).
 RECIPES: dict[str, Recipe] = {
     "default": Recipe("default", lr=1e-3, epochs=3, batch_size=64, linear_decay=True, distill=0.7, patience=0,
-                      recalibrate=True, weight_decay=1e-4),
+                      renew_statistics=True, weight_decay=1e-4),
     "paper": Recipe("paper", lr=5e-5, epochs=20, batch_size=64, linear_decay=False, distill=0.0, patience=3,
-                    recalibrate=False, optimizer="adam"),
+                    renew_statistics=False, optimizer="adam"),
 }
 TEMPERATURE = 2.0
 FEWEST_CHANNELS = 16  # of a strided 1x1 convolution that is trained channels last
@@ -137,7 +137,7 @@ def finetune(model: nn.Module, teacher: Teacher | None, job: Job, tick: Callable
     with ExitStack() as ends:
         if job.recipe.epochs:
             _train(model, teacher, job, masks, tick, lambda: ends.enter_context(rounded(model)))
-        if job.recipe.recalibrate:
+        if job.recipe.renew_statistics:
             recalibrate(model, job.train, job)  # of the network as it will run
     _check_finite(model)
     return accuracy(model, job.validation, job.device)
@@ -233,8 +233,12 @@ def _save_checkpoint(job: Job, model: nn.Module, optimizer: torch.optim.Optimize
         write_whole(job.checkpoint, lambda part: torch.save(content, part))
 
 
-def recalibrate(model: nn.Module, train: Split, job: Job) -> None:
-    """Reset the BatchNorm statistics and take them anew, as plain averages over training images."""
+def recalibrate(model: nn.Module, train: Split, job: Job, augment: bool = True) -> None:
+    """Reset the BatchNorm statistics and take them anew, as plain averages over training images.
+
+    The images are shifted and mirrored as in training (a loader of the user's does as it does): statistics of what the
+    weights were trained on. DOCSTRING
+    """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not norms:
         return
@@ -246,7 +250,7 @@ def recalibrate(model: nn.Module, train: Split, job: Job) -> None:
         norm.train()
     seen = 0
     with torch.no_grad():
-        for images, _ in train.batches(job.recipe.batch_size, seed=job.seed):
+        for images, _ in train.batches(job.recipe.batch_size, seed=job.seed, augment=augment):
             if seen and len(images) < job.recipe.batch_size:
                 break  # a short last batch would weigh as much as a whole one
             model(images.to(job.device))

@@ -231,7 +231,7 @@ def test_ids_hold_still():
     assert plan_family(bench, REQUEST)["variants"] == IDS
 
 
-IDS = ["dense-c4a1329a", "min-magnitude-819be71f", "mid-magnitude-b0775b0a", "max-magnitude-d111ac03"]
+IDS = ["dense-c4a1329a", "min-magnitude-f7e535ee", "mid-magnitude-f27c3e58", "max-magnitude-f1bec6c0"]
 
 
 def test_a_damaged_file_is_named(tmp_path):

@@ -69,6 +69,25 @@ def test_no_epochs_means_masks_and_recalibration_only():
     assert not torch.equal(model.bn1.running_mean, bench.model.bn1.running_mean)
 
 
+class Shifted(ToySplit):
+    """Augmented images are three brighter."""
+
+    def batches(self, batch_size, *, seed=None, augment=False):
+        for images, labels in super().batches(batch_size, seed=seed):
+            yield images + 3.0 * augment, labels
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 2])
+def test_batchnorm_statistics_are_of_images_such_as_the_network_is_trained_on(epochs):
+    bench = replace(make_bench(), train=Shifted(96, 1))
+    model = copy.deepcopy(bench.model)
+    job = job_for(bench, make_recipe("default", epochs=epochs, batch_size=96))
+    finetune(model, bench.teacher, job, lambda *_: None)
+    with torch.no_grad():
+        out = model.conv1(bench.train.images + 3.0)
+    assert torch.allclose(model.bn1.running_mean, out.mean(dim=(0, 2, 3)), atol=1e-5)
+
+
 def test_recalibrated_statistics_are_plain_averages():
     bench = make_bench()
     job = job_for(bench, replace(RECIPES["default"], batch_size=96))
