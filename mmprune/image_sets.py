@@ -171,7 +171,7 @@ def _looks(part: Part) -> tuple[tuple[int, int] | None, int]:
     for i in first:
         try:
             probes.append(_probe(Path(part.images[int(i)])))
-        except DataError as err:  # decoding names all that are like it
+        except (DataError, RuntimeError) as err:  # RuntimeError: of Pillow's AVIF. Decoding names all that are like it
             bad.append(str(err))
     if not probes:
         raise DataError(bad[0] if len(bad) == 1 else f"{len(bad)} images that cannot be read:\n{listed(bad)}")

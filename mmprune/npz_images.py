@@ -95,13 +95,12 @@ def _say_gaps(path: Path, facts: DataFacts, labels: dict[str, np.ndarray]) -> tu
 
 def _facts(path: Path, file: np.lib.npyio.NpzFile, labels: np.ndarray, shape: tuple[int, int, int, int]) -> DataFacts:
     """Classes by the file's names; without any, the labels that occur: 1, 2, 3 are three classes and not four."""
-    if "classes" in file.files:
-        classes = tuple(str(c) for c in _array(path, file, "classes").reshape(-1))
-    else:
-        classes = tuple(map(str, np.unique(labels).tolist()))
-    if not classes:
+    there = np.unique(labels).tolist()
+    names = _array(path, file, "classes").reshape(-1).tolist() if "classes" in file.files else None
+    classes = tuple(map(str, there if names is None else names))
+    if not there or not classes:
         raise DataError(f"{path} has no labels")
-    require_several(path, classes)
+    require_several(path, [str(label) for label in there] if len(classes) > 1 else classes)
     return DataFacts(classes, shape[3], shape[1:3], numbered=True)
 
 

@@ -145,7 +145,7 @@ def _one_or_error(preprocess: Preprocess, image: np.ndarray | Path) -> np.ndarra
         return _one(preprocess, image)
     except DataError as err:
         return err
-    except (IndexError, KeyError, TypeError, struct.error, zlib.error) as err:  # Pillow's readers, on damaged files
+    except (RuntimeError, IndexError, KeyError, TypeError, struct.error, zlib.error) as err:  # of Pillow's readers
         return DataError(f"{image} is no image that can be read ({type(err).__name__}: {err}); mend or delete it")
 
 

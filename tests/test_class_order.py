@@ -164,6 +164,8 @@ def test_classes_of_an_npz_without_images_are_said(tmp_path):
     assert data.classes == ("a", "b", "c", "d", "d") and "no train images for 2 of 5 classes (d, d)" in data.notes[0]
     with pytest.raises(DataError, match="some have the same name"):
         load_data(path, GREY, num_classes=5, seed=0, class_order="torchvision")
+    with pytest.raises(DataError, match=r"only one class with images \(1\)"):
+        describe_data(npz(tmp_path / "c.npz", np.ones(60, int), classes=np.array(["a", "b"])))
     path = npz(tmp_path / "b.npz", np.arange(60) % 3, test_images=np.zeros((2, 4, 4, 1), np.uint8),
                test_labels=np.array([0, 7]))
     with pytest.raises(DataError, match=r"test_labels has 1 classes that the training data does not have \(7\)"):
