@@ -79,7 +79,10 @@ def read_folder(path: Path) -> Source:
     """The images of a folder of class folders, in splits or not; see split_folders.find_splits."""
     splits = find_splits(path)
     train = splits.folders["train"]
-    classes = _class_names(train)
+    classes = _class_names([folder for folder in folders_in(train) if folder not in splits.unused], train)
+    for kind, folder in splits.folders.items():
+        if kind != "train":
+            _refuse_unknown(folder, classes)
     found = {kind: _find_classes(folder, classes) for kind, folder in splits.folders.items()}
     notes = [*splits.notes]
     for kind, folder in splits.folders.items():
@@ -92,9 +95,8 @@ def read_folder(path: Path) -> Source:
     return Source(facts, parts["train"], parts.get("validation"), parts.get("test"), tuple(notes))
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
+def _class_names(folders: list[Path], folder: Path) -> tuple[str, ...]:
     """Sorted as numbers when every name is one, so that "10" comes after "9". DataError where a folder is no class."""
-    folders = folders_in(folder)
     if not folders:
         raise DataError(f"{folder} has no class folders; put the images of each class into {folder}/<class>/")
     _refuse_nested(folders)  # before it is complained that they are too few
@@ -124,17 +126,21 @@ def require_several(path: Path, names: Sequence[str]) -> None:
         raise DataError(f"{path} has only one class with images ({names[0]}); a classifier needs two or more")
 
 
-def _find_classes(folder: Path, classes: tuple[str, ...]) -> dict[str, Found]:
-    """What lies in each class's folder; under "", what lies beside them. DataError where there are other classes."""
-    there = {x.name for x in folders_in(folder)}
-    unknown = [f"{folder / name}" for name in sorted(there - set(classes))]
+def _refuse_unknown(folder: Path, classes: tuple[str, ...]) -> None:
+    known = set(classes)
+    unknown = [str(x) for x in folders_in(folder) if x.name not in known]
     if len(unknown) == 1:
         raise DataError(f"{unknown[0]} is a class that the training data does not have; move or rename it")
     if unknown:
         raise DataError(f"{len(unknown)} classes that the training data does not have; move or rename them:\n"
                         f"{listed(unknown)}")
-    _refuse_nested([folder / name for name in classes if name in there])
-    found = {name: find_images(folder / name) if name in there else Found((), ()) for name in classes}
+
+
+def _find_classes(folder: Path, classes: tuple[str, ...]) -> dict[str, Found]:
+    """What lies in each class's folder; under "", what lies beside them."""
+    there = {name: folder / name for name in classes if (folder / name).is_dir()}
+    _refuse_nested(list(there.values()))
+    found = {name: find_images(there[name]) if name in there else Found((), ()) for name in classes}
     beside = find_images(folder, deep=False)
     stray = tuple(LeftOut(NO_CLASS, file.suffix.lower()) for file in beside.files)
     return {**found, "": replace(beside, files=(), left_out=stray + beside.left_out)}

@@ -24,6 +24,7 @@ class Splits:
 
     folders: dict[str, Path]
     notes: tuple[str, ...]
+    unused: tuple[Path, ...] = ()  # folders that are no classes either
 
 
 def split_of(name: str) -> str | None:
@@ -43,10 +44,10 @@ def find_splits(path: Path) -> Splits:
     splits = [folder for folder in folders if kinds[folder] and folders_in(folder)]
     flat = [folder for folder in folders if kinds[folder] and folder not in splits and find_images(folder, False).files]
     void = [folder for folder in folders if kinds[folder] and folder not in (*splits, *flat)]
-    notes = tuple(f"{folder} is empty: it is not used" for folder in void)
+    notes = tuple(f"{folder} has no images: it is not used" for folder in void)
     if not splits and len(folders) > len(flat) + len(void):
         taken = tuple(f"{folder} is taken as a class: it holds images, not class folders" for folder in flat)
-        return Splits({"train": path}, notes + taken)
+        return Splits({"train": path}, notes + taken, tuple(void))
     if not splits and not folders:
         return Splits({"train": path}, ())  # says itself what it lacks
     _check(path, [f for f in folders if kinds[f] == "train"], splits, flat)
@@ -76,6 +77,8 @@ def _not_read(folders: list[Path], splits: list[Path], flat: list[Path], void: l
     notes = tuple(f"{count_of(len(find_images(f, False).files), 'image')} of {f} left out: without class folders they "
                   "have no labels" for f in flat)
     others = [f"{f.name}/" for f in folders if f not in (*splits, *flat, *void)]
+    if beside := len(find_images(folders[0].parent, False).files):
+        others.append(count_of(beside, "image"))
     return notes + ((f"not read, for {folders[0].parent} has splits: {', '.join(others)}",) if others else ())
 
 

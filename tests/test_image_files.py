@@ -68,14 +68,17 @@ def test_folders_called_like_splits_that_hold_images(tmp_path):
     vehicles = fill(tmp_path / "a", "", classes=("bus", "car", "train"))
     assert load(vehicles, 3).classes == ("bus", "car", "train")
     assert any("a/train is taken as a class" in note for note in load(vehicles, 3).notes)
+    (vehicles / "Test").mkdir()
+    assert load(vehicles, 3).classes == ("bus", "car", "train") and "Test has no images" in load(vehicles, 3).notes[0]
     contest = fill(tmp_path / "b", "train", "val")  # test images without labels, as contests have them
     image(contest / "test/1.png")
     (contest / "tests").mkdir()
     (contest / "annotations").mkdir()
+    image(contest / "cover.png")
     data = load(contest)
     assert (len(data.train), len(data.test)) == (18, 20) and data.notes[-1] == "the test data is val/"
-    assert data.notes[0].endswith("tests is empty: it is not used") and "1 image of" in data.notes[1]
-    assert "annotations/" in data.notes[2]
+    assert data.notes[0].endswith("tests has no images: it is not used") and "1 image of" in data.notes[1]
+    assert data.notes[2].endswith("has splits: annotations/, 1 image")
     for part in ("train", "val"):
         image(tmp_path / "c" / part / "1.png")
     with pytest.raises(DataError, match="c/train has no class folders, it holds images"):
