@@ -75,11 +75,12 @@ def examine(model: nn.Module, train: Split, outputs: Outputs, classes: Sequence[
         words, best = max(tried, key=lambda one: int(one[1].sum()))
         found = [f"{words} it is right on {_share(best)}."] if _is_much_better(best, right[::EVERY]) else []
     wrong = f"the dense model is right on {_share(right)} of {len(sample)} training images"
-    if (answers < 0).any():
-        wrong += f", and on {int((answers < 0).sum())} it gives numbers that are not finite"
+    not_finite = int((answers < 0).sum())
+    if not_finite:
+        wrong += f", and on {not_finite} it gives numbers that are not finite"
     if near:
         return (" ".join([f"{wrong}: hardly better than guessing. {CAUSES}", *found]),)
-    return (" ".join([f"{wrong}.", *found]),) if found else ()
+    return (" ".join([f"{wrong}.", *found]),) if found or not_finite else ()
 
 
 @torch.no_grad()
