@@ -11,7 +11,7 @@ from exporters import ExportError
 from exporters.subject import Int8, Subject
 from mmprune.data import DataError, normalize
 from mmprune.family import Bench
-from mmprune.image_sets import SUFFIXES
+from mmprune.image_files import SUFFIXES, find_images, notes_of
 from mmprune.npz_images import read_npz
 from mmprune.pixels import Lazy
 from mmprune.records import Preprocess
@@ -45,12 +45,18 @@ def read_images(path: Path, preprocess: Preprocess, count: int = COUNT) -> np.nd
     if path.suffix == ".npz" and path.is_file():
         images = np.asarray(read_npz(path).train.images)
     else:
-        images = tuple(sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file()))
+        images = find_images(path).files if path.is_dir() else ()
     if len(images) == 0:
-        raise DataError(f"no calibration images at {path}: give a folder of images ({', '.join(SUFFIXES)}) or an .npz")
+        raise DataError("\n".join([f"no calibration images at {path}: give a folder of images ({', '.join(SUFFIXES)}) "
+                                   "or an .npz", *left_out(path)]))
     chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:count])
     pixels = torch.from_numpy(Lazy(images, preprocess)[chosen]).permute(0, 3, 1, 2)
     return normalize(pixels, preprocess).numpy()
+
+
+def left_out(path: Path) -> tuple[str, ...]:
+    """Notes on the files of a folder of calibration images that are not read."""
+    return notes_of(path, find_images(path).left_out) if path.is_dir() else ()
 
 
 def images_of(subject: Subject, label: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mmprune.choices import pick
-from mmprune.progress import say_notes
+from mmprune.progress import say_notes, say_warnings
 
 PRECISIONS = ("fp32", "fp16", "int8")  # of any format; which has which, its module tells
 
@@ -118,14 +118,15 @@ def named(rest: dict[str, Any]) -> Any:
     size = (rest["img_size"], rest["img_size"]) if rest["img_size"] else None
     options = Options(rest["num_classes"], rest["in_chans"], size, rest["pretrained"], numbers(rest["mean"], "--mean"),
                       numbers(rest["std"], "--std"))
-    return Named(rest["model"], rest["weights"], rest["data"], options, rest["seed"])
+    return Named(rest["model"], rest["weights"], rest["data"], options, rest["seed"], rest.get("class_order", "auto"))
 
 
 def opened(rest: dict[str, Any], cache: Path) -> Any:
     from mmprune.source import open_source
 
-    opened = open_source(named(rest), cache)
+    opened = open_source(named(rest), cache, rest["device"])
     say_notes(opened.notes)
+    say_warnings(opened.warnings)
     return opened
 
 
@@ -139,7 +140,7 @@ def calibration(path: Path | None, wanted: tuple[tuple[str, str], ...], preproce
     """Reads the user's calibration images, once before anything long begins; None: none are named, or needed."""
     from functools import partial
 
-    from exporters.calibration import read_images
+    from exporters.calibration import left_out, read_images
 
     if path is None:
         return None
@@ -148,6 +149,7 @@ def calibration(path: Path | None, wanted: tuple[tuple[str, str], ...], preproce
         return None
     read = partial(read_images, path, preprocess)
     read()
+    say_notes(left_out(path))
     return read
 
 

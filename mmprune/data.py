@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.data import ImageNetInfo
 from torch import Tensor
 
+from mmprune.class_order import AUTO, find_outputs
 from mmprune.image_sets import DataError, DataFacts, Part, Source, fingerprint, read_folder
 from mmprune.npz_images import describe_npz, read_npz
 from mmprune.pixels import MODES, Images, Progress, prepare
@@ -19,7 +19,6 @@ from mmprune.records import Preprocess
 __all__ = ["DataError", "DataFacts", "DataSet", "LoaderSplit", "Split", "describe_data", "load_data"]
 
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
-IMAGENET_CLASSES = 1000
 PAD, PAD_UP_TO = 4, 64  # pixels: small images are shifted by up to PAD into black, as is usual for CIFAR
 SHIFT = 0.12  # larger ones by up to this fraction, their edge pixels repeated
 
@@ -79,7 +78,7 @@ class DataSet:
     train: Split
     validation: Split
     test: Split
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # in the order of the model's outputs
     sha256: str  # see image_sets.fingerprint
     notes: tuple[str, ...]  # for the user to read
 
@@ -124,9 +123,10 @@ def _checked(path: str | Path) -> Path:
     return path
 
 
-def load_data(path: str | Path, preprocess: Preprocess, *, num_classes: int, seed: int, cache: Path | None = None,
-              progress: Progress | None = None) -> DataSet:
-    """The data at `path`, ready for a model of `num_classes` outputs.
+def load_data(path: str | Path, preprocess: Preprocess, *,  # noqa: PLR0913  what may be left out is named
+              num_classes: int, seed: int, cache: Path | None = None,
+              progress: Progress | None = None, class_order: str = AUTO) -> DataSet:
+    """The data at `path`, ready for a model of `num_classes` outputs; see class_order.find_outputs for their order.
 
     Parts that are not there are split off by `seed`, each class by its share: 20 % of the whole for test, then 10 % of
     the training data for validation. `cache` is a folder for decoded images; progress is called with (done, total).
@@ -136,7 +136,8 @@ def load_data(path: str | Path, preprocess: Preprocess, *, num_classes: int, see
     facts = source.facts
     if preprocess.channels not in MODES:
         raise DataError(f"images have 1 or 3 channels, the model takes {preprocess.channels}; choose --in-chans 1 or 3")
-    outputs, notes = output_indices(facts.classes, num_classes)
+    outputs = find_outputs(facts, num_classes, class_order)
+    notes = outputs.notes
     if (facts.channels, preprocess.channels) == (1, 3):
         notes += ("the images are grey: their channel is repeated for the model's three",)
     elif (facts.channels, preprocess.channels) == (3, 1):
@@ -144,12 +145,13 @@ def load_data(path: str | Path, preprocess: Preprocess, *, num_classes: int, see
     parts = {k: p for k, p in (("train", source.train), ("validation", source.validation), ("test", source.test)) if p}
     images = dict(zip(parts, prepare(list(parts.values()), preprocess, cache, progress), strict=True))
     places, more = _split(source, seed)
-    splits = {name: Split(images[part], index, outputs[parts[part].labels[index]], preprocess)
+    splits = {name: Split(images[part], index, outputs.index[parts[part].labels[index]], preprocess)
               for name, (part, index) in places.items()}
     for name, split in splits.items():
         if len(split) == 0:
             raise DataError(f"{path}: too few images to split off {name} data; give at least ten of each class")
-    return DataSet(**splits, classes=facts.classes, sha256=fingerprint(path), notes=(*source.notes, *notes, *more))
+    classes = tuple(facts.classes[i] for i in np.argsort(outputs.index, kind="stable") if outputs.index[i] >= 0)
+    return DataSet(**splits, classes=classes, sha256=fingerprint(path), notes=(*source.notes, *notes, *more))
 
 
 def _split(source: Source, seed: int) -> tuple[dict[str, tuple[str, np.ndarray]], tuple[str, ...]]:
@@ -195,22 +197,6 @@ def _draw(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     quota[np.argsort(-(exact - quota), kind="stable")[:n - quota.sum()]] += 1
     picked = [rng.permutation(np.flatnonzero(labels == v))[:q] for v, q in zip(values, quota, strict=True)]
     return np.sort(np.concatenate(picked))
-
-
-def output_indices(classes: tuple[str, ...], num_classes: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(each class's output index, notes): in order when the counts agree, else by ImageNet id or by number."""
-    if len(classes) == num_classes:
-        return np.arange(num_classes), ()
-    shown = ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
-    few = f"the model has {num_classes} outputs and the data {len(classes)} classes ({shown})"
-    if num_classes == IMAGENET_CLASSES:
-        known = {name: i for i, name in enumerate(ImageNetInfo().label_names())}
-        if all(name in known for name in classes):
-            return np.array([known[name] for name in classes]), (f"{few}: each is the ImageNet class of its name",)
-    if all(name.isascii() and name.isdigit() for name in classes) and max(map(int, classes)) < num_classes:
-        return np.array([int(name) for name in classes]), (f"{few}: each is the output of its number",)
-    raise DataError(f"{few}; use weights with {len(classes)} outputs (train such a head first), or name the classes by "
-                    "ImageNet id (n01440764) or by output number (0, 1, ...)")
 
 
 def normalize(pixels: Tensor, preprocess: Preprocess) -> Tensor:

@@ -112,7 +112,8 @@ def plan_family(bench: Bench, request: Request) -> dict[str, Any]:
 
 def variant_id(strategy: Strategy, score: str, spec: dict[str, Any], made_of: dict[str, Any]) -> str:
     """A name and eight hex digits over everything that made the variant, but for where its files lie."""
-    data = {k: v for k, v in made_of.get("data", {}).items() if k != "path"}
+    # the labels tell all that the class order changes
+    data = {k: v for k, v in made_of.get("data", {}).items() if k not in ("path", "class_order")}
     model = {k: v for k, v in made_of.get("model", {}).items() if k != "weights"}  # the weights' sha256 is in made_of
     if ".py:" in model.get("model", ""):
         model["model"] = Path(model["model"]).name  # where the file lies changes nothing

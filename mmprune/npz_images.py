@@ -20,10 +20,9 @@ MAX_SIDE = 8192  # pixels; an array that claims more is damaged or hostile
 def describe_npz(path: Path) -> DataFacts:
     """From the headers and the labels, without reading the images."""
     with _open(path) as file:
-        images, labels = _keys(path, file.files)["train"]
-        _, height, width, channels = _shape(path, images)
-        return DataFacts(_classes(path, file, _labels(path, file, labels)), channels, (height, width))
-
+        keys = _keys(path, file.files)["train"]
+        shape = _shape(path, keys[0])
+        return _facts(path, file, _labels(path, file, keys[1]), shape)
 
 
 def _open(path: Path) -> np.lib.npyio.NpzFile:
@@ -49,35 +48,60 @@ def read_npz(path: Path) -> Source:
         keys = _keys(path, file.files)
         shapes = {part: _shape(path, images) for part, (images, _) in keys.items()}
         labels = {part: _labels(path, file, key) for part, (_, key) in keys.items()}
-        classes = _classes(path, file, labels["train"])
+        facts = _facts(path, file, labels["train"], shapes["train"])
+        named = "classes" in file.files
         for part in keys:
-            _check(path, keys[part], shapes[part], labels[part], len(classes))
+            _check(path, keys[part], shapes[part], labels[part], len(facts.classes) if named else None)
             if shapes[part][3] != shapes["train"][3]:
                 raise DataError(f"{path}: {keys[part][0]} has other channels than {keys['train'][0]}")
+        if not named:
+            labels = {part: _renumbered(path, keys[part][1], labels[part], facts.classes) for part in keys}
         parts = {part: Part(_array(path, file, images).reshape(shapes[part]), labels[part])
                  for part, (images, _) in keys.items()}
-    _, height, width, channels = shapes["train"]
-    facts = DataFacts(classes, channels, (height, width))
-    return Source(facts, parts["train"], parts.get("validation"), parts.get("test"))
+    return Source(facts, parts["train"], parts.get("validation"), parts.get("test"), _say_gaps(path, facts, labels))
 
 
-def _check(path: Path, keys: tuple[str, str], shape: tuple[int, ...], labels: np.ndarray, classes: int) -> None:
+def _check(path: Path, keys: tuple[str, str], shape: tuple[int, ...], labels: np.ndarray, classes: int | None) -> None:
+    """`classes`: how many names the file has; None: it has none."""
     if shape[0] != len(labels) or len(labels) == 0:
         raise DataError(f"{path}: {keys[0]} has {shape[0]} images and {keys[1]} {len(labels)} labels")
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
+    if low < 0:
+        raise DataError(f"{path}: {keys[1]} goes from {low} to {high}, and classes count from 0")
+    if classes is not None and high >= classes:
         raise DataError(f"{path}: {keys[1]} goes from {low} to {high}, and the classes are 0 to {classes - 1}")
 
 
-def _classes(path: Path, file: np.lib.npyio.NpzFile, labels: np.ndarray) -> tuple[str, ...]:
-    if "classes" in file.files:
-        classes = tuple(str(c) for c in _array(path, file, "classes").reshape(-1))
-    else:
-        classes = tuple(str(i) for i in range(int(labels.max(initial=-1)) + 1))
-    if not classes:
+def _renumbered(path: Path, key: str, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+    """Labels as positions among the classes, which are the labels of the training data."""
+    known = np.array([int(name) for name in classes])
+    if other := sorted(set(labels.tolist()) - set(known.tolist())):
+        shown = ", ".join(map(str, other[:5])) + (", ..." if len(other) > 5 else "")
+        raise DataError(f"{path}: {key} has {len(other)} classes that the training data does not have ({shown}); leave "
+                        "their images out, or name all the classes in an array called classes")
+    return np.searchsorted(known, labels)
+
+
+def _say_gaps(path: Path, facts: DataFacts, labels: dict[str, np.ndarray]) -> tuple[str, ...]:
+    """Notes on classes without images in a part."""
+    notes = []
+    for part, values in labels.items():
+        gone = [facts.classes[i] for i in np.setdiff1d(np.arange(len(facts.classes)), values)]
+        if gone:
+            shown = ", ".join(gone[:5]) + (", ..." if len(gone) > 5 else "")
+            notes.append(f"{path} has no {part} images for {len(gone)} of {len(facts.classes)} classes ({shown})")
+    return tuple(notes)
+
+
+def _facts(path: Path, file: np.lib.npyio.NpzFile, labels: np.ndarray, shape: tuple[int, int, int, int]) -> DataFacts:
+    """Classes by the file's names; without any, the labels that occur: 1, 2, 3 are three classes and not four."""
+    there = np.unique(labels).tolist()
+    names = _array(path, file, "classes").reshape(-1).tolist() if "classes" in file.files else None
+    classes = tuple(map(str, there if names is None else names))
+    if not there or not classes:
         raise DataError(f"{path} has no labels")
-    require_several(path, classes)
-    return classes
+    require_several(path, [str(label) for label in there] if len(classes) > 1 else classes)
+    return DataFacts(classes, shape[3], shape[1:3], numbered=True)
 
 
 def _array(path: Path, file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:

@@ -93,6 +93,9 @@ def build_options(command: Command) -> Command:
                      show_default=True, help="What ranks the weights of a layer."),
         click.option("--pattern", **one_of("pattern", "auto", *PATTERNS), default="auto", show_default=True,
                      help="Where zeros may stand; auto: what pays on the target."),
+        click.option("--class-order", metavar="ORDER", default="auto", show_default=True,
+                     help="Of the classes that the weights were trained with: torchvision, timm, or a file with a name "
+                          "a line or a JSON class_to_idx; auto: where orders differ, training images decide."),
         click.option("--epochs", type=click.IntRange(min=0),
                      help="Of fine-tuning; 0: prune only. Default: the recipe's."),
         click.option("--qat", is_flag=True,

@@ -3,6 +3,8 @@
 import functools
 import hashlib
 import os
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from mmprune.folder import write_whole
+from mmprune.image_files import listed
 from mmprune.image_sets import DataError, Part
 from mmprune.records import Preprocess
 
@@ -45,9 +48,19 @@ class Lazy:
         return len(self.images)
 
     def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
-        read = functools.partial(_one, self.preprocess)
+        pixels, bad = self.read(index)
+        _refuse(bad, len(self))
+        return pixels
+
+    def read(self, index: np.ndarray) -> tuple[np.ndarray, list[DataError]]:
+        """((n, H, W, C) uint8 of those that can be read, what is wrong with the others)."""
+        one = functools.partial(_one_or_error, self.preprocess)
         with ThreadPoolExecutor(WORKERS) as pool:
-            return np.stack(list(pool.map(read, (self.images[int(i)] for i in index))))
+            found = list(pool.map(one, (self.images[int(i)] for i in index)))
+        height, width = self.preprocess.image_size
+        pixels = [x for x in found if not isinstance(x, DataError)]
+        return (np.stack(pixels) if pixels else np.empty((0, height, width, self.preprocess.channels), np.uint8),
+                [x for x in found if isinstance(x, DataError)])
 
 
 def prepare(parts: list[Part], preprocess: Preprocess, cache: Path | None, progress: Progress | None) -> list[Images]:
@@ -70,12 +83,27 @@ def prepare(parts: list[Part], preprocess: Preprocess, cache: Path | None, progr
 
 
 def _fill(whole: np.ndarray, lazy: list[Lazy], progress: Progress | None) -> None:
+    """DataError after the last image where some cannot be read: one run tells of all that have to be mended."""
     done = 0
-    for chunk in (part[index] for part in lazy for index in _chunks(len(part))):
-        whole[done:done + len(chunk)] = chunk
-        done += len(chunk)
-        if progress:
-            progress(done, len(whole))
+    bad: list[DataError] = []
+    for part in lazy:
+        for index in _chunks(len(part)):
+            pixels, wrong = part.read(index)
+            bad += wrong
+            if not bad:
+                whole[done:done + len(pixels)] = pixels
+            done += len(index)
+            if progress:
+                progress(done, len(whole))
+    _refuse(bad, len(whole))
+
+
+def _refuse(bad: list[DataError], count: int) -> None:
+    if len(bad) == 1:
+        raise bad[0]
+    if bad:
+        raise DataError(f"{len(bad)} of {count} images cannot be read; mend or delete them:\n"
+                        f"{listed([str(err) for err in bad])}") from bad[0]
 
 
 def _chunks(n: int) -> Iterator[np.ndarray]:
@@ -110,6 +138,15 @@ def _key(parts: list[Part], preprocess: Preprocess) -> str:
             about = Path(file).stat()
             digest.update(f"{file}\0{about.st_size}\0{about.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
+
+
+def _one_or_error(preprocess: Preprocess, image: np.ndarray | Path) -> np.ndarray | DataError:
+    try:
+        return _one(preprocess, image)
+    except DataError as err:
+        return err
+    except (RuntimeError, IndexError, KeyError, TypeError, struct.error, zlib.error) as err:  # of Pillow's readers
+        return DataError(f"{image} is no image that can be read ({type(err).__name__}: {err}); mend or delete it")
 
 
 def _one(preprocess: Preprocess, image: np.ndarray | Path) -> np.ndarray:

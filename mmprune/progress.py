@@ -21,6 +21,12 @@ def say_notes(notes: Iterable[str]) -> None:
         print(f"note: {note}", file=sys.stderr)
 
 
+def say_warnings(warnings: Iterable[str]) -> None:
+    """What makes a result worthless if it is not intended."""
+    for warning in warnings:
+        print(f"\nWARNING: {warning}\n", file=sys.stderr)
+
+
 @contextmanager
 def bars(quiet: bool) -> Iterator[Progress]:
     """Give a Progress. A stage's bar stands from its first call until another stage's first call or the end."""

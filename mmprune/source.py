@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from mmprune import defaults
-from mmprune.data import describe_data, load_data, output_indices
+from mmprune.class_order import AUTO, Outputs, find_outputs
+from mmprune.data import DataSet, describe_data, load_data
+from mmprune.dense_check import choose_order, examine
 from mmprune.family import Bench
+from mmprune.image_sets import DataFacts
 from mmprune.models import Options, load_model, open_model
 from mmprune.records import ModelSpec, Preprocess
 
@@ -20,6 +23,7 @@ class Named:
     data: Path | None = None
     options: Options = field(default_factory=Options)
     seed: int = 0
+    class_order: str = AUTO  # see class_order.find_outputs
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,14 @@ class BenchMaker:
     data: Path
     seed: int
     cache: Path | None
+    class_order: str = AUTO
+
+    def load(self) -> DataSet:
+        return load_data(self.data, self.preprocess, num_classes=self.spec.num_classes, seed=self.seed,
+                         cache=self.cache, class_order=self.class_order)
 
     def __call__(self) -> Bench:
-        num_classes = self.spec.num_classes
-        loaded = load_data(self.data, self.preprocess, num_classes=num_classes, seed=self.seed, cache=self.cache)
+        loaded = self.load()
         return Bench(load_model(self.spec), loaded.train, loaded.validation, loaded.test, self.preprocess.input_shape)
 
 
@@ -45,6 +53,7 @@ class Opened:
     make_bench: BenchMaker
     about: dict[str, Any]  # for the manifest: "model", "preprocess", "data"
     notes: tuple[str, ...]  # for the user to read
+    warnings: tuple[str, ...] = ()  # of what would make all that follows worthless
 
 
 def named_model(named: Named) -> Named:
@@ -57,32 +66,47 @@ def named_model(named: Named) -> Named:
                    data=named.data or defaults.default_data())
 
 
-def output_labels(classes: tuple[str, ...], num_classes: int) -> list[str]:
+def output_labels(facts: DataFacts, outputs: Outputs, num_classes: int) -> list[str]:
     """A name for each output of the model: the class of the data that it stands for, else its number."""
     labels = [f"output {i}" for i in range(num_classes)]
-    for name, index in zip(classes, output_indices(classes, num_classes)[0].tolist(), strict=True):
-        labels[index] = name
+    for name, index in zip(facts.classes, outputs.index.tolist(), strict=True):
+        if index >= 0:
+            labels[index] = name
     return labels
 
 
-def open_source(named: Named, cache: Path | None = None) -> Opened:
+def open_source(named: Named, cache: Path | None = None, device: str = "cpu") -> Opened:
     """Open everything once, so that whatever does not fit is said before hours of work.
 
-    cache  folder for decoded images of an image folder; None: beside nothing, decoded each time
+    cache   folder for decoded images of an image folder; None: beside nothing, decoded each time
+    device  where the dense model is asked about a few hundred training images
     ValueError (DataError, ModelError, WeightsError, FactoryError) says what does not fit.
     """
     named = named_model(named)
     if named.data is None or named.model is None:
         raise ValueError("--model needs --data: a folder of class folders, or an .npz of images and labels")
     weights = str(named.weights) if named.weights else None
-    opened = open_model(named.model, weights, describe_data(named.data), named.options)
-    maker = BenchMaker(opened.spec, opened.preprocess, named.data, named.seed, cache)
-    loaded = load_data(maker.data, maker.preprocess, num_classes=opened.spec.num_classes, seed=maker.seed, cache=cache)
+    facts = describe_data(named.data)
+    opened = open_model(named.model, weights, facts, named.options)
+    num_classes = opened.spec.num_classes
+    outputs = find_outputs(facts, num_classes, named.class_order)
+    maker = BenchMaker(opened.spec, opened.preprocess, named.data, named.seed, cache, named.class_order)
+    loaded = maker.load()
+    notes = opened.notes + loaded.notes
+    warnings: tuple[str, ...] = ()
+    if not opened.random_weights and outputs.others:
+        usual = outputs.order
+        outputs, note = choose_order(opened.model, loaded.train, outputs, device)
+        notes += (note,)
+        maker = replace(maker, class_order=outputs.order)
+        loaded = loaded if outputs.order == usual else maker.load()
+    if not opened.random_weights:
+        warnings = examine(opened.model, loaded.train, outputs, facts.classes, device)
     about = {
         "model": asdict(opened.spec),
         "preprocess": asdict(opened.preprocess),
         "data": {"path": str(named.data), "sha256": loaded.sha256, "classes": list(loaded.classes),
-                 "labels": output_labels(loaded.classes, opened.spec.num_classes),
+                 "labels": output_labels(facts, outputs, num_classes), "class_order": outputs.order,
                  "train": len(loaded.train), "validation": len(loaded.validation), "test": len(loaded.test)},
     }
-    return Opened(maker, about, opened.notes + loaded.notes)
+    return Opened(maker, about, notes, warnings)

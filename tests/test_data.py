@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from mmprune import pixels
-from mmprune.data import DataError, LoaderSplit, describe_data, load_data, output_indices
+from mmprune.class_order import find_outputs
+from mmprune.data import DataError, DataFacts, LoaderSplit, describe_data, load_data
 from mmprune.records import Preprocess
 
 SHARED = Path(__file__).parents[2] / "shared/data"
@@ -32,6 +33,10 @@ def write_folder(root: Path, parts: tuple[str, ...], classes: tuple[str, ...] = 
                 value = 10 * c + i
                 Image.new(mode, size, (value,) * 3 if mode == "RGB" else value).save(root / part / name / f"{i}.png")
     return root
+
+
+def named(*classes: str, empty: tuple[str, ...] = (), numbered: bool = False) -> DataFacts:
+    return DataFacts(classes, 3, (8, 8), empty, numbered)
 
 
 def values(split) -> list[int]:
@@ -174,14 +179,14 @@ def test_folder_with_three_parts_and_folder_with_none(tmp_path):
 
 def test_folder_errors_name_the_place(tmp_path):
     root = write_folder(tmp_path / "a", ("train", "val"), n=3)
-    (root / "train/bird").mkdir()
-    with pytest.raises(DataError, match="no images in class bird"):
-        describe_data(root)
-    (root / "train/bird").rmdir()
     (root / "val/bird").mkdir()
     with pytest.raises(DataError, match="val/bird is a class that the training data does not have"):
         describe_data(root)
+    (root / "val/fish").mkdir()
+    with pytest.raises(DataError, match=r"(?s)2 classes that.*val/bird\n.*val/fish"):
+        describe_data(root)
     (root / "val/bird").rmdir()
+    (root / "val/fish").rmdir()
     (root / "train/cat/2.png").write_bytes((root / "train/cat/2.png").read_bytes()[:40])
     with pytest.raises(DataError, match=r"train/cat/2\.png is no image"):
         load_data(root, GREY8, num_classes=2, seed=0)
@@ -249,15 +254,14 @@ def test_grey_becomes_three_channels_and_sixteen_bits_are_scaled(tmp_path):
 
 def test_fewer_classes_than_outputs():
     wnids = ("n01440764", "n03445777")  # tench is class 0 of ImageNet, golf ball 574
-    index, notes = output_indices(wnids, 1000)
-    assert index.tolist() == [0, 574] and "ImageNet" in notes[0]
-    index, _ = output_indices(("3", "7"), 10)
-    assert index.tolist() == [3, 7]
-    assert output_indices(("a", "b"), 2)[0].tolist() == [0, 1]
+    found = find_outputs(named(*wnids), 1000)
+    assert found.index.tolist() == [0, 574] and "ImageNet" in found.notes[0]
+    assert find_outputs(named("3", "7"), 10).index.tolist() == [3, 7]
+    assert find_outputs(named("a", "b"), 2).index.tolist() == [0, 1]
     with pytest.raises(DataError, match=r"1000 outputs and the data 2 classes \(cat, dog\).*ImageNet id"):
-        output_indices(("cat", "dog"), 1000)
+        find_outputs(named("cat", "dog"), 1000)
     with pytest.raises(DataError, match="1 outputs and the data 2 classes"):
-        output_indices(("0", "1"), 1)
+        find_outputs(named("0", "1"), 1)
 
 
 def test_numbered_folders_sort_as_numbers(tmp_path):
