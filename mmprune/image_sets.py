@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+
+from mmprune.preprocess import opened, upright
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 TEST_FOLDERS = ("test", "val", "validation", "valid")  # the first that is there holds the test data
@@ -120,9 +121,11 @@ def _images_below(folder: Path) -> list[Path]:
 
 
 def _probe(file: Path) -> tuple[tuple[int, int], bool]:
-    """((height, width), whether grey) from the image's header."""
+    """((height, width), whether grey) of the upright image, from its header."""
     try:
-        with Image.open(file) as image:
-            return (image.height, image.width), image.mode in ("1", "L", "LA", "I;16")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:
-        raise DataError(f"{file} is no image that can be read ({err}); mend or delete it") from err
+        with opened(file) as image:
+            grey = image.mode in ("1", "L", "LA", "I") or image.mode.startswith("I;16")
+            turned = upright(image)
+            return (turned.height, turned.width), grey
+    except ValueError as err:
+        raise DataError(f"{err}; mend or delete it") from err

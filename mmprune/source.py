@@ -75,7 +75,10 @@ def open_source(named: Named, cache: Path | None = None) -> Opened:
     if named.data is None or named.model is None:
         raise ValueError("--model needs --data: a folder of class folders, or an .npz of images and labels")
     weights = str(named.weights) if named.weights else None
-    opened = open_model(named.model, weights, describe_data(named.data), named.options)
+    options = named.options
+    if options.crop_all is None:  # arrays of the model's size are its inputs; files go timm's way, whatever their size
+        options = replace(options, crop_all=named.data.is_dir())
+    opened = open_model(named.model, weights, describe_data(named.data), options)
     maker = BenchMaker(opened.spec, opened.preprocess, named.data, named.seed, cache)
     loaded = load_data(maker.data, maker.preprocess, num_classes=opened.spec.num_classes, seed=maker.seed, cache=cache)
     about = {
