@@ -172,6 +172,9 @@ def _readme(root: Path, choice: Choice, point: Point, artifact: Artifact) -> str
     pip install {" ".join(_packages(point.runtime))}
     python3 infer.py photo.jpg
 
+Images are prepared by `preprocess.py` as they were in training, with what `preprocess.json` says: turned upright by
+their EXIF orientation, resized, cropped, normalized.
+
 ## Why this one
 
 ```

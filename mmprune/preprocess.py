@@ -58,7 +58,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 def fit_array(pixels: np.ndarray, p: Any) -> np.ndarray:
     """An image in memory, (H, W, 1 or 3) or (H, W) uint8, at the model's size, (H, W, C) uint8."""
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in MODES):
+    good = pixels.dtype == np.uint8 and pixels.ndim in (2, 3) and 0 not in pixels.shape
+    if not good or (pixels.ndim == 3 and pixels.shape[2] not in MODES):
         raise ValueError(f"an image must be (height, width, 1 or 3) uint8, not {pixels.shape} {pixels.dtype}")
     return fit(Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels), p)
 
@@ -81,7 +82,7 @@ def fit(image: Image.Image, p: Any) -> np.ndarray:
     if pixels.shape[:2] == (height, width):
         return pixels
     # crop_pct above 1, or borders
-    fill = [round(255 * v) for v in p.mean] if p.crop_mode == "border" else 0
+    fill = [min(max(round(255 * v), 0), 255) for v in p.mean] if p.crop_mode == "border" else 0
     whole = np.full((height, width, channels), fill, np.uint8)
     top, left = (height - pixels.shape[0]) // 2, (width - pixels.shape[1]) // 2
     whole[top:top + pixels.shape[0], left:left + pixels.shape[1]] = pixels
@@ -117,7 +118,9 @@ def upright(image: Image.Image) -> Image.Image:
     """The image turned and mirrored as its EXIF orientation says; decodes only where there is something to turn."""
     if image.getexif().get(ORIENTATION, 1) == 1:
         return image
-    image.load()  # Pillow turns a TIFF itself as it loads, and forgets the tag
+    if image.format == "TIFF":  # Pillow turns it itself as it loads; older ones leave the tag all the same
+        image.load()
+        return image
     return ImageOps.exif_transpose(image)
 
 

@@ -61,7 +61,6 @@ def odd_images() -> dict[str, tuple[Image.Image, dict]]:
         "palette.gif": (palette, {"transparency": 3}),
         "black_or_white.png": (colour(30, 20).convert("1"), {}),
         "cmyk.jpg": (colour(30, 20).convert("CMYK"), {}),
-        "ycc.tif": (colour(30, 20).convert("YCbCr"), {}),
         "sixteen.png": (Image.fromarray(deep(30, 20)), {}),
         "sixteen.tif": (Image.fromarray(deep(30, 20)), {}),
         "big_endian.tif": (Image.frombytes("I;16B", (30, 20), deep(30, 20).astype(">u2").tobytes()), {}),
@@ -261,8 +260,14 @@ def test_a_picture_of_extreme_shape_is_not_resized_whole():
         assert np.abs(fit(Image.fromarray(many), small).astype(int) - whole).max() <= 1
 
 
+def test_borders_have_the_colour_of_the_mean_as_far_as_there_is_one():
+    p = Preprocess((8, 8), (-0.5, 0.5, 1.5), STD, crop_mode="border")
+    assert fit(Image.new("RGB", (8, 4), (9, 9, 9)), p)[[0, 4]][:, 0].tolist() == [[0, 128, 255], [9, 9, 9]]
+
+
 @pytest.mark.parametrize("wrong", [np.zeros((4, 4), np.float32), np.zeros((4, 4, 4), np.uint8),
-                                   np.zeros((1, 3, 4, 4), np.uint8), np.zeros((3, 4, 4), np.uint8)])
+                                   np.zeros((1, 3, 4, 4), np.uint8), np.zeros((3, 4, 4), np.uint8),
+                                   np.zeros((0, 4, 3), np.uint8)])
 def test_arrays_that_are_no_images_are_refused(wrong):
     with pytest.raises(ValueError, match=r"must be \(height, width, 1 or 3\) uint8, not"):
         network_input(wrong, Preprocess((4, 4), MEAN, STD))
