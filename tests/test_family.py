@@ -242,5 +242,6 @@ def test_a_family_that_says_less_of_its_images_is_another_and_only_what_differs_
     """As an older mmprune wrote it; tuples have become lists in the file, which is no difference."""
     now = {"variants": ["mid-2"], "preprocess": {"image_size": (8, 8), "crop_pct": 0.5, "crop_mode": "center"}}
     claim(tmp_path, {"variants": ["mid-1"], "preprocess": {"image_size": (8, 8), "crop_pct": 0.5}})
-    with pytest.raises(folder.FolderError, match=r'another family \(preprocess.crop_mode: null there, "center" asked\);'):
+    words = r'another family \(preprocess.crop_mode: null there, "center" asked\);'
+    with pytest.raises(folder.FolderError, match=words):
         claim(tmp_path, now)
