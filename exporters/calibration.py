@@ -9,11 +9,12 @@ import torch
 
 from exporters import ExportError
 from exporters.subject import Int8, Subject
-from mmprune.data import DataError, normalize
 from mmprune.family import Bench
 from mmprune.image_files import SUFFIXES, find_images, notes_of
+from mmprune.image_sets import DataError
 from mmprune.npz_images import read_npz
 from mmprune.pixels import Lazy
+from mmprune.preprocess import normalize
 from mmprune.records import Preprocess
 
 COUNT = 256  # NNCF takes 300, TensorRT's old calibrators 500
@@ -50,8 +51,7 @@ def read_images(path: Path, preprocess: Preprocess, count: int = COUNT) -> np.nd
         raise DataError("\n".join([f"no calibration images at {path}: give a folder of images ({', '.join(SUFFIXES)}) "
                                    "or an .npz", *left_out(path)]))
     chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:count])
-    pixels = torch.from_numpy(Lazy(images, preprocess)[chosen]).permute(0, 3, 1, 2)
-    return normalize(pixels, preprocess).numpy()
+    return normalize(Lazy(images, preprocess)[chosen].transpose(0, 3, 1, 2), preprocess)
 
 
 def left_out(path: Path) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """The words of a command as what the library takes. Heavy packages load inside the function using them."""
 
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,35 @@ def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
     except ValueError:
         words = f"{text!r} is not a number, or several with commas between"
         raise click.BadParameter(words, param_hint=option) from None
+
+
+def size(text: str | None) -> tuple[int, int] | None:
+    """(height, width) in pixels of "224" or "128x256"."""
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(s.strip().isascii() and s.strip().isdigit() and int(s) > 0 for s in sides):
+        words = f"{text!r} is no size in pixels: 224, or 128x256 (height x width)"
+        raise click.BadParameter(words, param_hint="--img-size")
+    return int(sides[0]), int(sides[-1])
+
+
+def fraction(text: str | None, option: str) -> float | None:
+    """A number, or "crop/resize" such as 224/256 as the number by which crop pixels become resize pixels, rounded down.
+
+    224/232 = 0.96552, but 224 / 0.96552 may fall short of 232 by a rounding, and would be cut to 231.
+    """
+    if text is None:
+        return None
+    try:
+        crop, _, resize = text.partition("/")
+        value = float(crop) / (float(resize) if resize else 1)
+        while resize and math.isfinite(value) and int(float(crop) / value) < int(float(resize)):
+            value = math.nextafter(value, 0)
+    except (ValueError, ZeroDivisionError):
+        words = f"{text!r} is no fraction: 0.875, or 224/256"
+        raise click.BadParameter(words, param_hint=option) from None
+    return value
 
 
 def names(text: str | None) -> tuple[str, ...]:
@@ -115,9 +145,9 @@ def named(rest: dict[str, Any]) -> Any:
     from mmprune.models import Options
     from mmprune.source import Named
 
-    size = (rest["img_size"], rest["img_size"]) if rest["img_size"] else None
-    options = Options(rest["num_classes"], rest["in_chans"], size, rest["pretrained"], numbers(rest["mean"], "--mean"),
-                      numbers(rest["std"], "--std"))
+    options = Options(rest["num_classes"], rest["in_chans"], size(rest["img_size"]), rest["pretrained"],
+                      numbers(rest["mean"], "--mean"), numbers(rest["std"], "--std"), rest["interpolation"],
+                      fraction(rest["crop_pct"], "--crop-pct"), rest["crop_mode"], rest["crop_all"])
     return Named(rest["model"], rest["weights"], rest["data"], options, rest["seed"], rest.get("class_order", "auto"))
 
 

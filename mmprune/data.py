@@ -13,7 +13,8 @@ from torch import Tensor
 from mmprune.class_order import AUTO, find_outputs
 from mmprune.image_sets import DataError, DataFacts, Part, Source, fingerprint, read_folder
 from mmprune.npz_images import describe_npz, read_npz
-from mmprune.pixels import MODES, Images, Progress, prepare
+from mmprune.pixels import Images, Progress, prepare
+from mmprune.preprocess import MODES, normalize
 from mmprune.records import Preprocess
 
 __all__ = ["DataError", "DataFacts", "DataSet", "LoaderSplit", "Split", "describe_data", "load_data"]
@@ -61,7 +62,8 @@ class Split:
             pixels = torch.from_numpy(np.ascontiguousarray(self.images[self.index[chosen]])).permute(0, 3, 1, 2)
             if augment:
                 pixels = _augment(pixels, generator)
-            yield normalize(pixels, self.preprocess), torch.from_numpy(self.labels[chosen])
+            images = torch.from_numpy(normalize(pixels.numpy(), self.preprocess))
+            yield images, torch.from_numpy(self.labels[chosen])
 
     def subset(self, n: int, seed: int) -> "Split":
         """`n` of the images, every class by its share; all of them when there are no more."""
@@ -199,10 +201,6 @@ def _draw(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     return np.sort(np.concatenate(picked))
 
 
-def normalize(pixels: Tensor, preprocess: Preprocess) -> Tensor:
-    """(n, C, H, W) uint8 -> float32: (pixels / 255 - mean) / std, contiguous."""
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (preprocess.mean, preprocess.std))
-    return (pixels.contiguous().float() / 255).sub_(mean).div_(std)
 
 
 def _augment(pixels: Tensor, generator: torch.Generator) -> Tensor:

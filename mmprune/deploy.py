@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from mmprune import folder
 from mmprune.choose import Choice, describe
 from mmprune.points import Point, read_session
-from mmprune.records import Artifact
+from mmprune.records import Artifact, Preprocess
 from mmprune.runtime_files import runtime_files
 
 
@@ -46,42 +48,59 @@ run = lambda x: model(x)[0]
 
 RUNTIME_FILES = {"mmrt": runtime_files}  # what travels with the model because no package brings it
 
-INFER = '''"""Prints the likeliest classes of an image: python3 infer.py photo.jpg. Needs {packages}."""
+INFER = '''"""Prints the likeliest classes of images: python3 infer.py photo.jpg. Needs {packages}."""
+import argparse
 import sys
 
-import numpy as np
-from classifier import labels, preprocess, run
 
-scores = run(preprocess(sys.argv[1]))[0].astype(np.float64)
-odds = np.exp(scores - scores.max())
-for i in np.argsort(-odds)[:5]:
-    print(f"{{odds[i] / odds.sum():7.2%}}  {{labels[i]}}")
+def main():
+    parser = argparse.ArgumentParser(description="Prints the likeliest classes of images.")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image file, such as photo.jpg")
+    images = parser.parse_args().images
+    try:
+        import numpy as np
+        from classifier import labels, preprocess, run
+    except ModuleNotFoundError as err:
+        sys.exit("infer.py: " + str(err) + "; it needs {packages}: pip install {pip}")
+    failed = False
+    for image in images:
+        try:
+            x = preprocess(image)
+        except ValueError as err:
+            print("infer.py: " + str(err), file=sys.stderr)
+            failed = True
+            continue
+        scores = run(x)[0].astype(np.float64)
+        odds = np.exp(scores - scores.max())
+        if len(images) > 1:
+            print(image)
+        for i in np.argsort(-odds)[:5]:
+            print(f"{{odds[i] / odds.sum():7.2%}}  {{labels[i]}}")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
 '''
 
 CLASSIFIER = '''"""The model of this folder: run(preprocess("photo.jpg"))[0] are the scores of `labels`."""
 import json
 import pathlib
+import types
 
-import numpy as np
-from PIL import Image
+import preprocess as images  # beside this file: as in training
 
 here = pathlib.Path(__file__).resolve().parent
-p = json.loads((here / "preprocess.json").read_text())
-labels = (here / "labels.txt").read_text().splitlines()
+settings = types.SimpleNamespace(**json.loads((here / "preprocess.json").read_text(encoding="utf-8")))
+labels = (here / "labels.txt").read_text(encoding="utf-8").splitlines()
 {run}
 
-def preprocess(path):
-    """(1, channels, height, width) float32: resized to cover the image size, cut from the middle, normalized."""
-    height, width = p["image_size"]
-    image = Image.open(path).convert("L" if len(p["mean"]) == 1 else "RGB")
-    least = (int(width / p["crop_pct"]), int(height / p["crop_pct"]))
-    scale = max(least[0] / image.width, least[1] / image.height)
-    size = (max(least[0], int(image.width * scale)), max(least[1], int(image.height * scale)))
-    image = image.resize(size, Image.Resampling[p["interpolation"].upper()])
-    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-    x = np.asarray(image.crop((left, top, left + width, top + height)), np.float32).reshape(height, width, -1) / 255
-    return ((x - p["mean"]) / p["std"]).astype(np.float32).transpose(2, 0, 1)[None]
+def preprocess(image):
+    """(1, channels, height, width) float32 of an image file, or of a (height, width, 1 or 3) uint8 array."""
+    return images.network_input(image, settings)
 '''
+
+PREPROCESS = Path(__file__).with_name("preprocess.py")
 
 
 def deploy(root: Path, choice: Choice, out: Path) -> Path:
@@ -116,12 +135,24 @@ def _fill(root: Path, choice: Choice, point: Point, artifact: Artifact, part: Pa
         brought = RUNTIME_FILES[point.runtime](machine, root / "cache")
     for file in [*(root / file for file in artifact.files), *brought]:
         shutil.copyfile(file, part / file.name)  # side by side: a model names its data by file name
-    (part / "preprocess.json").write_text(json.dumps(manifest["preprocess"], indent=1) + "\n")
-    (part / "labels.txt").write_text("\n".join(map(str, manifest["data"]["labels"])) + "\n")
+    shutil.copyfile(PREPROCESS, part / PREPROCESS.name)
+    (part / "preprocess.json").write_text(json.dumps(_settings(manifest), indent=1) + "\n")
+    labels = "\n".join(map(str, manifest["data"]["labels"])) + "\n"
+    (part / "labels.txt").write_text(labels, encoding="utf-8")  # as classifier.py reads it, whatever the locale
     run = RUN[point.runtime].format(model=Path(artifact.path).name, threads=point.threads)
     (part / "classifier.py").write_text(CLASSIFIER.format(run=run))
-    (part / "infer.py").write_text(INFER.format(packages=", ".join(_packages(point.runtime))))
+    packages = _packages(point.runtime)
+    (part / "infer.py").write_text(INFER.format(packages=", ".join(packages), pip=" ".join(packages)))
     (part / "README.md").write_text(_readme(root, choice, point, artifact))
+
+
+def _settings(manifest: dict[str, Any]) -> dict[str, Any]:
+    """How images were prepared in training, as preprocess.py takes it. DeployError where the manifest does not say."""
+    settings: dict[str, Any] = manifest["preprocess"]
+    if lacking := sorted({x.name for x in fields(Preprocess)} - set(settings)):
+        raise DeployError(f"the family does not say how its images were prepared ({', '.join(lacking)}): another "
+                          "version of mmprune made it, and may have fed them otherwise; build it again with this one")
+    return settings
 
 
 def _packages(runtime: str) -> list[str]:
@@ -140,6 +171,9 @@ def _readme(root: Path, choice: Choice, point: Point, artifact: Artifact) -> str
 
     pip install {" ".join(_packages(point.runtime))}
     python3 infer.py photo.jpg
+
+Images are prepared by `preprocess.py` as they were in training, with what `preprocess.json` says: turned upright by
+their EXIF orientation, resized, cropped, normalized.
 
 ## Why this one
 

@@ -196,7 +196,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
         return {at: value}
 
     keys = ("spec", "model", "weights_sha256", "data", "preprocess", "ranges", "strategies")
-    a, b = (leaves({k: m.get(k) for k in keys}, "") for m in (old, new))
+    # through JSON, where the old one has been: tuples are lists there
+    a, b = (leaves(json.loads(json.dumps({k: m.get(k) for k in keys})), "") for m in (old, new))
     differing = [k for k in {**a, **b} if a.get(k) != b.get(k)]
     words = [f"{k}: {_short(a.get(k))} there, {_short(b.get(k))} asked" for k in differing[:3]]
     return "; ".join(words) or "it was made by another version of mmprune"

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from mmprune.image_files import (
     NO_CLASS,
@@ -21,6 +20,7 @@ from mmprune.image_files import (
     listed,
     notes_of,
 )
+from mmprune.preprocess import opened, upright
 from mmprune.split_folders import LAYOUT, find_splits
 
 HEAD_BYTES = 65536
@@ -177,7 +177,7 @@ def _looks(part: Part) -> tuple[tuple[int, int] | None, int]:
     for i in first:
         try:
             probes.append(_probe(Path(part.images[int(i)])))
-        except (DataError, RuntimeError) as err:  # RuntimeError: of Pillow's AVIF. Decoding names all that are like it
+        except DataError as err:  # decoding names all that are like it
             bad.append(str(err))
     if not probes:
         raise DataError(bad[0] if len(bad) == 1 else f"{len(bad)} images that cannot be read:\n{listed(bad)}")
@@ -186,9 +186,11 @@ def _looks(part: Part) -> tuple[tuple[int, int] | None, int]:
 
 
 def _probe(file: Path) -> tuple[tuple[int, int], bool]:
-    """((height, width), whether grey) from the image's header."""
+    """((height, width), whether grey) of the upright image, from its header."""
     try:
-        with Image.open(file) as image:
-            return (image.height, image.width), image.mode in ("1", "L", "LA", "I;16")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:
-        raise DataError(f"{file} is no image that can be read ({err}); mend or delete it") from err
+        with opened(file) as image:
+            grey = image.mode in ("1", "L", "LA", "I") or image.mode.startswith("I;16")
+            turned = upright(image)
+            return (turned.height, turned.width), grey
+    except ValueError as err:
+        raise DataError(f"{err}; mend or delete it") from err

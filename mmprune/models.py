@@ -7,17 +7,17 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from mmprune.choices import pick
 from mmprune.factories import call_factory, find_factory, is_factory
 from mmprune.image_sets import DataFacts
-from mmprune.records import ModelSpec, Preprocess
+from mmprune.normalization import mean_and_std
+from mmprune.preprocess import CROP_MODES, RESAMPLING, resized_size
+from mmprune.records import CROP_PCTS, ModelSpec, Preprocess
 from mmprune.timm_models import ModelError, create, images_of, short, timm_config
 from mmprune.weights import check_finite, is_lite, put_weights, read_weights, rename_lite, tensors_sha256
 
-INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 Config = Mapping[str, Any]
 
 
@@ -33,6 +33,8 @@ class Options:
     std: tuple[float, ...] | None = None
     interpolation: str | None = None
     crop_pct: float | None = None
+    crop_mode: str | None = None
+    crop_all: bool | None = None  # see records.Preprocess
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def open_model(model: str, weights: str | None, facts: DataFacts | None, options
     """Resolve, load and check a model in one go."""
     spec, notes = resolve(model, weights, facts, options)
     loaded = load_model(spec)
-    preprocess, more = preprocess_of(loaded, spec, options)
+    preprocess, more = preprocess_of(loaded, spec, options, facts.size if facts else None)
     spec = replace(spec, weights_sha256=tensors_sha256(loaded.state_dict()))
     random_weights = weights is None and not spec.pretrained and not is_factory(model)
     return OpenedModel(loaded, spec, preprocess, notes + more, random_weights)
@@ -188,32 +190,57 @@ def check_forward(model: nn.Module, spec: ModelSpec) -> None:
                          "say how many classes it tells apart with --num-classes")
 
 
-def preprocess_of(model: nn.Module, spec: ModelSpec, options: Options) -> tuple[Preprocess, tuple[str, ...]]:
-    """How images are fed to the model: what the user says, else the model's description, else ImageNet's; and notes."""
+def preprocess_of(model: nn.Module, spec: ModelSpec, options: Options,
+                  data_size: tuple[int, int] | None = None) -> tuple[Preprocess, tuple[str, ...]]:
+    """How images are fed to the model: what the user says, else the model's description, else defaults; and notes.
+
+    data_size  (height, width) of the data's images where it is one
+    """
     config = config_of(model)
-    notes: tuple[str, ...] = ()
-    if not (config.get("mean") and config.get("std")) and not (options.mean and options.std):
-        notes = (f"{spec.model} states no mean and std: ImageNet's are used; give your own with --mean and --std",)
-    interpolation = options.interpolation or config.get("interpolation")
-    if options.interpolation is not None:
-        pick("interpolation", options.interpolation, INTERPOLATIONS, ModelError)
-    return Preprocess(
-        image_size=spec.image_size,
-        mean=(options.mean and _per_channel(options.mean, spec.in_chans, "--mean"))
-        or _adapted(config.get("mean") or IMAGENET_DEFAULT_MEAN, spec.in_chans),
-        std=(options.std and _per_channel(options.std, spec.in_chans, "--std"))
-        or _adapted(config.get("std") or IMAGENET_DEFAULT_STD, spec.in_chans),
-        interpolation=interpolation if interpolation in INTERPOLATIONS else "bicubic",
-        crop_pct=options.crop_pct or config.get("crop_pct") or 1.0,
-    ), notes
+    asked = {"mean": options.mean, "std": options.std}
+    mean, std, notes = mean_and_std(asked, config, spec.in_chans, spec.model)
+    preprocess = Preprocess(
+        spec.image_size, mean, std,
+        _choice("interpolation", options.interpolation, config, tuple(RESAMPLING)) or "bicubic",
+        _crop_pct(options.crop_pct, config, spec.model),
+        _choice("crop_mode", options.crop_mode, config, CROP_MODES) or "center",
+        bool(options.crop_all),
+    )
+    return preprocess, notes + _size_notes(preprocess, data_size)
 
 
-def _per_channel(values: tuple[float, ...], channels: int, option: str) -> tuple[float, ...]:
-    if len(values) not in (1, channels):
-        raise ModelError(f"{option} has {len(values)} values for {channels} channels; give one, or one a channel")
-    return values if len(values) == channels else values * channels
+def _choice(what: str, asked: str | None, config: Config, known: tuple[str, ...]) -> str | None:
+    """What is asked for, else what the model states, if anything. ModelError where it is not known."""
+    word, option = what.replace("_", " "), "--" + what.replace("_", "-")
+    if asked is not None:
+        pick(word, asked, known, ModelError)
+    stated = config.get(what)
+    if asked is None and stated and stated not in known:
+        raise ModelError(f"the model states the {word} {stated!r}, which is not known here; choose one with {option} "
+                         f"({', '.join(known)})")
+    return asked or stated or None
 
 
-def _adapted(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """As they are where they fit, else their average in every channel."""
-    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
+def _crop_pct(asked: float | None, config: Config, model: str) -> float:
+    value = asked if asked is not None else float(config.get("crop_pct") or 1.0)
+    if not CROP_PCTS[0] <= value <= CROP_PCTS[1]:
+        whose = f"--crop-pct {value:g}" if asked is not None else f"{model} states crop_pct {value:g}, which"
+        hint = f"; in percent? say --crop-pct {value / 100:g}" if 5 <= value <= 200 else ""
+        raise ModelError(f"{whose} is not the fraction of the resized image that is cropped, such as 0.875 or "
+                         f"224/256{hint}")
+    return value
+
+
+def _size_notes(preprocess: Preprocess, data_size: tuple[int, int] | None) -> tuple[str, ...]:
+    """What is done with images that have the model's size already, where resizing and cropping would change them."""
+    size = preprocess.image_size
+    resized = resized_size(size, replace(preprocess, crop_all=True))
+    if data_size != size or resized == size:
+        return ()
+    already = f"the images have the model's size, {size[0]}x{size[1]}, already"
+    rule = f"resizing to {resized[0]}x{resized[1]} and cropping (crop_pct {preprocess.crop_pct:.4g})"
+    if preprocess.crop_all:
+        return (f"{already}, and are fed to it after {rule}, as timm evaluates its models; with --no-crop-all they are "
+                "taken as they are",)
+    return (f"{already}, and are taken as they are, as is every image of this size later; --crop-all feeds them to it "
+            f"after {rule}",)

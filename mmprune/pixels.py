@@ -1,10 +1,8 @@
-"""Pixels: decoding, resizing as timm does for evaluation, and keeping the result where it fits."""
+"""Pixels at the model's size, as preprocess.py makes them, kept where they fit: in memory, in a file, or made anew."""
 
 import functools
 import hashlib
 import os
-import struct
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,19 +10,17 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
 from mmprune.folder import write_whole
 from mmprune.image_files import listed
 from mmprune.image_sets import DataError, Part
+from mmprune.preprocess import fit_array, read, resized_size
 from mmprune.records import Preprocess
 
 LIMIT_BYTES = 4 << 30  # a set larger than this is decoded anew for every batch
 CHUNK = 256  # images decoded between two calls of the progress callback
 WORKERS = min(8, os.cpu_count() or 1)  # Pillow frees the interpreter while it decodes and resizes
-RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC,
-              "nearest": Image.Resampling.NEAREST}
-MODES = {1: "L", 3: "RGB"}
+RULES = 2  # counts the changes of preprocess.py that change pixels: what an older one made is not taken from a cache
 
 Progress = Callable[[int, int], None]  # (images done, images in all)
 
@@ -68,7 +64,8 @@ def prepare(parts: list[Part], preprocess: Preprocess, cache: Path | None, progr
     height, width = preprocess.image_size
     shape = (sum(len(p.images) for p in parts), height, width, preprocess.channels)
     lazy = [Lazy(p.images, preprocess) for p in parts]
-    if all(isinstance(p.images, np.ndarray) and p.images.shape[1:] == shape[1:] for p in parts):
+    whole_as_given = resized_size((height, width), preprocess) == (height, width)
+    if whole_as_given and all(isinstance(p.images, np.ndarray) and p.images.shape[1:] == shape[1:] for p in parts):
         return [p.images for p in parts]  # type: ignore[misc]
     if int(np.prod(shape, dtype=np.int64)) > LIMIT_BYTES:
         return list(lazy)
@@ -129,9 +126,11 @@ def _cached(path: Path, lazy: list[Lazy], shape: tuple[int, ...], progress: Prog
 
 
 def _key(parts: list[Part], preprocess: Preprocess) -> str:
-    """Over the files' names, sizes and times and what resizing depends on; not over mean and std, which come later."""
+    """Over the files' names, sizes and times and what pixels depend on: not mean and std, but for borders' colour."""
     p = preprocess
-    digest = hashlib.sha256(repr((p.image_size, p.channels, p.interpolation, p.crop_pct)).encode())
+    fill = p.mean if p.crop_mode == "border" else None
+    rule = (RULES, p.image_size, p.channels, p.interpolation, p.crop_pct, p.crop_mode, p.crop_all, fill)
+    digest = hashlib.sha256(repr(rule).encode())
     for part in parts:
         digest.update(b"part\n")
         for file in part.images:
@@ -145,45 +144,13 @@ def _one_or_error(preprocess: Preprocess, image: np.ndarray | Path) -> np.ndarra
         return _one(preprocess, image)
     except DataError as err:
         return err
-    except (RuntimeError, IndexError, KeyError, TypeError, struct.error, zlib.error) as err:  # of Pillow's readers
-        return DataError(f"{image} is no image that can be read ({type(err).__name__}: {err}); mend or delete it")
 
 
 def _one(preprocess: Preprocess, image: np.ndarray | Path) -> np.ndarray:
     """One image as (H, W, C) uint8."""
     if isinstance(image, np.ndarray):
-        return fit(Image.fromarray(image[..., 0] if image.shape[2] == 1 else image), preprocess)
+        return fit_array(image, preprocess)
     try:
-        with Image.open(image) as opened:
-            return fit(opened, preprocess)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as err:
-        raise DataError(f"{image} is no image that can be read ({err}); mend or delete it") from err
-
-
-def fit(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
-    """Resize so that the crop is `crop_pct` of the image, crop and convert to the model's channels; (H, W, C) uint8.
-
-    The shorter side is resized to image_size / crop_pct, rounded as timm's evaluation transform rounds; a non-square
-    image_size is covered, never squashed.
-    """
-    height, width = preprocess.image_size
-    image = _converted(image, MODES[preprocess.channels])
-    scaled = (int(height / preprocess.crop_pct), int(width / preprocess.crop_pct))
-    factor = max(scaled[0] / image.height, scaled[1] / image.width)
-    # int(), not round(): torchvision cuts the longer side off
-    size = (max(scaled[1], int(image.width * factor)), max(scaled[0], int(image.height * factor)))
-    if size != image.size:
-        image = image.resize(size, RESAMPLING[preprocess.interpolation])
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-    pixels = np.asarray(image.crop((left, top, left + width, top + height)))
-    return pixels.reshape(height, width, preprocess.channels)
-
-
-def _converted(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode == mode:
-        return image
-    if image.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode}; save them with 8 bits a channel")
-    return image.convert(mode)
+        return read(image, preprocess)
+    except ValueError as err:
+        raise DataError(f"{err}; mend or delete it") from err

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 SCHEMA = 1
 PROVENANCES = ("measured", "emulated", "fixture")  # only "measured" may stand in a table or plot as a device's cost
+CROP_PCTS = (0.05, 2.0)  # timm publishes 0.875 to 1.15
 DENSE = "dense"  # the strategy name (and variant id prefix) of the unpruned reference
 
 
@@ -68,19 +69,25 @@ class Strategy:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an image becomes the NCHW float32 input: resize, crop, scale to [0, 1], subtract mean, divide by std."""
+    """How an image becomes the NCHW float32 input: resize, crop, scale to [0, 1], subtract mean, divide by std.
+
+    preprocess.py does it, here and where a model is deployed.
+    """
 
     image_size: tuple[int, int]  # height, width
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    interpolation: str = "bicubic"  # "bilinear", "bicubic" or "nearest"
-    crop_pct: float = 1.0  # the centre crop is this fraction of the resized image
+    interpolation: str = "bicubic"  # one of preprocess.RESAMPLING
+    crop_pct: float = 1.0  # the centre crop is this fraction of the resized image; above 1: with borders
+    crop_mode: str = "center"  # one of preprocess.CROP_MODES
+    crop_all: bool = False  # resize and crop also an image that already has image_size; else it is taken as it is
 
     def __post_init__(self) -> None:
         _require(len(self.mean) == len(self.std) >= 1, f"mean and std differ in length: {self.mean}, {self.std}")
         _require(min(self.image_size) > 0, f"image size must be positive, got {self.image_size}")
         _require(min(self.std) > 0, f"std must be positive, got {self.std}")
-        _require(0 < self.crop_pct <= 1, f"crop_pct must be in (0, 1], got {self.crop_pct}")
+        low, high = CROP_PCTS
+        _require(low <= self.crop_pct <= high, f"crop_pct must be in [{low}, {high}], got {self.crop_pct}")
 
     @property
     def channels(self) -> int:

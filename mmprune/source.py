@@ -86,8 +86,10 @@ def open_source(named: Named, cache: Path | None = None, device: str = "cpu") ->
     if named.data is None or named.model is None:
         raise ValueError("--model needs --data: a folder of class folders, or an .npz of images and labels")
     weights = str(named.weights) if named.weights else None
-    facts = describe_data(named.data)
-    opened = open_model(named.model, weights, facts, named.options)
+    facts, options = describe_data(named.data), named.options
+    if options.crop_all is None:  # arrays of the model's size are its inputs; files go timm's way, whatever their size
+        options = replace(options, crop_all=named.data.is_dir())
+    opened = open_model(named.model, weights, facts, options)
     num_classes = opened.spec.num_classes
     outputs = find_outputs(facts, num_classes, named.class_order)
     maker = BenchMaker(opened.spec, opened.preprocess, named.data, named.seed, cache, named.class_order)

@@ -1,9 +1,9 @@
 """The choice under a budget, with numbers a reader can redo, and the folder that it deploys."""
 
 import dataclasses
-import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +14,8 @@ from PIL import Image
 from mmprune import folder
 from mmprune.choose import Budget, choose, describe
 from mmprune.cli import cli
-from mmprune.deploy import CLASSIFIER, RUNTIME_FILES, DeployError, deploy
-from mmprune.pixels import fit
+from mmprune.deploy import RUNTIME_FILES, DeployError, deploy
 from mmprune.points import read_points
-from mmprune.records import Preprocess
 
 MIB = 2**20
 # p90 is 1.2 times the latency here: 12, 9.6, 10.8 and 2.4 ms
@@ -134,7 +132,7 @@ def test_the_deployed_folder_runs_by_itself(tmp_path, runtime):
     artifact = made_artifact(root, folder.read_variants(root)[0], content=model)
     folder.append_measurement(root, made_measurement(artifact, 0.01, runtime, session="new.1"))
     assert deploy(root, choose(read_points(root), Budget(max_latency_s=0.02)), out) == out
-    files = {"README.md", "classifier.py", "infer.py", "labels.txt", "model.onnx", "preprocess.json"}
+    files = {"README.md", "classifier.py", "infer.py", "labels.txt", "model.onnx", "preprocess.json", "preprocess.py"}
     assert {p.name for p in out.iterdir()} == files
     readme = (out / "README.md").read_text()
     assert "p90 12.00 ms of 20 ms" in readme and artifact.sha256 in readme and "A board" in readme
@@ -161,20 +159,67 @@ def test_the_library_is_for_the_machine_that_was_measured(tmp_path, monkeypatch)
     assert (out / "libmmrt.so").read_bytes() == b"a library"
 
 
-def test_preprocessing_is_that_of_the_manifest(tmp_path):
-    """classifier.py, which stands alone, against the preprocessing that the family was trained and checked with."""
-    (tmp_path / "classifier.py").write_text(CLASSIFIER.format(run="run = None"))
-    (tmp_path / "labels.txt").write_text("only\n")
-    asked = {"image_size": [16, 12], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bicubic",
-             "crop_pct": 0.9}
-    (tmp_path / "preprocess.json").write_text(json.dumps(asked))
-    noise = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "image.png")
-    program = "import numpy, classifier; numpy.save('x.npy', classifier.preprocess('image.png'))"
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
-    pixels = fit(Image.fromarray(noise), Preprocess(**asked)) / 255
-    expected = ((pixels - asked["mean"]) / asked["std"]).transpose(2, 0, 1)[None]
-    np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected, atol=1e-5)
+def deployed_toy(tmp_path: Path) -> Path:
+    """A deployed model that tells red images from green ones."""
+    root, out = tmp_path / "family", tmp_path / "chosen"
+    root.mkdir()
+    made_family(root, ROWS[:1])
+    model = _mean_colour_model(pytest.importorskip("onnx"))
+    artifact = made_artifact(root, folder.read_variants(root)[0], content=model)
+    folder.append_measurement(root, made_measurement(artifact, 0.01, "onnxruntime", session="new.1"))
+    return deploy(root, choose(read_points(root), Budget(max_latency_s=0.02)), out)
+
+
+def infer(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-Es", str(program / "infer.py"), *map(str, arguments)], cwd="/",
+                          capture_output=True, text=True, check=False)
+
+
+def test_the_deployed_program_says_what_it_takes_and_what_it_cannot_read(tmp_path):
+    pytest.importorskip("onnxruntime")
+    out = deployed_toy(tmp_path)
+    asked, none = infer(out, "--help"), infer(out)
+    assert (asked.returncode, asked.stderr) == (0, "") and "IMAGE [IMAGE ...]" in asked.stdout
+    assert (none.returncode, none.stdout) == (2, "") and none.stderr.startswith("usage: infer.py")
+    assert infer(out, "--fast").returncode == 2
+    red, green, cut = tmp_path / "red.png", tmp_path / "-green.png", tmp_path / "cut.jpg"
+    Image.new("RGB", (9, 7), (255, 0, 0)).save(red)
+    Image.new("RGB", (9, 7), (0, 255, 0)).save(green)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)).save(cut)
+    cut.write_bytes(cut.read_bytes()[:999])
+    empty, text = tmp_path / "empty.png", tmp_path / "notes.txt"
+    empty.write_bytes(b"")
+    text.write_text("no image")
+    for file, words in ((tmp_path / "gone.png", f"infer.py: there is no file {tmp_path / 'gone.png'}"),
+                        (tmp_path, f"infer.py: {tmp_path} is no image that can be read (Is a directory)"),
+                        *((x, f"infer.py: {x} is no image that can be read (") for x in (cut, empty, text))):
+        said = infer(out, file)
+        assert (said.returncode, said.stdout, said.stderr.count("\n")) == (1, "", 1), said.stderr
+        assert said.stderr.startswith(words)
+    both = infer(out, red, text, green)  # the others are answered all the same
+    assert both.returncode == 1 and str(text) in both.stderr
+    lines = both.stdout.splitlines()
+    assert lines[0] == str(red) and lines[3] == str(green) and len(lines) == 6
+    assert lines[1].endswith("  output 0") and lines[4].endswith("  dog")
+
+
+def test_a_missing_package_is_said_in_a_sentence(tmp_path):
+    pytest.importorskip("onnxruntime")
+    out = deployed_toy(tmp_path)
+    (out / "onnxruntime.py").write_text("raise ModuleNotFoundError(\"No module named 'onnxruntime'\")")
+    said = infer(out, "photo.jpg")
+    assert said.returncode == 1 and said.stderr.count("\n") == 1
+    assert "No module named 'onnxruntime'" in said.stderr and "pip install onnxruntime numpy pillow" in said.stderr
+
+
+def test_a_family_that_does_not_say_how_images_were_prepared_is_not_deployed(tmp_path, points):
+    manifest = folder.read_manifest(tmp_path)
+    for name in ("crop_mode", "crop_all"):
+        del manifest["preprocess"][name]
+    folder.write_json(tmp_path / "manifest.json", manifest)
+    with pytest.raises(DeployError, match=r"\(crop_all, crop_mode\).*build it again"):
+        deploy(tmp_path, choose(points, Budget()), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_deployment_is_whole_or_absent(tmp_path, points):

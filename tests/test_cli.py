@@ -12,14 +12,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toys import SmallNet, ToySplit
+from toys import SmallNet, ToySplit, planted
 
-from mmprune import asked
+from mmprune import asked, options
 from mmprune.cli import main
+from mmprune.models import Options
+from mmprune.preprocess import CROP_MODES, RESAMPLING
 from mmprune.strategies import TEN
 
 TESTS = Path(__file__).parent
@@ -286,6 +289,56 @@ def test_interrupted(toy, tmp_path):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1 and "Traceback" not in said, said
     assert "run the same command again to go on" in said
+
+
+def said(*words: str) -> Options:
+    """The model options that these words stand for."""
+    found = []
+    command = options.model_options(lambda **rest: found.append(asked.named(rest).options))
+    click.command()(command).main(args=list(words), standalone_mode=False)
+    return found[0]
+
+
+def test_how_images_are_fed_can_be_said():
+    assert said("--img-size", "224").image_size == (224, 224)
+    assert said("--img-size", "128x256").image_size == said("--img-size", "128X256").image_size == (128, 256)
+    torchvisions = said("--img-size", "224", "--crop-pct", "224/256", "--interpolation", "bilinear")
+    assert (torchvisions.crop_pct, torchvisions.interpolation) == (0.875, "bilinear")
+    assert (said().crop_pct, said().crop_mode, said().crop_all) == (None, None, None)
+    assert said("--crop-mode", "squash", "--no-crop-all") == Options(crop_mode="squash", crop_all=False)
+    for crop, resize in ((224, 232), (224, 238), (240, 255), (299, 342), (384, 384), (32, 36), (480, 480)):
+        assert int(crop / said("--crop-pct", f"{crop}/{resize}").crop_pct) == resize
+    for words in (["--img-size", w] for w in ("0", "128x0", "-3", "128x256x3", "x", "12.5", "big", "")):
+        with pytest.raises(click.BadParameter, match=r"128x256 \(height x width\)"):
+            said(*words)
+    for word in ("big", "224/0", "0/256", "/256", "224/256/2"):
+        with pytest.raises(click.BadParameter, match="224/256"):
+            said("--crop-pct", word)
+    for option, table in (("crop_mode", CROP_MODES), ("interpolation", RESAMPLING)):
+        parameters = {p.name: p for p in click.command()(options.model_options(lambda: None)).params}
+        assert tuple(parameters[option].type.choices) == tuple(table)
+
+
+def test_what_would_ruin_the_input_is_refused_before_anything_is_made(toy, tmp_path):
+    build = ("build", "--target", "x86", "--model", MODEL, "--data", toy / "train.npz", "--out", tmp_path / "out")
+    fails(2, "divide by 255, --mean 0.485 --std 0.229", *build, "--mean", "123.675", "--std", "58.395")
+    fails(2, "say --crop-pct 0.875", *build, "--crop-pct", "87.5")
+    fails(2, "'sinc' is not one of", *build, "--interpolation", "sinc")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_the_deployed_program_is_as_right_as_reported(tmp_path):
+    """A model that only images as they are can be told by; its description says that photos are cropped to a half."""
+    model, data, _, labels = planted(tmp_path)
+    out = tmp_path / "out"
+    done = mmprune("build", "--target", "x86", "--model", model, "--data", data, "--strategies", "mid", "--epochs", "0",
+                   "--formats", "onnx", "--profile", "smoke", "--out", out)
+    assert done.code == 0 and "the images have the model's size, 8x8, already" in done.stderr, done.stderr
+    assert mmprune("choose", out, "--min-accuracy", "1", "--out", tmp_path / "deploy").code == 0
+    files = [tmp_path / "ring/test" / str(label) / f"{40 + i}.png" for i, label in enumerate(labels)]
+    answers = subprocess.run([sys.executable, tmp_path / "deploy/infer.py", *files], cwd="/", text=True, check=True,
+                             capture_output=True).stdout.splitlines()
+    assert [int(line.split()[-1]) for line in answers[1::3]] == labels.tolist()
 
 
 def test_an_image_folder(tmp_path):

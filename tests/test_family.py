@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from toys import make_bench
 
 from mmprune import family, folder
-from mmprune.family import Request, Resources, build_family, layers_of, load_variant, plan_family
+from mmprune.family import Request, Resources, build_family, claim, layers_of, load_variant, plan_family
 from mmprune.finetune import RECIPES, make_recipe
 from mmprune.masks import PATTERNS, ZEROS, zeros_in_blocks
 from mmprune.workers import run_tasks
@@ -286,3 +286,12 @@ def test_manifest_is_json_without_nan_and_all_files_can_be_read_by_whom_the_umas
     modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.rglob("*") if p.is_file()}
     assert modes["weights.safetensors"] == 0o644 and set(modes.values()) == {0o644}
     assert json.loads((tmp_path / "manifest.json").read_text())["spec"]["recipe"]["epochs"] == 2
+
+
+def test_a_family_that_says_less_of_its_images_is_another_and_only_what_differs_is_named(tmp_path):
+    """As an older mmprune wrote it; tuples have become lists in the file, which is no difference."""
+    now = {"variants": ["mid-2"], "preprocess": {"image_size": (8, 8), "crop_pct": 0.5, "crop_mode": "center"}}
+    claim(tmp_path, {"variants": ["mid-1"], "preprocess": {"image_size": (8, 8), "crop_pct": 0.5}})
+    words = r'another family \(preprocess.crop_mode: null there, "center" asked\);'
+    with pytest.raises(folder.FolderError, match=words):
+        claim(tmp_path, now)

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from mmprune.asked import numbers
 from mmprune.factories import FactoryError
 from mmprune.image_sets import DataFacts
 from mmprune.models import ModelError, Options, check_forward, load_model, open_model, preprocess_of, resolve
@@ -233,6 +235,76 @@ def test_preprocess_follows_timm_the_user_and_the_channels(factory):
         preprocess_of(model, spec, Options(mean=(0.1, 0.2)))
     with pytest.raises(ModelError, match="no interpolation called 'cubic'"):
         preprocess_of(model, spec, Options(interpolation="cubic"))
+
+
+@pytest.mark.parametrize(("mean", "std", "words"), [
+    ("123.675,116.28,103.53", "58.395,57.12,57.375", "divide by 255, --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"),
+    ("123.675,116.28,103.53", "1,1,1", "divide by 255, --mean 0.485,0.456,0.406 --std 0.003922,0.003922,0.003922"),
+    ("127.5", "127.5", "--mean 127.5 is of pixels of 0 to 255; here it is of images scaled to [0, 1]: divide by 255"),
+    ("0.485,0.456,0.406", "58.395,57.12,57.375", "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"),
+    ("0", "255", "divide by 255, --mean 0,0,0 --std 1,1,1"),
+    ("123.675,116.28,103.53", None, "divide by 255, --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"),
+    ("-123,-116,-103", "1", "--mean -123,-116,-103 is no mean of images scaled to [0, 1]"),
+    ("0.5", "0", "--std 0 is not positive"), ("0.5", "0.5,-0.5,0.5", "--std 0.5,-0.5,0.5 is not positive"),
+    ("0.0019,0.0018,0.0016", "0.0009,0.0009,0.0009", "divided by 255 twice"),
+    ("nan", "1", "--mean nan is not finite"), ("0.5", "inf", "--std inf is not finite"),
+    ("0.5,0.5", "1", "--mean has 2 values for 3 channels")])
+def test_mean_and_std_that_would_ruin_the_input_are_refused(mean, std, words):
+    options = Options(mean=numbers(mean, "--mean"), std=numbers(std, "--std"))
+    with pytest.raises(ModelError) as refused:
+        preprocess_of(nn.Linear(1, 1), ModelSpec("m", 3, 3, (8, 8)), options)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("stated", [
+    {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}, {"mean": 127.5, "std": 127.5},
+    {"mean": (0.5,) * 3, "std": (0.0,) * 3}, {"interpolation": "random"}, {"crop_mode": "five"}, {"crop_pct": 87.5}])
+def test_what_a_model_states_wrongly_is_refused_until_the_user_says_better(stated):
+    model, spec = nn.Linear(1, 1), ModelSpec("mine.py:net", 3, 3, (8, 8))
+    model.pretrained_cfg = stated
+    with pytest.raises(ModelError, match=r"model states|mine\.py:net states"):
+        preprocess_of(model, spec, Options())
+    better = Options(mean=(0.5,), std=(0.5,), interpolation="box", crop_mode="squash", crop_pct=0.9)
+    made, notes = preprocess_of(model, spec, better)
+    assert (made.mean, made.std, notes) == ((0.5,) * 3, (0.5,) * 3, ())
+    assert (made.interpolation, made.crop_mode, made.crop_pct) == ("box", "squash", 0.9)
+
+
+def test_unusual_but_sensible_mean_and_std_are_taken():
+    model, spec = nn.Linear(1, 1), ModelSpec("m", 3, 3, (8, 8))
+    for mean, std in ((0.0, 1 / 255), (0.0, 1.0), (0.5, 0.5), (-0.5, 2.0), (1.0, 0.225)):
+        made, _ = preprocess_of(model, spec, Options(mean=(mean,), std=(std,)))
+        assert (made.mean, made.std) == ((mean,) * 3, (std,) * 3)
+    model.pretrained_cfg = {"mean": np.array([0.5, 0.4, 0.3]), "std": 0.25}
+    made, notes = preprocess_of(model, spec, Options())
+    assert (made.mean, made.std, notes) == ((0.5, 0.4, 0.3), (0.25,) * 3, ())
+
+
+def test_one_of_mean_and_std_alone_is_said():
+    model, spec = nn.Linear(1, 1), ModelSpec("m", 3, 1, (8, 8))
+    assert "m states no std: ImageNet's is used" in preprocess_of(model, spec, Options(mean=(0.5,)))[1][0]
+    model.pretrained_cfg = {"mean": (0.1,), "std": (0.3,)}
+    assert preprocess_of(model, spec, Options(mean=(0.5,)))[1] == (
+        "--mean without --std: the std stays the model's own, 0.3",)
+    assert preprocess_of(model, spec, Options(std=(0.5,)))[1] == (
+        "--std without --mean: the mean stays the model's own, 0.1",)
+
+
+def test_crop_mode_and_interpolation_are_timms_or_the_users():
+    for name, option, expected in (("coat_lite_medium_384", None, "squash"), ("resnet18", None, "center"),
+                                   ("resnet18", "border", "border")):
+        model = nn.Linear(1, 1)
+        model.pretrained_cfg = timm.get_pretrained_cfg(name)
+        made, _ = preprocess_of(model, ModelSpec(name, 3, 3, (64, 48)), Options(crop_mode=option))
+        assert made.crop_mode == expected
+    for wrong, words in ((Options(crop_mode="five"), "no crop mode called 'five' (there are center, squash, border)"),
+                         (Options(crop_pct=87.5), "--crop-pct 87.5 is not the fraction"),
+                         (Options(crop_pct=87.5), "in percent? say --crop-pct 0.875"),
+                         (Options(crop_pct=0.0), "--crop-pct 0 is not"),
+                         (Options(crop_pct=float("nan")), "--crop-pct nan is not")):
+        with pytest.raises(ModelError) as refused:
+            preprocess_of(nn.Linear(1, 1), ModelSpec("m", 3, 3, (8, 8)), wrong)
+        assert words in str(refused.value)
 
 
 def test_weights_and_pretrained_exclude_each_other():

@@ -1,8 +1,11 @@
 """Toy models and data with numbers that a reader can redo."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from mmprune.family import Bench
@@ -105,3 +108,45 @@ INPUT_SHAPE = (1, 1, 8, 9)
 def make_bench(seed: int = 0) -> Bench:
     torch.manual_seed(seed)
     return Bench(SmallNet().eval(), ToySplit(96, 1), ToySplit(30, 2), ToySplit(60, 3), INPUT_SHAPE)
+
+
+RING = """
+import torch
+from torch import nn
+
+class Ring(nn.Module):
+    # class 1: the outermost pixels are brighter than grey
+    pretrained_cfg = {"mean": (0.5,), "std": (0.5,), "crop_pct": 0.5, "interpolation": "bilinear"}
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(64, 2, bias=False)
+        ring = torch.ones(8, 8)
+        ring[1:-1, 1:-1] = 0
+        with torch.no_grad():
+            self.fc.weight.copy_(torch.stack([-ring.flatten(), ring.flatten()]))
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+"""
+
+
+def planted(root: Path) -> tuple[str, Path, np.ndarray, np.ndarray]:
+    """A model that is always right about images of its size as they are, and a coin's toss when they are cropped.
+
+    Returns its factory, an .npz (the same as PNG files in ring/train and ring/test), test images and their labels.
+    """
+    labels = np.arange(80) % 2
+    images = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 1), dtype=np.uint8)
+    for side in (images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]):
+        side[:] = np.where(labels == 1, 200, 50)[:, None, None]
+    (root / "ring.py").write_text(RING)
+    split = {"train_images": images[:40], "train_labels": labels[:40], "test_images": images[40:],
+             "test_labels": labels[40:]}
+    np.savez(root / "ring.npz", **split)
+    for part, chosen in (("train", range(40)), ("test", range(40, 80))):
+        for i in chosen:
+            place = root / "ring" / part / str(labels[i]) / f"{i}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images[i, ..., 0]).save(place)
+    return f"{root / 'ring.py'}:Ring", root / "ring.npz", images[40:], labels[40:]
