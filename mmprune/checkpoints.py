@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,9 @@ def _read(path: Path) -> _Content:
         except (SafetensorError, OSError, ValueError) as err:
             raise WeightsError(f"{path} is no whole safetensors file ({err})") from err
     try:
-        return _Content(torch.load(path, map_location="cpu", weights_only=True))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle's protocols, which are read all the same
+            return _Content(torch.load(path, map_location="cpu", weights_only=True))
     except pickle.UnpicklingError:
         return _read_inertly(path)  # it holds more than tensors
     except inert_pickle.ERRORS as err:

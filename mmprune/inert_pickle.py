@@ -182,10 +182,21 @@ class _Reader(pickle.Unpickler):
             return Maker(lambda *_: InertDict())
         if module.partition(".")[0] == "torch" and name in STORAGE_DTYPES:
             return type(name, (Inert,), {})
+        if (module, name) == ("torch.storage", "_load_from_bytes"):
+            return Maker(self._storage_of)
         known = self.reading.classes
         if (module, name) not in known:
             known[module, name] = type(name, (Inert,), {"__module__": module})
         return known[module, name]
+
+    def _storage_of(self, data: Any) -> Storage:
+        """A storage that is a file of the old format in itself, as pickle, not torch.save, writes it."""
+        inner = _read_old(io.BytesIO(data), Reading(classes=self.reading.classes))
+        if not isinstance(inner.content, Storage):
+            raise pickle.UnpicklingError("a storage that is none")
+        key = f"bytes {len(self.reading.storages)}"
+        self.reading.storages[key] = inner.storages[inner.content.key]
+        return Storage(key, inner.content.dtype, inner.content.numel, inner.content.offset)
 
     def persistent_load(self, pid: Any) -> Any:
         """('storage', class, key, device, count) and, in the old format, None or (key, offset, count) of a view."""
@@ -208,7 +219,7 @@ def read(path: Path) -> Reading:
         if file.read(4) == b"PK\x03\x04":
             return _read_zip(path)
         file.seek(0)
-        return _read_old(file)
+        return _read_old(file, Reading())
 
 
 def _read_zip(path: Path) -> Reading:
@@ -232,9 +243,8 @@ def _entry(reading: Reading, name: str) -> bytes:
     return reading.archive.read(reading.root + name)
 
 
-def _read_old(file: BinaryIO) -> Reading:
+def _read_old(file: BinaryIO, reading: Reading) -> Reading:
     """Pickles of magic, protocol, machine, content and storage keys; then of each storage its count and its bytes."""
-    reading = Reading()
     first = _Reader(file, reading).load()
     if first != LEGACY_MAGIC:
         reading.content = first  # a plain pickle

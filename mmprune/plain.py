@@ -72,7 +72,7 @@ def _normalized(state: Mapping[str, Tensor], key: str) -> tuple[str, Tensor, tup
 def _weight_norm(v: Tensor, g: Tensor) -> Tensor:
     """g v / |v|, the norm over every dimension in which g has no extent of its own."""
     over = [i for i in range(v.dim()) if g.dim() != v.dim() or g.shape[i] == 1]
-    return v * (g / v.float().norm(dim=over, keepdim=True).to(v.dtype)) if over else v * (g / v.abs())
+    return v * (g / (torch.linalg.vector_norm(v, dim=over, keepdim=True) if over else v.abs()))
 
 
 def _spectral_norm(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -148,6 +148,8 @@ def make_convolutions_plain(model: nn.Module, input_shape: tuple[int, ...]) -> t
     Each is replaced only if a plain layer with the weight that it used gives the same, and all of them only if the
     model then answers a random image as before. Returns notes.
     """
+    if not any(_may_change(m) for m in model.modules()):
+        return ()
     watch = _Watch(model)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
