@@ -29,13 +29,13 @@ STORAGE_DTYPES = {
 # The list chooses between a refusal and a note; that nothing is called does not depend on it.
 HOSTILE_MODULES = {
     "os", "posix", "nt", "subprocess", "sys", "shutil", "socket", "pty", "runpy", "ctypes", "importlib", "codeop",
-    "webbrowser", "commands", "pickle", "_pickle", "marshal", "urllib", "pip", "pdb", "bdb", "timeit", "cProfile",
+    "webbrowser", "commands", "pickle", "_pickle", "marshal", "pdb", "bdb", "timeit", "cProfile",
 }
 HOSTILE_NAMES = {"eval", "exec", "execfile", "compile", "__import__", "open", "input", "breakpoint", "globals",
                  "setattr", "delattr", "__getattribute__", "__subclasses__", "load", "load_state_dict_from_url"}
 NAMED_THERE = {"builtins", "__builtin__", "io", "_io", "codecs", "numpy", "torch"}
 ERRORS = (pickle.UnpicklingError, zipfile.BadZipFile, struct.error, RuntimeError, EOFError, KeyError, OSError,
-          ValueError, TypeError, AttributeError, IndexError, OverflowError, MemoryError)
+          ValueError, TypeError, AttributeError, IndexError, OverflowError, MemoryError, AssertionError)
 
 
 class Inert:
@@ -168,7 +168,9 @@ class Reading:
     root: str = ""
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(pickle._Unpickler):
+    """In Python, not C: there a file of ten bytes can ask for a memo of 32 GiB."""
+
     def __init__(self, file: BinaryIO, reading: Reading) -> None:
         super().__init__(file, encoding="utf-8", errors="surrogateescape")
         self.reading = reading

@@ -85,6 +85,11 @@ def hostile_pickles(mark: Path) -> dict[str, bytes]:
         "rebuild by a function": b"\x80\x02ctorch._tensor\n_rebuild_from_type_v2\n(cposix\nsystem\nN" + one + b"NtR.",
         "default factory": b"\x80\x02ccollections\ndefaultdict\ncposix\nsystem\n\x85R" + string(touch) + b"Ns.",
         "module of the old format": b"\x80\x02(" + string(b"module") + b"cposix\nsystem\n" + string(touch) * 2 + b"tQ.",
+        "a memo of 32 GiB": b"\x80\x02cposix\nsystem\nr\xff\xff\xff\x7f" + one + b"R.",
+        "4 GiB of nothing": b"\x80\x04cposix\nsystem\nB\xff\xff\xff\xff.",
+        "8 EiB of nothing": b"\x80\x05cposix\nsystem\n\x96\xff\xff\xff\xff\xff\xff\xff\x7f.",
+        "deep": b"\x80\x02cposix\nsystem\n" + b"(l" * 5000 + b"a" * 4999 + b"\x86.",
+        "no opcode": b"\x80\x02cposix\nsystem\n\xff.",
         "extension": b"\x80\x02\x82\x01" + one + b"R.",
     }
 
