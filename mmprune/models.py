@@ -16,7 +16,7 @@ from mmprune.factories import call_factory, find_factory, is_factory
 from mmprune.heads import Ends, classes_of, find_ends, output_trouble, required_inputs
 from mmprune.image_sets import DataFacts
 from mmprune.left_out import left_out
-from mmprune.plain import make_convolutions_plain, make_plain, plain_state
+from mmprune.plain import make_convolutions_plain, make_plain, one_thread, plain_state
 from mmprune.records import ModelSpec, Preprocess
 from mmprune.timm_models import ModelError, create, images_of, short, timm_config
 from mmprune.weights import check_finite, fit_names, is_lite, put_weights, rename_lite, tensors_sha256
@@ -190,17 +190,19 @@ def load_model(spec: ModelSpec) -> nn.Module:
 
 def _load(spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
     """load_model, and notes."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = _make(spec)
     notes: tuple[str, ...] = ()
-    if spec.weights is not None:
-        notes = put_weights(model, _read_for(spec.model, spec.weights).state, spec.weights)
-    check_finite(model.state_dict(), spec.model)
-    model.eval()
-    notes += make_plain(model)
+    with one_thread():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = _make(spec)
+        if spec.weights is not None:
+            notes = put_weights(model, _read_for(spec.model, spec.weights).state, spec.weights)
+        check_finite(model.state_dict(), spec.model)
+        model.eval()
+        notes += make_plain(model)
     check_forward(model, spec)
-    notes += make_convolutions_plain(model, (1, spec.in_chans, *spec.image_size))
+    with one_thread():
+        notes += make_convolutions_plain(model, (1, spec.in_chans, *spec.image_size))
     if spec.weights_sha256 and tensors_sha256(model.state_dict()) != spec.weights_sha256:
         raise ModelError(f"the weights of {spec.model} ({spec.weights or 'no file'}) are no longer those that the "
                          "family was made from; bring the old ones back, or build into a new folder")

@@ -8,6 +8,7 @@ convolutions and linear layers from there on.
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -105,6 +106,17 @@ def make_plain(model: nn.Module) -> tuple[str, ...]:
     return tuple(notes)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One of torch's threads: sums depend on their number, and computed weights must have the same bits everywhere."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _hooks(module: nn.Module) -> Found:
     for hook in list(module._forward_pre_hooks.values()):
         if isinstance(hook, WeightNorm):
@@ -148,7 +160,7 @@ def make_convolutions_plain(model: nn.Module, input_shape: tuple[int, ...]) -> t
     Each is replaced only if a plain layer with the weight that it used gives the same, and all of them only if the
     model then answers a random image as before. Returns notes.
     """
-    if not any(_may_change(m) for m in model.modules()):
+    if not any(map(_may_change, model.modules())):
         return ()
     watch = _Watch(model)
     with torch.random.fork_rng(devices=[]), torch.no_grad():

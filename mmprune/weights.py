@@ -91,8 +91,9 @@ def put_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> t
     fit = _fit(model, state)
     trouble = _differences(model.state_dict(), fit.state)
     about_model: tuple[str, ...] = ()
-    if trouble and (filtered := _timm_filtered(fit.state, model)) is not None:
-        fit, trouble = _better(model, (fit, trouble), Fit(filtered, fit.left, fit.notes))
+    for whole, other in ((state, Fit({})), (fit.state, fit)):
+        if trouble and (filtered := _timm_filtered(whole, model)) is not None:
+            fit, trouble = _better(model, (fit, trouble), Fit(filtered, other.left, other.notes))
     if trouble:
         plain, folded = plain_state(state)
         about_model = make_plain(model)
@@ -121,7 +122,7 @@ def _fit(model: nn.Module, state: Mapping[str, Tensor]) -> Fit:
     return Fit({k: v for k, v in fit.state.items() if k not in extra}, (*fit.left, *extra), fit.notes)
 
 
-def _timm_filtered(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor] | None:
+def _timm_filtered(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor] | None:
     module = type(model).__module__
     convert = getattr(sys.modules.get(module), "checkpoint_filter_fn", None) if module.startswith("timm.") else None
     if convert is None:

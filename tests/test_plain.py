@@ -15,7 +15,7 @@ from mmprune.left_out import left_out
 from mmprune.models import Options, load_model, open_model
 from mmprune.plain import make_convolutions_plain, make_plain, plain_state
 from mmprune.records import ModelSpec
-from mmprune.weights import WeightsError, put_weights
+from mmprune.weights import WeightsError, put_weights, tensors_sha256
 
 SHAPE = (1, 3, 16, 16)
 FACTORY = '''
@@ -165,6 +165,20 @@ def _arguments(module):
     return module.in_channels, module.out_channels, module.kernel_size, *extra
 
 
+@pytest.mark.parametrize("name", ["standardized", "orthogonal", "new_spectral", "old_weight_norm"])
+def test_computed_weights_have_the_same_bits_with_any_number_of_threads(factory, name):
+    found = set()
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            found.add(tensors_sha256(load_model(ModelSpec(f"{factory}:{name}", 300, 3, (16, 16))).state_dict()))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == 1
+
+
 def test_a_bias_under_a_mask_and_input_projections_too():
     attention = nn.MultiheadAttention(8, 2)
     prune.random_unstructured(attention, "in_proj_weight", 0.5)
@@ -175,7 +189,7 @@ def test_a_bias_under_a_mask_and_input_projections_too():
     assert isinstance(attention.in_proj_weight, nn.Parameter) and isinstance(linear.bias, nn.Parameter)
 
 
-@pytest.mark.parametrize(("name", "size"), [("test_nfnet", 32), ("resnetv2_50", 32), ("resnetv2_50x1_bit", 64),
+@pytest.mark.parametrize(("name", "size"), [("test_nfnet", 32), ("resnetv2_50x1_bit", 64), ("nf_regnet_b0", 64),
                                             ("vit_tiny_r_s16_p8_224", 64)])
 def test_standardized_convolutions_of_timm_become_plain(name, size):
     spec = ModelSpec(name, 10, 3, (size, size))
