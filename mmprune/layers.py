@@ -83,7 +83,7 @@ def _weight_names(module: nn.Module) -> list[str]:
 
 def _record_calls(model: nn.Module, input_shape: tuple[int, ...]) -> list[_Call]:
     """Run zeros through the model and note each prunable weight the first time a product uses it."""
-    recorder = _Recorder(model)
+    recorder = Recorder(model)
     training = model.training
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
@@ -95,7 +95,7 @@ def _record_calls(model: nn.Module, input_shape: tuple[int, ...]) -> list[_Call]
     return list(recorder.calls.values())
 
 
-class _Recorder(TorchFunctionMode):
+class Recorder(TorchFunctionMode):
     """Sees every torch call of the forward pass, so a weight handed to F.linear counts like a module that is called.
 
     A weight that is first changed by something else (weight standardization) is no layer: its zeros would not survive.

@@ -3,20 +3,25 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
 
+from mmprune.checkpoints import Checkpoint, read_checkpoint
 from mmprune.choices import pick
 from mmprune.factories import call_factory, find_factory, is_factory
+from mmprune.heads import Ends, classes_of, find_ends, output_trouble, required_inputs
 from mmprune.image_sets import DataFacts
+from mmprune.left_out import left_out
 from mmprune.normalization import mean_and_std
+from mmprune.plain import make_convolutions_plain, make_plain, one_thread, plain_state
 from mmprune.preprocess import CROP_MODES, RESAMPLING, resized_size
 from mmprune.records import CROP_PCTS, ModelSpec, Preprocess
 from mmprune.timm_models import ModelError, create, images_of, short, timm_config
-from mmprune.weights import check_finite, is_lite, put_weights, read_weights, rename_lite, tensors_sha256
+from mmprune.weights import check_finite, fit_names, is_lite, put_weights, rename_lite, tensors_sha256
 
 Config = Mapping[str, Any]
 
@@ -51,8 +56,9 @@ class OpenedModel:
 def open_model(model: str, weights: str | None, facts: DataFacts | None, options: Options) -> OpenedModel:
     """Resolve, load and check a model in one go."""
     spec, notes = resolve(model, weights, facts, options)
-    loaded = load_model(spec)
+    loaded, of_loading = _load(spec)
     preprocess, more = preprocess_of(loaded, spec, options, facts.size if facts else None)
+    more = (*of_loading, *left_out(loaded, preprocess.input_shape), *more)
     spec = replace(spec, weights_sha256=tensors_sha256(loaded.state_dict()))
     random_weights = weights is None and not spec.pretrained and not is_factory(model)
     return OpenedModel(loaded, spec, preprocess, notes + more, random_weights)
@@ -69,11 +75,16 @@ def resolve(model: str, weights: str | None, facts: DataFacts | None,
     if options.pretrained and is_factory(model):
         raise ModelError(f"--pretrained is for timm models; {model} brings its own weights, or give --weights")
     config, draft = _config(model, facts, options)
-    state = _read_for(model, weights) if weights is not None else {}
+    read = _read_for(model, weights) if weights is not None else Checkpoint({})
+    state = plain_state(read.state)[0]
     published = config if options.pretrained else {}
-    rows = _dimension(state, config.get("classifier"), 0) or published.get("num_classes")
-    columns = _dimension(state, config.get("first_conv"), 1) or (published.get("input_size") or (None,))[0]
-    fixed_classes, fixed_channels = (None, None) if draft is None else _fixed(model, config, draft)
+    if draft is None:
+        rows = _dimension(state, config, "classifier", 0) or published.get("num_classes")
+        fixed_classes, fixed_channels = None, None
+    else:
+        rows = classes_of(state, draft.model, draft.ends) if state else None
+        fixed_classes, fixed_channels = _fixed(model, draft)
+    columns = _dimension(state, config, "first_conv", 1) or (published.get("input_size") or (None,))[0]
     data_classes, data_channels = (len(facts.classes), facts.channels) if facts else (None, None)
     num_classes = options.num_classes or fixed_classes or rows or data_classes or config.get("num_classes")
     in_chans = options.in_chans or fixed_channels or columns or data_channels or (config.get("input_size") or (3,))[0]
@@ -84,8 +95,18 @@ def resolve(model: str, weights: str | None, facts: DataFacts | None,
         raise ModelError(f"{model} states no input size and the images differ in size; choose one with --img-size")
     if min(num_classes, in_chans, *size) < 1:
         raise ModelError(f"--num-classes, --in-chans, --img-size must be positive: {num_classes}, {in_chans}, {size}")
+    if in_chans not in (1, 3):
+        raise ModelError(_other_channels(model, in_chans, options))
     spec = ModelSpec(model, int(num_classes), int(in_chans), (int(size[0]), int(size[1])), weights, options.pretrained)
-    return spec, _weights_notes(model, spec)
+    return spec, _weights_notes(model, spec) + read.notes
+
+
+def _other_channels(model: str, in_chans: int, options: Options) -> str:
+    images = "mmprune's images have 1 channel (grey) or 3 (red, green, blue)"
+    if options.in_chans:
+        return f"--in-chans {in_chans}: {images}; choose 1 or 3"
+    return (f"{model} takes images of {in_chans} channels; {images}. Give it weights that were trained on such, or a "
+            f"factory whose forward(image) makes the {in_chans} channels of them")
 
 
 def _weights_notes(model: str, spec: ModelSpec) -> tuple[str, ...]:
@@ -96,8 +117,16 @@ def _weights_notes(model: str, spec: ModelSpec) -> tuple[str, ...]:
     return ("no --weights: the model starts from random numbers, so every accuracy is that of an untrained model",)
 
 
-def _config(model: str, facts: DataFacts | None, options: Options) -> tuple[Config, nn.Module | None]:
-    """timm's description of the model; for a factory its model's own, and that model, made with as few arguments."""
+@dataclass(frozen=True)
+class _Draft:
+    """A factory's model made with as few arguments as it takes, and what running it shows."""
+
+    model: nn.Module
+    ends: Ends
+
+
+def _config(model: str, facts: DataFacts | None, options: Options) -> tuple[Config, _Draft | None]:
+    """timm's description of the model; for a factory its model's own, and that model."""
     if not is_factory(model):
         return timm_config(model), None
     asked = {"num_classes": options.num_classes or (len(facts.classes) if facts else None),
@@ -109,18 +138,18 @@ def _config(model: str, facts: DataFacts | None, options: Options) -> tuple[Conf
         raise ModelError(f"{model} needs {', '.join(k for k, v in needed.items() if v is None)}; give it as an option")
     draft = call_factory(model, needed)
     config = config_of(draft)
-    layers = [(k, m) for k, m in draft.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    first = next((k for k, m in layers if isinstance(m, nn.Conv2d)), None)
-    last = next((k for k, m in reversed(layers) if isinstance(m, nn.Linear)), None)
-    return {"first_conv": first, "classifier": last, **{k: v for k, v in config.items() if v}}, draft
+    channels, *own_size = config.get("input_size") or (None,)
+    size = (own_size[0], own_size[1]) if own_size else None
+    ends = find_ends(draft, (channels, options.in_chans, facts.channels if facts else None),
+                     (options.image_size, size, facts.size if facts else None))
+    return {**config, "first_conv": ends.first or config.get("first_conv")}, _Draft(draft, ends)
 
 
-def _fixed(model: str, config: Config, draft: nn.Module) -> tuple[int | None, int | None]:
+def _fixed(model: str, draft: _Draft) -> tuple[int | None, int | None]:
     """(num_classes, in_chans) of a factory's model where the factory lets nobody choose them; None where it does."""
     takes = inspect.signature(find_factory(model)).parameters
-    state = draft.state_dict()
-    return (None if "num_classes" in takes else _dimension(state, config.get("classifier"), 0),
-            None if "in_chans" in takes else _dimension(state, config.get("first_conv"), 1))
+    ends = draft.ends
+    return None if "num_classes" in takes else ends.num_classes, None if "in_chans" in takes else ends.in_chans
 
 
 def config_of(model: nn.Module) -> Config:
@@ -129,41 +158,58 @@ def config_of(model: nn.Module) -> Config:
     return found if isinstance(found, Mapping) else found.to_dict()
 
 
-def _read_for(model: str, weights: str) -> dict[str, Tensor]:
-    state = read_weights(weights)
-    if is_lite(state) and not is_factory(model) and model.startswith("tf_efficientnet_lite"):
-        state = rename_lite(state, _stage_sizes(timm.create_model(model)))
-    return state
+def _read_for(model: str, weights: str) -> Checkpoint:
+    read = read_checkpoint(Path(weights))
+    if is_lite(read.state) and not is_factory(model) and model.startswith("tf_efficientnet_lite"):
+        read = replace(read, state=rename_lite(read.state, _stage_sizes(timm.create_model(model))))
+    return read
 
 
 def _stage_sizes(model: Any) -> list[int]:
     return [len(stage) for stage in model.blocks]
 
 
-def _dimension(state: Mapping[str, Tensor], layer: Any, axis: int) -> int | None:
-    """The size of a layer's weight along an axis; `layer` is a name, or several of which the first counts."""
-    name = layer[0] if isinstance(layer, tuple | list) and layer else layer
-    weight = state.get(f"{name}.weight")
+def _dimension(state: Mapping[str, Tensor], config: Config, layer: str, axis: int) -> int | None:
+    """The size along an axis of the weight of the description's "classifier" or "first_conv".
+
+    A name, or several of which the first counts; a prefix before all names in the state is no hindrance.
+    """
+    names = {}
+    for key in ("first_conv", "classifier"):
+        found = config.get(key)
+        names[key] = f"{found[0] if isinstance(found, tuple | list) and found else found}.weight"
+    weight = fit_names(state, names.values()).state.get(names[layer])
     return None if weight is None or weight.ndim <= axis else int(weight.shape[axis])
 
 
 def load_model(spec: ModelSpec) -> nn.Module:
     """The dense model in eval mode on the CPU, weights loaded, proved by one forward pass.
 
-    Random weights are the same in every process. ModelError or WeightsError when the parts do not fit together.
+    Random weights are the same in every process. Weights that are computed from others are made plain.
+    ModelError or WeightsError when the parts do not fit together.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = _make(spec)
-    if spec.weights is not None:
-        put_weights(model, _read_for(spec.model, spec.weights), spec.weights)
-    check_finite(model.state_dict(), spec.model)
+    return _load(spec)[0]
+
+
+def _load(spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
+    """load_model, and notes."""
+    notes: tuple[str, ...] = ()
+    with one_thread():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = _make(spec)
+        if spec.weights is not None:
+            notes = put_weights(model, _read_for(spec.model, spec.weights).state, spec.weights)
+        check_finite(model.state_dict(), spec.model)
+        model.eval()
+        notes += make_plain(model)
+    check_forward(model, spec)
+    with one_thread():
+        notes += make_convolutions_plain(model, (1, spec.in_chans, *spec.image_size))
     if spec.weights_sha256 and tensors_sha256(model.state_dict()) != spec.weights_sha256:
         raise ModelError(f"the weights of {spec.model} ({spec.weights or 'no file'}) are no longer those that the "
                          "family was made from; bring the old ones back, or build into a new folder")
-    model.eval()
-    check_forward(model, spec)
-    return model
+    return model, notes
 
 
 def _make(spec: ModelSpec) -> nn.Module:
@@ -176,7 +222,10 @@ def _make(spec: ModelSpec) -> nn.Module:
 
 
 def check_forward(model: nn.Module, spec: ModelSpec) -> None:
-    """One forward pass of zeros. ModelError unless it gives a (1, num_classes) tensor."""
+    """One forward pass of zeros. ModelError unless it gives a (1, num_classes) tensor of two classes or more."""
+    if len(inputs := required_inputs(model)) != 1:
+        raise ModelError(f"{spec.model} takes {len(inputs)} inputs ({', '.join(inputs) or 'none'}); mmprune takes "
+                         "models of one image tensor: give a factory whose model makes the others in forward(image)")
     try:
         with torch.no_grad():  # inference_mode would leave tensors in lazily filled caches that training cannot use
             out = model(torch.zeros(1, spec.in_chans, *spec.image_size))
@@ -185,9 +234,8 @@ def check_forward(model: nn.Module, spec: ModelSpec) -> None:
                          "--in-chans, or leave them out for the model's own") from err
     if not isinstance(out, Tensor):
         raise ModelError(f"{spec.model} returns a {type(out).__name__}; mmprune takes models that return one tensor")
-    if tuple(out.shape) != (1, spec.num_classes):
-        raise ModelError(f"{spec.model} returns {tuple(out.shape)} for one image, not (1, {spec.num_classes}); "
-                         "say how many classes it tells apart with --num-classes")
+    if trouble := output_trouble(out, spec.num_classes):
+        raise ModelError(f"{spec.model} returns {trouble}")
 
 
 def preprocess_of(model: nn.Module, spec: ModelSpec, options: Options,

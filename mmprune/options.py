@@ -69,7 +69,7 @@ def model_options(command: Command) -> Command:
     """What names a model and its data, and how it is pruned: for every command that opens one."""
     return _add(command, [
         click.option("--model", help="A timm name, or path/to/file.py:factory. Default: a small embedded one."),
-        click.option("--weights", type=FILE, help="Trained weights: .safetensors, .pt or .pth (tensors only)."),
+        click.option("--weights", type=FILE, help="Trained weights: .safetensors, or a checkpoint of torch.save."),
         click.option("--pretrained", is_flag=True, help="Take timm's weights from the hub, where it can be reached."),
         click.option("--data", type=FILE, help="Folder of class folders (or with train/ and val/), or .npz."),
         click.option("--num-classes", type=COUNT, help="Default: as in the weights, else as in the data."),

