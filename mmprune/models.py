@@ -11,7 +11,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from mmprune.factories import call_factory, find_factory, is_factory
+from mmprune.fusing import merge_branches
 from mmprune.image_sets import DataFacts
+from mmprune.outputs import OutputError, answer_note, answer_with_logits, check_training, words
 from mmprune.records import ModelSpec, Preprocess
 from mmprune.timm_models import ModelError, create, images_of, short, timm_config
 from mmprune.weights import check_finite, is_lite, put_weights, read_weights, rename_lite, tensors_sha256
@@ -48,11 +50,12 @@ class OpenedModel:
 def open_model(model: str, weights: str | None, facts: DataFacts | None, options: Options) -> OpenedModel:
     """Resolve, load and check a model in one go."""
     spec, notes = resolve(model, weights, facts, options)
-    loaded = load_model(spec)
-    preprocess, more = preprocess_of(loaded, spec, options)
-    spec = replace(spec, weights_sha256=tensors_sha256(loaded.state_dict()))
+    loaded = _load(spec)
+    preprocess, more = preprocess_of(loaded.model, spec, options)
+    spec = replace(spec, weights_sha256=loaded.sha256)
     random_weights = weights is None and not spec.pretrained and not is_factory(model)
-    return OpenedModel(loaded, spec, preprocess, notes + more, random_weights)
+    answers = _check_answers(loaded.model, spec)
+    return OpenedModel(loaded.model, spec, preprocess, notes + more + loaded.notes + answers, random_weights)
 
 
 def resolve(model: str, weights: str | None, facts: DataFacts | None,
@@ -145,22 +148,47 @@ def _dimension(state: Mapping[str, Tensor], layer: Any, axis: int) -> int | None
 
 
 def load_model(spec: ModelSpec) -> nn.Module:
-    """The dense model in eval mode on the CPU, weights loaded, proved by one forward pass.
+    """The dense model in eval mode on the CPU, weights loaded, proved by one forward pass, parallel branches merged.
 
     Random weights are the same in every process. ModelError or WeightsError when the parts do not fit together.
     """
+    return _load(spec).model
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A model, the SHA-256 of the tensors that were loaded, before branches were merged, and notes on the merging."""
+
+    model: nn.Module
+    sha256: str
+    notes: tuple[str, ...]
+
+
+def _load(spec: ModelSpec) -> _Loaded:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = _make(spec)
     if spec.weights is not None:
         put_weights(model, _read_for(spec.model, spec.weights), spec.weights)
     check_finite(model.state_dict(), spec.model)
-    if spec.weights_sha256 and tensors_sha256(model.state_dict()) != spec.weights_sha256:
+    sha256 = tensors_sha256(model.state_dict())
+    if spec.weights_sha256 and sha256 != spec.weights_sha256:
         raise ModelError(f"the weights of {spec.model} ({spec.weights or 'no file'}) are no longer those that the "
                          "family was made from; bring the old ones back, or build into a new folder")
     model.eval()
+    answer_with_logits(model, spec.num_classes)
     check_forward(model, spec)
-    return model
+    merged = merge_branches(model, (1, spec.in_chans, *spec.image_size))
+    return _Loaded(merged.model, sha256, merged.notes)
+
+
+def _check_answers(model: nn.Module, spec: ModelSpec) -> tuple[str, ...]:
+    """Notes on what is taken of the model's outputs. ModelError where fine-tuning could not train it."""
+    shape = (1, spec.in_chans, *spec.image_size)
+    try:
+        return answer_note(model, shape, spec.num_classes) + check_training(model, shape, spec.num_classes)
+    except OutputError as err:
+        raise ModelError(f"{spec.model} cannot be fine-tuned: {err}") from err
 
 
 def _make(spec: ModelSpec) -> nn.Module:
@@ -181,7 +209,9 @@ def check_forward(model: nn.Module, spec: ModelSpec) -> None:
         raise ModelError(f"{spec.model} does not take {images_of(spec)} ({short(err)}); choose another --img-size or "
                          "--in-chans, or leave them out for the model's own") from err
     if not isinstance(out, Tensor):
-        raise ModelError(f"{spec.model} returns a {type(out).__name__}; mmprune takes models that return one tensor")
+        raise ModelError(f"{spec.model} returns {words(out)} for one image, no tensor of shape (1, {spec.num_classes}) "
+                         "among them; return the logits alone, or call them 'logits' in a dict or named tuple, and say "
+                         "how many classes it tells apart with --num-classes")
     if tuple(out.shape) != (1, spec.num_classes):
         raise ModelError(f"{spec.model} returns {tuple(out.shape)} for one image, not (1, {spec.num_classes}); "
                          "say how many classes it tells apart with --num-classes")
