@@ -120,7 +120,9 @@ def _copied(values: Any) -> Any:
 
 
 def _merge_children(module: nn.Module, path: str, search: _Search) -> None:
-    for name, child in list(module.named_children()):
+    for name, child in list(module._modules.items()):  # named_children() leaves out a second place
+        if child is None:
+            continue
         place = f"{path}.{name}" if path else name
         if child not in search.seen:
             merged = _merged(child, place, search) if place in search.inputs else None
