@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmprune.folder import write_whole
 from mmprune.layout import to_device
 from mmprune.masks import apply_masks
+from mmprune.norms import normed
 from mmprune.qat import rounded
 
 Batch = tuple[Tensor, Tensor]
@@ -134,8 +135,11 @@ def finetune(model: nn.Module, teacher: Teacher | None, job: Job, tick: Callable
     masks = {n: m.to(job.device) for n, m in job.masks.items()}
     images, _ = next(iter(job.validation.batches(1)))
     to_device(model, job.device, images.shape)
-    apply_masks(weights, masks)
     with ExitStack() as ends:
+        if job.recipe.epochs or job.recipe.recalibrate:
+            batches = job.train.batches(job.recipe.batch_size, seed=job.seed)
+            ends.enter_context(normed(model, batches, job.device))
+        apply_masks(weights, masks)
         if job.recipe.epochs:
             _train(model, teacher, job, masks, tick, lambda: ends.enter_context(rounded(model)))
         if job.recipe.recalibrate:

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from mmprune.norms import MERGED
+
 METHODS = ("fuse", "reparameterize", "switch_to_deploy")
 SAME = 1e-3  # of the largest output, as exporters/verify.py lets a float32 file differ
 SHOWN = 3  # blocks in a note
@@ -40,6 +42,7 @@ class _Search:
     inputs: dict[str, tuple[Any, Any]]  # of each block that offers to merge: what it was called with
     merged: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)  # with the reason
+    convolutions: list[str] = field(default_factory=list)  # that the branches became
     seen: dict[nn.Module, nn.Module] = field(default_factory=dict)  # what became of a block, for its next place
 
 
@@ -67,7 +70,10 @@ def merge_branches(model: nn.Module, input_shape: Sequence[int]) -> Merged:
     if not off <= SAME:
         return Merged(model, (f"the branches of {len(search.merged)} blocks stay apart: merged, the model would answer "
                               f"otherwise (by {off:.1g} of its largest logit). " + APART,))
-    return Merged(work if search.merged else model, _notes(search))
+    if not search.merged:
+        return Merged(model, _notes(search))
+    setattr(work, MERGED, tuple(search.convolutions))
+    return Merged(work, _notes(search))
 
 
 APART = "mmrt adds them up when it makes its file, so that it has fewer zeros than are reported"
@@ -155,7 +161,17 @@ def _merged(block: nn.Module, place: str, search: _Search) -> nn.Module | None:
     if after >= before:
         return None
     search.merged.append(place)
+    search.convolutions += [".".join(filter(None, (place, name))) for name in _new_convolutions(work, block)]
     return work
+
+
+def _new_convolutions(merged: nn.Module, block: nn.Module) -> list[str]:
+    """The convolutions that took in a norm or another branch: they were not there, or had no bias."""
+    def biased(whole: nn.Module) -> list[str]:
+        return [n for n, m in whole.named_modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
+
+    before = biased(block)
+    return [name for name in biased(merged) if name not in before]
 
 
 def _as_trainable(merged: nn.Module, block: nn.Module) -> None:

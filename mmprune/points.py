@@ -107,7 +107,7 @@ def read_points(root: Path) -> list[Point]:
     if not current:
         raise PointsError(f"every artifact in {root} was exported again after it was measured: measure again")
     dense = {a.id for a in artifacts.values() if variants[a.variant].strategy == DENSE}
-    sizes = {row["name"]: math.prod(row["shape"]) for row in folder.read_manifest(root)["layers"]}
+    sizes = {row["name"]: math.prod(row["shape"]) for row in folder.read_manifest(root).get("layers", [])}
     found: dict[tuple[str, str, int], Point] = {}
     for m in current:
         key = (m.artifact, m.runtime, m.threads)
