@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from exporters import ExportError, load
-from exporters.artifact import read_finished
+from exporters.artifact import LEFT, read_finished
 from exporters.subject import Subject
 from exporters.verify import VerifyError
 from mmprune.choices import pick
@@ -39,6 +39,13 @@ def wanted_formats(formats: Sequence[str]) -> tuple[tuple[str, str], ...]:
             pick("precision", precision, known, owner=name)
         pairs += [(name, p) for p in ([precision] if precision else known) if precision or p != "int8"]
     return tuple(dict.fromkeys(pairs))
+
+
+def lost_zeros(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
+    """What is said at once and not in the report alone: files that have fewer zeros than was asked for."""
+    fewer = [(note, a.id) for a in artifacts for note in a.notes if LEFT in note]
+    more = f" (and so in {len(fewer) - 1} more files; the report has them all)" if len(fewer) > 1 else ""
+    return tuple(f"{name}: {note}{more}" for note, name in fewer[-1:])
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from exporters import ExportError, mmrt_download, mmrt_file
-from exporters.artifact import Made, artifact_path, finish
+from exporters.artifact import LEFT, Made, artifact_path, finish
 from exporters.mmrt_fusion import MERGED, fuse
 from exporters.mmrt_graph import read_graph
 from exporters.mmrt_int8 import quantized, stored_size
@@ -47,30 +47,39 @@ def export(subject: Subject, precision: str) -> Artifact:
     meta = {"mmprune": __version__, "variant": subject.variant.id, "onnx_sha256": source.sha256}
     content = pack(onnx.load(subject.root / source.path), precision, meta)
     folder.write_whole(path, lambda part: part.write_bytes(content))
-    counted, merged = _count_zeros(subject, onnx.load(subject.root / source.path), path)
+    counted, merged, notes = _count_zeros(subject, source, path)
     label = f"{subject.variant.id}/mmrt-{precision}"
     for name, found in counted.items():
         if found < source.layer_sparsity[name] - LOST:
             raise ExportError(f"{label}: layer {name} has {found:.2%} zeros in the file and "
                               f"{source.layer_sparsity[name]:.2%} in the ONNX file it was made from")
-    sparsity = {**source.layer_sparsity, **counted}  # depthwise and merged layers have no operation of their own kind
+    sparsity = {**source.layer_sparsity, **counted, **merged}  # depthwise layers have no operation of their own kind
     packed = len(mmrt_download.pack(content))
-    return finish(subject, Made("mmrt", precision, (path,), sparsity, source.notes + merged, packed), open_file(path))
+    return finish(subject, Made("mmrt", precision, (path,), sparsity, source.notes + notes, packed), open_file(path))
 
 
-def _count_zeros(subject: Subject, model: onnx.ModelProto, path: Path) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Zeros of each layer as a fraction of its weights, counted by the runtime in the file that it loaded; and a note.
+def _count_zeros(subject: Subject, source: Artifact,
+                 path: Path) -> tuple[dict[str, float], dict[str, float], tuple[str, ...]]:
+    """Zeros of each layer as a fraction of its weights, counted by the runtime in the file that it loaded.
 
-    Parallel convolutions that became one (RepVGG, MobileOne) are no layers of the model any more: the note counts them.
+    Then the same of layers that are parallel convolutions and became one with others: the share of zeros in that one,
+    which is lower where their masks differ; and a note on them.
     """
+    model = onnx.load(subject.root / source.path)
     runtime = _open(path)
     profile = runtime.profile(np.zeros(subject.input_shape, np.float32))
     steps = {s["name"]: s for s in profile if s["op"] in ("LINEAR", "QLINEAR")}
     dims = {i.name: tuple(i.dims) for i in model.graph.initializer}
     users = {name: node for node in model.graph.node for name in node.input}
-    found = {}
+    branches = {name: s for s in steps.values() if MERGED in s["name"] for name in s["name"].split(MERGED)}
+    found, merged = {}, {}
     for layer in subject.layers:
         user = users.get(layer.name)
+        if user is not None and user.name in branches:
+            step = branches[user.name]
+            kept = math.prod(dims[layer.name]) * step["needed_macs"] / step["macs"]
+            merged[layer.name] = 1 - kept / math.prod(layer.shape)
+            continue
         if user is not None and user.op_type == "DequantizeLinear":
             user = users.get(user.output[0])
         step = steps.get(user.name) if user is not None else None
@@ -78,12 +87,17 @@ def _count_zeros(subject: Subject, model: onnx.ModelProto, path: Path) -> tuple[
             # an int8 layer is stored as blocks of 4 x 4, zeros beyond its edges
             size = stored_size(dims[layer.name]) if step["op"] == "QLINEAR" else math.prod(dims[layer.name])
             found[layer.name] = 1 - size * step["needed_macs"] / step["macs"] / math.prod(layer.shape)
-    merged = [s for s in steps.values() if MERGED in s["name"]]
-    if not merged:
-        return found, ()
-    share = 1 - sum(s["needed_macs"] for s in merged) / sum(s["macs"] for s in merged)
-    return found, (f"{len(merged)} groups of parallel convolutions became one convolution each, {share:.1%} zeros in "
-                   "them; the layers' own counts are those of the ONNX file",)
+    return found, merged, _merge_notes(subject, source, merged, len({s["name"] for s in branches.values()}))
+
+
+def _merge_notes(subject: Subject, source: Artifact, merged: Mapping[str, float], groups: int) -> tuple[str, ...]:
+    sizes = {layer.name: layer.params for layer in subject.layers if layer.name in merged}
+    before, after = (sum(share[name] * size for name, size in sizes.items()) / max(1, sum(sizes.values()))
+                     for share in (source.layer_sparsity, merged))
+    if before - after <= LOST:
+        return ()
+    return (f"{groups} groups of parallel convolutions became one convolution each: {before:.1%} zeros were asked for "
+            f"in the branches, {after:.1%} {LEFT}; the ONNX file keeps the branches",)
 
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:

@@ -89,7 +89,7 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
     asked.say_loading("torch and timm")
 
     from exporters import ExportError
-    from exporters.run import wanted_formats
+    from exporters.run import lost_zeros, wanted_formats
     from exporters.subject import Int8
     from exporters.subjects import SubjectMaker, export_family
     from mmprune import boards
@@ -118,6 +118,7 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
             failed = err
         boards.keep_golden_images(out, opened.make_bench().test)
         artifacts = [a for a in read_artifacts(out) if (a.format, a.precision) in wanted]
+        say_notes(lost_zeros(artifacts))
         try:
             _check_tensorrt(out, artifacts, rest["jetpack"])
         except ExportError as err:

@@ -22,6 +22,7 @@ from mmprune.choices import pick
 from mmprune.finetune import Diverged, Job, Recipe, Split, Teacher, accuracy, finetune, limit
 from mmprune.layers import find_layers
 from mmprune.masks import check_pattern, make_masks, zeros_in_blocks
+from mmprune.outputs import answer_with_logits
 from mmprune.progress import Progress, quiet
 from mmprune.ranges import find_ranges, preset_name
 from mmprune.records import DENSE, SCHEMA, Layer, Strategy, Variant
@@ -40,6 +41,9 @@ class Bench:
     validation: Split
     test: Split
     input_shape: tuple[int, int, int, int]  # (1, C, H, W)
+
+    def __post_init__(self) -> None:
+        answer_with_logits(self.model)  # a model of your own; others have it from load_model
 
     @cached_property
     def teacher(self) -> Teacher:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from mmprune.choices import pick
 from mmprune.folder import write_whole
+from mmprune.layout import to_device
 from mmprune.masks import apply_masks
+from mmprune.norms import normed
 from mmprune.qat import rounded
 
 Batch = tuple[Tensor, Tensor]
@@ -67,7 +69,6 @@ RECIPES: dict[str, Recipe] = {
                     renew_statistics=False, optimizer="adam"),
 }
 TEMPERATURE = 2.0
-FEWEST_CHANNELS = 16  # of a strided 1x1 convolution that is trained channels last
 KEPT_BYTES = 2**28  # of the dense model's answers in memory
 RECALIBRATION_IMAGES = 2_000
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -118,7 +119,7 @@ class Teacher:
         """(n, classes) for normalized images; `key` names a batch that comes again with the same images, if it does."""
         if key is not None and key in self.kept:
             return self.kept[key]
-        found = to_device(self.model, images.device).eval()(images)
+        found = to_device(self.model, images.device, images.shape).eval()(images)
         if key is not None and self.kept_bytes < KEPT_BYTES:
             self.kept[key] = found
             self.kept_bytes += found.nbytes
@@ -132,9 +133,13 @@ def finetune(model: nn.Module, teacher: Teacher | None, job: Job, tick: Callable
     """
     weights = dict(model.named_parameters())
     masks = {n: m.to(job.device) for n, m in job.masks.items()}
-    to_device(model, job.device)
-    apply_masks(weights, masks)
+    images, _ = next(iter(job.validation.batches(1)))
+    to_device(model, job.device, images.shape)
     with ExitStack() as ends:
+        if job.recipe.epochs or job.recipe.renew_statistics:
+            batches = job.train.batches(job.recipe.batch_size, seed=job.seed, augment=True)
+            ends.enter_context(normed(model, batches, job.device))
+        apply_masks(weights, masks)
         if job.recipe.epochs:
             _train(model, teacher, job, masks, tick, lambda: ends.enter_context(rounded(model)))
         if job.recipe.renew_statistics:
@@ -262,28 +267,13 @@ def recalibrate(model: nn.Module, train: Split, job: Job, augment: bool = True) 
     model.eval()
 
 
-def to_device(model: nn.Module, device: str | torch.device) -> nn.Module:
-    """The model there, in place, channels last where that is safe: convolutions train 1.3 times as fast so on a CPU."""
-    if any(map(_corrupts_channels_last, model.modules())):
-        return model.to(device)
-    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _corrupts_channels_last(module: nn.Module) -> bool:
-    """Strided 1x1 convolutions of few channels: their backward pass writes past its memory (torch 2.14, CPU).
-
-    Seen with Conv2d(3, 48, 1, stride=2), a branch of MobileOne's stem: "double free or corruption".
-    """
-    return (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.stride != (1, 1)
-            and module.in_channels < FEWEST_CHANNELS)
-
-
 @torch.no_grad()
 def accuracy(model: nn.Module, split: Split, device: str = "cpu", batch_size: int = 100) -> float:
     """Share of the split's images whose largest logit is the label's."""
-    to_device(model, device).eval()
     right = total = 0
     for images, labels in split.batches(batch_size):
+        if not total:
+            to_device(model, device, images.shape).eval()
         right += int((model(images.to(device)).argmax(dim=1).cpu() == labels.cpu()).sum())
         total += len(labels)
     if not total:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from mmprune.reach import without_effect
 from mmprune.records import Layer
 
 SMALL = 10_000  # weights; below it a layer saves little and breaks easily (Mix-and-Match, phase 1)
@@ -49,9 +50,12 @@ def find_layers(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Layer, 
     """Every prunable weight in the order of execution, with its kind, depth and multiply-accumulates for one image.
 
     input_shape  (1, C, H, W)
+    A head that runs and does not reach the answer is left out: no exported file has it.
     ValueError when the model runs none.
     """
     calls = _record_calls(model, input_shape)
+    idle = without_effect(model, {call.name: call.weight for call in calls}, input_shape)
+    calls = [call for call in calls if call.name not in idle]
     if not calls:
         raise ValueError(f"{type(model).__name__} runs no convolution and no linear layer: there is nothing to prune")
     last = max(len(calls) - 1, 1)

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from mmprune.checkpoints import Checkpoint, read_checkpoint
 from mmprune.choices import pick
 from mmprune.factories import call_factory, find_factory, is_factory
+from mmprune.fusing import merge_branches
 from mmprune.heads import Ends, classes_of, find_ends, output_trouble, required_inputs
 from mmprune.image_sets import DataFacts
 from mmprune.left_out import left_out
 from mmprune.normalization import mean_and_std
+from mmprune.outputs import OutputError, answer_note, answer_with_logits, check_training, words
 from mmprune.plain import make_convolutions_plain, make_plain, one_thread, plain_state
 from mmprune.preprocess import CROP_MODES, RESAMPLING, resized_size
 from mmprune.records import CROP_PCTS, ModelSpec, Preprocess
@@ -56,12 +58,13 @@ class OpenedModel:
 def open_model(model: str, weights: str | None, facts: DataFacts | None, options: Options) -> OpenedModel:
     """Resolve, load and check a model in one go."""
     spec, notes = resolve(model, weights, facts, options)
-    loaded, of_loading = _load(spec)
-    preprocess, more = preprocess_of(loaded, spec, options, facts.size if facts else None)
-    more = (*of_loading, *left_out(loaded, preprocess.input_shape), *more)
-    spec = replace(spec, weights_sha256=tensors_sha256(loaded.state_dict()))
+    loaded = _load(spec)
+    preprocess, more = preprocess_of(loaded.model, spec, options, facts.size if facts else None)
+    more = (*loaded.notes, *left_out(loaded.model, preprocess.input_shape), *more)
+    spec = replace(spec, weights_sha256=loaded.sha256)
     random_weights = weights is None and not spec.pretrained and not is_factory(model)
-    return OpenedModel(loaded, spec, preprocess, notes + more, random_weights)
+    answers = _check_answers(loaded.model, spec)
+    return OpenedModel(loaded.model, spec, preprocess, notes + more + answers, random_weights)
 
 
 def resolve(model: str, weights: str | None, facts: DataFacts | None,
@@ -140,7 +143,7 @@ def _config(model: str, facts: DataFacts | None, options: Options) -> tuple[Conf
     config = config_of(draft)
     channels, *own_size = config.get("input_size") or (None,)
     size = (own_size[0], own_size[1]) if own_size else None
-    ends = find_ends(draft, (channels, options.in_chans, facts.channels if facts else None),
+    ends = find_ends(answer_with_logits(draft), (channels, options.in_chans, facts.channels if facts else None),
                      (options.image_size, size, facts.size if facts else None))
     return {**config, "first_conv": ends.first or config.get("first_conv")}, _Draft(draft, ends)
 
@@ -183,17 +186,26 @@ def _dimension(state: Mapping[str, Tensor], config: Config, layer: str, axis: in
 
 
 def load_model(spec: ModelSpec) -> nn.Module:
-    """The dense model in eval mode on the CPU, weights loaded, proved by one forward pass.
+    """The dense model in eval mode on the CPU, weights loaded, proved by one forward pass, parallel branches merged.
 
     Random weights are the same in every process. Weights that are computed from others are made plain.
     ModelError or WeightsError when the parts do not fit together.
     """
-    return _load(spec)[0]
+    return _load(spec).model
 
 
-def _load(spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
-    """load_model, and notes."""
+@dataclass(frozen=True)
+class _Loaded:
+    """A model, the SHA-256 of its tensors before branches were merged, and notes on what was done to them."""
+
+    model: nn.Module
+    sha256: str
+    notes: tuple[str, ...]
+
+
+def _load(spec: ModelSpec) -> _Loaded:
     notes: tuple[str, ...] = ()
+    input_shape = (1, spec.in_chans, *spec.image_size)
     with one_thread():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -203,13 +215,26 @@ def _load(spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
         check_finite(model.state_dict(), spec.model)
         model.eval()
         notes += make_plain(model)
+    answer_with_logits(model, spec.num_classes)
     check_forward(model, spec)
     with one_thread():
-        notes += make_convolutions_plain(model, (1, spec.in_chans, *spec.image_size))
-    if spec.weights_sha256 and tensors_sha256(model.state_dict()) != spec.weights_sha256:
+        notes += make_convolutions_plain(model, input_shape)
+    sha256 = tensors_sha256(model.state_dict())
+    if spec.weights_sha256 and sha256 != spec.weights_sha256:
         raise ModelError(f"the weights of {spec.model} ({spec.weights or 'no file'}) are no longer those that the "
                          "family was made from; bring the old ones back, or build into a new folder")
-    return model, notes
+    with one_thread():
+        merged = merge_branches(model, input_shape)
+    return _Loaded(merged.model, sha256, notes + merged.notes)
+
+
+def _check_answers(model: nn.Module, spec: ModelSpec) -> tuple[str, ...]:
+    """Notes on what is taken of the model's outputs. ModelError where fine-tuning could not train it."""
+    shape = (1, spec.in_chans, *spec.image_size)
+    try:
+        return answer_note(model, shape, spec.num_classes) + check_training(model, shape, spec.num_classes)
+    except OutputError as err:
+        raise ModelError(f"{spec.model} cannot be fine-tuned: {err}") from err
 
 
 def _make(spec: ModelSpec) -> nn.Module:
@@ -233,9 +258,12 @@ def check_forward(model: nn.Module, spec: ModelSpec) -> None:
         raise ModelError(f"{spec.model} does not take {images_of(spec)} ({short(err)}); choose another --img-size or "
                          "--in-chans, or leave them out for the model's own") from err
     if not isinstance(out, Tensor):
-        raise ModelError(f"{spec.model} returns a {type(out).__name__}; mmprune takes models that return one tensor")
+        raise ModelError(f"{spec.model} returns {words(out)} for one image, no tensor of shape (1, {spec.num_classes}) "
+                         "among them; return the logits alone, or call them 'logits' in a dict or named tuple, and say "
+                         "how many classes it tells apart with --num-classes")
     if trouble := output_trouble(out, spec.num_classes):
         raise ModelError(f"{spec.model} returns {trouble}")
+
 
 
 def preprocess_of(model: nn.Module, spec: ModelSpec, options: Options,

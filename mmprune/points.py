@@ -1,5 +1,6 @@
 """A family's measured points: what each artifact costs with each runtime on one device, and how accurate it is."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ from mmprune import folder
 from mmprune.compare import Ratio, compare, stability_notes
 from mmprune.percentiles import latency_s
 from mmprune.records import DENSE, Artifact, Device, Measurement, Variant
+
+ROUNDING = 1e-6  # of a fraction that was counted
 
 
 class PointsError(RuntimeError):
@@ -27,7 +30,7 @@ class Point:
     runtime_version: str
     threads: int
     accuracy: float  # of this file on test data
-    sparsity: float
+    sparsity: float  # of what runs
     samples: int
     p50_s: float
     p90_s: float | None
@@ -104,13 +107,15 @@ def read_points(root: Path) -> list[Point]:
     if not current:
         raise PointsError(f"every artifact in {root} was exported again after it was measured: measure again")
     dense = {a.id for a in artifacts.values() if variants[a.variant].strategy == DENSE}
+    sizes = {row["name"]: math.prod(row["shape"]) for row in folder.read_manifest(root).get("layers", [])}
     found: dict[tuple[str, str, int], Point] = {}
     for m in current:
         key = (m.artifact, m.runtime, m.threads)
         if key not in found:  # the reference stands in every part of a session; the first will do
             artifact = artifacts[m.artifact]
             reference = None if m.artifact in dense else _reference(m, artifact, current, artifacts, dense)
-            found[key] = _point(variants[artifact.variant], artifact, m, reference)
+            variant = variants[artifact.variant]
+            found[key] = _point(variant, artifact, m, reference, _sparsity(variant, artifact, sizes))
     order = list(artifacts)
     return sorted(found.values(), key=lambda p: order.index(p.artifact))
 
@@ -124,12 +129,20 @@ def _reference(m: Measurement, artifact: Artifact, current: Sequence[Measurement
     return next(iter(same + beside), None)
 
 
-def _point(variant: Variant, artifact: Artifact, m: Measurement, reference: Measurement | None) -> Point:
+def _sparsity(variant: Variant, artifact: Artifact, sizes: dict[str, int]) -> float:
+    """The variant's, less the zeros that its file has not: mmrt adds parallel convolutions up, and few masks agree."""
+    lost = {name: variant.layer_sparsity.get(name, 0.0) - share for name, share in artifact.layer_sparsity.items()}
+    count = sum(share * sizes[name] for name, share in lost.items() if name in sizes and share > ROUNDING)
+    return variant.sparsity - count / max(1, sum(sizes.values()))
+
+
+def _point(variant: Variant, artifact: Artifact, m: Measurement, reference: Measurement | None,
+           sparsity: float) -> Point:
     samples = m.samples_s
     return Point(
         variant=variant.id, strategy=variant.strategy, artifact=artifact.id, format=artifact.format,
         precision=artifact.precision, runtime=m.runtime, runtime_version=m.runtime_version, threads=m.threads,
-        accuracy=artifact.accuracy, sparsity=variant.sparsity, samples=len(samples),
+        accuracy=artifact.accuracy, sparsity=sparsity, samples=len(samples),
         p50_s=latency_s(samples, 50) or 0.0, p90_s=latency_s(samples, 90), p99_s=latency_s(samples, 99),
         file_bytes=artifact.file_bytes, download_bytes=artifact.download_bytes, peak_bytes=m.peak_bytes,
         memory_bytes=m.memory_bytes, ratio=compare(m, reference) if reference else None,

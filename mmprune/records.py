@@ -109,7 +109,7 @@ class ModelSpec:
     image_size: tuple[int, int]
     weights: str | None = None  # path; None: random or `pretrained`
     pretrained: bool = False
-    weights_sha256: str = ""  # of the loaded tensors, see models.tensors_sha256
+    weights_sha256: str = ""  # of the tensors that were loaded, before branches were merged (weights.tensors_sha256)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from mmprune.finetune import (
     make_recipe,
     rate_factor,
     recalibrate,
-    to_device,
     train_step,
 )
+from mmprune.layout import to_device
 from mmprune.masks import make_masks
 
 
@@ -185,5 +185,5 @@ def test_strided_1x1_convolutions_of_few_channels_are_not_trained_channels_last(
     """MobileOne's stem: torch's backward pass corrupted the heap and the worker died."""
     bad = torch.nn.Sequential(torch.nn.Conv2d(3, 48, 1, stride=2), torch.nn.Conv2d(48, 48, 3))
     good = torch.nn.Sequential(torch.nn.Conv2d(3, 48, 3, stride=2), torch.nn.Conv2d(48, 48, 3))
-    weights = [to_device(model, "cpu")[1].weight for model in (bad, good)]
+    weights = [to_device(model, "cpu", torch.Size((1, 3, 32, 32)))[1].weight for model in (bad, good)]
     assert [w.is_contiguous(memory_format=torch.channels_last) for w in weights] == [False, True]
