@@ -1,5 +1,6 @@
 """Independent tasks on several processes: no state is shared, a dead worker is an error and not a hang."""
 
+import faulthandler
 import multiprocessing
 import signal
 from collections.abc import Callable, Sequence
@@ -9,21 +10,26 @@ from typing import Any
 
 import torch
 
-Make = Callable[[Any, Any, Callable[[int, int], None]], str | None]  # (setup, task, tick) -> reason of failure
-Report = Callable[[Any, float, str | None], None]  # (task, share done in [0, 1], reason of failure)
+Make = Callable[[Any, Any, Callable[..., None]], Any]  # (setup, task, tick) -> reason of failure or None
+Report = Callable[[Any, float, Any], None]  # (task, share done in [0, 1], reason of failure or what tick was given)
 
 
 class WorkerError(RuntimeError):
     """A worker process ended before its task did."""
 
 
-def run_tasks(setup: Any, make: Make, tasks: Sequence[Any], jobs: int, report: Report) -> None:
+def run_tasks(setup: Any, make: Make, tasks: Sequence[Any], jobs: int, report: Report, survive: bool = False) -> None:
     """make(setup, task, tick) for every task; with more than one job in that many spawned processes.
 
-    setup   what every task needs; for more than one job, a picklable function that makes it, called in each process
-    report  called with the share of the task's steps, and finally with 1.0 and the reason if the task failed
+    setup    what every task needs; for more than one job, a picklable function that makes it, called in each process
+    tick     called with a step, their number and, if there is something to say of it, that
+    report   called with the share of the task's steps, and finally with 1.0 and the reason if the task failed
+    survive  a process that dies costs its task alone, whose reason is then a WorkerError; else it is raised. With more
+             than one job a single task then has a process as well
     """
-    if jobs == 1 or len(tasks) <= 1:
+    if not tasks:
+        return
+    if jobs == 1 or (len(tasks) == 1 and not survive):
         ready = setup() if callable(setup) else setup
         for task in tasks:
             reason = make(ready, task, partial(_report_step, report, task))
@@ -34,17 +40,23 @@ def run_tasks(setup: Any, make: Make, tasks: Sequence[Any], jobs: int, report: R
     threads = max(1, torch.get_num_threads() // min(jobs, len(tasks)))
     workers: dict[Connection, tuple[Any, Any]] = {}  # pipe: (process, its task)
     try:
-        for _ in range(min(jobs, len(tasks))):
-            here, there = context.Pipe()
-            process = context.Process(target=_work, args=(there, setup, make, threads), daemon=True)
-            process.start()
-            there.close()
-            task = queue.pop(0)
-            here.send(task)
-            workers[here] = (process, task)
-        while workers:
+        while workers or queue:
+            while queue and len(workers) < jobs:
+                here, there = context.Pipe()
+                process = context.Process(target=_work, args=(there, setup, make, threads), daemon=True)
+                process.start()
+                there.close()
+                task = queue.pop(0)
+                here.send(task)
+                workers[here] = (process, task)
             for pipe in wait(list(workers)):
-                _answer(pipe, workers, queue, report)  # type: ignore[arg-type]
+                try:
+                    _answer(pipe, workers, queue, report)  # type: ignore[arg-type]
+                except WorkerError as err:
+                    if not survive:
+                        raise
+                    _, task = workers.pop(pipe)  # type: ignore[call-overload]
+                    report(task, 1.0, err)
     finally:
         for pipe, (process, _) in workers.items():
             pipe.close()
@@ -52,8 +64,8 @@ def run_tasks(setup: Any, make: Make, tasks: Sequence[Any], jobs: int, report: R
             process.join()
 
 
-def _report_step(report: Report, task: Any, step: int, steps: int) -> None:
-    report(task, min(0.999, step / steps), None)
+def _report_step(report: Report, task: Any, step: int, steps: int, word: Any = None) -> None:
+    report(task, min(0.999, step / steps), word)
 
 
 def _answer(pipe: Connection, workers: dict[Connection, tuple[Any, Any]], queue: list[Any], report: Report) -> None:
@@ -66,7 +78,7 @@ def _answer(pipe: Connection, workers: dict[Connection, tuple[Any, Any]], queue:
                           + (" (killed: out of memory? try a lower --jobs)" if process.exitcode == -9 else "")
                           + "; what is finished is kept, run the same command again to go on") from None
     if kind == "tick":
-        report(task, value, None)
+        report(task, *value)
     elif kind == "error":
         raise value
     else:
@@ -84,12 +96,13 @@ def _answer(pipe: Connection, workers: dict[Connection, tuple[Any, Any]], queue:
 def _work(pipe: Connection, setup: Callable[[], Any], make: Make, threads: int) -> None:
     """A worker's life: set up once, then one task after the other until None comes or the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
+    faulthandler.enable()  # a crash of native code says where it was
     try:
         torch.set_num_threads(threads)
         ready = setup()
         while (task := pipe.recv()) is not None:
-            def tick(step: int, steps: int) -> None:
-                pipe.send(("tick", min(0.999, step / steps)))
+            def tick(step: int, steps: int, word: Any = None) -> None:
+                pipe.send(("tick", (min(0.999, step / steps), word)))
 
             pipe.send(("done", make(ready, task, tick)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
