@@ -71,6 +71,7 @@ def quantize_for_onnxruntime(model: onnx.ModelProto, images: np.ndarray, clippin
             quantize_static(source, path, _Reader(model.graph.input[0].name, images), QuantFormat.QDQ, per_channel=True,
                             reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
                             op_types_to_quantize=list(PRODUCTS) if has_attention else None, calibrate_method=method,
+                            nodes_to_exclude=[node.name for node in model.graph.node if _shares_scales(net, node)],
                             extra_options={**options, "CalibStridedMinMax": stride})
         quantized = onnx.load(path)
     del quantized.graph.value_info[:]  # says that the constants are float
@@ -78,6 +79,13 @@ def quantize_for_onnxruntime(model: onnx.ModelProto, images: np.ndarray, clippin
     _rename(quantized.graph, {f"{name}_quantized": name for name in names})
     scale_empty_channels(quantized, model)
     return quantized
+
+
+def _shares_scales(net: Net, node: onnx.NodeProto) -> bool:
+    """Whether its bias has more channels than its weight has scales: quantize_static would multiply the two."""
+    if node.op_type != "ConvTranspose" or len(node.input) < 3 or attribute(node, "group", 1) == 1:
+        return False
+    return net.shapes.get(node.input[1], (0, 0))[1] > 1
 
 
 @contextmanager
@@ -130,8 +138,10 @@ def scale_empty_channels(quantized: onnx.ModelProto, model: onnx.ModelProto) -> 
     for node, old, weight, bias in _biased(net, source):
         integers, w_scale = (net.constants[name] for name in weight.input[:2])
         axis, floats = attribute(weight, "axis", 1), source.constants[old.input[2]]
+        if w_scale.size == 1 or w_scale.shape != floats.shape:
+            continue
         empty = ~integers.any(axis=tuple(i for i in range(integers.ndim) if i != axis)) & (abs(floats) > SMALLEST_BIAS)
-        if w_scale.size > 1 and empty.any():
+        if empty.any():
             x_scale = net.constants[net.writers[node.input[0]].input[1]]
             w_scale = np.where(empty, abs(floats) / (BIAS_STEPS * x_scale), w_scale).astype(np.float32)
             b_scale = np.where(empty, x_scale * w_scale, net.constants[bias.input[1]]).astype(np.float32)
@@ -141,13 +151,14 @@ def scale_empty_channels(quantized: onnx.ModelProto, model: onnx.ModelProto) -> 
 
 
 def _biased(net: Net, source: Net) -> Iterator[tuple[onnx.NodeProto, ...]]:
-    """The layers of the Q/DQ graph with an INT8 weight and an INT32 bias of their own, as (node, what it was, the nodes
-    that dequantize the weight and the bias)."""
+    """The layers of the Q/DQ graph with an INT8 weight and an INT32 bias of their own, both constants before, as (node,
+    what it was, the nodes that dequantize the weight and the bias)."""
     layers = {node.name: node for node in source.graph.node if weight_index(source, node) == 1}
     for node in [n for n in net.graph.node if n.name in layers]:
         weight, bias = _dequantize(net, node, 1), _dequantize(net, node, 2)
-        if weight is not None and bias is not None:
-            yield node, layers[node.name], weight, bias
+        old = layers[node.name]
+        if weight is not None and bias is not None and old.input[2] in source.constants:
+            yield node, old, weight, bias
 
 
 def correct_biases(quantized: onnx.ModelProto, model: onnx.ModelProto, images: np.ndarray) -> int:
@@ -158,18 +169,39 @@ def correct_biases(quantized: onnx.ModelProto, model: onnx.ModelProto, images: n
     """
     net, source = read_net(quantized), read_net(model)
     found = list(_biased(net, source))
-    means = _mean_inputs(model, [(old.input[0], 1 if old.op_type == "Conv" else -1) for _, old, *_ in found], images)
+    means = _mean_inputs(model, [(old.input[0], -1 if old.op_type == "Gemm" else 1) for _, old, *_ in found], images)
+    count = 0
     for (_, old, weight, bias), mean in zip(found, means, strict=True):
-        lost = source.constants[old.input[1]] - _dequantized(net, weight)
-        if old.op_type != "Conv":
-            error = lost @ mean if attribute(old, "transB", 0) else mean @ lost
-        else:
-            groups = attribute(old, "group", 1)
-            error = np.einsum("goc,gc->go", lost.sum(axis=(2, 3)).reshape(groups, -1, lost.shape[1]),
-                              mean.reshape(groups, -1)).reshape(-1)
-        steps = net.constants[bias.input[0]] + error / net.constants[bias.input[1]]
-        _replace(net, bias.input[0], _integers(steps))
-    return len(found)
+        error = _mean_error(source, old, source.constants[old.input[1]] - _dequantized(net, weight), mean)
+        steps = net.constants[bias.input[0]]
+        if error is not None and error.shape == steps.shape:
+            _replace(net, bias.input[0], _integers(steps + error / net.constants[bias.input[1]]))
+            count += 1
+    return count
+
+
+def _mean_error(source: Net, node: onnx.NodeProto, lost: np.ndarray, mean: np.ndarray) -> np.ndarray | None:
+    """What a weight's lost part takes from each output channel in the mean; None where that is not understood.
+
+    lost  as the weight lies in the file: Conv (O, C / groups, taps ...), ConvTranspose (C, O / groups, taps ...), Gemm
+          (C, O) or, transB, (O, C)
+    mean  (C,) of the input
+    """
+    if node.op_type == "Gemm":
+        if attribute(node, "transA", 0) or not attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1:
+            return None
+        return lost @ mean if attribute(node, "transB", 0) else mean @ lost
+    groups = attribute(node, "group", 1)
+    taps = lost.sum(axis=tuple(range(2, lost.ndim)))
+    taps, mean = taps.reshape(groups, -1, taps.shape[1]), mean.reshape(groups, -1)
+    if node.op_type == "Conv":
+        return np.einsum("goc,gc->go", taps, mean).reshape(-1)
+    before, after = (source.shapes.get(name) for name in (node.input[0], node.output[0]))
+    if before is None or after is None:
+        return None
+    # each tap takes a position of the input to one of the output, which with strides has more of them
+    share = np.prod(before[2:]) / np.prod(after[2:])
+    return share * np.einsum("gco,gc->go", taps, mean).reshape(-1)
 
 
 def _dequantize(net: Net, node: onnx.NodeProto, index: int) -> onnx.NodeProto | None:

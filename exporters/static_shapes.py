@@ -43,7 +43,11 @@ def image_alone(model: torch.nn.Module) -> Iterator[None]:
     Else the exporter passes the defaults of its other parameters too, as tensors (EVA-02: is_causal=False).
     """
     own, forward = "forward" in vars(model), model.forward
-    model.forward = lambda image: forward(image)
+
+    def of_image(image: Tensor) -> Any:
+        return forward(image)
+
+    model.forward = of_image
     try:
         yield
     finally:

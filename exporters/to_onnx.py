@@ -20,7 +20,7 @@ from torch.onnx.errors import OnnxExporterError
 from exporters import ExportError, calibration
 from exporters.adaptive_pooling import ExplicitPooling
 from exporters.artifact import Made, artifact_path, finish
-from exporters.onnx_graph import lift_constants
+from exporters.onnx_graph import fold_factors, lift_constants
 from exporters.onnxruntime_int8 import quantize
 from exporters.quantize import check_zero_points, left_in_float
 from exporters.remove_channels import remove_channels
@@ -92,6 +92,7 @@ def _export_fp32(subject: Subject) -> Artifact:
     doing("simplifying")
     model, notes = simplify(traced)
     notes = later + notes
+    fold_factors(model)
     flushed = flush_subnormals(model)
     if flushed:
         notes.append(f"{flushed} subnormal weights flushed to 0")
