@@ -6,7 +6,7 @@ loss says so. mmrt runs the same file.
 import io
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from exporters.activations import logits_of, observe
 from exporters.onnx_graph import PRODUCTS, Net, attribute, read_net, weight_index
 from exporters.subject import Labelled, Subject
 
+Doing = Callable[[str], None]  # told of each stage
 METHODS = {"minmax": (CalibrationMethod.MinMax, {}), "entropy": (CalibrationMethod.Entropy, {}),
            "percentile": (CalibrationMethod.Percentile, {"CalibPercentile": 99.99})}
 AT_ONCE = 16  # images whose activations are in memory together
@@ -33,15 +34,17 @@ def quantize(model: onnx.ModelProto, subject: Subject, label: str) -> tuple[onnx
 
     model  the finished float32 one
     """
-    images, how = calibration.images_of(subject, label), subject.int8
+    images, how, doing = calibration.images_of(subject, label), subject.int8, subject.attempts.doing
+    doing(f"calibrating on {len(images)} images")
     made = quantize_for_onnxruntime(model, images, how.clipping)
     notes: tuple[str, ...] = (calibration.describe(images, how),)
     if how.bias_correction:
+        doing("correcting biases")
         correct_biases(made, model, images)
     if how.max_drop is not None:
         if subject.validation is None:
             raise ExportError(f"{label}: --max-drop needs validation images, and the subject has none")
-        made, note = keep_within(made, model, subject.validation, how.max_drop, label)
+        made, note = keep_within(made, model, subject.validation, how.max_drop, label, doing)
         notes += note
     return made, notes
 
@@ -233,30 +236,35 @@ def _mean_inputs(model: onnx.ModelProto, tensors: Sequence[tuple[str, int]], ima
 
 
 def keep_within(quantized: onnx.ModelProto, model: onnx.ModelProto, validation: Labelled, max_drop: float,
-                label: str) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+                label: str, doing: Doing = lambda stage: None) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The Q/DQ model with as many layers in float32 as it takes to lose at most max_drop points of accuracy.
 
     Layers are ranked by what each brings back of the mean squared distance to the float32 logits when its weights alone
     are float32; 1, 2, 4, ... of them stay so. ExportError where that never suffices.
     """
     images, labels = validation
+    doing(f"float32 on {len(images)} validation images")
     goal = logits_of(model, images)
     right = _accuracy(goal, labels)
 
     def drop(candidate: onnx.ModelProto) -> float:
         return 100 * (right - _accuracy(logits_of(candidate, images), labels))
 
+    doing(f"int8 on {len(images)} validation images")
     lost = drop(quantized)
     if lost <= max_drop:
         return quantized, ()
     few = images[:RANKING_IMAGES]
     layers = layers_of(quantized, model)
-    distances = {name: float(((logits_of(in_float(quantized, model, [name]), few) - goal[:len(few)])**2).mean())
-                 for name in layers}
+    distances = {}
+    for i, name in enumerate(layers, 1):
+        doing(f"ranking layer {i} of {len(layers)}")
+        distances[name] = float(((logits_of(in_float(quantized, model, [name]), few) - goal[:len(few)])**2).mean())
     ranked = sorted(layers, key=distances.__getitem__)
     count = 1
     while True:
         kept = ranked[:count]
+        doing(f"{len(kept)} of {len(layers)} layers in float32, on {len(images)} validation images")
         made = in_float(quantized, model, kept)
         left = drop(made)
         if left <= max_drop:

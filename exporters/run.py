@@ -133,7 +133,8 @@ def export_variants(root: Path, variants: Sequence[Variant], formats: Sequence[t
         run_tasks(partial(_Setup, make_subject, tuple(formats)), _export_variant, tasks, jobs, course.report, True)
         tasks, course.again = course.again, []
     if course.failures:
-        raise ExportError("\n".join(_told(course.failures, root)))
+        order = [v.id for v in variants]
+        raise ExportError("\n".join(_told(sorted(course.failures, key=lambda found: order.index(found[0])))))
     found = [read_finished(root, v.id, *pair) for v in variants for pair in formats]
     return [artifact for artifact in found if artifact is not None]
 
@@ -162,7 +163,7 @@ def _export_variant(setup: _Setup, task: _Task, tick: Callable[..., None]) -> tu
     return attempts.failures(variant.id) or None
 
 
-def _told(failures: Iterable[tuple[str, Failure]], root: Path) -> list[str]:
+def _told(failures: Iterable[tuple[str, Failure]]) -> list[str]:
     """A line for each cause, with all files that it cost."""
     files: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     logs: dict[tuple[str, tuple[str, ...]], Path] = {}

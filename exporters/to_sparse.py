@@ -45,15 +45,18 @@ def export(subject: Subject, precision: str) -> Artifact:
     source = export_one(subject, "onnx", "int8" if precision == "int8" else "fp32")
     path = artifact_path(subject.root, subject.variant.id, "mmrt", precision, SUFFIX)
     meta = {"mmprune": __version__, "variant": subject.variant.id, "onnx_sha256": source.sha256}
-    content = pack(onnx.load(subject.root / source.path), precision, meta)
+    model = onnx.load(subject.root / source.path)
+    subject.attempts.doing("lowering")
+    content = pack(model, precision, meta)
     folder.write_whole(path, lambda part: part.write_bytes(content))
-    counted, merged = _count_zeros(subject, onnx.load(subject.root / source.path), path)
+    counted, merged = _count_zeros(subject, model, path)
     label = f"{subject.variant.id}/mmrt-{precision}"
     for name, found in counted.items():
         if found < source.layer_sparsity[name] - LOST:
             raise ExportError(f"{label}: layer {name} has {found:.2%} zeros in the file and "
                               f"{source.layer_sparsity[name]:.2%} in the ONNX file it was made from")
     sparsity = {**source.layer_sparsity, **counted}  # depthwise and merged layers have no operation of their own kind
+    subject.attempts.doing("packing to know its size")
     packed = len(mmrt_download.pack(content))
     return finish(subject, Made("mmrt", precision, (path,), sparsity, source.notes + merged, packed), open_file(path))
 

@@ -37,6 +37,7 @@ def export(subject: Subject, precision: str) -> Artifact:
     if opset_of(read) > OPSET:
         raise ExportError(f"{label}: the model needs opset {opset_of(read)}, and TensorRT's files have {OPSET}, which "
                           "every JetPack reads: replace the operator that needs it (the onnx file's notes name it)")
+    subject.attempts.doing("converting")
     model = make[precision](read)
     notes = (calibration.describe(subject.calibration),) if precision == "int8" else ()
     made = write_typed(subject, source, model, ("tensorrt", precision), notes)
