@@ -1,6 +1,7 @@
 """How the exports of one variant go: the file at work and its stage, what has failed and of what."""
 
 import errno
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,8 +90,7 @@ def reason(err: Exception, label: str) -> str:
     """What failed, without the file's name. Of an exception that is no refusal of ours: its kind and where it was."""
     text = str(err).strip()
     if _is_refusal(err):
-        head, _, rest = text.partition(": ")
-        return rest if rest and head.split("/")[0] == label else text
+        return re.sub(rf"^{re.escape(label)}(/[\w-]+)?:? ", "", text)
     words = " ".join(text.split())
     words = f"{words[:LONGEST]} ..." if len(words) > LONGEST else words
     frames = traceback.extract_tb(err.__traceback__)
