@@ -1,9 +1,11 @@
 """The contract of a format, over the table FORMATS; resuming; errors."""
 
 import json
+import lzma
 import pickle
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -264,10 +266,15 @@ def test_subject_refuses_what_does_not_fit(tmp_path):
 
 
 def test_download_size_is_a_tar_xz(tmp_path):
+    """As `tar` and `xz -0` make it of the same files, whatever their dates and owners."""
     path = tmp_path / "zeros.bin"
     path.write_bytes(bytes(1 << 20))
     assert 100 < sizes.download_bytes([path]) < 1000
-    assert sizes.download_bytes([path]) == sizes.download_bytes([path])
+    path.write_bytes(np.random.default_rng(0).standard_normal(20_000).astype(np.float32).tobytes())
+    with tarfile.open(tmp_path / "it.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        tar.add(path, path.name)
+    by_hand = len(lzma.compress((tmp_path / "it.tar").read_bytes(), preset=0))
+    assert sizes.download_bytes([path]) == pytest.approx(by_hand, abs=100)
 
 
 def test_a_damaged_record_says_what_to_do(tmp_path):
