@@ -60,6 +60,8 @@ def _watched(subject: Subject, run: Run, i: int) -> np.ndarray:
 def verify(subject: Subject, run: Run, precision: str, label: str) -> Agreement:
     """Run all of the subject's images through `run`, one by one. VerifyError with the numbers beyond a tolerance."""
     tolerance = TOLERANCES[precision]
+    if "logits" not in vars(subject):
+        subject.attempts.doing(f"torch's answers to {len(subject.images)} images")
     expected = subject.logits
     got = np.concatenate([_watched(subject, run, i) for i in range(len(expected))])
     if got.shape != expected.shape:

@@ -3,6 +3,7 @@
 import faulthandler
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -96,7 +97,8 @@ def _answer(pipe: Connection, workers: dict[Connection, tuple[Any, Any]], queue:
 def _work(pipe: Connection, setup: Callable[[], Any], make: Make, threads: int) -> None:
     """A worker's life: set up once, then one task after the other until None comes or the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
-    faulthandler.enable()  # a crash of native code says where it was
+    if sys.stderr is not None:
+        faulthandler.enable()  # a crash of native code says where it was
     try:
         torch.set_num_threads(threads)
         ready = setup()
