@@ -34,6 +34,8 @@ def finish(subject: Subject, made: Made, run: Run) -> Artifact:
     """Verify the files against torch and record them. VerifyError when they differ: then there is no record."""
     name = f"{subject.variant.id}/{made.format}-{made.precision}"
     agreement = verify(subject, run, made.precision, name)
+    if made.download_bytes is None:
+        subject.attempts.doing("packing to know its size")
     files = tuple(path.relative_to(subject.root).as_posix() for path in made.files)
     drop = 100 * (agreement.torch_accuracy - agreement.accuracy)
     notes = tuple(note for note in made.notes if LOST not in note)  # of the file that this one was made from

@@ -28,12 +28,11 @@ def pack(content):
     """The bytes of a .mmrt file -> those of its .mmrt.xz."""
     runs = _float_runs(content)
     head = HEADER.pack(MAGIC, len(content), len(runs)) + b"".join(ROW.pack(*run) for run in runs)
-    streams = [(head + _rest(content, runs), 6)]
+    streams = [head + _rest(content, runs)]
     for width in WIDTHS:
         floats = _rotate(b"".join(content[at:at + size] for at, size, w in runs if w == width), width, width * 8 - 1)
-        exponents = width - 1
-        streams += [(floats[byte::width], 6 if byte == exponents else 0) for byte in range(width)]
-    return b"".join(_compress(stream, effort) for stream, effort in streams if stream)
+        streams += [floats[byte::width] for byte in range(width)]
+    return b"".join(_compress(stream) for stream in streams if stream)
 
 
 def unpack(packed, limit=1 << 32):
@@ -121,9 +120,15 @@ def _rotate(floats, width, right):
     return b"".join(pieces)
 
 
-def _compress(stream, effort):
-    """No context is worth keeping here (lc, lp, pb 0): neighbouring bytes have nothing to do with each other."""
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": effort, "lc": 0, "lp": 0, "pb": 0}]
+def _compress(stream):
+    """xz that looks little for what came before and weighs each match against the bytes themselves.
+
+    Neighbouring bytes have nothing to do with each other (lc, lp, pb 0) and hardly anything comes twice, so that a
+    longer search finds nothing: of a ResNet-18, preset 6 makes the exponents 4 % larger where it is dense and 9 %
+    smaller at 80 % sparsity, the rest as large, and takes 3 to 6 times as long; preset 0 is faster and 10 to 30 % off.
+    """
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 0, "pb": 0, "mode": lzma.MODE_NORMAL,
+                "mf": lzma.MF_HC3, "nice_len": 16, "depth": 1, "dict_size": 1 << 16}]
     return lzma.compress(stream, lzma.FORMAT_XZ, lzma.CHECK_CRC32, filters=filters)
 
 

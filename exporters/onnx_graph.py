@@ -85,6 +85,18 @@ def set_constant(net: Net, node: onnx.NodeProto, index: int, array: np.ndarray) 
     net.shapes[name] = array.shape
 
 
+def fold_factors(model: onnx.ModelProto) -> None:
+    """Take alpha and beta of each Gemm into its constant weight and bias, in place: quantizers and runtimes differ."""
+    net = read_net(model)
+    for node in [n for n in net.graph.node if n.op_type == "Gemm"]:
+        for name, index in (("alpha", weight_index(net, node)), ("beta", 2)):
+            factor = attribute(node, name, 1.0)
+            if factor != 1 and index is not None and index < len(node.input) and node.input[index] in net.constants:
+                array = net.constants[node.input[index]]
+                set_constant(net, node, index, (array * factor).astype(array.dtype))
+                node.attribute.remove(next(a for a in node.attribute if a.name == name))
+
+
 def set_size(net: Net, tensor: str, axis: int, size: int) -> None:
     """Note that a tensor now has another length along an axis."""
     shape = net.shapes[tensor]

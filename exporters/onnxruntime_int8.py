@@ -6,7 +6,7 @@ loss says so. mmrt runs the same file.
 import io
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from exporters.activations import logits_of, observe
 from exporters.onnx_graph import PRODUCTS, Net, attribute, read_net, weight_index
 from exporters.subject import Labelled, Subject
 
+Doing = Callable[[str], None]  # told of each stage
 METHODS = {"minmax": (CalibrationMethod.MinMax, {}), "entropy": (CalibrationMethod.Entropy, {}),
            "percentile": (CalibrationMethod.Percentile, {"CalibPercentile": 99.99})}
 AT_ONCE = 16  # images whose activations are in memory together
@@ -33,15 +34,17 @@ def quantize(model: onnx.ModelProto, subject: Subject, label: str) -> tuple[onnx
 
     model  the finished float32 one
     """
-    images, how = calibration.images_of(subject, label), subject.int8
+    images, how, doing = calibration.images_of(subject, label), subject.int8, subject.attempts.doing
+    doing(f"calibrating on {len(images)} images")
     made = quantize_for_onnxruntime(model, images, how.clipping)
     notes: tuple[str, ...] = (calibration.describe(images, how),)
     if how.bias_correction:
+        doing("correcting biases")
         correct_biases(made, model, images)
     if how.max_drop is not None:
         if subject.validation is None:
             raise ExportError(f"{label}: --max-drop needs validation images, and the subject has none")
-        made, note = keep_within(made, model, subject.validation, how.max_drop, label)
+        made, note = keep_within(made, model, subject.validation, how.max_drop, label, doing)
         notes += note
     return made, notes
 
@@ -71,6 +74,7 @@ def quantize_for_onnxruntime(model: onnx.ModelProto, images: np.ndarray, clippin
             quantize_static(source, path, _Reader(model.graph.input[0].name, images), QuantFormat.QDQ, per_channel=True,
                             reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
                             op_types_to_quantize=list(PRODUCTS) if has_attention else None, calibrate_method=method,
+                            nodes_to_exclude=[node.name for node in model.graph.node if _shares_scales(net, node)],
                             extra_options={**options, "CalibStridedMinMax": stride})
         quantized = onnx.load(path)
     del quantized.graph.value_info[:]  # says that the constants are float
@@ -78,6 +82,13 @@ def quantize_for_onnxruntime(model: onnx.ModelProto, images: np.ndarray, clippin
     _rename(quantized.graph, {f"{name}_quantized": name for name in names})
     scale_empty_channels(quantized, model)
     return quantized
+
+
+def _shares_scales(net: Net, node: onnx.NodeProto) -> bool:
+    """Whether its bias has more channels than its weight has scales: quantize_static would multiply the two."""
+    if node.op_type != "ConvTranspose" or len(node.input) < 3 or attribute(node, "group", 1) == 1:
+        return False
+    return net.shapes.get(node.input[1], (0, 0))[1] > 1
 
 
 @contextmanager
@@ -130,8 +141,10 @@ def scale_empty_channels(quantized: onnx.ModelProto, model: onnx.ModelProto) -> 
     for node, old, weight, bias in _biased(net, source):
         integers, w_scale = (net.constants[name] for name in weight.input[:2])
         axis, floats = attribute(weight, "axis", 1), source.constants[old.input[2]]
+        if w_scale.size == 1 or w_scale.shape != floats.shape:
+            continue
         empty = ~integers.any(axis=tuple(i for i in range(integers.ndim) if i != axis)) & (abs(floats) > SMALLEST_BIAS)
-        if w_scale.size > 1 and empty.any():
+        if empty.any():
             x_scale = net.constants[net.writers[node.input[0]].input[1]]
             w_scale = np.where(empty, abs(floats) / (BIAS_STEPS * x_scale), w_scale).astype(np.float32)
             b_scale = np.where(empty, x_scale * w_scale, net.constants[bias.input[1]]).astype(np.float32)
@@ -141,13 +154,14 @@ def scale_empty_channels(quantized: onnx.ModelProto, model: onnx.ModelProto) -> 
 
 
 def _biased(net: Net, source: Net) -> Iterator[tuple[onnx.NodeProto, ...]]:
-    """The layers of the Q/DQ graph with an INT8 weight and an INT32 bias of their own, as (node, what it was, the nodes
-    that dequantize the weight and the bias)."""
+    """The layers of the Q/DQ graph with an INT8 weight and an INT32 bias of their own, both constants before, as (node,
+    what it was, the nodes that dequantize the weight and the bias)."""
     layers = {node.name: node for node in source.graph.node if weight_index(source, node) == 1}
     for node in [n for n in net.graph.node if n.name in layers]:
         weight, bias = _dequantize(net, node, 1), _dequantize(net, node, 2)
-        if weight is not None and bias is not None:
-            yield node, layers[node.name], weight, bias
+        old = layers[node.name]
+        if weight is not None and bias is not None and old.input[2] in source.constants:
+            yield node, old, weight, bias
 
 
 def correct_biases(quantized: onnx.ModelProto, model: onnx.ModelProto, images: np.ndarray) -> int:
@@ -158,18 +172,39 @@ def correct_biases(quantized: onnx.ModelProto, model: onnx.ModelProto, images: n
     """
     net, source = read_net(quantized), read_net(model)
     found = list(_biased(net, source))
-    means = _mean_inputs(model, [(old.input[0], 1 if old.op_type == "Conv" else -1) for _, old, *_ in found], images)
+    means = _mean_inputs(model, [(old.input[0], -1 if old.op_type == "Gemm" else 1) for _, old, *_ in found], images)
+    count = 0
     for (_, old, weight, bias), mean in zip(found, means, strict=True):
-        lost = source.constants[old.input[1]] - _dequantized(net, weight)
-        if old.op_type != "Conv":
-            error = lost @ mean if attribute(old, "transB", 0) else mean @ lost
-        else:
-            groups = attribute(old, "group", 1)
-            error = np.einsum("goc,gc->go", lost.sum(axis=(2, 3)).reshape(groups, -1, lost.shape[1]),
-                              mean.reshape(groups, -1)).reshape(-1)
-        steps = net.constants[bias.input[0]] + error / net.constants[bias.input[1]]
-        _replace(net, bias.input[0], _integers(steps))
-    return len(found)
+        error = _mean_error(source, old, source.constants[old.input[1]] - _dequantized(net, weight), mean)
+        steps = net.constants[bias.input[0]]
+        if error is not None and error.shape == steps.shape:
+            _replace(net, bias.input[0], _integers(steps + error / net.constants[bias.input[1]]))
+            count += 1
+    return count
+
+
+def _mean_error(source: Net, node: onnx.NodeProto, lost: np.ndarray, mean: np.ndarray) -> np.ndarray | None:
+    """What a weight's lost part takes from each output channel in the mean; None where that is not understood.
+
+    lost  as the weight lies in the file: Conv (O, C / groups, taps ...), ConvTranspose (C, O / groups, taps ...), Gemm
+          (C, O) or, transB, (O, C)
+    mean  (C,) of the input
+    """
+    if node.op_type == "Gemm":
+        if attribute(node, "transA", 0) or not attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1:
+            return None
+        return lost @ mean if attribute(node, "transB", 0) else mean @ lost
+    groups = attribute(node, "group", 1)
+    taps = lost.sum(axis=tuple(range(2, lost.ndim)))
+    taps, mean = taps.reshape(groups, -1, taps.shape[1]), mean.reshape(groups, -1)
+    if node.op_type == "Conv":
+        return np.einsum("goc,gc->go", taps, mean).reshape(-1)
+    before, after = (source.shapes.get(name) for name in (node.input[0], node.output[0]))
+    if before is None or after is None:
+        return None
+    # each tap takes a position of the input to one of the output, which with strides has more of them
+    share = np.prod(before[2:]) / np.prod(after[2:])
+    return share * np.einsum("gco,gc->go", taps, mean).reshape(-1)
 
 
 def _dequantize(net: Net, node: onnx.NodeProto, index: int) -> onnx.NodeProto | None:
@@ -201,30 +236,35 @@ def _mean_inputs(model: onnx.ModelProto, tensors: Sequence[tuple[str, int]], ima
 
 
 def keep_within(quantized: onnx.ModelProto, model: onnx.ModelProto, validation: Labelled, max_drop: float,
-                label: str) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+                label: str, doing: Doing = lambda stage: None) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The Q/DQ model with as many layers in float32 as it takes to lose at most max_drop points of accuracy.
 
     Layers are ranked by what each brings back of the mean squared distance to the float32 logits when its weights alone
     are float32; 1, 2, 4, ... of them stay so. ExportError where that never suffices.
     """
     images, labels = validation
+    doing(f"float32 on {len(images)} validation images")
     goal = logits_of(model, images)
     right = _accuracy(goal, labels)
 
     def drop(candidate: onnx.ModelProto) -> float:
         return 100 * (right - _accuracy(logits_of(candidate, images), labels))
 
+    doing(f"int8 on {len(images)} validation images")
     lost = drop(quantized)
     if lost <= max_drop:
         return quantized, ()
     few = images[:RANKING_IMAGES]
     layers = layers_of(quantized, model)
-    distances = {name: float(((logits_of(in_float(quantized, model, [name]), few) - goal[:len(few)])**2).mean())
-                 for name in layers}
+    distances = {}
+    for i, name in enumerate(layers, 1):
+        doing(f"ranking layer {i} of {len(layers)}")
+        distances[name] = float(((logits_of(in_float(quantized, model, [name]), few) - goal[:len(few)])**2).mean())
     ranked = sorted(layers, key=distances.__getitem__)
     count = 1
     while True:
         kept = ranked[:count]
+        doing(f"{len(kept)} of {len(layers)} layers in float32, on {len(images)} validation images")
         made = in_float(quantized, model, kept)
         left = drop(made)
         if left <= max_drop:

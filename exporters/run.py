@@ -1,28 +1,39 @@
 """Exports, one or many, that go on where they were stopped."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from exporters import ExportError, load
 from exporters.artifact import LEFT, read_finished
+from exporters.attempts import Died, Failure, is_for_all, reason
 from exporters.subject import Subject
-from exporters.verify import VerifyError
+from mmprune import folder
 from mmprune.choices import pick
 from mmprune.records import Artifact, Variant
-from mmprune.workers import run_tasks
+from mmprune.workers import Processes, WorkerError, run_tasks
 
-Progress = Callable[[int, int, str], None]  # (done, total, label)
+Progress = Callable[[float, int, str], None]  # (done, total, label)
 
 
 def export_one(subject: Subject, format: str, precision: str) -> Artifact:
-    """The artifact of a variant: the finished one if its files are whole, else made anew."""
+    """The artifact of a variant: the finished one if its files are whole, else made anew.
+
+    What failed once for this subject, and what is made from it, fails of the same without another try.
+    """
     done = read_finished(subject.root, subject.variant.id, format, precision)
-    return done if done is not None else load(format).export(subject, precision)
+    if done is not None:
+        return done
+    file = f"{format}-{precision}"
+    if file in subject.attempts.failed:
+        raise subject.attempts.failed[file]
+    with subject.attempts.making(file, folder.export_log(subject.root, subject.variant.id, file)):
+        subject.attempts.doing("")
+        return load(format).export(subject, precision)
 
 
-def quiet(done: int, total: int, label: str) -> None:
+def quiet(done: float, total: int, label: str) -> None:
     """The Progress that says nothing."""
 
 
@@ -56,6 +67,60 @@ class _Setup:
     formats: tuple[tuple[str, str], ...]
 
 
+@dataclass(frozen=True)
+class _Task:
+    """A variant to export."""
+
+    variant: Variant
+    dead: tuple[tuple[str, str], ...] = ()  # (file, reason) where a process died making it
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """What goes on: the file, such as "onnx-int8", and the step of making it."""
+
+    file: str
+    what: str
+
+
+@dataclass
+class _Course:
+    """What the parent knows of the exports: how far each variant is, what failed, what has to be tried again."""
+
+    root: Path
+    missing: dict[str, int]  # by variant: files to make
+    before: int  # files that were there
+    total: int
+    progress: Progress
+    shares: dict[str, float] = field(default_factory=dict)  # by variant
+    at: dict[str, str] = field(default_factory=dict)  # by variant: the file at work
+    failures: list[tuple[str, Failure]] = field(default_factory=list)  # (variant, failure)
+    again: list[_Task] = field(default_factory=list)
+
+    def report(self, task: _Task, share: float, word: _Stage | WorkerError | tuple[Failure, ...] | None) -> None:
+        variant = task.variant.id
+        if isinstance(word, WorkerError):
+            self._mourn(task, word)
+            return
+        label = variant
+        if isinstance(word, _Stage):
+            self.at[variant] = word.file
+            label = f"{variant}/{word.file} {word.what}".rstrip()
+        elif word:
+            self.failures += [(variant, failure) for failure in word]
+        self.shares[variant] = share
+        done = self.before + sum(share * self.missing[name] for name, share in self.shares.items())
+        self.progress(round(done, 6), self.total, label)
+
+    def _mourn(self, task: _Task, err: WorkerError) -> None:
+        """The file that killed its process has failed; the variant's others are tried again without it."""
+        file, words = self.at.pop(task.variant.id, ""), str(err).partition(";")[0]
+        if not file or file in dict(task.dead):
+            self.failures.append((task.variant.id, Failure("", words)))
+        else:
+            self.again.append(replace(task, dead=(*task.dead, (file, words))))
+
+
 def export_variants(root: Path, variants: Sequence[Variant], formats: Sequence[tuple[str, str]],
                     make_subject: Callable[[Variant], Subject], jobs: int = 1,
                     progress: Progress = quiet) -> list[Artifact]:
@@ -63,40 +128,62 @@ def export_variants(root: Path, variants: Sequence[Variant], formats: Sequence[t
 
     make_subject  makes the variant's Subject where it is needed; for more than one job it must be picklable (a
                   function of a module or a partial of one), because it runs in spawned processes
-    progress      called with the number of finished artifacts
-    A variant that fails does not stop the others; then ExportError names each failure at the end.
+    progress      called with the number of finished artifacts and what is at work
+    A file that fails, of whatever exception or death of its process, costs itself and what is made from it; then
+    ExportError names each at the end. OSError where there is no room for more.
     """
-    total = len(variants) * len(formats)
     missing = {v.id: [p for p in formats if read_finished(root, v.id, *p) is None] for v in variants}
-    left = [v for v in variants if missing[v.id]]
-    done = total - sum(map(len, missing.values()))
-    progress(done, total, "")
-
-    failures: list[str] = []
-
-    def report(variant: Variant, share: float, reason: str | None) -> None:
-        nonlocal done
-        if reason is not None:
-            failures.append(reason)
-        if share == 1.0:
-            done += len(missing[variant.id])
-            progress(done, total, variant.id)
-
-    run_tasks(partial(_Setup, make_subject, tuple(formats)), _export_variant, left, jobs, report)
-    if failures:
-        raise ExportError("\n".join(failures))
+    total, count = len(variants) * len(formats), {name: len(pairs) for name, pairs in missing.items()}
+    course = _Course(root, count, total - sum(count.values()), total, progress)
+    progress(course.before, total, "")
+    tasks = [_Task(v) for v in variants if missing[v.id]]
+    while tasks:
+        run_tasks(partial(_Setup, make_subject, tuple(formats)), _export_variant, tasks,
+                  Processes(jobs, survive=True), course.report)
+        tasks, course.again = course.again, []
+    if course.failures:
+        order = [v.id for v in variants]
+        raise ExportError("\n".join(_told(sorted(course.failures, key=lambda found: order.index(found[0])))))
     found = [read_finished(root, v.id, *pair) for v in variants for pair in formats]
     return [artifact for artifact in found if artifact is not None]
 
 
-def _export_variant(setup: _Setup, variant: Variant, tick: Callable[[int, int], None]) -> str | None:
-    """Export one variant; the reasons where that failed."""
-    subject = setup.make_subject(variant)
-    failures = []
-    for step, (format, precision) in enumerate(setup.formats, 1):
+def _export_variant(setup: _Setup, task: _Task, tick: Callable[..., None]) -> tuple[Failure, ...] | None:
+    """Export one variant; what failed, if anything did."""
+    variant, count, step = task.variant, len(setup.formats), 0
+    try:
+        subject = setup.make_subject(variant)
+    except Exception as err:
+        if is_for_all(err):
+            raise
+        return (Failure("", reason(err, variant.id)),)
+    attempts = subject.attempts
+    attempts.watch = lambda file, what: tick(step, count, _Stage(file, what))
+    for file, words in task.dead:
+        attempts.failed[file] = Died(words)
+        attempts.logs[file] = folder.export_log(subject.root, variant.id, file)
+    for step, pair in enumerate(setup.formats):
         try:
-            export_one(subject, format, precision)
-        except (ExportError, VerifyError) as err:
-            failures.append(str(err))
-        tick(step, len(setup.formats))
-    return "\n".join(failures) or None
+            export_one(subject, *pair)
+        except Exception as err:  # noted in attempts; the next file may be made all the same
+            if is_for_all(err):
+                raise
+        tick(step + 1, count)
+    return attempts.failures(variant.id) or None
+
+
+def _told(failures: Iterable[tuple[str, Failure]]) -> list[str]:
+    """A line for each cause, with all files that it cost."""
+    files: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    logs: dict[tuple[str, tuple[str, ...]], Path] = {}
+    for variant, failure in failures:
+        key = (failure.reason, failure.also)
+        files.setdefault(key, []).append(f"{variant}/{failure.file}" if failure.file else variant)
+        if failure.log is not None:
+            logs.setdefault(key, failure.log)
+    lines = []
+    for (words, also), names in files.items():
+        derived = f"; so there is no {', '.join(also)} either" if also else ""
+        more = f" (more in {logs[words, also]})" if (words, also) in logs else ""
+        lines.append(f"{', '.join(names)}: {words}{derived}{more}")
+    return lines

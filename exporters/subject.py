@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from exporters.attempts import Attempts
 from mmprune.choices import pick
 from mmprune.records import Layer, Variant
 
@@ -42,6 +43,7 @@ class Subject:
     calibration: np.ndarray = field(default_factory=partial(np.empty, (0, 0, 0, 0), np.float32))
     int8: Int8 = field(default_factory=Int8)
     validation: Labelled | None = None  # on which layers are chosen that stay in float32; never test images
+    attempts: Attempts = field(default_factory=Attempts, init=False)
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != np.float32 or len(self.images) == 0:

@@ -18,6 +18,7 @@ class Checked:
 
     lines: tuple[str, ...]
     errors: tuple[str, ...]
+    refused: frozenset[str] = frozenset()  # ids of the artifacts that have errors
 
 
 def check_files(root: Path, artifacts: Sequence[Artifact], jetpack: str,
@@ -27,12 +28,12 @@ def check_files(root: Path, artifacts: Sequence[Artifact], jetpack: str,
     `ask` is NVIDIA's parser; it is not asked again once it is absent. ValueError for an unknown JetPack.
     """
     files = [a for a in artifacts if a.format == "tensorrt"]
-    tensorrt, told, errors, absent = tensorrt_of(jetpack).version, list[str](), list[str](), False
+    tensorrt, told, errors, absent = tensorrt_of(jetpack).version, list[str](), list[tuple[str, str]](), False
     for artifact in files:
         path = root / artifact.path
         for finding in check(path, jetpack):
             if finding.level == "error":
-                errors.append(f"{artifact.id}: {finding.node or 'the file'}: {finding.message}")
+                errors.append((artifact.id, f"{finding.node or 'the file'}: {finding.message}"))
             elif finding.level == "warning":
                 told.append(f"{finding.rule}: {finding.message}")
         if not absent:
@@ -40,17 +41,18 @@ def check_files(root: Path, artifacts: Sequence[Artifact], jetpack: str,
             absent = verdict.status == "absent"
             told.append("NVIDIA's parser: " + describe(verdict, tensorrt))
             if verdict.status == "rejected":
-                errors.append(f"{artifact.id}: {describe(verdict, tensorrt)}")
+                errors.append((artifact.id, describe(verdict, tensorrt)))
     counts = {line: told.count(line) for line in told}
     lines = [f"{line} ({n} of {len(files)} files)" if n > 1 else line for line, n in counts.items()]
-    return Checked((*_sparsity(root, files), *lines), tuple(errors))
+    return Checked((*_sparsity(root, files), *lines), tuple(f"{name}: {text}" for name, text in errors),
+                   frozenset(name for name, _ in errors))
 
 
-def refuse(checked: Checked, jetpack: str) -> None:
+def refuse(checked: Checked, jetpack: str, so: str = "nothing was bundled") -> None:
     """ExportError where something keeps the files from a board."""
     if checked.errors:
         text = "\n".join(checked.errors)
-        raise ExportError(f"TensorRT of JetPack {jetpack} would not build these files; nothing was bundled:\n{text}")
+        raise ExportError(f"TensorRT of JetPack {jetpack} would not build these files; {so}:\n{text}")
 
 
 def _sparsity(root: Path, files: Sequence[Artifact]) -> list[str]:

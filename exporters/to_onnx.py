@@ -1,11 +1,11 @@
-"""A variant as one ONNX file: opset 17, batch 1, BatchNorm folded, simplified, channels that do nothing removed.
+"""A variant as one ONNX file: batch 1, BatchNorm folded, simplified, channels that do nothing removed.
 
+Opset 17, and a later one only for a model that has an operator which 17 cannot say; the artifact's notes tell.
 INT8 is ONNX Runtime's static quantization of the finished fp32 file.
 The constants of the layers carry their torch names (zeros.name_layers); metadata_props name the variant.
 """
 
 import io
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,15 +15,17 @@ import onnxruntime
 import onnxsim
 import torch
 from onnx import numpy_helper
+from torch.onnx.errors import OnnxExporterError
 
 from exporters import ExportError, calibration
 from exporters.adaptive_pooling import ExplicitPooling
 from exporters.artifact import Made, artifact_path, finish
-from exporters.onnx_graph import lift_constants
+from exporters.onnx_graph import fold_factors, lift_constants
 from exporters.onnxruntime_int8 import quantize
 from exporters.quantize import check_zero_points, left_in_float
 from exporters.remove_channels import remove_channels
 from exporters.run import export_one
+from exporters.static_shapes import StaticShapes, image_alone
 from exporters.subject import Subject
 from exporters.zeros import constant_layers, count_zeros, name_layers
 from mmprune import __version__, folder
@@ -34,6 +36,7 @@ from mmprune.records import Artifact
 PRECISIONS = ("fp32", "int8")
 SUFFIX = ".onnx"
 OPSET = 17  # the highest that TensorRT 8.6 (JetPack 6.0) and the TorchScript exporter both know in full
+LATER_OPSETS = (18, 19, 20)  # that the TorchScript exporter has
 INPUT, OUTPUT = "input", "logits"
 SAME = 1e-5  # equal graphs may differ by this fraction of the largest output: float32 sums in another order
 FOLDED = 1e-4  # where weights were also multiplied by BatchNorm's scales; visformer_tiny comes to 1e-5
@@ -83,7 +86,13 @@ def write_typed(subject: Subject, source: Artifact, model: onnx.ModelProto, kind
 def _export_fp32(subject: Subject) -> Artifact:
     label = f"{subject.variant.id}/onnx-fp32"
     weights = layer_weights(subject)
-    model, notes = simplify(convert(subject))
+    doing = subject.attempts.doing
+    doing("tracing")
+    traced, later = convert(subject)
+    doing("simplifying")
+    model, notes = simplify(traced)
+    notes = later + notes
+    fold_factors(model)
     flushed = flush_subnormals(model)
     if flushed:
         notes.append(f"{flushed} subnormal weights flushed to 0")
@@ -93,6 +102,7 @@ def _export_fp32(subject: Subject) -> Artifact:
     in_file = {name: weight for name, weight in weights.items() if name not in gone}
     kept = count_zeros(_constants(model), in_file, label)  # before the removal, whose weights count as zeros
     if subject.variant.pattern not in ALIGNED:  # the channels that stay would move to other groups of four
+        doing("removing channels without effect")
         model, removal = shrink(model, subject)
         notes += removal
     onnx.helper.set_model_props(model, {"mmprune": __version__, "variant": subject.variant.id})
@@ -142,18 +152,45 @@ def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
 
 
-def convert(subject: Subject) -> onnx.ModelProto:
-    """Torch to ONNX by tracing. The TorchScript exporter folds BatchNorm into convolutions and needs no package."""
-    buffer = io.BytesIO()
+def convert(subject: Subject) -> tuple[onnx.ModelProto, list[str]]:
+    """Torch to ONNX by tracing, and a note where that takes a later opset than OPSET. ExportError where none will do.
+
+    The TorchScript exporter folds BatchNorm into convolutions and needs no package.
+    """
     try:
-        with warnings.catch_warnings(), ExplicitPooling():
-            warnings.simplefilter("ignore")  # of the tracer, on shapes: they are static here, and verify looks
-            torch.onnx.export(subject.model, (torch.from_numpy(subject.images[:1]),), buffer,  # type: ignore[arg-type]
-                              opset_version=OPSET, dynamo=False, input_names=[INPUT], output_names=[OUTPUT])
-    except Exception as err:  # the exporter raises whatever its symbolic functions raise
-        reason = str(err).strip().partition("\n")[0]  # the rest is the whole graph
-        raise ExportError(f"{subject.variant.id}: torch cannot write this model as ONNX: {reason}") from err
+        return _trace(subject, OPSET), []
+    except OnnxExporterError as err:  # an operator that the opset, or the exporter at any opset, does not have
+        first, reason = err, _first_line(err)
+    except Exception as err:  # the model's own, under the tracer
+        raise _no_onnx(subject, _first_line(err)) from err
+    for opset in LATER_OPSETS:
+        subject.attempts.doing(f"tracing for opset {opset}")
+        try:
+            return _trace(subject, opset), [f"opset {opset}, as opset {OPSET} will not do: {reason}"]
+        except OnnxExporterError as err:
+            print(f"opset {opset}: {_first_line(err)}")  # into the log
+    raise _no_onnx(subject, f"{reason} (nor at opsets {LATER_OPSETS[0]} to {LATER_OPSETS[-1]})") from first
+
+
+def _trace(subject: Subject, opset: int) -> onnx.ModelProto:
+    buffer = io.BytesIO()
+    with ExplicitPooling(), StaticShapes(), image_alone(subject.model):
+        torch.onnx.export(subject.model, (torch.from_numpy(subject.images[:1]),), buffer,  # type: ignore[arg-type]
+                          opset_version=opset, dynamo=False, input_names=[INPUT], output_names=[OUTPUT])
     return onnx.load_from_string(buffer.getvalue())
+
+
+def _first_line(err: Exception) -> str:
+    """The rest is the whole graph."""
+    return str(err).strip().partition("\n")[0] or type(err).__name__
+
+
+def _no_onnx(subject: Subject, reason: str) -> ExportError:
+    return ExportError(f"{subject.variant.id}/onnx-fp32: torch cannot write this model as ONNX: {reason}")
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
 
 
 def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:

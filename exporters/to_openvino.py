@@ -38,6 +38,7 @@ def export(subject: Subject, precision: str) -> Artifact:
     model, notes = openvino.Core().read_model(str(subject.root / source.path)), source.notes
     if precision == "int8":
         images = calibration.images_of(subject, label)
+        subject.attempts.doing(f"calibrating on {len(images)} images")
         model = openvino_int8.quantize(model, images, constants)
         notes += (calibration.describe(images), *openvino_int8.left_in_float(model))
     path = artifact_path(subject.root, subject.variant.id, "openvino", precision, SUFFIX)

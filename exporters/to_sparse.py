@@ -45,27 +45,29 @@ def export(subject: Subject, precision: str) -> Artifact:
     source = export_one(subject, "onnx", "int8" if precision == "int8" else "fp32")
     path = artifact_path(subject.root, subject.variant.id, "mmrt", precision, SUFFIX)
     meta = {"mmprune": __version__, "variant": subject.variant.id, "onnx_sha256": source.sha256}
-    content = pack(onnx.load(subject.root / source.path), precision, meta)
+    model = onnx.load(subject.root / source.path)
+    subject.attempts.doing("lowering")
+    content = pack(model, precision, meta)
     folder.write_whole(path, lambda part: part.write_bytes(content))
-    counted, merged, notes = _count_zeros(subject, source, path)
+    counted, merged, notes = _count_zeros(subject, model, source, path)
     label = f"{subject.variant.id}/mmrt-{precision}"
     for name, found in counted.items():
         if found < source.layer_sparsity[name] - LOST:
             raise ExportError(f"{label}: layer {name} has {found:.2%} zeros in the file and "
                               f"{source.layer_sparsity[name]:.2%} in the ONNX file it was made from")
     sparsity = {**source.layer_sparsity, **counted, **merged}  # depthwise layers have no operation of their own kind
+    subject.attempts.doing("packing to know its size")
     packed = len(mmrt_download.pack(content))
     return finish(subject, Made("mmrt", precision, (path,), sparsity, source.notes + notes, packed), open_file(path))
 
 
-def _count_zeros(subject: Subject, source: Artifact,
+def _count_zeros(subject: Subject, model: onnx.ModelProto, source: Artifact,
                  path: Path) -> tuple[dict[str, float], dict[str, float], tuple[str, ...]]:
     """Zeros of each layer as a fraction of its weights, counted by the runtime in the file that it loaded.
 
     Then the same of layers that are parallel convolutions and became one with others: the share of zeros in that one,
     which is lower where their masks differ; and a note on them.
     """
-    model = onnx.load(subject.root / source.path)
     runtime = _open(path)
     profile = runtime.profile(np.zeros(subject.input_shape, np.float32))
     steps = {s["name"]: s for s in profile if s["op"] in ("LINEAR", "QLINEAR")}

@@ -15,7 +15,7 @@ from exporters.artifact import finish
 from exporters.quantize import quantize_for_tensorrt, to_fp16
 from exporters.run import export_one
 from exporters.subject import Subject
-from exporters.to_onnx import open_exact, write_typed
+from exporters.to_onnx import OPSET, open_exact, opset_of, write_typed
 from mmprune.choices import pick
 from mmprune.records import Artifact
 
@@ -33,7 +33,12 @@ def export(subject: Subject, precision: str) -> Artifact:
         "int8": lambda model: quantize_for_tensorrt(model, calibration.images_of(subject, label)),
     }
     source = export_one(subject, "onnx", "fp32")
-    model = make[precision](onnx.load(subject.root / source.path))
+    read = onnx.load(subject.root / source.path)
+    if opset_of(read) > OPSET:
+        raise ExportError(f"{label}: the model needs opset {opset_of(read)}, and TensorRT's files have {OPSET}, which "
+                          "every JetPack reads: replace the operator that needs it (the onnx file's notes name it)")
+    subject.attempts.doing("converting")
+    model = make[precision](read)
     notes = (calibration.describe(subject.calibration),) if precision == "int8" else ()
     made = write_typed(subject, source, model, ("tensorrt", precision), notes)
     return finish(subject, made, open_file(made.files[0]))

@@ -48,11 +48,22 @@ class Agreement:
     torch_accuracy: float
 
 
+SAID_EVERY = 200  # images
+
+
+def _watched(subject: Subject, run: Run, i: int) -> np.ndarray:
+    if i % SAID_EVERY == 0:
+        subject.attempts.doing(f"checking, {i} of {len(subject.images)} images")
+    return run(subject.images[i:i + 1])
+
+
 def verify(subject: Subject, run: Run, precision: str, label: str) -> Agreement:
     """Run all of the subject's images through `run`, one by one. VerifyError with the numbers beyond a tolerance."""
     tolerance = TOLERANCES[precision]
+    if "logits" not in vars(subject):
+        subject.attempts.doing(f"torch's answers to {len(subject.images)} images")
     expected = subject.logits
-    got = np.concatenate([run(subject.images[i:i + 1]) for i in range(len(expected))])
+    got = np.concatenate([_watched(subject, run, i) for i in range(len(expected))])
     if got.shape != expected.shape:
         raise VerifyError(f"{label} answers shape {got.shape}, torch {expected.shape}")
     scale = float(np.abs(expected).max())

@@ -1,5 +1,6 @@
 """The words of a command as what the library takes. Heavy packages load inside the function using them."""
 
+import importlib.util
 import math
 import sys
 from collections.abc import Iterable
@@ -109,17 +110,27 @@ def makeable(formats: Iterable[str]) -> tuple[str, ...]:
     """The formats that can be made and checked here; says what is left out and why."""
     from mmprune.runtime_files import runtime_files
 
+    found = _without_nncf(tuple(formats))
     try:
         runtime_files()
     except FileNotFoundError as err:
         click.echo(f"note: no mmrt files: {err}", err=True)
-        return tuple(f for f in formats if f.partition("-")[0] != "mmrt")
-    return tuple(formats)
+        return tuple(f for f in found if f.partition("-")[0] != "mmrt")
+    return found
+
+
+def _without_nncf(formats: tuple[str, ...]) -> tuple[str, ...]:
+    """The formats but openvino-int8 where what quantizes it is missing; says so."""
+    if "openvino-int8" not in formats or importlib.util.find_spec("nncf") is not None:
+        return formats
+    click.echo("note: no openvino-int8 files: they need the package nncf: pip install nncf", err=True)
+    return tuple(f for f in formats if f != "openvino-int8")
 
 
 def formats(usual: Iterable[str], words: tuple[str, ...], precisions: tuple[str, ...]) -> tuple[str, ...]:
     """The formats in words, else the usual ones that can be made here; in these precisions where some are named.
 
+    A file that was named and cannot be made is an error, later; one that follows from --precision is a note.
     BadParameter for a precision that none of them has, and for one beside a format that names its own.
     """
     from exporters import load
@@ -137,7 +148,9 @@ def formats(usual: Iterable[str], words: tuple[str, ...], precisions: tuple[str,
             whose = "these formats'" if words else "this target's"
             raise click.BadParameter(f"{precision!r} is none of {whose} ({have})", param_hint="--precision")
     wanted = tuple(f"{name}-{p}" for name, have in known.items() for p in precisions if p in have)
-    return wanted if words else makeable(wanted)
+    if not words:
+        return makeable(wanted)
+    return _without_nncf(wanted) if set(wanted) != {"openvino-int8"} else wanted
 
 
 def named(rest: dict[str, Any]) -> Any:

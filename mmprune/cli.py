@@ -91,10 +91,9 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
     from exporters import ExportError
     from exporters.run import lost_zeros, wanted_formats
     from exporters.subject import Int8
-    from exporters.subjects import SubjectMaker, export_family
+    from exporters.subjects import SubjectMaker
     from mmprune import boards
     from mmprune.family import Resources, build_family
-    from mmprune.folder import read_artifacts
     from mmprune.masks import check_pattern
     from mmprune.progress import bars
     from mmprune.scores import SCORES
@@ -111,30 +110,59 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
     request = asked.request(rest, opened.make_bench.spec.model, opened.about, scores, pattern)
     with bars(quiet) as progress:
         variants = build_family(opened.make_bench, request, out, resources, progress)
-        try:
-            export_family(maker, variants, wanted, resources.jobs, progress)
-            failed = None
-        except ExportError as err:  # what was exported is measured all the same
-            failed = err
+        artifacts, failed = _export(maker, variants, wanted, (resources.jobs, rest["jetpack"]), progress)
         boards.keep_golden_images(out, opened.make_bench().test)
-        artifacts = [a for a in read_artifacts(out) if (a.format, a.precision) in wanted]
         say_notes(lost_zeros(artifacts))
-        try:
-            _check_tensorrt(out, artifacts, rest["jetpack"])
-        except ExportError as err:
-            raise ExportError("\n".join(str(e) for e in (failed, err) if e)) from err
         elsewhere = not rest["hosts"] and not boards.is_here(target)
-        if artifacts and not elsewhere:
-            how = {"threads": rest["threads"], **asked.on_a_board(rest), "progress": progress}
-            boards.measure_all(out, artifacts, [(host, target) for host in dict.fromkeys(rest["hosts"]) or [None]],
-                               profile, how)
-    if artifacts and elsewhere:
-        made = boards.bundle(out, artifacts, target, profile, rest["threads"])
-        click.echo(boards.what_to_do(out, target, made.path))
-    elif artifacts:
-        _finish(out)
-    if failed is not None:
-        raise failed
+        with _said_too(failed):
+            if artifacts and not elsewhere:
+                how = {"threads": rest["threads"], **asked.on_a_board(rest), "progress": progress}
+                boards.measure_all(out, artifacts, [(host, target) for host in dict.fromkeys(rest["hosts"]) or [None]],
+                                   profile, how)
+    with _said_too(failed):
+        if artifacts and elsewhere:
+            made = boards.bundle(out, artifacts, target, profile, rest["threads"])
+            click.echo(boards.what_to_do(out, target, made.path))
+        elif artifacts:
+            _finish(out)
+    if failed:
+        raise ExportError("\n".join(failed))
+
+
+def _export(maker: Any, variants: list[Any], wanted: tuple[tuple[str, str], ...], how: tuple[int, str],
+            progress: Any) -> tuple[list[Any], list[str]]:
+    """The finished artifacts of the wanted (format, precision), and what to say of those that could not be made.
+
+    how  (jobs, JetPack): TensorRT's files that its version would not take are no artifacts to go on with
+    """
+    from exporters import ExportError
+    from exporters.subjects import export_family
+    from exporters.tensorrt_check import refuse
+    from mmprune.folder import read_artifacts
+
+    (jobs, jetpack), failed = how, []
+    try:
+        export_family(maker, variants, wanted, jobs, progress)
+    except ExportError as err:  # what was exported is measured all the same
+        failed.append(str(err))
+    artifacts = [a for a in read_artifacts(maker.root) if (a.format, a.precision) in wanted]
+    checked = _check_tensorrt(maker.root, artifacts, jetpack)
+    try:
+        refuse(checked, jetpack, "they are left out")
+    except ExportError as err:
+        failed.append(str(err))
+    return [a for a in artifacts if a.id not in checked.refused], failed
+
+
+@contextmanager
+def _said_too(failed: list[str]) -> Iterator[None]:
+    """Where something else fails as well, say first what failed before."""
+    try:
+        yield
+    except Exception:
+        for text in failed:
+            click.echo(f"Error: {text}", err=True)
+        raise
 
 
 @cli.command(epilog="Example: mmprune bench mmprune-out --target x86 --profile full")
@@ -184,6 +212,7 @@ def bundle(family: Path, target: str, profile: str, threads: int | None, jetpack
     """One file with all that a board without network needs: models, programs, what they should answer."""
     import targets
     from exporters.jetpack import tensorrt_of
+    from exporters.tensorrt_check import refuse
     from mmprune import boards
     from mmprune.folder import read_artifacts
 
@@ -191,7 +220,7 @@ def bundle(family: Path, target: str, profile: str, threads: int | None, jetpack
     tensorrt_of(jetpack)
     artifacts = read_artifacts(family)
     if "tensorrt" in runtimes:
-        _check_tensorrt(family, artifacts, jetpack)
+        refuse(_check_tensorrt(family, artifacts, jetpack), jetpack)
     boards.bundle(family, artifacts, target, profile, threads)
 
 
@@ -320,13 +349,13 @@ def doctor() -> None:
         _fail("the main job does not run here; see the lines marked MISSING", 1)
 
 
-def _check_tensorrt(root: Path, artifacts: list[Any], jetpack: str) -> None:
-    """Say what can be known here of the files for a Jetson. ExportError where its TensorRT would not take one."""
-    from exporters.tensorrt_check import check_files, refuse
+def _check_tensorrt(root: Path, artifacts: list[Any], jetpack: str) -> Any:
+    """Say what can be known here of the files for a Jetson; what keeps some from it is in what is returned."""
+    from exporters.tensorrt_check import check_files
 
     checked = check_files(root, artifacts, jetpack)
     say_notes(checked.lines)
-    refuse(checked, jetpack)
+    return checked
 
 
 def _finish(family: Path) -> None:

@@ -29,7 +29,7 @@ from mmprune.records import DENSE, SCHEMA, Layer, Strategy, Variant
 from mmprune.scores import BATCH_SIZE, BATCHES, NEEDS_GRADIENT, SCORES, make_scores, mean_absolute_gradients
 from mmprune.strategies import PAPER_TEN, TEN, paper_plan, plan
 from mmprune.weights import tensors_sha256
-from mmprune.workers import run_tasks, threads_of, torch_threads
+from mmprune.workers import Processes, run_tasks, threads_of, torch_threads
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def build_family(make_bench: Callable[[], Bench], request: Request, root: Path, 
             shares[task.id] = share
             progress("fine-tune", task.strategy.name, sum(shares.values()), len(tasks))
 
-        run_tasks(setup, make, open_tasks, resources.jobs, report, threads)
+        run_tasks(setup, make, open_tasks, Processes(resources.jobs, threads), report)
         folder.write_json(root / folder.MANIFEST, {**manifest, "failures": failures})
     return folder.read_variants(root)
 

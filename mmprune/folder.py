@@ -6,6 +6,7 @@
                              one file set an artifact and its <format>-<precision>.json (written last)
     measurements.jsonl       one Measurement a line, append-only
     front.png, report.md
+A file that could not be made leaves <format>-<precision>.log in its variant's folder where there is more to say.
 """
 
 import contextlib
@@ -87,6 +88,11 @@ def read_variants(root: Path) -> list[Variant]:
 
 def artifact_record(root: Path, variant_id: str, format: str, precision: str) -> Path:
     return variant_folder(root, variant_id) / f"{format}-{precision}.json"
+
+
+def export_log(root: Path, variant_id: str, file: str) -> Path:
+    """What was printed while a file ("<format>-<precision>") was made that then failed, and the traceback."""
+    return variant_folder(root, variant_id) / f"{file}.log"
 
 
 def read_artifacts(root: Path) -> list[Artifact]:

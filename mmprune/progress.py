@@ -48,7 +48,7 @@ class _Bars:
 
     def __init__(self) -> None:
         self.bar: Any = None
-        self.stage = ""
+        self.stage = self.item = ""
 
     def update(self, stage: str, item: str, done: float, total: int) -> None:
         if stage != self.stage:
@@ -56,7 +56,8 @@ class _Bars:
             self.stage = stage
             self.bar = tqdm(total=total, desc=f"{stage:<10}", initial=done, file=sys.stderr, mininterval=0.5,
                             smoothing=0.05, bar_format=self.FORMAT)
-        self.bar.set_postfix_str(item, refresh=False)
+        self.bar.set_postfix_str(item, refresh=item != self.item)  # a long step says at once what it is
+        self.item = item
         self.bar.update(done - self.bar.n)
 
     def close(self) -> None:

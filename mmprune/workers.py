@@ -1,17 +1,20 @@
 """Independent tasks on several processes: no state is shared, a dead worker is an error and not a hang."""
 
+import faulthandler
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
 
-Make = Callable[[Any, Any, Callable[[int, int], None]], str | None]  # (setup, task, tick) -> reason of failure
-Report = Callable[[Any, float, str | None], None]  # (task, share done in [0, 1], reason of failure)
+Make = Callable[[Any, Any, Callable[..., None]], Any]  # (setup, task, tick) -> reason of failure or None
+Report = Callable[[Any, float, Any], None]  # (task, share done in [0, 1], reason of failure or what tick was given)
 
 
 class WorkerError(RuntimeError):
@@ -35,15 +38,28 @@ def torch_threads(count: int) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def run_tasks(setup: Any, make: Make, tasks: Sequence[Any], jobs: int, report: Report, threads: int = 0) -> None:
-    """make(setup, task, tick) for every task; with more than one job in that many spawned processes.
+@dataclass(frozen=True)
+class Processes:
+    """How tasks are run."""
 
-    setup    what every task needs; for more than one job, a picklable function that makes it, called in each process
-    report   called with the share of the task's steps, and finally with 1.0 and the reason if the task failed
-    threads  torch's, of each job; 0: threads_of(jobs)
+    jobs: int = 1  # side by side; more than one: in that many spawned processes
+    threads: int = 0  # torch's, of each job; 0: threads_of(jobs)
+    # A process that dies costs its task alone, whose reason is then a WorkerError; else it is raised. With more than
+    # one job a single task then has a process as well.
+    survive: bool = False
+
+
+def run_tasks(setup: Any, make: Make, tasks: Sequence[Any], how: Processes, report: Report) -> None:
+    """make(setup, task, tick) for every task.
+
+    setup   what every task needs; for more than one job, a picklable function that makes it, called in each process
+    tick    called with a step, their number and, if there is something to say of it, that
+    report  called with the share of the task's steps, and finally with 1.0 and the reason if the task failed
     """
-    threads = threads or threads_of(jobs)
-    if jobs == 1 or len(tasks) <= 1:
+    if not tasks:
+        return
+    threads = how.threads or threads_of(how.jobs)
+    if how.jobs == 1 or (len(tasks) == 1 and not how.survive):
         with torch_threads(threads):
             ready = setup() if callable(setup) else setup
             for task in tasks:
@@ -54,17 +70,23 @@ def run_tasks(setup: Any, make: Make, tasks: Sequence[Any], jobs: int, report: R
     queue = list(tasks)
     workers: dict[Connection, tuple[Any, Any]] = {}  # pipe: (process, its task)
     try:
-        for _ in range(min(jobs, len(tasks))):
-            here, there = context.Pipe()
-            process = context.Process(target=_work, args=(there, setup, make, threads), daemon=True)
-            process.start()
-            there.close()
-            task = queue.pop(0)
-            here.send(task)
-            workers[here] = (process, task)
-        while workers:
+        while workers or queue:
+            while queue and len(workers) < how.jobs:
+                here, there = context.Pipe()
+                process = context.Process(target=_work, args=(there, setup, make, threads), daemon=True)
+                process.start()
+                there.close()
+                task = queue.pop(0)
+                here.send(task)
+                workers[here] = (process, task)
             for pipe in wait(list(workers)):
-                _answer(pipe, workers, queue, report)  # type: ignore[arg-type]
+                try:
+                    _answer(pipe, workers, queue, report)  # type: ignore[arg-type]
+                except WorkerError as err:
+                    if not how.survive:
+                        raise
+                    _, task = workers.pop(pipe)  # type: ignore[call-overload]
+                    report(task, 1.0, err)
     finally:
         for pipe, (process, _) in workers.items():
             pipe.close()
@@ -72,8 +94,8 @@ def run_tasks(setup: Any, make: Make, tasks: Sequence[Any], jobs: int, report: R
             process.join()
 
 
-def _report_step(report: Report, task: Any, step: int, steps: int) -> None:
-    report(task, min(0.999, step / steps), None)
+def _report_step(report: Report, task: Any, step: int, steps: int, word: Any = None) -> None:
+    report(task, min(0.999, step / steps), word)
 
 
 def _answer(pipe: Connection, workers: dict[Connection, tuple[Any, Any]], queue: list[Any], report: Report) -> None:
@@ -86,7 +108,7 @@ def _answer(pipe: Connection, workers: dict[Connection, tuple[Any, Any]], queue:
                           + (" (killed: out of memory? try a lower --jobs)" if process.exitcode == -9 else "")
                           + "; what is finished is kept, run the same command again to go on") from None
     if kind == "tick":
-        report(task, value, None)
+        report(task, *value)
     elif kind == "error":
         raise value
     else:
@@ -104,12 +126,14 @@ def _answer(pipe: Connection, workers: dict[Connection, tuple[Any, Any]], queue:
 def _work(pipe: Connection, setup: Callable[[], Any], make: Make, threads: int) -> None:
     """A worker's life: set up once, then one task after the other until None comes or the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
+    if sys.stderr is not None:
+        faulthandler.enable()  # a crash of native code says where it was
     try:
         torch.set_num_threads(threads)
         ready = setup()
         while (task := pipe.recv()) is not None:
-            def tick(step: int, steps: int) -> None:
-                pipe.send(("tick", min(0.999, step / steps)))
+            def tick(step: int, steps: int, word: Any = None) -> None:
+                pipe.send(("tick", (min(0.999, step / steps), word)))
 
             pipe.send(("done", make(ready, task, tick)))
     except (EOFError, BrokenPipeError, ConnectionResetError):

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from toys import SmallNet, ToySplit, planted
 
+from exporters import tensorrt_check, to_openvino
 from mmprune import asked, options
 from mmprune.cli import main
 from mmprune.models import Options
@@ -226,6 +227,42 @@ def test_precision_is_of_the_formats_named_too():
     assert asked.formats(usual, ("onnx",), ()) == ("onnx",)
     assert asked.formats(usual, ("onnx",), ("fp32", "int8")) == ("onnx-fp32", "onnx-int8")
     assert asked.formats(usual, (), ("int8",)) == ("onnx-int8", "openvino-int8")
+
+
+def test_without_nncf_openvino_int8_is_a_note_unless_it_was_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    note = "note: no openvino-int8 files: they need the package nncf: pip install nncf\n"
+    usual, both = ("onnx-fp32", "openvino"), ("fp32", "int8")
+    for words in ((), ("onnx", "openvino")):
+        assert asked.formats(usual, words, both) == ("onnx-fp32", "onnx-int8", "openvino-fp32")
+        assert capsys.readouterr().err == note
+    assert asked.formats(usual, ("openvino-int8", "onnx"), ()) == ("openvino-int8", "onnx")
+    assert asked.formats(usual, ("openvino",), ("int8",)) == ("openvino-int8",)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_that_cannot_be_made_costs_itself(toy, tmp_path, monkeypatch):
+    """OpenVINO's writer breaks, and TensorRT would refuse one file: the others are measured, both are named last."""
+
+    def broken(*_):
+        raise IndexError("list index out of range")
+
+    def refusing(root, artifacts, jetpack):
+        bad = [a.id for a in artifacts if a.format == "tensorrt" and a.id.startswith("min")]
+        return tensorrt_check.Checked((), tuple(f"{name}: no such operator" for name in bad), frozenset(bad))
+
+    monkeypatch.setattr(to_openvino, "_save", broken)
+    monkeypatch.setattr(tensorrt_check, "check_files", refusing)
+    done = mmprune(*arguments(toy, tmp_path / "out", "--strategies", "min", "--formats",
+                              "onnx,openvino-fp16,tensorrt-fp16"))
+    assert done.code == 1
+    last = done.stderr.splitlines()[-3:]
+    assert last[0].startswith("Error: dense-") and ", min-magnitude-" in last[0]
+    assert "/openvino-fp16: IndexError in exporters/to_openvino.py, line " in last[0]
+    assert last[1] == "TensorRT of JetPack 6.2 would not build these files; they are left out:"
+    assert last[2].startswith("min-magnitude-") and last[2].endswith("/tensorrt-fp16: no such operator")
+    assert done.stderr.count("IndexError") == 1 and "Traceback" not in done.stderr
+    assert "\nmin" in done.stdout and "report.md" in done.stdout
 
 
 def test_all_precisions_are_points_of_one_front(toy, tmp_path):

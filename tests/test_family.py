@@ -20,7 +20,7 @@ from mmprune import family, folder
 from mmprune.family import Request, Resources, build_family, claim, layers_of, load_variant, plan_family
 from mmprune.finetune import RECIPES, make_recipe
 from mmprune.masks import PATTERNS, ZEROS, zeros_in_blocks
-from mmprune.workers import run_tasks
+from mmprune.workers import Processes, run_tasks
 
 REQUEST = Request(make_recipe("default", epochs=2, batch_size=16), strategies=("min", "mid", "max"),
                   overrides={"layers": {"conv*": [0.2, 0.8]}})
@@ -95,7 +95,7 @@ def test_threads_are_those_that_the_family_was_begun_with_not_what_is_left_to_ma
 @pytest.mark.parametrize("left", [1, 2, 3])
 def test_a_job_s_threads_do_not_depend_on_the_tasks_left(four_threads, left):
     seen = []
-    run_tasks(say_threads, make_nothing, list(range(left)), 2, lambda task, share, reason: seen.append(reason))
+    run_tasks(say_threads, make_nothing, list(range(left)), Processes(jobs=2), lambda *told: seen.append(told[-1]))
     assert seen == ["2"] * left
 
 

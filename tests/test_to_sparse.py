@@ -341,6 +341,15 @@ def test_the_download_is_the_file_and_smaller(precision):
     assert len(packed) < 0.95 * len(lzma.compress(content))
 
 
+def test_a_quick_look_packs_floats_as_well_as_a_long_one():
+    rng = np.random.default_rng(0)
+    floats = (rng.standard_normal(50_000) * np.repeat([0.2, 0.05, 0.02, 0.01, 0.01], 10_000)).astype(np.float32)
+    exponents = mmrt_download._rotate(floats.tobytes(), 4, 31)[3::4]
+    best = lzma.compress(exponents, lzma.FORMAT_XZ, lzma.CHECK_CRC32,
+                         filters=[{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 0, "pb": 0}])
+    assert len(mmrt_download._compress(exponents)) <= 1.03 * len(best)
+
+
 def test_a_damaged_download_is_refused():
     packed = mmrt_download.pack(small_file())
     for damaged in (packed[:-40], b"", lzma.compress(b"x" * 100), packed[:200] + b"\0" + packed[201:]):

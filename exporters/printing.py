@@ -1,0 +1,54 @@
+"""Where what this process prints goes, native libraries included."""
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Streams:
+    """stdout and stderr, twice: as Python has them, and as file descriptors, which native code writes to."""
+
+    python: tuple[Any, Any]
+    native: tuple[int, int]
+
+
+@contextmanager
+def printing_to(streams: Streams) -> Iterator[Streams]:
+    """All that is printed goes there meanwhile; gives where it went before."""
+    # A process that was started without one of them may have any file under that number.
+    numbers = [n for n, stream in ((1, sys.__stdout__), (2, sys.__stderr__)) if stream is not None]
+    _flush()
+    python, kept = (sys.stdout, sys.stderr), {n: os.dup(n) for n in numbers}
+    try:
+        for n in numbers:
+            os.dup2(streams.native[n - 1], n)
+        sys.stdout, sys.stderr = streams.python
+        yield Streams(python, (kept.get(1, -1), kept.get(2, -1)))
+    finally:
+        _flush()
+        sys.stdout, sys.stderr = python
+        for n in numbers:
+            os.dup2(kept[n], n)
+            os.close(kept[n])
+
+
+@contextmanager
+def printing_into(path: Path) -> Iterator[Streams]:
+    """All that is printed goes into a new file meanwhile; gives where it went before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (open(path, "w", encoding="utf-8", errors="backslashreplace", buffering=1) as file,
+          printing_to(Streams((file, file), (file.fileno(), file.fileno()))) as before):
+        yield before
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # absent, or what reads it is gone
+            stream.flush()
+    ctypes.CDLL(None).fflush(None)  # what C has printed and not yet written

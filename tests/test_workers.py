@@ -1,0 +1,39 @@
+"""Tasks on several processes; one that dies."""
+
+import os
+
+import pytest
+
+from mmprune.workers import Processes, WorkerError, run_tasks
+
+
+def setup():
+    return "ready"
+
+
+def work(ready, task, tick):
+    tick(1, 2, "half")
+    if task == "dies":
+        os._exit(7)
+    return None if task == "good" else f"{ready}, but {task} failed"
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_costs_its_task_where_that_is_asked():
+    told = []
+    tasks = ["dies", "good", "bad", "dies"]
+    run_tasks(setup, work, tasks, Processes(2, survive=True), lambda *row: told.append(row))
+    ended = sorted((task, str(word).partition(";")[0]) for task, share, word in told if share == 1.0)
+    assert ended == [("bad", "ready, but bad failed"), ("dies", "a worker process ended with 7"),
+                     ("dies", "a worker process ended with 7"), ("good", "None")]
+    assert ("good", 0.5, "half") in told
+    with pytest.raises(WorkerError, match="a worker process ended with 7; what is finished is kept"):
+        run_tasks(setup, work, ["dies", "good"], Processes(2), lambda *_: None)
+
+
+def test_a_single_task_or_job_needs_no_process():
+    told = []
+    run_tasks("here", work, ["bad"], Processes(2), lambda *row: told.append(row))
+    run_tasks("here", work, ["good", "bad"], Processes(1, survive=True), lambda *row: told.append(row))
+    assert [word for _, share, word in told if share == 1.0] == ["here, but bad failed", None, "here, but bad failed"]
+    run_tasks("here", work, [], Processes(2, survive=True), lambda *row: told.append(row))
