@@ -148,7 +148,8 @@ def _diagonal(values: np.ndarray) -> np.ndarray:
 def _join_add(graph: Graph, node: Node, end: Node, sources: list[Node], rounding: Rounding) -> Node | None:
     """The sum of two images."""
     shapes = {graph.shapes[name] for name in (*node.inputs, node.output)}
-    if node["fn"] != "add" or node["act"][0] != "none" or len(shapes) > 1 or len(graph.shapes[node.output]) != 4:
+    dims = graph.shapes[node.output]
+    if node["fn"] != "add" or node["act"][0] != "none" or len(shapes) > 1 or len(dims) != 4 or dims[0] != 1:
         return None
     a, b = sources
     ra, rb = (np.float32(part["scale"]) / np.float32(end["scale"]) for part in sources)

@@ -256,7 +256,7 @@ def _window_rows(plan: p.Plan, node: Node, name: str, padding: f.Word) -> Reads:
     """The rows [C, P] that a window of more than one position reads, where they lie or copied by phases."""
     window, out = node["window"], p.dims_of(plan, node)[2:]
     stored_as, image = p.geometry(plan, out), plan.graph.shapes[name][2:]
-    if is_pointwise(window):
+    if is_pointwise(window, image, out):
         rows = p.image_rows(plan.views[name], stored_as.pitch)
         rows = rows or all_rows(_batch_of_one(p.stored_image(plan, node.name, name)))
         return Reads(rows, (0,), (0,))
@@ -337,9 +337,10 @@ def _widened_in_phases(plan: p.Plan, node: Node) -> View | None:
             reader["window"].stride == (1, 1) or p.dims_of(plan, reader)[2:] == (1, 1) or \
             (reader.op == "conv" and _is_patches(reader)):
         return None
+    image, out = (plan.graph.shapes[name][2:] for name in (node.inputs[0], node.output))
     phases = _find_phases(plan, reader)
-    if len(node.inputs) > 1 or not is_pointwise(node["window"]) or node["groups"] > 1 or narrow >= wide or \
-            phases.positions > WORTH_PHASES * p.geometry(plan, p.dims_of(plan, node)[2:]).positions:
+    if len(node.inputs) > 1 or not is_pointwise(node["window"], image, out) or node["groups"] > 1 or narrow >= wide or \
+            phases.positions > WORTH_PHASES * p.geometry(plan, out).positions:
         return None
     copied = _copy_phases(plan, reader, phases, plan.views[node.inputs[0]])
     planes = plan.phased[node.output] = _new_planes(plan, phases, wide)

@@ -19,10 +19,10 @@ import onnx
 from exporters import ExportError, mmrt_download, mmrt_file
 from exporters.artifact import Made, artifact_path, finish
 from exporters.mmrt_fusion import MERGED, fuse
-from exporters.mmrt_graph import read_graph
 from exporters.mmrt_int8 import quantized, stored_size
 from exporters.mmrt_lowering import lower
 from exporters.mmrt_plan import plan_words
+from exporters.mmrt_reading import read_graph
 from exporters.run import export_one
 from exporters.subject import Subject
 from mmprune import __version__, folder

@@ -14,10 +14,10 @@ from torch import nn
 
 from exporters import mmrt_file
 from exporters.mmrt_fusion import fuse
-from exporters.mmrt_graph import read_graph
 from exporters.mmrt_int8 import FOUR, quantized, stored_size, uint8_tensors
 from exporters.mmrt_layout import View
 from exporters.mmrt_lowering import lower
+from exporters.mmrt_reading import read_graph
 from exporters.onnxruntime_int8 import quantize_for_onnxruntime
 from exporters.to_onnx import simplify
 from exporters.to_sparse import load_runtime, pack
