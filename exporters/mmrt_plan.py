@@ -126,7 +126,7 @@ def result_like(plan: Plan, tensor: str, view: View) -> View:
 
 def new_packed(plan: Plan, dims: Sequence[int], order: Sequence[int], rows: int = 0) -> View:
     """See mmrt_layout.pack."""
-    strides, size = pack(dims, [k for k in order if dims[k] != 1], rows)
+    strides, size = pack(dims, [k for k in order if dims[k] != 1], sum(dims[k] != 1 for k in order[:rows]))
     return View(new_buffer(plan, size), 0, tuple(dims), strides)
 
 

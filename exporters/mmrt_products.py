@@ -94,7 +94,7 @@ def token_rows(plan: p.Plan, x: View) -> View | None:
         positions = int(np.prod([x.dims[k] for k in tokens]))
     else:
         return None
-    return View(x.buffer, x.offset, (features, positions), (max(row, 1), 1))
+    return View(x.buffer, x.offset, (features, positions), (row if features > 1 else 1, 1))
 
 
 def like_tokens(plan: p.Plan, x: View, rows: View, dims: tuple[int, ...]) -> View:
@@ -354,7 +354,7 @@ def _widened_in_phases(plan: p.Plan, node: Node) -> View | None:
 def lower_pool(plan: p.Plan, node: Node) -> View:
     name, out = node.inputs[0], p.dims_of(plan, node)[2:]
     view, is_max = plan.views[name], node["kind"] == "max"
-    counts = np.ones(out) if is_max else _counts(node, view.dims[2:], out)
+    counts = np.ones(out) if is_max else _counts(node, plan.graph.shapes[name][2:], out)
     even = counts.min() == counts.max()
     scale = float(1.0 / counts.flat[0]) if even else 1.0
     if out == (1, 1):

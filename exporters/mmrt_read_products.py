@@ -19,6 +19,7 @@ from exporters.mmrt_proto import (
     refuse,
     required,
 )
+from exporters.mmrt_windows import find_taps
 from exporters.onnx_graph import attribute
 
 # ---- convolutions and poolings -----------------------------------------------------------------------------------
@@ -29,6 +30,9 @@ def conv(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
     x, y = one_image(reading, proto)
     bias = np.zeros(weight.shape[0], np.float32) if bias is None else bias
     window = window_of(proto, x, y, weight.shape[2:])
+    if not reads_image(window, x[2:], y[2:]):
+        new_constant(reading, proto.output[0], np.broadcast_to(bias.reshape(-1, 1, 1), y))
+        return []
     return one(proto, "conv", weight=weight, bias=bias, window=window, groups=attribute(proto, "group", 1), act=NO_ACT,
                **as_integers(reading, proto))
 
@@ -43,18 +47,17 @@ def one_image(reading: Reading, proto: onnx.NodeProto) -> tuple[tuple[int, ...],
 
 def window_of(proto: onnx.NodeProto, x: Sequence[int], y: Sequence[int], kernel: Sequence[int]) -> Window:
     stride, dilation = pair(proto, "strides", 1), pair(proto, "dilations", 1)
+    reach = [(kernel[i] - 1) * dilation[i] + 1 for i in (0, 1)]
     auto = attribute(proto, "auto_pad", b"NOTSET").decode()
-    if auto == "NOTSET":
-        before = tuple(attribute(proto, "pads", (0, 0, 0, 0)))[:2]
-    elif auto == "VALID":
-        before = (0, 0)
-    else:  # SAME_UPPER puts the odd one below and right, SAME_LOWER above and left
-        total = [max(0, (y[i + 2] - 1) * stride[i] + (kernel[i] - 1) * dilation[i] + 1 - x[i + 2]) for i in (0, 1)]
-        before = tuple(t // 2 if auto == "SAME_UPPER" else -(-t // 2) for t in total)
-    window = Window((kernel[0], kernel[1]), stride, (before[0], before[1]), dilation)
-    if any(none_inside(window, axis, x[axis + 2], y[axis + 2]) for axis in (0, 1)):
-        raise refuse(proto, f"its window never reads its input of the shape {tuple(x)}, only padding")
-    return window
+    pads = (0, 0, 0, 0) if auto == "VALID" else attribute(proto, "pads", (0, 0, 0, 0))
+    before = (int(pads[0]), int(pads[1]))
+    if auto.startswith("SAME"):  # SAME_UPPER puts the odd one below and right, SAME_LOWER above and left
+        total = [max(0, (y[i + 2] - 1) * stride[i] + reach[i] - x[i + 2]) for i in (0, 1)]
+        before = (total[0] // 2, total[1] // 2) if auto == "SAME_UPPER" else (-(-total[0] // 2), -(-total[1] // 2))
+    elif any(reach[i] > x[i + 2] + pads[i] + pads[i + 2] for i in (0, 1)):
+        raise refuse(proto, f"its window of {reach[0]} x {reach[1]} is larger than its input of the shape {tuple(x)} "
+                            f"with padding {tuple(pads)}")
+    return Window((kernel[0], kernel[1]), stride, before, dilation)
 
 
 def pair(proto: onnx.NodeProto, name: str, default: int) -> tuple[int, int]:
@@ -63,16 +66,20 @@ def pair(proto: onnx.NodeProto, name: str, default: int) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def none_inside(window: Window, axis: int, size: int, out: int) -> bool:
-    at = np.arange(out)[:, None] * window.stride[axis] - window.before[axis]
-    at = at + np.arange(window.kernel[axis]) * window.dilation[axis]
-    return not ((at >= 0) & (at < size)).any()
+def reads_image(window: Window, image: Sequence[int], out: Sequence[int]) -> bool:
+    """Whether any of the window's taps ever reads an image of this size, and not only padding."""
+    return bool(find_taps(window, (image[0], image[1]), (out[0], out[1])))
 
 
 def pool(kind: str) -> Reader:
     def read(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
         x, y = one_image(reading, proto)
         window = window_of(proto, x, y, attribute(proto, "kernel_shape", ()))
+        if any((y[i + 2] - 1) * window.stride[i] >= x[i + 2] + window.before[i] for i in (0, 1)):
+            raise refuse(proto, f"with ceil_mode its last window starts behind its input of the shape {x}: runtimes "
+                                f"leave that one out, and the output's shape {y} counts it")
+        if not reads_image(window, x[2:], y[2:]):
+            raise refuse(proto, f"its window never reads its input of the shape {x}, only padding")
         after = tuple(attribute(proto, "pads", (0, 0, 0, 0)))[2:]
         if attribute(proto, "auto_pad", b"NOTSET") != b"NOTSET":
             after = tuple(max(0, (y[i + 2] - 1) * window.stride[i] + (window.kernel[i] - 1) * window.dilation[i] + 1
@@ -96,23 +103,20 @@ def conv_transpose(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
     bias = np.zeros(len(weight), np.float32) if bias is None else bias
     before = padding_before(proto, x, y, weight.shape[2:])
     size = tuple(-(-y[i + 2] // stride[i]) for i in (0, 1))
-    shape, out, nodes, parts = (1, len(weight), *size), proto.output[0], [], []
-    for py in range(stride[0]):
-        for px in range(stride[1]):
-            name, taps = f"{out}#{py},{px}", [phase_taps(weight.shape[i + 2], p + before[i], stride[i], dilation[i])
-                                              for i, p in ((0, py), (1, px))]
-            if not all(kernel for kernel, _ in taps):
-                parts.append(new_constant(reading, name, np.broadcast_to(bias.reshape(-1, 1, 1), shape)))
-                continue
-            (rows, (first_y, step_y)), (columns, (first_x, step_x)) = taps
-            window = Window((len(rows), len(columns)), (1, 1), (-first_y, -first_x), (step_y, step_x))
-            if any(none_inside(window, i, x[i + 2], size[i]) for i in (0, 1)):
-                parts.append(new_constant(reading, name, np.broadcast_to(bias.reshape(-1, 1, 1), shape)))
-                continue
-            parts.append(new(reading, name, shape))
-            nodes.append(Node("conv", name_of(proto), (proto.input[0],), name,
-                              {"weight": np.ascontiguousarray(weight[:, :, rows][..., columns]), "bias": bias,
-                               "window": window, "groups": groups, "act": NO_ACT}))
+    nodes, parts = [], []
+    for py, px in np.ndindex(stride):
+        name, window, taps = f"{proto.output[0]}#{py},{px}", *phase_window(
+            weight.shape[2:], (py + before[0], px + before[1]), stride, dilation)
+        if not reads_image(window, x[2:], size):
+            parts.append(new_constant(reading, name, np.broadcast_to(bias.reshape(-1, 1, 1), (1, len(bias), *size))))
+            continue
+        parts.append(new(reading, name, (1, len(bias), *size)))
+        nodes.append(Node("conv", name_of(proto), (proto.input[0],), name,
+                          {"weight": np.ascontiguousarray(weight[:, :, taps[0]][..., taps[1]]), "bias": bias,
+                           "window": window, "groups": groups, "act": NO_ACT}))
+    if not nodes:
+        new_constant(reading, proto.output[0], np.broadcast_to(bias.reshape(-1, 1, 1), y))
+        return []
     return [*nodes, *interleaved(reading, proto, parts, stride)]
 
 
@@ -131,12 +135,17 @@ def padding_before(proto: onnx.NodeProto, x: Sequence[int], y: Sequence[int], ke
     return first, second
 
 
-def phase_taps(size: int, offset: int, stride: int, dilation: int) -> tuple[list[int], tuple[int, int]]:
-    """The taps k of `size` for which (offset - k dilation) / stride is whole, by growing quotient; the first quotient
-    and the step from one to the next."""
-    taps = [k for k in reversed(range(size)) if (offset - k * dilation) % stride == 0]
-    at = [(offset - k * dilation) // stride for k in taps]
-    return taps, ((at[0] if at else 0), (at[1] - at[0] if len(at) > 1 else 1))
+def phase_window(kernel: Sequence[int], offset: Sequence[int], stride: Sequence[int],
+                 dilation: Sequence[int]) -> tuple[Window, tuple[list[int], list[int]]]:
+    """The taps k of either axis for which (offset - k dilation) / stride is whole, by growing quotient, and the window
+    that reads at these quotients: they are equally far from each other."""
+    rows, columns = ([k for k in reversed(range(kernel[i])) if (offset[i] - k * dilation[i]) % stride[i] == 0]
+                     for i in (0, 1))
+    first, step = [0, 0], [1, 1]
+    for i, taps in enumerate((rows, columns)):
+        at = [(offset[i] - k * dilation[i]) // stride[i] for k in taps]
+        first[i], step[i] = (at[0] if at else 0), (at[1] - at[0] if len(at) > 1 else 1)
+    return Window((len(rows), len(columns)), (1, 1), (-first[0], -first[1]), (step[0], step[1])), (rows, columns)
 
 
 def interleaved(reading: Reading, proto: onnx.NodeProto, parts: Sequence[str], stride: tuple[int, int]) -> list[Node]:
