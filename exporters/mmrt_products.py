@@ -172,7 +172,7 @@ def lower_conv(plan: p.Plan, node: Node) -> View:
     if dims[2:] == (1, 1):
         reads = _whole_window(plan, node, name)
         weight = weight[:, :, list(reads.kept)].reshape(len(weight), -1, 1)
-    elif _is_patches(node):
+    elif _is_patches(plan, node):
         reads = _patches(plan, node, plan.views[name])
         weight = weight.reshape(len(weight), -1, 1)
     else:
@@ -234,10 +234,11 @@ def _under(view: View, window: Window) -> View:
     return cut(view, starts, (1, 1, *window.dilation), dims)
 
 
-def _is_patches(node: Node) -> bool:
-    window = node["window"]
+def _is_patches(plan: p.Plan, node: Node) -> bool:
+    """Whether its windows lie side by side in the image, without padding; also none below or right."""
+    window, image, out = node["window"], plan.graph.shapes[node.inputs[0]][2:], p.dims_of(plan, node)[2:]
     return (window.kernel == window.stride != (1, 1) and window.before == (0, 0) and window.dilation == (1, 1)
-            and node["groups"] == 1)
+            and node["groups"] == 1 and all(out[i] * window.stride[i] <= image[i] for i in (0, 1)))
 
 
 def _patches(plan: p.Plan, node: Node, view: View) -> Reads:
@@ -335,7 +336,7 @@ def _widened_in_phases(plan: p.Plan, node: Node) -> View | None:
     wide, narrow = p.dims_of(plan, node)[1], plan.graph.shapes[node.inputs[0]][1]
     if reader is None or reader.op not in ("conv", "pool") or reader.inputs[0] != node.output or \
             reader["window"].stride == (1, 1) or p.dims_of(plan, reader)[2:] == (1, 1) or \
-            (reader.op == "conv" and _is_patches(reader)):
+            (reader.op == "conv" and _is_patches(plan, reader)):
         return None
     image, out = (plan.graph.shapes[name][2:] for name in (node.inputs[0], node.output))
     phases = _find_phases(plan, reader)

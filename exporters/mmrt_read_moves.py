@@ -102,9 +102,10 @@ def tile(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
 
 
 def concat(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
-    if len(proto.input) == 1:
-        return one(proto, "reshape")
-    return one(proto, "concat", proto.input, axis=attribute(proto, "axis", 0) % rank_of(reading, proto))
+    parts = [name for name in proto.input if 0 not in reading.shapes[name]]
+    if len(parts) == 1:
+        return one(proto, "reshape", parts)
+    return one(proto, "concat", parts, axis=attribute(proto, "axis", 0) % rank_of(reading, proto))
 
 
 def pad(reading: Reading, proto: onnx.NodeProto) -> list[Node]:

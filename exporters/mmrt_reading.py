@@ -178,7 +178,7 @@ def _read_node(reading: Reading, proto: onnx.NodeProto, model: onnx.ModelProto, 
     if any(name not in reading.shapes for name in used):
         _infer(reading, proto, model)
     where = f"node {name_of(proto)}, {proto.op_type}"
-    for name in (*(name for name in proto.input if name), *used):
+    for name in (*(name for name in proto.input if name and name not in reading.constants), *used):
         _check_shape(reading.shapes, name, where)
     for name in used:
         if proto.op_type != "QuantizeLinear" and net.types.get(name, FLOAT) != FLOAT:
