@@ -31,6 +31,7 @@ import numpy as np
 Act = tuple[str, float, float]  # name as in mmrt_file.ACTS, a, b
 NO_ACT: Act = ("none", 0.0, 0.0)
 RELU: Act = ("clip", 0.0, float("inf"))
+MOST_AXES = 8  # of a tensor, and of a view in the file
 INSTEAD = "use ONNX Runtime or OpenVINO for this model"
 
 

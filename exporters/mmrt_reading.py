@@ -11,14 +11,13 @@ from exporters import ExportError
 from exporters import mmrt_read_moves as moves
 from exporters import mmrt_read_products as products
 from exporters import mmrt_read_values as values
-from exporters.mmrt_graph import INSTEAD, RELU, Graph, Node, without_dead
+from exporters.mmrt_graph import INSTEAD, MOST_AXES, RELU, Graph, Node, without_dead
 from exporters.mmrt_proto import Integers, Reader, Reading, name_of, refuse
 from exporters.onnx_graph import Net, attribute, lift_constants, read_net
 
 OPSETS = range(11, 29)  # whose definitions of the operators in READERS were compared with what readers do
 FLOAT = onnx.TensorProto.FLOAT
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
-MOST_AXES = 8
 
 READERS: dict[str, Reader] = {
     "Abs": values.unary(("abs", 0.0, 0.0)),

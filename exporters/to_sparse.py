@@ -1,14 +1,14 @@
 """A variant as .mmrt: its finished ONNX file lowered to a plan for our own runtime, the zeros left out.
 
-ONNX is read into few kinds of node (mmrt_graph), these are merged (mmrt_fusion) and become operations on views of one
-arena (mmrt_lowering, with mmrt_windows for convolutions, mmrt_layout for memory, mmrt_plan for the plan as it grows);
-mmrt_file makes the bytes. runtime/FORMAT.md is the contract with the runtime.
+ONNX is read (mmrt_reading) into few kinds of node (mmrt_graph), these are merged (mmrt_fusion) and become operations on
+views of one arena (mmrt_lowering, with mmrt_windows for convolutions, mmrt_layout for memory, mmrt_plan for the plan as
+it grows); mmrt_file makes the bytes. runtime/FORMAT.md is the contract with the runtime.
 """
 
 import importlib.util
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +21,7 @@ from exporters.artifact import Made, artifact_path, finish
 from exporters.mmrt_fusion import MERGED, fuse
 from exporters.mmrt_int8 import quantized, stored_size
 from exporters.mmrt_lowering import lower
-from exporters.mmrt_plan import plan_words
+from exporters.mmrt_plan import Plan, plan_words, stored_weights
 from exporters.mmrt_reading import read_graph
 from exporters.run import export_one
 from exporters.subject import Subject
@@ -45,9 +45,11 @@ def export(subject: Subject, precision: str) -> Artifact:
     source = export_one(subject, "onnx", "int8" if precision == "int8" else "fp32")
     path = artifact_path(subject.root, subject.variant.id, "mmrt", precision, SUFFIX)
     meta = {"mmprune": __version__, "variant": subject.variant.id, "onnx_sha256": source.sha256}
-    content = pack(onnx.load(subject.root / source.path), precision, meta)
+    model = onnx.load(subject.root / source.path)
+    plan = lower(fuse(quantized(read_graph(model))), precision)
+    content = _packed(plan, meta)
     folder.write_whole(path, lambda part: part.write_bytes(content))
-    counted, merged = _count_zeros(subject, onnx.load(subject.root / source.path), path)
+    counted, merged = _count_zeros(subject, model, path, stored_weights(plan))
     label = f"{subject.variant.id}/mmrt-{precision}"
     for name, found in counted.items():
         if found < source.layer_sparsity[name] - LOST:
@@ -58,14 +60,16 @@ def export(subject: Subject, precision: str) -> Artifact:
     return finish(subject, Made("mmrt", precision, (path,), sparsity, source.notes + merged, packed), open_file(path))
 
 
-def _count_zeros(subject: Subject, model: onnx.ModelProto, path: Path) -> tuple[dict[str, float], tuple[str, ...]]:
+def _count_zeros(subject: Subject, model: onnx.ModelProto, path: Path,
+                 stored: Sequence[int]) -> tuple[dict[str, float], tuple[str, ...]]:
     """Zeros of each layer as a fraction of its weights, counted by the runtime in the file that it loaded; and a note.
 
+    stored  weights of each product in the file, zeros included. A layer may have several, as a ConvTranspose's phases
+            are. Where they are fewer than the layer has, as only padding is read by the others, it is not counted.
     Parallel convolutions that became one (RepVGG, MobileOne) are no layers of the model any more: the note counts them.
     """
-    runtime = _open(path)
-    profile = runtime.profile(np.zeros(subject.input_shape, np.float32))
-    steps = {s["name"]: s for s in profile if s["op"] in ("LINEAR", "QLINEAR")}
+    profile = _open(path).profile(np.zeros(subject.input_shape, np.float32))
+    steps = [s for s in profile if s["op"] in ("LINEAR", "QLINEAR")]
     dims = {i.name: tuple(i.dims) for i in model.graph.initializer}
     users = {name: node for node in model.graph.node for name in node.input}
     found = {}
@@ -73,12 +77,16 @@ def _count_zeros(subject: Subject, model: onnx.ModelProto, path: Path) -> tuple[
         user = users.get(layer.name)
         if user is not None and user.op_type == "DequantizeLinear":
             user = users.get(user.output[0])
-        step = steps.get(user.name) if user is not None else None
-        if step is not None and step["macs"]:
+        parts = [(s, count) for s, count in zip(steps, stored, strict=True)
+                 if user is not None and s["name"] == user.name]
+        if parts:
             # an int8 layer is stored as blocks of 4 x 4, zeros beyond its edges
-            size = stored_size(dims[layer.name]) if step["op"] == "QLINEAR" else math.prod(dims[layer.name])
-            found[layer.name] = 1 - size * step["needed_macs"] / step["macs"] / math.prod(layer.shape)
-    merged = [s for s in steps.values() if MERGED in s["name"]]
+            is_int8 = parts[0][0]["op"] == "QLINEAR"
+            size = stored_size(dims[layer.name]) if is_int8 else math.prod(dims[layer.name])
+            if sum(count for _, count in parts) == size:
+                kept = sum(count * s["needed_macs"] / s["macs"] for s, count in parts)
+                found[layer.name] = 1 - kept / math.prod(layer.shape)
+    merged = [s for s in steps if MERGED in s["name"]]
     if not merged:
         return found, ()
     share = 1 - sum(s["needed_macs"] for s in merged) / sum(s["macs"] for s in merged)
@@ -122,8 +130,11 @@ def write_mmrt(model: onnx.ModelProto, path: Path, precision: str = "fp32",
 
 def pack(model: onnx.ModelProto, precision: str = "fp32", meta: Mapping[str, Any] | None = None) -> bytes:
     """The bytes of the .mmrt file. ExportError names an operator that mmrt does not have."""
-    plan = lower(fuse(quantized(read_graph(model))), precision)
+    return _packed(lower(fuse(quantized(read_graph(model))), precision), meta or {})
+
+
+def _packed(plan: Plan, meta: Mapping[str, Any]) -> bytes:
     words = plan_words(plan)
-    about = {**(meta or {}), "precision": precision, "floats": plan.data.floats}  # floats: for mmrt_download
+    about = {**meta, "precision": plan.precision, "floats": plan.data.floats}  # floats: for mmrt_download
     sections = {"PLAN": words, "DATA": b"".join(plan.data.blobs), "META": json.dumps(about, sort_keys=True).encode()}
     return mmrt_file.pack_file(sections)

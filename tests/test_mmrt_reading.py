@@ -3,12 +3,19 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from test_to_sparse import assert_same, make_onnx, noise
+from torch import nn
 
 from exporters import ExportError
+from exporters.mmrt_fusion import fuse
 from exporters.mmrt_reading import OPSETS, read_graph
+from exporters.run import export_one
+from exporters.subject import Subject
 from exporters.to_sparse import load_runtime, pack
+from mmprune.layers import find_layers
+from mmprune.records import Variant
 from mmprune.runtime_files import runtime_folder
 
 needs_runtime = pytest.mark.skipif(not (runtime_folder() / "libmmrt.so").is_file(),
@@ -72,6 +79,10 @@ RIGHT = {  # nodes, shape of x, constants, opset
          ("Conv", ["b", "v"], "y", {"pads": [1, 1, 1, 1]})], ONE_IMAGE,
         {"w": noise(18, 4, 1, 1), "v": noise(3, 2, 3, 3)}, 17),
     "space to depth": ([("SpaceToDepth", ["x"], "y", {"blocksize": 2})], ONE_IMAGE, {}, 17),
+    "only what is padded is read": (
+        [("Pad", ["x", "p"], "q", {}), ("Conv", ["q", "w", "b"], "a", {"strides": [3, 3], "dilations": [2, 2]}),
+         ("Add", ["x", "a"], "y", {})], [1, 2, 1, 1],
+        {"p": [0, 0, 1, 1, 0, 0, 1, 1], "w": noise(2, 2, 2, 2), "b": noise(2)}, 17),
     "two images through a BatchNorm": (
         [("BatchNormalization", ["x", "g", "h", "h", "v"], "y", {})], TWO_IMAGES,
         {"g": noise(4), "h": noise(4), "v": np.float32([1, 2, 3, 4])}, 17),
@@ -222,3 +233,38 @@ def test_graphs_inside_nodes_are_refused():
     model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, (1, 3)))
     with pytest.raises(ExportError, match=r"operator If \(node choice\)"):
         read_graph(onnx.shape_inference.infer_shapes(model))
+
+
+# ---- zeros -------------------------------------------------------------------------------------------------------
+
+
+class Corner(nn.Module):
+    """Of the second convolution's taps only the last two rows and columns read its 2 x 2 image; others read padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(n, 8, 3, stride=2, padding=1) for n in (3, 8))
+        self.up, self.fc = nn.ConvTranspose2d(8, 4, 3, stride=2), nn.Linear(4, 5)
+        self.second.weight.data[:, :, 0] = 0
+        self.second.weight.data[..., 0] = 0
+        self.up.weight.data[:, ::2] = 0
+
+    def forward(self, x):
+        return self.fc(self.up(self.second(self.first(x).relu()).relu()).mean((2, 3)))
+
+
+@needs_runtime
+def test_weights_that_only_padding_meets_are_not_missed(tmp_path):
+    """ResNets at 32 px end in images of one pixel: of 3 x 3 taps the file has one, with zeros of its own share."""
+    torch.manual_seed(0)
+    model = Corner().eval()
+    images = np.zeros((2, 3, 4, 4), np.float32)
+    layers = find_layers(model, (1, 3, 4, 4))
+    variant = Variant("v0", "uniform", "magnitude", "unstructured", "quick", 0, {}, 0.5, 0.0, 0.0)
+    subject = Subject(variant, model, tmp_path, layers, images, np.zeros(2, np.int64))
+    sparsity = export_one(subject, "mmrt", "fp32").layer_sparsity
+    assert sparsity["second.weight"] == pytest.approx(5 / 9)
+    assert sparsity.get("up.weight", 0.5) == pytest.approx(0.5)
+    nodes = fuse(read_graph(onnx.load(next(tmp_path.glob("**/*.onnx"))))).nodes
+    phases = [node for node in nodes if node.op == "conv" and node.output.rpartition("#")[2].count(",") == 1]
+    assert len(phases) == 4 and sum(node["weight"].size for node in phases) == 8 * 4 * 9
