@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from exporters.mmrt_graph import NO_ACT, Graph, Node, Window, with_attrs, without_dead
+from exporters.mmrt_graph import MOST_AXES, NO_ACT, Graph, Node, Window, with_attrs, without_dead
+from exporters.mmrt_windows import find_taps
 
 PRODUCTS = ("conv", "linear")
 VIEWS = ("reshape", "transpose")
@@ -124,8 +125,10 @@ def pad_in_window(sweep: Sweep, node: Node) -> list[Node] | None:
             sweep.shape(pad.output)[:2] != sweep.shape(pad.inputs[0])[:2]:
         return None
     window: Window = node["window"]
-    before = (window.before[0] + pad["before"][2], window.before[1] + pad["before"][3])
-    return [replace(with_attrs(node, window=replace(window, before=before)), inputs=(pad.inputs[0], *node.inputs[1:]))]
+    wider = replace(window, before=(window.before[0] + pad["before"][2], window.before[1] + pad["before"][3]))
+    if not find_taps(wider, sweep.shape(pad.inputs[0])[2:], sweep.shape(node.output)[2:]):
+        return None  # it reads what was padded alone
+    return [replace(with_attrs(node, window=wider), inputs=(pad.inputs[0], *node.inputs[1:]))]
 
 
 # ---- activations -------------------------------------------------------------------------------------------------
@@ -409,6 +412,8 @@ def rearranged(sweep: Sweep, node: Node) -> list[Node] | None:
     if axes is None:
         return None
     split = sorted((piece for group in axes for piece in group), key=lambda piece: (piece[0], -piece[1]))
+    if len(split) > MOST_AXES:
+        return None
     perm = tuple(split.index(piece) for group in axes for piece in group)
     attrs = {"split": tuple(size for _, _, size in split), "perm": perm}
     return [Node("reshape", node.name, first.inputs, node.output, attrs)]

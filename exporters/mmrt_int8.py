@@ -117,6 +117,8 @@ def _join_product(graph: Graph, node: Node, end: Node, sources: list[Node], roun
     depthwise = 1 < groups == outputs and inputs == 1
     if groups > 1 and not depthwise and (inputs % FOUR or outputs // groups % FOUR):
         return None
+    if depthwise and graph.shapes[node.output][2:] == (1, 1):  # its one window is copied to a row of features
+        values, groups, depthwise = _diagonal(values), -(-outputs // FOUR), False
     factor = np.float32(x["scale"]) * weight.scale.astype(np.float32) / np.float32(end["scale"])
     bias = node.attrs["bias_integers"]
     attrs = {"rounding": rounding, "scale": end["scale"], "zero": end["zero"], "x_zero": x["zero"],
@@ -131,14 +133,23 @@ def _join_product(graph: Graph, node: Node, end: Node, sources: list[Node], roun
         packed = _padded(_padded(values, 0), 1)
         packed = packed.reshape(words, FOUR, packed.shape[1] // FOUR, FOUR, *values.shape[2:])
         packed = np.ascontiguousarray(np.moveaxis(packed, (1, 3), (-2, -1)))
-        attrs |= {"weight": packed.reshape(*packed.shape[:-2], 16).view(BLOCK)[..., 0]}
+        attrs |= {"weight": packed.reshape(*packed.shape[:-2], 16).view(BLOCK)[..., 0], "groups": groups}
     return with_attrs(node, **attrs)
+
+
+def _diagonal(values: np.ndarray) -> np.ndarray:
+    """A depthwise weight (C, 1, kh, kw) as that of a convolution with a group for each word: (C, 4, kh, kw)."""
+    channels = np.arange(len(values))
+    grouped = np.zeros((len(values), FOUR, *values.shape[2:]), values.dtype)
+    grouped[channels, channels % FOUR] = values[:, 0]
+    return grouped
 
 
 def _join_add(graph: Graph, node: Node, end: Node, sources: list[Node], rounding: Rounding) -> Node | None:
     """The sum of two images."""
     shapes = {graph.shapes[name] for name in (*node.inputs, node.output)}
-    if node["fn"] != "add" or node["act"][0] != "none" or len(shapes) > 1 or len(graph.shapes[node.output]) != 4:
+    dims = graph.shapes[node.output]
+    if node["fn"] != "add" or node["act"][0] != "none" or len(shapes) > 1 or len(dims) != 4 or dims[0] != 1:
         return None
     a, b = sources
     ra, rb = (np.float32(part["scale"]) / np.float32(end["scale"]) for part in sources)

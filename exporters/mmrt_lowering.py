@@ -12,7 +12,6 @@ from exporters import mmrt_products as products
 from exporters.mmrt_graph import INSTEAD, NO_ACT, Act, Graph, Node
 from exporters.mmrt_layout import DATA, View, cut, expand, reshape, segments, transpose
 
-MAX_RANK = 8
 SCALAR_ACTS = {"add": lambda c: (1.0, c), "sub": lambda c: (1.0, -c), "mul": lambda c: (c, 0.0),
                "div": lambda c: (1.0 / c, 0.0)}  # x fn c == a x + b
 
@@ -27,11 +26,13 @@ def lower(graph: Graph, precision: str) -> p.Plan:
     plan.views.update(plan.inputs)
     for place, node in enumerate(graph.nodes):
         plan.place = place
-        for name in node.inputs:
-            if len(graph.shapes[name]) > MAX_RANK or 0 in graph.shapes[name]:
-                raise ExportError(f"mmrt cannot run node {node.name} ({node.op}): the shape of {name} is "
-                                  f"{graph.shapes[name]}; {INSTEAD}")
-        plan.views[node.output] = OPS[node.op](plan, node)
+        try:
+            plan.views[node.output] = OPS[node.op](plan, node)
+        except ExportError:
+            raise
+        except Exception as err:  # a fault of ours: the model is refused, with the node that it is in
+            raise ExportError(f"mmrt cannot lower node {node.name} ({node.op} of {graph.shapes[node.output]}): "
+                              f"{type(err).__name__}: {err}; {INSTEAD}") from err
         p.forget_dead(plan)
     return plan
 
@@ -165,7 +166,7 @@ def _scalar(plan: p.Plan, name: str) -> float | None:
 def lower_affine(plan: p.Plan, node: Node) -> View:
     """Images: a depthwise convolution with one tap. Others: times a constant, plus a constant."""
     x, dims, axis = p.read(plan, node.inputs[0]), p.dims_of(plan, node), node["axis"]
-    if len(dims) == 4 and axis == 1 and dims[2:] != (1, 1):
+    if len(dims) == 4 and dims[0] == 1 and axis == 1 and dims[2:] != (1, 1):
         rows = p.image_rows(x, p.geometry(plan, dims[2:]).pitch)
         if rows is not None:
             y = p.result_image(plan, node.output)

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from exporters import ExportError
 from exporters import mmrt_file as f
-from exporters.mmrt_graph import Act, Graph, Node
+from exporters.mmrt_graph import INSTEAD, MOST_AXES, Act, Graph, Node
 from exporters.mmrt_layout import (
     DATA,
     Buffer,
@@ -126,7 +127,7 @@ def result_like(plan: Plan, tensor: str, view: View) -> View:
 
 def new_packed(plan: Plan, dims: Sequence[int], order: Sequence[int], rows: int = 0) -> View:
     """See mmrt_layout.pack."""
-    strides, size = pack(dims, [k for k in order if dims[k] != 1], rows)
+    strides, size = pack(dims, [k for k in order if dims[k] != 1], sum(dims[k] != 1 for k in order[:rows]))
     return View(new_buffer(plan, size), 0, tuple(dims), strides)
 
 
@@ -221,6 +222,8 @@ def read(plan: Plan, tensor: str, like: View | None = None) -> View:
 
 def emit(plan: Plan, opcode: int, name: str, dst: View, payload: Sequence[View | int | float]) -> None:
     """Append an operation that writes dst, which is also in its payload."""
+    if any(isinstance(part, View) and len(part.dims) > MOST_AXES for part in payload):
+        raise ExportError(f"mmrt cannot run node {name}: it moves data in more than {MOST_AXES} axes; {INSTEAD}")
     for image in [v for v in plan.halos if v.buffer == dst.buffer]:
         del plan.halos[image]
     plan.ops.append(Op(opcode, name, tuple(payload)))
@@ -330,6 +333,19 @@ def plan_words(plan: Plan) -> bytes:
             payload += _view_words(word, offsets) if isinstance(word, View) else [word]
         words.append(f.pack_op(op.opcode, op.name, payload))
     return b"".join(words)
+
+
+def stored_weights(plan: Plan) -> list[int]:
+    """Of each LINEAR and QLINEAR, in order: the weights in the file, zeros included. A word has four channels."""
+    counts = []
+    for op in plan.ops:
+        if op.opcode in (f.LINEAR, f.QLINEAR):
+            x, taps, *rest = op.payload
+            assert isinstance(x, View) and isinstance(taps, int)
+            groups, y = rest[taps:taps + 2]
+            assert isinstance(groups, int) and isinstance(y, View)
+            counts.append((16 if op.opcode == f.QLINEAR else 1) * y.dims[0] * x.dims[0] // groups * taps)
+    return counts
 
 
 def outputs(plan: Plan) -> dict[str, View]:

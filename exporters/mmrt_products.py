@@ -94,7 +94,7 @@ def token_rows(plan: p.Plan, x: View) -> View | None:
         positions = int(np.prod([x.dims[k] for k in tokens]))
     else:
         return None
-    return View(x.buffer, x.offset, (features, positions), (max(row, 1), 1))
+    return View(x.buffer, x.offset, (features, positions), (row if features > 1 else 1, 1))
 
 
 def like_tokens(plan: p.Plan, x: View, rows: View, dims: tuple[int, ...]) -> View:
@@ -172,7 +172,7 @@ def lower_conv(plan: p.Plan, node: Node) -> View:
     if dims[2:] == (1, 1):
         reads = _whole_window(plan, node, name)
         weight = weight[:, :, list(reads.kept)].reshape(len(weight), -1, 1)
-    elif _is_patches(node):
+    elif _is_patches(plan, node):
         reads = _patches(plan, node, plan.views[name])
         weight = weight.reshape(len(weight), -1, 1)
     else:
@@ -234,10 +234,11 @@ def _under(view: View, window: Window) -> View:
     return cut(view, starts, (1, 1, *window.dilation), dims)
 
 
-def _is_patches(node: Node) -> bool:
-    window = node["window"]
+def _is_patches(plan: p.Plan, node: Node) -> bool:
+    """Whether its windows lie side by side in the image, without padding; also none below or right."""
+    window, image, out = node["window"], plan.graph.shapes[node.inputs[0]][2:], p.dims_of(plan, node)[2:]
     return (window.kernel == window.stride != (1, 1) and window.before == (0, 0) and window.dilation == (1, 1)
-            and node["groups"] == 1)
+            and node["groups"] == 1 and all(out[i] * window.stride[i] <= image[i] for i in (0, 1)))
 
 
 def _patches(plan: p.Plan, node: Node, view: View) -> Reads:
@@ -256,7 +257,7 @@ def _window_rows(plan: p.Plan, node: Node, name: str, padding: f.Word) -> Reads:
     """The rows [C, P] that a window of more than one position reads, where they lie or copied by phases."""
     window, out = node["window"], p.dims_of(plan, node)[2:]
     stored_as, image = p.geometry(plan, out), plan.graph.shapes[name][2:]
-    if is_pointwise(window):
+    if is_pointwise(window, image, out):
         rows = p.image_rows(plan.views[name], stored_as.pitch)
         rows = rows or all_rows(_batch_of_one(p.stored_image(plan, node.name, name)))
         return Reads(rows, (0,), (0,))
@@ -335,11 +336,12 @@ def _widened_in_phases(plan: p.Plan, node: Node) -> View | None:
     wide, narrow = p.dims_of(plan, node)[1], plan.graph.shapes[node.inputs[0]][1]
     if reader is None or reader.op not in ("conv", "pool") or reader.inputs[0] != node.output or \
             reader["window"].stride == (1, 1) or p.dims_of(plan, reader)[2:] == (1, 1) or \
-            (reader.op == "conv" and _is_patches(reader)):
+            (reader.op == "conv" and _is_patches(plan, reader)):
         return None
+    image, out = (plan.graph.shapes[name][2:] for name in (node.inputs[0], node.output))
     phases = _find_phases(plan, reader)
-    if len(node.inputs) > 1 or not is_pointwise(node["window"]) or node["groups"] > 1 or narrow >= wide or \
-            phases.positions > WORTH_PHASES * p.geometry(plan, p.dims_of(plan, node)[2:]).positions:
+    if len(node.inputs) > 1 or not is_pointwise(node["window"], image, out) or node["groups"] > 1 or narrow >= wide or \
+            phases.positions > WORTH_PHASES * p.geometry(plan, out).positions:
         return None
     copied = _copy_phases(plan, reader, phases, plan.views[node.inputs[0]])
     planes = plan.phased[node.output] = _new_planes(plan, phases, wide)
@@ -353,7 +355,7 @@ def _widened_in_phases(plan: p.Plan, node: Node) -> View | None:
 def lower_pool(plan: p.Plan, node: Node) -> View:
     name, out = node.inputs[0], p.dims_of(plan, node)[2:]
     view, is_max = plan.views[name], node["kind"] == "max"
-    counts = np.ones(out) if is_max else _counts(node, view.dims[2:], out)
+    counts = np.ones(out) if is_max else _counts(node, plan.graph.shapes[name][2:], out)
     even = counts.min() == counts.max()
     scale = float(1.0 / counts.flat[0]) if even else 1.0
     if out == (1, 1):

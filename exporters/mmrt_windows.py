@@ -46,8 +46,9 @@ def excess(tap: Tap, axis: int, plane: Size, out: Size) -> tuple[int, int]:
     return max(0, -shift), max(0, out[axis] + shift - plane[axis])
 
 
-def is_pointwise(window: Window) -> bool:
-    return window.kernel == (1, 1) and window.stride == (1, 1) and window.before == (0, 0)
+def is_pointwise(window: Window, image: Size, out: Size) -> bool:
+    """Whether each output is computed from the pixel at its own place; not where padding makes more outputs."""
+    return window.kernel == (1, 1) and window.stride == (1, 1) and window.before == (0, 0) and image == out
 
 
 def is_in_place(window: Window, image: Size, out: Size) -> bool:
@@ -87,7 +88,7 @@ def choose_geometries(graph: Graph) -> dict[Size, Geometry]:
     for node in graph.nodes:
         if node.op in ("conv", "pool"):
             image, out = (graph.shapes[name][2:] for name in (node.inputs[0], node.output))
-            if out != (1, 1) and not is_pointwise(node["window"]):
+            if out != (1, 1) and not is_pointwise(node["window"], image, out):
                 windows.append((node["window"], image, out))
     pitches: dict[Size, int] = {}
     for window, image, out in windows:

@@ -20,16 +20,19 @@ class Net:
     readers: dict[str, list[tuple[onnx.NodeProto, int]]]  # by tensor: the node and which of its inputs
     shapes: dict[str, tuple[int, ...]]  # by tensor; only fully static ones
     outputs: set[str]
+    types: dict[str, int]  # by tensor whose type is known: a TensorProto.DataType
 
 
 def read_net(model: onnx.ModelProto) -> Net:
     """View a model whose constants are initializers (see lift_constants)."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {}
+    shapes, types = {}, {}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
         dims = value.type.tensor_type.shape.dim
         if value.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
             shapes[value.name] = tuple(d.dim_value for d in dims)
+        if value.type.tensor_type.elem_type:
+            types[value.name] = value.type.tensor_type.elem_type
     graph = model.graph
     constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     shapes.update({name: array.shape for name, array in constants.items()})
@@ -39,7 +42,7 @@ def read_net(model: onnx.ModelProto) -> Net:
         for index, name in enumerate(node.input):
             if name:
                 readers.setdefault(name, []).append((node, index))
-    return Net(graph, constants, writers, readers, shapes, {value.name for value in graph.output})
+    return Net(graph, constants, writers, readers, shapes, {value.name for value in graph.output}, types)
 
 
 def lift_constants(model: onnx.ModelProto) -> None:

@@ -1,14 +1,14 @@
 """A variant as .mmrt: its finished ONNX file lowered to a plan for our own runtime, the zeros left out.
 
-ONNX is read into few kinds of node (mmrt_graph), these are merged (mmrt_fusion) and become operations on views of one
-arena (mmrt_lowering, with mmrt_windows for convolutions, mmrt_layout for memory, mmrt_plan for the plan as it grows);
-mmrt_file makes the bytes. runtime/FORMAT.md is the contract with the runtime.
+ONNX is read (mmrt_reading) into few kinds of node (mmrt_graph), these are merged (mmrt_fusion) and become operations on
+views of one arena (mmrt_lowering, with mmrt_windows for convolutions, mmrt_layout for memory, mmrt_plan for the plan as
+it grows); mmrt_file makes the bytes. runtime/FORMAT.md is the contract with the runtime.
 """
 
 import importlib.util
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,10 +19,10 @@ import onnx
 from exporters import ExportError, mmrt_download, mmrt_file
 from exporters.artifact import LEFT, Made, artifact_path, finish
 from exporters.mmrt_fusion import MERGED, fuse
-from exporters.mmrt_graph import read_graph
 from exporters.mmrt_int8 import quantized, stored_size
 from exporters.mmrt_lowering import lower
-from exporters.mmrt_plan import plan_words
+from exporters.mmrt_plan import Plan, plan_words, stored_weights
+from exporters.mmrt_reading import read_graph
 from exporters.run import export_one
 from exporters.subject import Subject
 from mmprune import __version__, folder
@@ -47,9 +47,11 @@ def export(subject: Subject, precision: str) -> Artifact:
     meta = {"mmprune": __version__, "variant": subject.variant.id, "onnx_sha256": source.sha256}
     model = onnx.load(subject.root / source.path)
     subject.attempts.doing("lowering")
-    content = pack(model, precision, meta)
+    plan = lower(fuse(quantized(read_graph(model))), precision)
+    content = _packed(plan, meta)
     folder.write_whole(path, lambda part: part.write_bytes(content))
-    counted, merged, notes = _count_zeros(subject, model, source, path)
+    counted, merged = _count_zeros(subject, model, path, stored_weights(plan))
+    notes = _merge_notes(subject, source, merged)
     label = f"{subject.variant.id}/mmrt-{precision}"
     for name, found in counted.items():
         if found < source.layer_sparsity[name] - LOST:
@@ -61,19 +63,20 @@ def export(subject: Subject, precision: str) -> Artifact:
     return finish(subject, Made("mmrt", precision, (path,), sparsity, source.notes + notes, packed), open_file(path))
 
 
-def _count_zeros(subject: Subject, model: onnx.ModelProto, source: Artifact,
-                 path: Path) -> tuple[dict[str, float], dict[str, float], tuple[str, ...]]:
+def _count_zeros(subject: Subject, model: onnx.ModelProto, path: Path,
+                 stored: Sequence[int]) -> tuple[dict[str, float], dict[str, float]]:
     """Zeros of each layer as a fraction of its weights, counted by the runtime in the file that it loaded.
 
+    stored  weights of each product in the file, zeros included. A layer may have several, as a ConvTranspose's phases
+            are. Where they are fewer than the layer has, as only padding is read by the others, it is not counted.
     Then the same of layers that are parallel convolutions and became one with others: the share of zeros in that one,
-    which is lower where their masks differ; and a note on them.
+    which is lower where their masks differ.
     """
-    runtime = _open(path)
-    profile = runtime.profile(np.zeros(subject.input_shape, np.float32))
-    steps = {s["name"]: s for s in profile if s["op"] in ("LINEAR", "QLINEAR")}
+    profile = _open(path).profile(np.zeros(subject.input_shape, np.float32))
+    steps = [s for s in profile if s["op"] in ("LINEAR", "QLINEAR")]
     dims = {i.name: tuple(i.dims) for i in model.graph.initializer}
     users = {name: node for node in model.graph.node for name in node.input}
-    branches = {name: s for s in steps.values() if MERGED in s["name"] for name in s["name"].split(MERGED)}
+    branches = {name: s for s in steps if MERGED in s["name"] for name in s["name"].split(MERGED)}
     found, merged = {}, {}
     for layer in subject.layers:
         user = users.get(layer.name)
@@ -84,22 +87,27 @@ def _count_zeros(subject: Subject, model: onnx.ModelProto, source: Artifact,
             continue
         if user is not None and user.op_type == "DequantizeLinear":
             user = users.get(user.output[0])
-        step = steps.get(user.name) if user is not None else None
-        if step is not None and step["macs"]:
+        parts = [(s, count) for s, count in zip(steps, stored, strict=True)
+                 if user is not None and s["name"] == user.name]
+        if parts:
             # an int8 layer is stored as blocks of 4 x 4, zeros beyond its edges
-            size = stored_size(dims[layer.name]) if step["op"] == "QLINEAR" else math.prod(dims[layer.name])
-            found[layer.name] = 1 - size * step["needed_macs"] / step["macs"] / math.prod(layer.shape)
-    return found, merged, _merge_notes(subject, source, merged, len({s["name"] for s in branches.values()}))
+            is_int8 = parts[0][0]["op"] == "QLINEAR"
+            size = stored_size(dims[layer.name]) if is_int8 else math.prod(dims[layer.name])
+            if sum(count for _, count in parts) == size:
+                kept = sum(count * s["needed_macs"] / s["macs"] for s, count in parts)
+                found[layer.name] = 1 - kept / math.prod(layer.shape)
+    return found, merged
 
 
-def _merge_notes(subject: Subject, source: Artifact, merged: Mapping[str, float], groups: int) -> tuple[str, ...]:
+def _merge_notes(subject: Subject, source: Artifact, merged: Mapping[str, float]) -> tuple[str, ...]:
+    """A note where merging parallel convolutions cost zeros."""
     sizes = {layer.name: layer.params for layer in subject.layers if layer.name in merged}
     before, after = (sum(share[name] * size for name, size in sizes.items()) / max(1, sum(sizes.values()))
                      for share in (source.layer_sparsity, merged))
     if before - after <= LOST:
         return ()
-    return (f"{groups} groups of parallel convolutions became one convolution each: {before:.1%} zeros were asked for "
-            f"in the branches, {after:.1%} {LEFT}; the ONNX file keeps the branches",)
+    return (f"{len(merged)} parallel convolutions were added up to fewer: {before:.1%} zeros were asked for in the "
+            f"branches, {after:.1%} {LEFT}; the ONNX file keeps the branches",)
 
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -138,8 +146,11 @@ def write_mmrt(model: onnx.ModelProto, path: Path, precision: str = "fp32",
 
 def pack(model: onnx.ModelProto, precision: str = "fp32", meta: Mapping[str, Any] | None = None) -> bytes:
     """The bytes of the .mmrt file. ExportError names an operator that mmrt does not have."""
-    plan = lower(fuse(quantized(read_graph(model))), precision)
+    return _packed(lower(fuse(quantized(read_graph(model))), precision), meta or {})
+
+
+def _packed(plan: Plan, meta: Mapping[str, Any]) -> bytes:
     words = plan_words(plan)
-    about = {**(meta or {}), "precision": precision, "floats": plan.data.floats}  # floats: for mmrt_download
+    about = {**meta, "precision": plan.precision, "floats": plan.data.floats}  # floats: for mmrt_download
     sections = {"PLAN": words, "DATA": b"".join(plan.data.blobs), "META": json.dumps(about, sort_keys=True).encode()}
     return mmrt_file.pack_file(sections)

@@ -95,7 +95,7 @@ class Model:
             raise ValueError("the model is closed")
         ready = []
         for (name, shape), given in zip(self.inputs, arrays):
-            array = np.ascontiguousarray(given, np.float32)
+            array = np.asarray(given, np.float32, order="C")  # ascontiguousarray gives a number an axis
             if array.shape != shape:
                 raise ValueError("input {} has shape {}, got {}".format(name, shape, array.shape))
             ready.append(array)

@@ -14,10 +14,10 @@ from torch import nn
 
 from exporters import mmrt_file
 from exporters.mmrt_fusion import fuse
-from exporters.mmrt_graph import read_graph
 from exporters.mmrt_int8 import FOUR, quantized, stored_size, uint8_tensors
 from exporters.mmrt_layout import View
 from exporters.mmrt_lowering import lower
+from exporters.mmrt_reading import read_graph
 from exporters.onnxruntime_int8 import quantize_for_onnxruntime
 from exporters.to_onnx import simplify
 from exporters.to_sparse import load_runtime, pack
@@ -149,3 +149,73 @@ def test_zeros_are_counted_in_the_file_that_the_runtime_loaded(tmp_path):
     step = steps["/one/Conv"]
     assert step["op"] == "QLINEAR"
     assert round(stored_size(weight.shape) * step["needed_macs"] / step["macs"]) == np.count_nonzero(weight)
+
+
+class Narrowing(nn.Module):
+    """A depthwise convolution whose output is one pixel, as ShViT's are at 64 px; six channels are two words."""
+
+    def __init__(self, image: tuple[int, int]) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 6, 5, stride=(-(-21 // image[0]), -(-26 // image[1])), padding=2), nn.Conv2d(
+            6, 5, 1)
+        self.depth = nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=6)
+
+    def forward(self, x):
+        return self.fc(self.depth(self.stem(x).relu()).relu()).flatten(1)
+
+
+@pytest.mark.parametrize("image", [(1, 1), (2, 2), (1, 2), (2, 1)])
+def test_a_depthwise_convolution_to_one_pixel(image, tmp_path):
+    file = qdq(Narrowing(image), 0.0)
+    (tmp_path / "m.mmrt").write_bytes(pack(file, "int8"))
+    model = load_runtime().Model(str(tmp_path / "m.mmrt"))
+    session = onnxruntime.InferenceSession(file.SerializeToString(), providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(7).standard_normal((4, 1, 3, 21, 26), np.float32)
+    steps = {s["name"]: s for s in model.profile(images[0])}
+    assert steps["/depth/Conv"]["op"] == "QLINEAR"
+    for picture in images:
+        assert np.array_equal(model(picture)[0], session.run(None, {"input": picture})[0])
+
+
+class Responding(nn.Module):
+    """ConvNeXt V2's global response normalization, whose gain and shift are constants of bytes with a zero point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow, self.fc = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 8, 1), nn.Linear(8, 5)
+        self.gain, self.shift = (nn.Parameter(torch.randn(1, 16, 1, 1) + 0.5) for _ in range(2))
+
+    def forward(self, x):
+        x = F.gelu(self.wide(x))
+        norm = x.norm(p=2, dim=(2, 3), keepdim=True)
+        x = x + self.gain * (x * (norm / (norm.mean(1, keepdim=True) + 1e-6))) + self.shift
+        return self.fc(self.narrow(x).mean((2, 3)))
+
+
+def test_constants_with_a_zero_point(tmp_path):
+    file = qdq(Responding(), 0.0)
+    zeros = [onnx.numpy_helper.to_array(i) for i in file.graph.initializer if i.name.endswith("_zero_point")]
+    arrays = {i.name: onnx.numpy_helper.to_array(i) for i in file.graph.initializer}
+    shifted = [n for n in file.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in arrays and
+               arrays[n.input[0]].size > 1 and arrays[n.input[2]].any()]
+    assert zeros and shifted, "or this tests nothing"
+    (tmp_path / "m.mmrt").write_bytes(pack(file, "int8"))
+    model = load_runtime().Model(str(tmp_path / "m.mmrt"))
+    session = onnxruntime.InferenceSession(file.SerializeToString(), providers=["CPUExecutionProvider"])
+    step = float(arrays["logits_scale"])
+    for picture in np.random.default_rng(7).standard_normal((4, 1, 3, 21, 26), np.float32):
+        assert np.abs(model(picture)[0] - session.run(None, {"input": picture})[0]).max() <= 1.001 * step
+
+
+def test_a_gemm_times_a_number_is_not_taken_for_its_integers(tmp_path):
+    file = qdq(Plain(), 0.0)
+    gemm = next(node for node in file.graph.node if node.op_type == "Gemm")
+    next(part for part in gemm.attribute if part.name == "alpha").f = 0.5
+    (tmp_path / "m.mmrt").write_bytes(pack(file, "int8"))
+    model = load_runtime().Model(str(tmp_path / "m.mmrt"))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(file.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    step = next(float(onnx.numpy_helper.to_array(i)) for i in file.graph.initializer if i.name == "logits_scale")
+    for picture in np.random.default_rng(7).standard_normal((4, 1, 3, 21, 26), np.float32):
+        assert np.abs(model(picture)[0] - session.run(None, {"input": picture})[0]).max() <= 1.001 * step

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from exporters import mmrt_file
-from exporters.mmrt_graph import Graph, Node, read_graph
+from exporters.mmrt_graph import Graph, Node
 from exporters.mmrt_int8 import quantized
+from exporters.mmrt_reading import read_graph
 from exporters.mmrt_tables import ACTS, quantized_bytes, rounded_in_place, with_tables
 from exporters.onnxruntime_int8 import quantize_for_onnxruntime
 from exporters.to_onnx import simplify

@@ -82,14 +82,14 @@ def test_family(name, tmp_path, monkeypatch):
 # ---- one operator at a time --------------------------------------------------------------------------------------
 
 
-def make_onnx(nodes, inputs, constants, output_rank=None):
+def make_onnx(nodes, inputs, constants, opset=17):
     """nodes: (op, inputs, output, attributes); the last output is the graph's."""
     protos = [helper.make_node(op, list(ins), [out], name=f"{op}_{out}", **attrs) for op, ins, out, attrs in nodes]
     graph = helper.make_graph(
         protos, "test", [helper.make_tensor_value_info(k, TensorProto.FLOAT, s) for k, s in inputs.items()],
         [helper.make_empty_tensor_value_info(nodes[-1][2])],
         [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     inferred = onnx.shape_inference.infer_shapes(model)
     known = {v.name: v for v in (*inferred.graph.value_info, *inferred.graph.output)}
     model.graph.output[0].CopyFrom(known[nodes[-1][2]])
@@ -115,6 +115,7 @@ CONVOLUTIONS = {  # image (C, H, W), outputs, kernel, attributes
     "pointwise with stride": ((5, 8, 9), 4, (1, 1), {"strides": [2, 2]}),
     "patches": ((3, 8, 12), 4, (4, 4), {"strides": [4, 4]}),
     "patches and a rest": ((3, 9, 13), 4, (4, 4), {"strides": [4, 4]}),
+    "patches, padded below": ((3, 7, 3), 4, (2, 3), {"strides": [2, 3], "pads": [0, 0, 1, 0]}),
     "dilation": ((4, 9, 9), 4, (3, 3), {"dilations": [2, 2], "pads": [2, 2, 2, 2]}),
     "dilation and stride": ((4, 9, 9), 4, (3, 3), {"dilations": [3, 3], "strides": [2, 2], "pads": [3, 3, 3, 3]}),
     "auto pad": ((4, 9, 8), 4, (3, 3), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),

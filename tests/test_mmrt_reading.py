@@ -1,0 +1,270 @@
+"""Which ONNX nodes mmrt reads, and the sentences with which it refuses others."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from test_to_sparse import assert_same, make_onnx, noise
+from torch import nn
+
+from exporters import ExportError
+from exporters.mmrt_fusion import fuse
+from exporters.mmrt_reading import OPSETS, read_graph
+from exporters.run import export_one
+from exporters.subject import Subject
+from exporters.to_sparse import load_runtime, pack
+from mmprune.layers import find_layers
+from mmprune.records import Variant
+from mmprune.runtime_files import runtime_folder
+
+needs_runtime = pytest.mark.skipif(not (runtime_folder() / "libmmrt.so").is_file(),
+                                   reason="mmrt's library was not built: mmprune runtime build")
+
+# ---- right -------------------------------------------------------------------------------------------------------
+
+TRANSPOSED = {  # image (C, H, W), outputs a group, kernel, attributes
+    "twice as large": ((4, 3, 5), 3, (2, 2), {"strides": [2, 2]}),
+    "twice as large, overlapping": ((4, 3, 5), 3, (4, 4), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    "odd kernel": ((4, 3, 5), 3, (3, 3), {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]}),
+    "odd size": ((4, 3, 5), 3, (3, 3), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    "kernel smaller than stride": ((4, 3, 5), 3, (2, 1), {"strides": [3, 2]}),
+    "no stride": ((4, 3, 5), 3, (3, 3), {"pads": [1, 1, 1, 1]}),
+    "one axis": ((4, 3, 5), 3, (3, 2), {"strides": [1, 2], "pads": [1, 0, 1, 0]}),
+    "dilation": ((4, 3, 5), 3, (3, 3), {"strides": [2, 2], "dilations": [2, 3]}),
+    "dilation and stride share a factor": ((2, 4, 5), 3, (3, 2), {"strides": [4, 2], "dilations": [2, 2]}),
+    "groups": ((4, 3, 5), 3, (4, 4), {"strides": [2, 2], "group": 2, "pads": [1, 1, 1, 1]}),
+    "depthwise": ((4, 3, 5), 1, (4, 4), {"strides": [2, 2], "group": 4, "pads": [1, 1, 1, 1]}),
+    "one pixel": ((4, 1, 1), 3, (2, 2), {"strides": [2, 2]}),
+    "to one pixel": ((4, 1, 1), 3, (3, 3), {"pads": [1, 1, 1, 1]}),
+    "much cut": ((4, 3, 5), 3, (5, 5), {"strides": [2, 2], "pads": [4, 3, 2, 4]}),
+    "size given": ((4, 3, 5), 3, (3, 3), {"strides": [2, 2], "output_shape": [6, 10]}),
+    "same upper": ((4, 3, 5), 3, (3, 3), {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+    "same lower": ((4, 3, 5), 3, (3, 3), {"strides": [2, 2], "auto_pad": "SAME_LOWER"}),
+}
+
+
+@pytest.mark.parametrize("case", TRANSPOSED)
+def test_transposed_convolution(case, tmp_path):
+    image, outs, kernel, attrs = TRANSPOSED[case]
+    w = noise(image[0], outs, *kernel)
+    w[np.abs(w) < 0.5] = 0
+    nodes = [("Relu", ["x"], "r", {}), ("ConvTranspose", ["r", "w", "b"], "t", {**attrs, "kernel_shape": kernel}),
+             ("Relu", ["t"], "y", {})]
+    bias = noise(outs * attrs.get("group", 1))
+    program = assert_same(make_onnx(nodes, {"x": [1, *image]}, {"w": w, "b": bias}), tmp_path)
+    if attrs.get("group", 1) == 1 and case != "to one pixel" and "output_shape" not in attrs:
+        products = [op for op in program.ops if op.opcode == 1]
+        assert sum(op.fields["weights"]["n_values"] for op in products) <= w.size, "each weight is in one phase"
+
+
+ONE_IMAGE, TWO_IMAGES, TOKENS = [1, 4, 4, 6], [2, 4, 3, 5], [2, 3, 8]
+RIGHT = {  # nodes, shape of x, constants, opset
+    "slope for all": ([("PRelu", ["x", "s"], "y", {})], ONE_IMAGE, {"s": np.float32([0.3])}, 17),
+    "slope for each channel": ([("PRelu", ["x", "s"], "y", {})], ONE_IMAGE,
+                               {"s": np.float32([-0.5, 0, 0.25, 3]).reshape(4, 1, 1)}, 17),
+    "slope below 1": ([("PRelu", ["x", "s"], "y", {})], ONE_IMAGE,
+                      {"s": np.float32([-0.5, 1, 0.25, 0.5]).reshape(4, 1, 1)}, 17),
+    "slope for each element": ([("PRelu", ["x", "s"], "y", {})], ONE_IMAGE, {"s": noise(4, 4, 6)}, 17),
+    "slope that is computed": ([("Sigmoid", ["x"], "s", {}), ("PRelu", ["x", "s"], "y", {})], ONE_IMAGE, {}, 17),
+    "tile": ([("Tile", ["x", "n"], "y", {})], ONE_IMAGE, {"n": [2, 1, 3, 2]}, 17),
+    "tile of tokens": ([("Tile", ["x", "n"], "t", {}), ("MatMul", ["t", "w"], "y", {})], TOKENS,
+                       {"n": [1, 1, 2], "w": noise(16, 3)}, 17),
+    "tile of axes of length 1": ([("Tile", ["x", "n"], "y", {})], [1, 1, 4, 1], {"n": [3, 2, 1, 5]}, 17),
+    "tile by nothing": ([("Tile", ["x", "n"], "y", {})], ONE_IMAGE, {"n": [1, 1, 1, 1]}, 17),
+    "pixel shuffle": ([("DepthToSpace", ["x"], "y", {"blocksize": 2, "mode": "CRD"})], ONE_IMAGE, {}, 17),
+    "depth to space": ([("DepthToSpace", ["x"], "y", {"blocksize": 2})], [2, 8, 3, 5], {}, 17),
+    "pixel shuffle between convolutions": (
+        [("Conv", ["x", "w"], "a", {}), ("DepthToSpace", ["a"], "b", {"blocksize": 3, "mode": "CRD"}),
+         ("Conv", ["b", "v"], "y", {"pads": [1, 1, 1, 1]})], ONE_IMAGE,
+        {"w": noise(18, 4, 1, 1), "v": noise(3, 2, 3, 3)}, 17),
+    "space to depth": ([("SpaceToDepth", ["x"], "y", {"blocksize": 2})], ONE_IMAGE, {}, 17),
+    "only what is padded is read": (
+        [("Pad", ["x", "p"], "q", {}), ("Conv", ["q", "w", "b"], "a", {"strides": [3, 3], "dilations": [2, 2]}),
+         ("Add", ["x", "a"], "y", {})], [1, 2, 1, 1],
+        {"p": [0, 0, 1, 1, 0, 0, 1, 1], "w": noise(2, 2, 2, 2), "b": noise(2)}, 17),
+    "two images through a BatchNorm": (
+        [("BatchNormalization", ["x", "g", "h", "h", "v"], "y", {})], TWO_IMAGES,
+        {"g": noise(4), "h": noise(4), "v": np.float32([1, 2, 3, 4])}, 17),
+    "two images through an InstanceNorm": ([("InstanceNormalization", ["x", "g", "h"], "y", {})], TWO_IMAGES,
+                                           {"g": noise(4), "h": noise(4)}, 17),
+    "norm over two axes": ([("LayerNormalization", ["x", "g", "h"], "y", {"axis": 2})], TWO_IMAGES,
+                           {"g": noise(3, 5), "h": noise(3, 5)}, 17),
+    "norm with a gain for all": ([("LayerNormalization", ["x", "g"], "y", {})], TOKENS, {"g": np.float32([2])}, 17),
+    "largest of three": ([("Neg", ["x"], "n", {}), ("Max", ["x", "n", "c"], "y", {})], TOKENS, {"c": noise(8)}, 17),
+    "least of one": ([("Min", ["x"], "y", {})], TOKENS, {}, 17),
+    "sum of three": ([("Neg", ["x"], "n", {}), ("Sum", ["c", "x", "x"], "y", {})], TOKENS, {"c": noise(3, 1)}, 17),
+    "concat of one": ([("Concat", ["x"], "y", {"axis": 0})], TOKENS, {}, 17),
+    "concat with nothing": ([("Concat", ["x", "c"], "y", {"axis": 0})], TOKENS, {"c": noise(0, 3, 8)}, 17),
+    "mean over no axes": ([("ReduceMean", ["x", "a"], "y", {"noop_with_empty_axes": 1})], TOKENS, {"a": []}, 18),
+    "mean over no axes is one over all": ([("ReduceMean", ["x", "a"], "y", {})], TOKENS, {"a": []}, 18),
+    "padding of some axes": ([("Pad", ["x", "p", "", "a"], "y", {})], TOKENS, {"p": [1, 0, 0, 2], "a": [-1, 1]}, 18),
+    "softmax over the last axes": ([("Softmax", ["x"], "y", {"axis": 1})], TOKENS, {}, 12),
+    "softmax by the old default": ([("Softmax", ["x"], "y", {})], TOKENS, {}, 12),
+    "a part of a shape": (
+        [("Shape", ["x"], "s", {"start": 1}), ("Concat", ["m", "s"], "d", {"axis": 0}),
+         ("Reshape", ["x", "d"], "y", {})], TOKENS, {"m": [-1]}, 17),
+    "one number": ([("Exp", ["x"], "e", {}), ("Add", ["e", "c"], "y", {})], [], {"c": noise(3)}, 17),
+    "pointwise, padded below and right": ([("Conv", ["x", "w"], "y", {"pads": [0, 0, 1, 2]})], ONE_IMAGE,
+                                          {"w": noise(3, 4, 1, 1)}, 17),
+    "a linear of one feature": ([("MatMul", ["x", "w"], "y", {})], [1, 3, 4, 1], {"w": noise(1, 5)}, 17),
+    "a linear of repeated features": ([("Expand", ["x", "n"], "e", {}), ("MatMul", ["e", "w"], "y", {})], [1, 3, 4, 1],
+                                      {"n": [1, 3, 4, 6], "w": noise(6, 5)}, 17),
+    "a mean pooling of phases": (
+        [("Conv", ["x", "w"], "a", {}), ("AveragePool", ["a"], "y", {"kernel_shape": [3, 3], "strides": [2, 2],
+                                                                    "pads": [1, 1, 1, 1]})], [1, 2, 31, 40],
+        {"w": noise(8, 2, 1, 1)}, 17),
+    "a window that reads padding only": (
+        [("Conv", ["x", "w", "b"], "a", {"pads": [1, 1, 1, 1], "dilations": [2, 2]}), ("Add", ["x", "a"], "y", {})],
+        [1, 2, 1, 1], {"w": noise(2, 2, 2, 2), "b": noise(2)}, 17),
+}
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_it_is_right(case, tmp_path):
+    nodes, shape, constants, opset = RIGHT[case]
+    constants = {k: np.asarray(v, np.int64) if isinstance(v, list) else v for k, v in constants.items()}
+    assert_same(make_onnx(nodes, {"x": shape}, constants, opset), tmp_path)
+
+
+@needs_runtime
+def test_infinities_pass_a_prelu(tmp_path):
+    model = make_onnx([("PRelu", ["x", "s"], "y", {})], {"x": [1, 2, 1, 2]}, {"s": np.float32([0, 2]).reshape(2, 1, 1)})
+    (tmp_path / "m.mmrt").write_bytes(pack(model))
+    x = np.float32([np.inf, -3, np.inf, -np.inf]).reshape(1, 2, 1, 2)
+    got, = load_runtime().Model(str(tmp_path / "m.mmrt"))(x)
+    assert got.reshape(-1).tolist() == [np.inf, 0, np.inf, -np.inf]
+
+
+# ---- refused -----------------------------------------------------------------------------------------------------
+
+ONE = np.ones(4, np.float32)
+REFUSED = {  # nodes, shape of x, constants, opset, what the sentence says
+    "dropout in training": ([("Dropout", ["x", "r", "t"], "y", {})], TOKENS,
+                            {"r": np.float32(0.5), "t": np.array(True)}, 17, "Dropout_y.*training mode"),
+    "two images": ([("Conv", ["x", "w"], "y", {})], TWO_IMAGES, {"w": noise(4, 4, 1, 1)}, 17, "one image"),
+    "two images transposed": ([("ConvTranspose", ["x", "w"], "y", {})], TWO_IMAGES, {"w": noise(4, 4, 1, 1)}, 17,
+                              "ConvTranspose_y.*one image"),
+    "steps back": ([("Slice", ["x", "e", "s", "a", "b"], "y", {})], TOKENS,
+                   {"e": [-1], "s": [-9], "a": [2], "b": [-1]}, 17, "step of -1"),
+    "reflection": ([("Pad", ["x", "p"], "y", {"mode": "reflect"})], TOKENS, {"p": [0, 0, 1, 0, 0, 1]}, 17, "reflect"),
+    "cutting": ([("Pad", ["x", "p"], "y", {})], TOKENS, {"p": [0, 0, -1, 0, 0, 0]}, 17, "cuts"),
+    "a window that starts behind": (
+        [("MaxPool", ["x"], "y", {"kernel_shape": [1, 1], "strides": [2, 2], "ceil_mode": 1})], ONE_IMAGE, {}, 17,
+        "MaxPool_y.*ceil_mode"),
+    "a large window": ([("AveragePool", ["x"], "y", {"kernel_shape": [5, 5], "strides": [5, 5]})], ONE_IMAGE, {}, 17,
+                       "5 x 5 is larger than its input"),
+    "no elements": ([("Slice", ["x", "z", "z"], "y", {})], TOKENS, {"z": [0]}, 17, r"shape of y is \(0, 3, 8\)"),
+    "weights that are computed": ([("Gemm", ["x", "x"], "y", {"transB": 1})], [3, 4], {}, 17, "is computed"),
+    "random numbers": ([("RandomUniform", [], "r", {"shape": [8]}), ("Add", ["x", "r"], "y", {})], TOKENS, {}, 17,
+                       "operator RandomUniform"),
+    "no input is read": ([("Neg", ["c"], "y", {})], TOKENS, {"c": ONE}, 17, "y: it does not depend on an input"),
+    "another kind of number": ([("Pow", ["c", "x"], "y", {})], TOKENS, {"c": [2]}, 17, "Pow_y.*int64"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_it_is_refused_with_a_sentence(case):
+    nodes, shape, constants, opset, sentence = REFUSED[case]
+    constants = {k: np.asarray(v, np.int64) if isinstance(v, list) else v for k, v in constants.items()}
+    with pytest.raises(ExportError, match=rf"{sentence}.*use ONNX Runtime or OpenVINO"):
+        pack(make_onnx(nodes, {"x": shape}, constants, opset))
+
+
+def relu(kind=TensorProto.FLOAT, shape=(1, 3), opset=17, domain=""):
+    node = helper.make_node("Relu", ["x"], ["y"], "act", domain=domain)
+    ends = [helper.make_tensor_value_info(name, kind, shape) for name in "xy"]
+    return helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:]), ir_version=8,
+                             opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)])
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), [
+    ({"opset": OPSETS.start - 1}, "opsets 11 to .* has 10"), ({"opset": OPSETS.stop}, "operators may mean something"),
+    ({"kind": TensorProto.INT64}, "input x is int64"), ({"kind": TensorProto.FLOAT16}, "input x is float16"),
+    ({"shape": ("batch", 3)}, "static shapes; that of x is not known"),
+    ({"shape": (1,) * 9}, "1 to 8 axes"), ({"domain": "com.microsoft"}, r"com\.microsoft\.Relu \(node act\)")])
+def test_a_model_is_refused_with_a_sentence(arguments, sentence):
+    with pytest.raises(ExportError, match=sentence):
+        read_graph(relu(**arguments))
+    read_graph(relu())
+
+
+def test_statistics_that_are_read_are_refused():
+    """A second output is no obstacle where nothing reads it."""
+    node = helper.make_node("LayerNormalization", ["x", "g"], ["y", "mean"], "norm")
+    ends = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
+            for name, dims in (("x", (2, 4)), ("y", (2, 4)), ("mean", (2, 1)))}
+    for outputs in (["y"], ["y", "mean"], ["mean"]):
+        graph = helper.make_graph([node], "g", [ends["x"]], [ends[name] for name in outputs],
+                                  [numpy_helper.from_array(ONE, "g")])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        if "mean" in outputs:
+            with pytest.raises(ExportError, match=r"LayerNormalization.*norm.*reads its output mean"):
+                pack(model)
+        else:
+            pack(model)
+
+
+def test_statistics_of_each_batch_are_refused():
+    node = helper.make_node("BatchNormalization", ["x", "c", "c", "c", "c"], ["y", "mean", "var"], "norm",
+                            training_mode=1)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 4, 2, 2)) for name in "xy"]
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], [numpy_helper.from_array(ONE, "c")])
+    with pytest.raises(ExportError, match=r"BatchNormalization.*norm.*training mode.*evaluation mode"):
+        pack(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
+def test_a_node_that_is_not_as_onnx_defines_it_is_named():
+    model = make_onnx([("Concat", ["x", "x"], "y", {"axis": 1})], {"x": TOKENS}, {})
+    del model.graph.node[0].attribute[:]
+    model.graph.node[0].attribute.append(helper.make_attribute("axis", "last"))
+    with pytest.raises(ExportError, match=r"Concat.*Concat_y|onnx cannot read") as caught:
+        pack(model)
+    assert caught.value.__cause__ is not None, "the fault itself can be read"
+
+
+def test_graphs_inside_nodes_are_refused():
+    branch = helper.make_graph([helper.make_node("Identity", ["x"], ["inner"])], "branch", [],
+                               [helper.make_tensor_value_info("inner", TensorProto.FLOAT, (1, 3))])
+    model = relu()
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "cond"))
+    model.graph.node.insert(0, helper.make_node("If", ["cond"], ["z"], "choice", then_branch=branch,
+                                                else_branch=branch))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, (1, 3)))
+    with pytest.raises(ExportError, match=r"operator If \(node choice\)"):
+        read_graph(onnx.shape_inference.infer_shapes(model))
+
+
+# ---- zeros -------------------------------------------------------------------------------------------------------
+
+
+class Corner(nn.Module):
+    """Of the second convolution's taps only the last two rows and columns read its 2 x 2 image; others read padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(n, 8, 3, stride=2, padding=1) for n in (3, 8))
+        self.up, self.fc = nn.ConvTranspose2d(8, 4, 3, stride=2), nn.Linear(4, 5)
+        self.second.weight.data[:, :, 0] = 0
+        self.second.weight.data[..., 0] = 0
+        self.up.weight.data[:, ::2] = 0
+
+    def forward(self, x):
+        return self.fc(self.up(self.second(self.first(x).relu()).relu()).mean((2, 3)))
+
+
+@needs_runtime
+def test_weights_that_only_padding_meets_are_not_missed(tmp_path):
+    """ResNets at 32 px end in images of one pixel: of 3 x 3 taps the file has one, with zeros of its own share."""
+    torch.manual_seed(0)
+    model = Corner().eval()
+    images = np.zeros((2, 3, 4, 4), np.float32)
+    layers = find_layers(model, (1, 3, 4, 4))
+    variant = Variant("v0", "uniform", "magnitude", "unstructured", "quick", 0, {}, 0.5, 0.0, 0.0)
+    subject = Subject(variant, model, tmp_path, layers, images, np.zeros(2, np.int64))
+    sparsity = export_one(subject, "mmrt", "fp32").layer_sparsity
+    assert sparsity["second.weight"] == pytest.approx(5 / 9)
+    assert sparsity.get("up.weight", 0.5) == pytest.approx(0.5)
+    nodes = fuse(read_graph(onnx.load(next(tmp_path.glob("**/*.onnx"))))).nodes
+    phases = [node for node in nodes if node.op == "conv" and node.output.rpartition("#")[2].count(",") == 1]
+    assert len(phases) == 4 and sum(node["weight"].size for node in phases) == 8 * 4 * 9
