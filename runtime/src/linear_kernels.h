@@ -28,7 +28,7 @@ MMRT_INLINE void finish(V (&acc)[T], float* y, const float* residual, const Act&
         for (int j = 0; j < T; ++j) acc[j] += load(residual + j * W);
     if (act.code == 1) {  // the most frequent one stays in registers
         V low = splat(act.a), high = splat(act.b);
-        for (int j = 0; j < T; ++j) acc[j] = vmin(vmax(acc[j], low), high);
+        for (int j = 0; j < T; ++j) acc[j] = clamped(acc[j], low, high);
     }
     for (int j = 0; j < T; ++j) store(y + j * W, acc[j]);
     if (act.code > 1) activate_row(act, y, T * W);
@@ -185,7 +185,7 @@ void taps_chunk(const TapsTask& task, int64_t p) {
         if (KIND == WEIGHTED) {
             add_row<T>(acc, x, splat(task.weights[t]));
         } else {
-            for (int j = 0; j < T; ++j) acc[j] = KIND == LARGEST ? vmax(acc[j], load(x + j * W)) : acc[j] + load(x + j * W);
+            for (int j = 0; j < T; ++j) acc[j] = KIND == LARGEST ? vmax_nan(acc[j], load(x + j * W)) : acc[j] + load(x + j * W);
         }
     }
     if (KIND == SUM)

@@ -233,7 +233,11 @@ struct Reduce {
     bool vertical = false;
 };
 
-float combine(int kind, float a, float b) { return kind == 1 ? std::max(a, b) : kind == 2 ? std::min(a, b) : a + b; }
+float combine(int kind, float a, float b) {  // NaN stays
+    if (kind == 1) return b > a || b != b ? b : a;
+    if (kind == 2) return b < a || b != b ? b : a;
+    return a + b;
+}
 
 float reduce_one(const Reduce& r, const float* x, const Kernels& kernels) {
     const bool contiguous = !r.reduced.dims.empty() && r.reduced.strides[0].back() == 1;
