@@ -246,5 +246,15 @@ void norm_row(const float* x, float* y, int64_t n, float eps, const float* gain,
     });
 }
 
+// 0 times a finite number is 0, and NaN times anything else.
+bool all_finite(const float* x, int64_t n) {
+    V sum[4] = {};
+    int64_t i = 0;
+    for (; i + 4 * W <= n; i += 4 * W)
+        for (int j = 0; j < 4; ++j) sum[j] += load(x + i + j * W) * 0.f;
+    for (; i < n; i += W) sum[0] += load_some(x + i, n - i) * 0.f;
+    return vsum((sum[0] + sum[1]) + (sum[2] + sum[3])) == 0;
+}
+
 }  // namespace
 }  // namespace mmrt
