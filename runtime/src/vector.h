@@ -78,6 +78,7 @@ MMRT_INLINE V clamped(V x, V low, V high) { return vmin(high, vmax(low, x)); }
 // NEON multiplies by one lane of a vector, so four weights take one load; x86 reads one into all lanes as fast.
 #if defined(__aarch64__) && MMRT_WIDTH > 1
 constexpr bool BY_LANE = true;
+constexpr bool MAX_KEEPS_NAN = true;  // vmax is vmax_nan
 // p in a register of its own: loads relative to it then go in pairs (ldp).
 MMRT_INLINE const float* in_register(const float* p) {
     asm("" : "+r"(p));
@@ -85,6 +86,7 @@ MMRT_INLINE const float* in_register(const float* p) {
 }
 #else
 constexpr bool BY_LANE = false;
+constexpr bool MAX_KEEPS_NAN = false;
 MMRT_INLINE const float* in_register(const float* p) { return p; }
 #endif
 
