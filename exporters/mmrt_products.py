@@ -409,7 +409,7 @@ def _converted(plan: p.Plan, node: Node, opcode: int, how: tuple[f.Word, ...]) -
     if len(dims) == 4 and node["axis"] == 1:
         x = _rows_of_image(plan, node, name)
         y = p.result_image(plan, node.output)
-        p.emit(plan, opcode, node.name, y, (x, all_rows(y), *how))
+        p.emit(plan, opcode, node.name, y, (_in_lines(opcode, x, dims[2:]), all_rows(y), *how))
         return y
     rows = token_rows(plan, plan.views[name])
     if rows is None:
@@ -420,8 +420,19 @@ def _converted(plan: p.Plan, node: Node, opcode: int, how: tuple[f.Word, ...]) -
         rows = token_rows(plan, packed)
         assert rows is not None
     y = like_tokens(plan, plan.views[name], rows, dims)
-    p.emit(plan, opcode, node.name, y, (rows, feature_rows(y, rows.dims[1]), *how))
+    lines = lines_of(plan.views[name], p.image_of(plan, plan.views[name]))
+    has_gaps = lines is not None and rows.dims[1] != int(np.prod(dims[:-1]))
+    size = (dims[lines[0]], dims[lines[1]]) if lines and has_gaps else (1, rows.dims[1])
+    p.emit(plan, opcode, node.name, y, (_in_lines(opcode, rows, size), feature_rows(y, rows.dims[1]), *how))
     return y
+
+
+def _in_lines(opcode: int, rows: View, size: Size) -> View:
+    """What a quantize reads, as (C, H, W): it refuses NaN, which between the lines of an image means nothing."""
+    if opcode != f.QUANTIZE:
+        return rows
+    pitch = (rows.dims[1] - size[1]) // (size[0] - 1) if size[0] > 1 else size[1]
+    return replace(rows, dims=(rows.dims[0], *size), strides=(rows.strides[0], pitch, 1))
 
 
 def lower_qadd(plan: p.Plan, node: Node) -> View:

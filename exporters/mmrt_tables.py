@@ -66,6 +66,7 @@ class Function:
 def with_tables(graph: Graph, axes: dict[str, int]) -> Graph:
     """The graph with a node `qtable` for each quantize whose input is a function of one uint8 tensor.
 
+    A function that is NaN somewhere, as log below 0, is none: bytes cannot say it, and the runtime refuses to round it.
     axes  of the uint8 tensors: where their channels are. A table keeps them where they are.
     """
     graph = replace(graph, shapes=dict(graph.shapes))
@@ -74,7 +75,8 @@ def with_tables(graph: Graph, axes: dict[str, int]) -> Graph:
     nodes = []
     for node in graph.nodes:
         made = _Reading(graph, makers, tables).function(node.inputs[0]) if node.op == "quantize" else None
-        if made is None or made.source is None or not _lie_alike(graph, axes, made.source, node.output):
+        if made is None or made.source is None or np.isnan(made.values).any() or \
+                not _lie_alike(graph, axes, made.source, node.output):
             nodes.append(node)
             continue
         number = {"scale": node["scale"], "zero": node["zero"]}

@@ -26,7 +26,7 @@ ISAS = {
     "aarch64": {"scalar": (), "neon": ("-fno-schedule-insns",),
                 "neon_dotprod": ("-fno-schedule-insns", "-march=armv8.2-a+dotprod")},
 }
-TESTS = ("test_elementwise", "test_linear", "test_loader", "test_nd", "test_quantized")
+TESTS = ("test_elementwise", "test_linear", "test_loader", "test_nd", "test_nonfinite", "test_quantized")
 FLAGS = ("-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra", "-Wno-psabi")
 KERNEL_FLAGS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 # libstdc++ is the board's own: the static one of GCC 12 asks for glibc 2.36, and a Jetson's is 2.35

@@ -20,7 +20,7 @@ _library = None
 
 
 class MmrtError(RuntimeError):
-    """What the library refused, in its words."""
+    """What the library refused, in its words: a file, or NaN or infinity in an image for a uint8 file."""
 
 
 def _load_library():

@@ -78,6 +78,7 @@ def test_what_looks_at_more_than_one_number_is_no_table():
     other = Node("dequantize", "other", ("q2",), "z", {"scale": 1.0, "zero": 0})
     assert not tables_of(graph_of(other, binary("add", "x", "z", "y")))
     assert tables_of(graph_of(binary("add", "x", "one", "y"), one=one))
+    assert not tables_of(graph_of(unary("x", "y", ("log", 0.0, 0.0)))), "NaN below 0, which bytes cannot say"
     moved = graph_of(unary("x", "y", ("abs", 0.0, 0.0)), shape=(1, 8, 4, 4))
     assert not [n for n in with_tables(moved, {"q": 1, "out": 3}).nodes if n.op == "qtable"], "channels would move"
 

@@ -21,7 +21,8 @@ enum mmrt_error {
     MMRT_BAD_FILE = -1,     /* not a .mmrt file, or a damaged one */
     MMRT_BAD_ARGUMENT = -2, /* an index out of range, a null pointer, a number of threads below 1 */
     MMRT_NO_MEMORY = -3,
-    MMRT_FAILED = -4 /* anything else, such as a file that cannot be opened */
+    MMRT_FAILED = -4,    /* anything else, such as a file that cannot be opened */
+    MMRT_NOT_FINITE = -5 /* of a uint8 file: an input, or a value that would become an integer, is NaN or infinite */
 };
 
 /* Reads and checks the file and packs its weights. `threads`: of one inference, the caller's included. */
@@ -39,7 +40,9 @@ MMRT_API const char* mmrt_output_name(const mmrt_model* model, int index);
 MMRT_API int mmrt_input_shape(const mmrt_model* model, int index, int64_t dims[8]);
 MMRT_API int mmrt_output_shape(const mmrt_model* model, int index, int64_t dims[8]);
 
-/* One inference. One pointer for each input and each output, to row-major float32 arrays of their shapes. */
+/* One inference. One pointer for each input and each output, to row-major float32 arrays of their shapes. NaN and infinity: a float32
+ * file gives what the dense network gives, NaN where NaN reaches; a uint8 file refuses them with MMRT_NOT_FINITE, as integers cannot say
+ * them. Outputs then hold nothing of use; the model can go on. */
 MMRT_API int mmrt_run(mmrt_model* model, const float* const* inputs, float* const* outputs);
 
 /* One inference on the inputs given, each step timed. Writes JSON, [{"name", "op", "kernel", "seconds", "macs",

@@ -26,6 +26,8 @@ int guarded(F f) {
         return f();
     } catch (const mmrt::FormatError& err) {
         return fail(MMRT_BAD_FILE, err.what());
+    } catch (const mmrt::NotFinite& err) {
+        return fail(MMRT_NOT_FINITE, err.what());
     } catch (const std::bad_alloc&) {
         return fail(MMRT_NO_MEMORY, "not enough memory for this model");
     } catch (const std::exception& err) {

@@ -50,8 +50,8 @@ void binary(int fn, const Act& act, const float* a, int a_step, const float* b, 
         case 1: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return p - q; }); break;
         case 2: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return p * q; }); break;
         case 3: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return p / q; }); break;
-        case 4: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return vmax(p, q); }); break;
-        case 5: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return vmin(p, q); }); break;
+        case 4: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return vmax_nan(p, q); }); break;
+        case 5: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return vmin_nan(p, q); }); break;
         case 6: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return vpow(p, q); }); break;
     }
     if (act.code) unary(act, y, y, n);
@@ -64,18 +64,26 @@ MMRT_INLINE void store_some(float* p, V v, int64_t n) {
     else store_part(p, v, n);
 }
 
-// REDUCE's kinds: 0 sum, 1 max, 2 min, 3 sqrt of the sum of squares.
+// REDUCE's kinds: 0 sum, 1 max, 2 min, 3 sqrt of the sum of squares; and 4, the max where NaN may get lost: for a softmax, whose sum has it.
+constexpr int MAX_OF_NUMBERS = 4;
 template <int KIND>
 MMRT_INLINE V fold(V so_far, V x) {
-    if (KIND == 1) return vmax(so_far, x);
-    if (KIND == 2) return vmin(so_far, x);
+    if (KIND == 1) return vmax_nan(so_far, x);
+    if (KIND == 2) return vmin_nan(so_far, x);
     if (KIND == 3) return so_far + x * x;
+    if (KIND == MAX_OF_NUMBERS) return vmax(so_far, x);
     return so_far + x;
 }
 
+constexpr bool is_max(int kind) { return kind == 1 || kind == MAX_OF_NUMBERS; }
+constexpr bool is_sum(int kind) { return kind == 0 || kind == 3; }
+
 constexpr float fold_start(int kind) {
-    return kind == 1 ? -std::numeric_limits<float>::infinity() : kind == 2 ? std::numeric_limits<float>::infinity() : 0.f;
+    return is_max(kind) ? -std::numeric_limits<float>::infinity() : kind == 2 ? std::numeric_limits<float>::infinity() : 0.f;
 }
+
+// A sum is made in parts of so many additions each: rounding errors grow with the additions that one float has seen.
+constexpr int64_t ADDITIONS = 32;
 
 // Operations on columns see them a few vectors at a time, from column i on: f(i, vectors, elements). As outputs are no inputs there,
 // the last vector may lie over the one before; fewer columns than a vector holds come as `elements` below W.
@@ -87,14 +95,26 @@ MMRT_INLINE void each_columns(int64_t n, F f) {
     if (i < n) n >= W ? f(n - W, Code<1>(), W) : f(i, Code<1>(), n - i);
 }
 
+// sum[j] = fold of at(r, j) over r < length
+template <int KIND, int T, class F>
+MMRT_INLINE void fold_rows(V (&sum)[T], int64_t length, F at) {
+    for (int64_t r = 0; r < length;) {
+        const int64_t end = is_sum(KIND) ? std::min(length, r + ADDITIONS) : length;
+        V part[T];
+        for (int j = 0; j < T; ++j) part[j] = splat(fold_start(KIND));
+        for (; r < end; ++r)
+            for (int j = 0; j < T; ++j) part[j] = fold<KIND>(part[j], at(r, j));
+        for (int j = 0; j < T; ++j) sum[j] = is_sum(KIND) ? sum[j] + part[j] : fold<KIND>(sum[j], part[j]);
+    }
+}
+
 template <int KIND>
 MMRT_INLINE void reduce_columns(const float* x, int64_t row, int64_t length, float* y, int64_t n, float scale) {
     each_columns<4>(n, [&](int64_t i, auto vectors, int64_t elements) {
         constexpr int T = decltype(vectors)::value;
         V sum[T];
         for (int j = 0; j < T; ++j) sum[j] = splat(fold_start(KIND));
-        for (int64_t r = 0; r < length; ++r)
-            for (int j = 0; j < T; ++j) sum[j] = fold<KIND>(sum[j], load_some(x + r * row + i + j * W, elements));
+        fold_rows<KIND>(sum, length, [&](int64_t r, int j) { return load_some(x + r * row + i + j * W, elements); });
         for (int j = 0; j < T; ++j) {
             if (KIND == 3) sum[j] = vsqrt(sum[j]);
             if (KIND == 0) sum[j] = sum[j] * splat(scale);
@@ -117,17 +137,15 @@ template <int KIND>
 MMRT_INLINE float fold_row(const float* x, int64_t n) {
     V sum[4];
     for (int j = 0; j < 4; ++j) sum[j] = splat(fold_start(KIND));
-    int64_t i = 0;
-    for (; i + 4 * W <= n; i += 4 * W)
-        for (int j = 0; j < 4; ++j) sum[j] = fold<KIND>(sum[j], load(x + i + j * W));
+    const int64_t turns = n / (4 * W);
+    fold_rows<KIND>(sum, turns, [&](int64_t r, int j) { return load(x + (4 * r + j) * W); });
+    int64_t i = turns * 4 * W;
     for (; i + W <= n; i += W) sum[0] = fold<KIND>(sum[0], load(x + i));
-    const V all = KIND == 1   ? vmax(vmax(sum[0], sum[1]), vmax(sum[2], sum[3]))
-                  : KIND == 2 ? vmin(vmin(sum[0], sum[1]), vmin(sum[2], sum[3]))
-                              : (sum[0] + sum[1]) + (sum[2] + sum[3]);
-    float out = KIND == 1 ? vmax_of(all) : KIND == 2 ? -vmax_of(-all) : vsum(all);
+    const V all = is_sum(KIND) ? (sum[0] + sum[1]) + (sum[2] + sum[3]) : fold<KIND>(fold<KIND>(sum[0], sum[1]), fold<KIND>(sum[2], sum[3]));
+    float out = is_max(KIND) ? vmax_of(all) : KIND == 2 ? -vmax_of(-all) : vsum(all);
     for (; i < n; ++i) {
         const float v = x[i];
-        out = KIND == 1 ? (v > out ? v : out) : KIND == 2 ? (v < out ? v : out) : KIND == 3 ? out + v * v : out + v;
+        out = is_max(KIND) ? (v > out || v != v ? v : out) : KIND == 2 ? (v < out || v != v ? v : out) : KIND == 3 ? out + v * v : out + v;
     }
     return out;
 }
@@ -166,43 +184,76 @@ void softmax(const float* x, int64_t x_row, float* y, int64_t y_row, int64_t len
 }
 
 void softmax_row(const float* x, float* y, int64_t n) {
-    const V most = splat(reduce_row(1, x, n));
+    const V most = splat(fold_row<MAX_OF_NUMBERS>(x, n));
     map(x, y, n, [&](V v) { return vexp(v - most); });
     const float inverse = 1.f / reduce_row(0, y, n);
     map(y, y, n, [&](V v) { return v * inverse; });
 }
 
+// Of numbers far from 0 a mean is known to few digits, so what is left of it in x - mean is taken away too: with `left`, the mean of
+// x - mean, the variance is the mean of (x - mean)^2 less left^2 (Chan, Golub and LeVeque 1983, the corrected two-pass algorithm).
 // Four vectors of columns at a time share the broadcast of gain and bias.
 void norm(const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length, int64_t n, float eps, const float* gain,
           const float* bias) {
     const V share = splat(1.f / float(length));
     each_columns<4>(n, [&](int64_t i, auto vectors, int64_t elements) {
         constexpr int T = decltype(vectors)::value;
-        V mean[T] = {}, squares[T] = {};
-        for (int64_t r = 0; r < length; ++r)
-            for (int j = 0; j < T; ++j) mean[j] += load_some(x + r * x_row + i + j * W, elements);
+        V mean[T] = {}, both[2 * T] = {};  // both: sums of x - mean, and of its squares
+        fold_rows<0>(mean, length, [&](int64_t r, int j) { return load_some(x + r * x_row + i + j * W, elements); });
         for (int j = 0; j < T; ++j) mean[j] = mean[j] * share;
-        for (int64_t r = 0; r < length; ++r)
-            for (int j = 0; j < T; ++j) {
-                const V d = load_some(x + r * x_row + i + j * W, elements) - mean[j];
-                squares[j] += d * d;
-            }
-        for (int j = 0; j < T; ++j) squares[j] = splat(1.f) / vsqrt(squares[j] * share + splat(eps));
+        fold_rows<0>(both, length, [&](int64_t r, int j) {
+            const V d = load_some(x + r * x_row + i + j % T * W, elements) - mean[j % T];
+            return j < T ? d : d * d;
+        });
+        V inverse[T], start[T];
+        for (int j = 0; j < T; ++j) {
+            const V left = both[j] * share;
+            inverse[j] = splat(1.f) / vsqrt(vmax(splat(0.f), both[T + j] * share - left * left) + splat(eps));
+            start[j] = -left * inverse[j];
+        }
         for (int64_t r = 0; r < length; ++r) {
             const V g = splat(gain ? gain[r] : 1.f), b = splat(bias ? bias[r] : 0.f);
             for (int j = 0; j < T; ++j)
-                store_some(y + r * y_row + i + j * W, (load_some(x + r * x_row + i + j * W, elements) - mean[j]) * squares[j] * g + b, elements);
+                store_some(y + r * y_row + i + j * W, ((load_some(x + r * x_row + i + j * W, elements) - mean[j]) * inverse[j] + start[j]) * g + b, elements);
         }
     });
 }
 
 void norm_row(const float* x, float* y, int64_t n, float eps, const float* gain, const float* bias) {
     const float mean = reduce_row(0, x, n) / float(n);
-    map(x, y, n, [&](V v) { return v - splat(mean); });
-    const float inverse = 1.f / std::sqrt(reduce_row(3, y, n) / float(n) + eps);
-    map(y, y, n, [&](V v) { return v * inverse; });
-    if (gain) map2(y, 1, gain, 1, y, n, [](V p, V q) { return p * q; });
-    if (bias) map2(y, 1, bias, 1, y, n, [](V p, V q) { return p + q; });
+    V both[8] = {};  // as above, four of each
+    const int64_t turns = n / (4 * W);
+    fold_rows<0>(both, turns, [&](int64_t r, int j) {
+        const V d = load(x + (4 * r + j % 4) * W) - splat(mean);
+        return j < 4 ? d : d * d;
+    });
+    int64_t i = turns * 4 * W;
+    for (; i + W <= n; i += W) {
+        const V d = load(x + i) - splat(mean);
+        both[0] += d, both[4] += d * d;
+    }
+    float sum = vsum((both[0] + both[1]) + (both[2] + both[3])), squares = vsum((both[4] + both[5]) + (both[6] + both[7]));
+    for (; i < n; ++i) sum += x[i] - mean, squares += (x[i] - mean) * (x[i] - mean);
+    const float left = sum / float(n), variance = squares / float(n) - left * left;
+    const V inverse = splat(1.f / std::sqrt((variance < 0 ? 0 : variance) + eps)), start = splat(-left) * inverse;
+    each_columns<4>(n, [&](int64_t at, auto vectors, int64_t elements) {
+        for (int64_t k = at; k < at + decltype(vectors)::value * W; k += W) {
+            V v = (load_some(x + k, elements) - splat(mean)) * inverse + start;
+            if (gain) v = v * load_some(gain + k, elements);
+            if (bias) v = v + load_some(bias + k, elements);
+            store_some(y + k, v, elements);
+        }
+    });
+}
+
+// 0 times a finite number is 0, and NaN times anything else.
+bool all_finite(const float* x, int64_t n) {
+    V sum[4] = {};
+    int64_t i = 0;
+    for (; i + 4 * W <= n; i += 4 * W)
+        for (int j = 0; j < 4; ++j) sum[j] += load(x + i + j * W) * 0.f;
+    for (; i < n; i += W) sum[0] += load_some(x + i, n - i) * 0.f;
+    return vsum((sum[0] + sum[1]) + (sum[2] + sum[3])) == 0;
 }
 
 }  // namespace

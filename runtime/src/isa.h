@@ -21,7 +21,7 @@ extern const Kernels MMRT_JOIN(kernels_, MMRT_SET);
 const Kernels MMRT_JOIN(kernels_, MMRT_SET) = {
     MMRT_STRING(MMRT_SET), MMRT_NEEDS, W, MMRT_SPARSE_VECTORS, MMRT_DENSE_ROWS, MMRT_DENSE_VECTORS, MMRT_SPARSE_BELOW,
     sparse, dense, gather_rows, taps, matmul, matvec,
-    unary, binary, reduce, softmax, norm, reduce_row, softmax_row, norm_row,
+    unary, binary, reduce, softmax, norm, all_finite, reduce_row, softmax_row, norm_row,
     Q_VECTORS, Q_DENSE_VECTORS, Q_DENSE_FROM, Q_OFFSET, Q_PAIRED, Q_TAPS, Q_ALONE, qlinear<>, qdense<>, qmatvec, qdepthwise, qmaximum, qtable, qmatmul, qadd, quantize, dequantize,
     multiply_adds, read_floats,
 };

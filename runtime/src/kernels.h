@@ -175,6 +175,7 @@ struct Kernels {
     void (*softmax)(const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length, int64_t n);
     void (*norm)(const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length, int64_t n, float eps,
                  const float* gain, const float* bias);
+    bool (*all_finite)(const float* x, int64_t n);  // none is NaN or infinite
     // over one contiguous row of n elements
     float (*reduce_row)(int kind, const float* x, int64_t n);
     void (*softmax_row)(const float* x, float* y, int64_t n);
@@ -192,7 +193,7 @@ struct Kernels {
     void (*qdepthwise)(const QDepthwiseTask&);
     void (*qmaximum)(const uint32_t* x, uint32_t* y, int64_t positions, const int32_t* taps, int n_taps);
     void (*qtable)(const uint8_t* table, const uint32_t* x, uint32_t* y, int64_t positions);  // of 256 bytes as they lie in memory
-    void (*qmatmul)(const QMatmulTask&);
+    bool (*qmatmul)(const QMatmulTask&);  // false: a number of a or b was NaN
     void (*qadd)(const Sum&, const uint32_t* a, const uint32_t* b, uint32_t* y, int64_t positions);
     void (*quantize)(const float* x, int64_t x_stride, int channels, uint32_t* y, int64_t positions, float scale, const Rounding&);
     void (*dequantize)(const uint32_t* x, float* y, int64_t y_stride, int channels, int64_t positions, float scale, float zero);

@@ -1,6 +1,7 @@
 // LINEAR: chooses the kernel, packs the weights for it and cuts the work into items.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <numeric>
 #include <optional>
@@ -95,6 +96,44 @@ std::vector<float> copy_bias(const LinearDesc& d) {
     return d.bias ? std::vector<float>(d.bias, d.bias + d.y.count) : std::vector<float>();
 }
 
+// Of a layer whose zero weights are left out: makes NaN what such a weight times NaN or infinity would have. each_nonzero calls its
+// argument with the output and the input's first position, in elements from x, of every weight that is there.
+template <class EachNonzero>
+void add_zeros(const LinearDesc& d, EachNonzero each_nonzero, float* arena) {
+    const int channels = d.x.count / d.groups, rows = d.y.count / d.groups, positions = d.y.positions;
+    std::vector<int> all(size_t(d.groups) * positions);  // how many inputs are not finite, of those that an output is a sum of
+    auto count = [&](const float* x, int* counts) {
+        for (int p = 0; p < positions; ++p) counts[p] += x[p] - x[p] != 0;  // NaN of NaN and of infinity
+    };
+    for (int c = 0; c < d.x.count; ++c)
+        for (int32_t tap : d.taps) count(arena + d.x.offset + c * d.x.stride + tap, &all[size_t(c / channels) * positions]);
+    auto each_unsettled = [&](auto f) {
+        for (int o = 0; o < d.y.count; ++o)
+            for (int p = 0; p < positions; ++p) {
+                float& y = arena[d.y.offset + o * d.y.stride + p];
+                if (all[size_t(o / rows) * positions + p] > 0 && !std::isnan(y)) f(o, p, &y);
+            }
+    };
+    bool settled = true;
+    each_unsettled([&](int, int, float*) { settled = false; });
+    if (settled) return;
+    std::vector<int> met(size_t(d.y.count) * positions);  // how many of them by weights that are there
+    each_nonzero([&](int row, int64_t offset) { count(arena + d.x.offset + offset, &met[size_t(row) * positions]); });
+    each_unsettled([&](int o, int p, float* y) {
+        if (met[size_t(o) * positions + p] < all[size_t(o / rows) * positions + p]) *y = std::numeric_limits<float>::quiet_NaN();
+    });
+}
+
+template <class F>
+void each_nonzero(const Sparse& packed, F see) {
+    for (const SparseRange& range : packed.ranges)
+        for (const SparseBlock& block : range.blocks) {
+            const Nonzero* nz = range.nonzeros.data() + block.nonzeros;
+            for (size_t i = 0; i < block.rows.size(); ++i)
+                for (const Nonzero* end = nz + block.counts[i]; nz < end; ++nz) see(block.rows[i], nz->offset / int64_t(sizeof(float)));
+        }
+}
+
 Step sparse_step(const LinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) {
     auto packed = std::make_shared<Sparse>();
     packed->d = d;
@@ -136,6 +175,10 @@ Step sparse_step(const LinearDesc& d, const Kernels& kernels, int threads, const
             run(task);
         }
         finish_halo(p.halo, arena, range.rows, panel, panel, width);
+    };
+    step.add_zeros = [packed, width = kernels.width](float* arena) {
+        add_zeros(packed->d, [&](auto see) { each_nonzero(*packed, see); }, arena);
+        finish_halo(packed->halo, arena, {0, packed->d.y.count, 0}, packed->panels.front(), packed->panels.back(), width);
     };
     return step;
 }
@@ -287,6 +330,11 @@ Step matvec_step(const LinearDesc& d, const Kernels& kernels, int threads, bool 
     packed->begins.push_back(int64_t(packed->nonzeros.size()));
     packed->d.weights.data = nullptr;
     Step step;
+    auto each_nonzero = [packed](auto see) {
+        for (int o = 0; o < packed->d.y.count; ++o)
+            for (int64_t i = packed->begins[o]; i < packed->begins[o + 1]; ++i) see(o, packed->nonzeros[i].offset);
+    };
+    if (sparse) step.add_zeros = [packed, each_nonzero](float* arena) { add_zeros(packed->d, each_nonzero, arena); };
     step.kernel = std::string(sparse ? "sparse matvec " : "matvec ") + kernels.name;
     step.items = (d.y.count + packed->rows_per_item - 1) / packed->rows_per_item;
     step.run = [packed, run = sparse ? sparse_matvec : dense_matvec, &kernels](int item, float* arena) {

@@ -28,7 +28,7 @@ MMRT_INLINE void finish(V (&acc)[T], float* y, const float* residual, const Act&
         for (int j = 0; j < T; ++j) acc[j] += load(residual + j * W);
     if (act.code == 1) {  // the most frequent one stays in registers
         V low = splat(act.a), high = splat(act.b);
-        for (int j = 0; j < T; ++j) acc[j] = vmin(vmax(acc[j], low), high);
+        for (int j = 0; j < T; ++j) acc[j] = clamped(acc[j], low, high);
     }
     for (int j = 0; j < T; ++j) store(y + j * W, acc[j]);
     if (act.code > 1) activate_row(act, y, T * W);
@@ -172,20 +172,23 @@ void gather_rows(const float* x, const int32_t* offsets, int rows, int vectors, 
     }
 }
 
-enum Taps { WEIGHTED, LARGEST, SUM };
+enum Taps { WEIGHTED, LARGEST, LARGEST_OR_NAN, SUM };
 
 // T vectors of positions; the last may write up to the next multiple of 16 (FORMAT.md, Rows).
 template <int T, Taps KIND>
 void taps_chunk(const TapsTask& task, int64_t p) {
     V acc[T];
-    V start = splat(KIND == LARGEST ? -std::numeric_limits<float>::infinity() : task.start);
+    V start = splat(KIND == LARGEST || KIND == LARGEST_OR_NAN ? -std::numeric_limits<float>::infinity() : task.start);
     for (int j = 0; j < T; ++j) acc[j] = start;
     for (int t = 0; t < task.n_taps; ++t) {
         const float* x = task.x + p + task.taps[t];
         if (KIND == WEIGHTED) {
             add_row<T>(acc, x, splat(task.weights[t]));
         } else {
-            for (int j = 0; j < T; ++j) acc[j] = KIND == LARGEST ? vmax(acc[j], load(x + j * W)) : acc[j] + load(x + j * W);
+            for (int j = 0; j < T; ++j) {
+                const V next = load(x + j * W);
+                acc[j] = KIND == LARGEST ? vmax(acc[j], next) : KIND == LARGEST_OR_NAN ? vmax_nan(acc[j], next) : acc[j] + next;
+            }
         }
     }
     if (KIND == SUM)
@@ -202,8 +205,17 @@ void taps_of(const TapsTask& task) {
     for (; p < task.positions; p += W) taps_chunk<1, KIND>(task, p);
 }
 
+// Whether NaN may be among what the taps see: the sum of all that lies there tells, in fewer instructions than as many maxima that
+// keep NaN take.
+bool seen_nan(const TapsTask& task) {
+    if (MAX_KEEPS_NAN) return false;
+    const auto [low, high] = std::minmax_element(task.taps, task.taps + task.n_taps);
+    const float sum = reduce_row(0, task.x + *low, task.positions + *high - *low);
+    return sum != sum;
+}
+
 void taps(const TapsTask& task) {
-    if (task.maximum) taps_of<LARGEST>(task);
+    if (task.maximum) seen_nan(task) ? taps_of<LARGEST_OR_NAN>(task) : taps_of<LARGEST>(task);
     else if (task.weights) taps_of<WEIGHTED>(task);
     else taps_of<SUM>(task);
 }

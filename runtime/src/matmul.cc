@@ -64,13 +64,14 @@ Step make_matmul(const MatmulDesc& desc, const Kernels& kernels) {
 Step make_qmatmul(const QMatmulDesc& desc, const Kernels& kernels) {
     auto d = std::make_shared<QMatmulDesc>(desc);
     Step step = step_of(desc.floats, "QMATMUL", kernels);
-    step.run = [d, run = kernels.qmatmul](int item, float* arena) {
+    step.lost_nan = std::make_shared<std::atomic<bool>>(false);
+    step.run = [d, lost_nan = step.lost_nan, run = kernels.qmatmul](int item, float* arena) {
         thread_local std::vector<float> scratch;
         QMatmulTask task{task_of(d->floats, item, arena), d->a, d->b, d->c, d->multiplier, nullptr};
         const size_t size = size_t(qmatmul_scratch(task.floats.M, task.floats.N, task.floats.K));
         if (scratch.size() < size) scratch.resize(size);
         task.scratch = scratch.data();
-        run(task);
+        if (!run(task)) *lost_nan = true;
     };
     return step;
 }

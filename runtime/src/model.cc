@@ -5,11 +5,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <new>
+#include <numeric>
 
 #include "nd.h"
 
@@ -48,6 +52,17 @@ struct MakeStep {
     Step operator()(const QuantizeDesc& d) const { return make_quantize(d, kernels); }
     Step operator()(const DequantizeDesc& d) const { return make_dequantize(d, kernels); }
 };
+
+int64_t elements(const View& view) { return std::accumulate(view.dims.begin(), view.dims.end(), int64_t(1), std::multiplies<int64_t>()); }
+
+// "input image: element [0, 2, 5, 7] is nan", of the first that is not finite.
+std::string not_finite(const Port& port, const float* values, int64_t count) {
+    int64_t at = std::find_if(values, values + count, [](float v) { return !std::isfinite(v); }) - values;
+    std::string index, value = std::isnan(values[at]) ? "nan" : values[at] < 0 ? "-inf" : "inf";
+    for (size_t i = port.view.dims.size(); i-- > 0; at /= port.view.dims[i])
+        index = std::to_string(at % port.view.dims[i]) + (index.empty() ? "" : ", ") + index;
+    return "input " + port.name + ": element [" + index + "] is " + value;
+}
 
 // The step of operation `at` and of those behind it that it takes in: threads wait for each other after every step.
 Step make_step(const std::vector<Operation>& operations, const Kernels& kernels, int threads, size_t* at) {
@@ -117,6 +132,8 @@ Model::Model(const uint8_t* file, size_t size, int threads)
         steps_.push_back(make_step(plan_.operations, kernels_, threads, &i));
         steps_.back().name = name;
     }
+    for (const Operation& operation : plan_.operations)
+        if (std::holds_alternative<QuantizeDesc>(operation.desc) || std::holds_alternative<QMatmulDesc>(operation.desc)) finite_only_ = true;
     plan_.operations.clear();
     for (Port& port : plan_.outputs) own(&port.view);
     seconds_.resize(steps_.size());
@@ -135,12 +152,25 @@ Model::Model(const uint8_t* file, size_t size, int threads)
 #endif
 }
 
+bool Model::all_finite(const float* const* inputs) const {
+    for (size_t i = 0; i < plan_.inputs.size(); ++i) {
+        const int64_t count = elements(plan_.inputs[i].view);
+        if (kernels_.all_finite(inputs[i], count)) continue;
+        if (finite_only_) throw NotFinite(not_finite(plan_.inputs[i], inputs[i], count) + ": a uint8 file takes finite numbers only, as integers have no NaN");
+        return false;
+    }
+    return true;
+}
+
 void Model::run(const float* const* inputs, float* const* outputs) {
+    const bool finite = all_finite(inputs);
     for (size_t i = 0; i < plan_.inputs.size(); ++i) write_view(plan_.inputs[i].view, arena_, inputs[i]);
     for (size_t i = 0; i < steps_.size(); ++i) {
         const double began = timed_ ? now() : 0;
         const Step& step = steps_[i];
         threads_.run(step.items, [&](int item) { step.run(item, arena_); });
+        if (!finite && step.add_zeros) step.add_zeros(arena_);
+        if (step.lost_nan && step.lost_nan->exchange(false)) throw NotFinite("operation " + step.name + ": a value is NaN, of which it would make an integer");
         if (timed_) seconds_[i] = now() - began;
     }
     for (size_t i = 0; i < plan_.outputs.size(); ++i) read_view(plan_.outputs[i].view, arena_, outputs[i]);

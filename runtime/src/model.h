@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,11 @@
 #include "threads.h"
 
 namespace mmrt {
+
+// What mmrt_run refuses to compute with: the message names the input and the element, or the operation.
+struct NotFinite : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
 
 class Model {
   public:
@@ -28,6 +34,7 @@ class Model {
         size_t bytes;
         void operator()(void* p) const;
     };
+    bool all_finite(const float* const* inputs) const;
     void own(View* view);
     const float* own(const float* values, int64_t count);
 
@@ -37,6 +44,7 @@ class Model {
     std::vector<Step> steps_;
     std::vector<double> seconds_;
     bool timed_ = false;
+    bool finite_only_ = false;  // some operation makes integers of floats, and integers cannot say NaN
     std::unique_ptr<void, Unmap> memory_;
     float* arena_ = nullptr;
     Threads threads_;

@@ -233,14 +233,18 @@ struct Reduce {
     bool vertical = false;
 };
 
-float combine(int kind, float a, float b) { return kind == 1 ? std::max(a, b) : kind == 2 ? std::min(a, b) : a + b; }
+double combine(int kind, double a, double b) {  // NaN stays
+    if (kind == 1) return b > a || b != b ? b : a;
+    if (kind == 2) return b < a || b != b ? b : a;
+    return a + b;
+}
 
 float reduce_one(const Reduce& r, const float* x, const Kernels& kernels) {
     const bool contiguous = !r.reduced.dims.empty() && r.reduced.strides[0].back() == 1;
     const int64_t n = contiguous ? r.reduced.dims.back() : 1, rows = r.reduced.count() / n;
-    float out = r.d.kind == 1 ? -std::numeric_limits<float>::infinity() : r.d.kind == 2 ? std::numeric_limits<float>::infinity() : 0.f;
+    double out = r.d.kind == 1 ? -std::numeric_limits<double>::infinity() : r.d.kind == 2 ? std::numeric_limits<double>::infinity() : 0;
     for (int64_t i = 0; i < rows; ++i) out = combine(r.d.kind, out, kernels.reduce_row(r.d.kind, x + r.reduced.offset(0, i * n), n));
-    return r.d.kind == 0 ? out * r.d.scale : r.d.kind == 3 ? std::sqrt(out) : out;
+    return float(r.d.kind == 0 ? out * double(r.d.scale) : r.d.kind == 3 ? std::sqrt(out) : out);
 }
 
 }  // namespace

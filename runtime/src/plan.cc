@@ -483,10 +483,22 @@ QPoolDesc read_qpool(Words& words, int64_t arena) {
 }
 
 // Rows that are read in whole vectors.
-Rows input_rows(Words& words, int64_t arena, const char* what) {
-    const Rows x = as_rows(words.view(what, arena), words, what);
+Rows checked_rows(const Words& words, const View& view, int64_t arena, const char* what) {
+    const Rows x = as_rows(view, words, what);
     if (x.offset + (x.count - 1) * x.stride + (x.positions + OVER - 1) / OVER * OVER > arena + SLACK) refuse(words.where() + what + "'s last row runs past the arena");
     return x;
+}
+
+Rows input_rows(Words& words, int64_t arena, const char* what) { return checked_rows(words, words.view(what, arena), arena, what); }
+
+// The rows of an image [C, H, W], what is between its lines included.
+Rows rows_of_lines(const Words& words, const View& x, int64_t arena) {
+    const int64_t height = x.dims[1], width = x.dims[2], pitch = height > 1 ? x.strides[1] : width;
+    if ((width > 1 && x.strides[2] != 1) || pitch < width) refuse(words.where() + "x is no image whose lines are contiguous");
+    View rows = x;
+    rows.dims = {x.dims[0], (height - 1) * pitch + width};
+    rows.strides = {x.strides[0], 1};
+    return checked_rows(words, rows, arena, "x");
 }
 
 QTableDesc read_qtable(Words& words, int64_t arena) {
@@ -517,7 +529,14 @@ float read_scale(Words& words) {
 
 QuantizeDesc read_quantize(Words& words, int64_t arena) {
     QuantizeDesc d;
-    d.x = input_rows(words, arena, "x");
+    const View x = words.view("x", arena);
+    if (x.dims.size() == 3) {
+        d.x = rows_of_lines(words, x, arena);
+        d.width = x.dims[2];
+        d.pitch = x.dims[1] > 1 ? x.strides[1] : x.dims[2];
+    } else {
+        d.x = checked_rows(words, x, arena, "x");
+    }
     d.y = output_rows(words, arena);
     if ((d.x.count + 3) / 4 != d.y.count || d.x.positions != d.y.positions) refuse(words.where() + "x and y have different shapes");
     d.scale = read_scale(words);

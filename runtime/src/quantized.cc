@@ -300,6 +300,15 @@ Step by_rows(const char* op, const char* kernel, const Rows& y, F run_row) {
     return step;
 }
 
+// Of one channel. Infinity is no NaN: it is clamped, as every large number.
+bool no_nan(const QuantizeDesc& d, const float* x, const Kernels& kernels) {
+    for (int64_t begin = 0; begin < d.x.positions; begin += d.pitch) {
+        const float *line = x + begin, *end = line + d.width;
+        if (!kernels.all_finite(line, d.width) && std::any_of(line, end, [](float v) { return std::isnan(v); })) return false;
+    }
+    return true;
+}
+
 }  // namespace
 
 Step make_qlinear(const QLinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) {
@@ -404,9 +413,14 @@ Step make_qadd(const QAddDesc& d, const Kernels& kernels) {
 
 Step make_quantize(const QuantizeDesc& d, const Kernels& kernels) {
     const Kernels& fit = fitting(d.y, kernels);
-    return by_rows("QUANTIZE", fit.name, d.y, [d, &fit](int row, float* arena) {
+    auto lost_nan = std::make_shared<std::atomic<bool>>(false);
+    Step step = by_rows("QUANTIZE", fit.name, d.y, [d, lost_nan, &kernels, &fit](int row, float* arena) {
+        for (int channel = 4 * row; channel < std::min(4 * row + 4, d.x.count); ++channel)
+            if (d.width && !no_nan(d, arena + d.x.offset + channel * d.x.stride, kernels)) *lost_nan = true;
         fit.quantize(arena + d.x.offset + 4 * row * d.x.stride, d.x.stride, std::min(4, d.x.count - 4 * row), words(arena, d.y.offset + row * d.y.stride), d.y.positions, d.scale, d.out);
     });
+    step.lost_nan = lost_nan;
+    return step;
 }
 
 Step make_dequantize(const DequantizeDesc& d, const Kernels& kernels) {

@@ -65,6 +65,7 @@ struct QuantizeDesc {
     Rows x, y;  // x of floats, y of words
     float scale = 1;
     Rounding out;
+    int64_t width = 0, pitch = 0;  // of x's lines, where the file says: what is between them is not looked at
 };
 
 // uint8 of this scale and zero point: (q - zero) * scale

@@ -53,23 +53,44 @@ struct PackedMatrices {
     int64_t depth, a_row, a_step, b_step;  // K / TOGETHER; strides in elements
 };
 
-// b: [depth][N up to a vector]
-void pack_b(const QMatmulTask& task, float* out, int64_t step) {
+// Sees whether one of the numbers is NaN. Of vectors that lines end in, the lanes behind the end are told apart when all is seen.
+struct Seen {
+    V whole = {}, ends = {};
+    inline __attribute__((always_inline)) V operator()(V numbers, bool is_end = false) {
+        (is_end ? ends : whole) += numbers * 0.f;
+        return numbers;
+    }
+    bool no_nan(int64_t lanes_in_ends) const {
+        float part[W];
+        store(part, ends);
+        for (int64_t i = 0; i < lanes_in_ends; ++i)
+            if (part[i] != 0) return false;
+        return vsum(whole) == 0;
+    }
+};
+
+// b: [depth][N up to a vector]. Returns whether it has no NaN, and so does pack_a.
+bool pack_b(const QMatmulTask& task, float* out, int64_t step) {
     const MatmulTask& t = task.floats;
     const Steps how = centring_of(task.b);
+    Seen seen;
     for (int64_t k = 0; k < t.K; k += TOGETHER, out += step) {
         const float* even = t.b + k * t.b_row;
         const float* odd = TOGETHER == 2 && k + 1 < t.K ? even + t.b_row : nullptr;
-        for (int64_t n = 0; n < t.N; n += W)
-            store_packed(out + n, packed(steps(load(even + n), how), odd ? steps(load(odd + n), how) : splat(0.f)));
+        for (int64_t n = 0; n < t.N; n += W) {
+            const bool is_end = n + W > t.N;
+            store_packed(out + n, packed(seen(steps(load(even + n), how), is_end), odd ? seen(steps(load(odd + n), how), is_end) : splat(0.f)));
+        }
     }
+    return seen.no_nan(t.N % W);
 }
 
 // a, whose columns (a_row == 1) or lines lie together: [depth][M], or [M][depth].
-void pack_a(const QMatmulTask& task, float* out, PackedMatrices* m) {
+bool pack_a(const QMatmulTask& task, float* out, PackedMatrices* m) {
     const MatmulTask& t = task.floats;
     const Steps how = centring_of(task.a);
-    auto vector_at = [&](const float* p, int64_t left) { return steps(left >= W ? load(p) : load_part(p, left), how); };
+    Seen seen;
+    auto vector_at = [&](const float* p, int64_t left) { return seen(steps(left >= W ? load(p) : load_part(p, left), how)); };
     if (t.a_row == 1 && t.M > 1) {
         m->a_row = 1, m->a_step = (t.M + W - 1) / W * W;
         for (int64_t k = 0; k < t.K; k += TOGETHER, out += m->a_step)
@@ -77,7 +98,7 @@ void pack_a(const QMatmulTask& task, float* out, PackedMatrices* m) {
                 const float* even = t.a + k * t.a_column + i;
                 store_packed(out + i, packed(vector_at(even, t.M - i), TOGETHER == 2 && k + 1 < t.K ? vector_at(even + t.a_column, t.M - i) : splat(0.f)));
             }
-        return;
+        return seen.no_nan(0);
     }
     m->a_step = 1, m->a_row = (t.K + W * TOGETHER - 1) / (W * TOGETHER) * W;
     for (int64_t i = 0; i < t.M; ++i, out += m->a_row)
@@ -86,8 +107,9 @@ void pack_a(const QMatmulTask& task, float* out, PackedMatrices* m) {
             float gathered[W] = {};
             if (t.a_column != 1)
                 for (int64_t j = 0; j < W && k + j < t.K; ++j) gathered[j] = from[j * t.a_column];
-            store_line(out + k / TOGETHER, t.a_column == 1 ? vector_at(from, t.K - k) : steps(load(gathered), how));
+            store_line(out + k / TOGETHER, t.a_column == 1 ? vector_at(from, t.K - k) : seen(steps(load(gathered), how)));
         }
+    return seen.no_nan(0);
 }
 
 template <int R, int T>
@@ -133,15 +155,15 @@ MMRT_INLINE void qmatmul_columns(const QMatmulTask& task, const PackedMatrices& 
     for (; m < task.floats.M; ++m) qmatmul_tile<1, T>(task, p, m, n, last);
 }
 
-void qmatmul(const QMatmulTask& task) {
+bool qmatmul(const QMatmulTask& task) {
     const int64_t N = (task.floats.N + W - 1) / W * W;
     PackedMatrices p{};
     p.depth = (task.floats.K + TOGETHER - 1) / TOGETHER;
     p.b_step = N;
     float* a = task.scratch + p.depth * N;
     p.b = task.scratch, p.a = a;
-    pack_b(task, task.scratch, N);
-    pack_a(task, a, &p);
+    const bool b_is_right = pack_b(task, task.scratch, N), a_is_right = pack_a(task, a, &p);
+    if (!a_is_right || !b_is_right) return false;
     for (int64_t n = 0; n < N;) {
         const int64_t left = (N - n) / W, take = left == 4 ? 2 : left < 3 ? left : 3;
         const int64_t last = take == left ? task.floats.N - (N - W) : W;
@@ -150,6 +172,7 @@ void qmatmul(const QMatmulTask& task) {
         else qmatmul_columns<3>(task, p, n, last);
         n += take * W;
     }
+    return true;
 }
 
 }  // namespace

@@ -2,8 +2,10 @@
 // An item computes the same bits whoever runs it, so the result does not depend on the number of threads.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -71,6 +73,9 @@ struct Step {
     double macs = 0, needed_macs = 0;  // of the dense layer, and without its zeros
     int items = 1;
     std::function<void(int item, float* arena)> run;
+    // Where zero weights were left out: makes NaN after all items what they times NaN or infinity would have. For runs whose inputs have such.
+    std::function<void(float* arena)> add_zeros;
+    std::shared_ptr<std::atomic<bool>> lost_nan;  // set by an item that has made an integer of NaN
 };
 
 struct HaloDesc;  // halo.h

@@ -19,7 +19,7 @@ void run_row(const Kernels& kernels, const TapsTask& task) {
     float result = task.maximum ? task.x[task.taps[0]] : task.start;
     for (int t = 0; t < task.n_taps; ++t) {
         const float x = task.x[task.taps[t]];
-        if (task.maximum) result = std::max(result, x);
+        if (task.maximum) result = x > result || x != x ? x : result;  // NaN stays
         else result += task.weights ? task.weights[t] * x : task.scale * x;
     }
     if (task.residual) result += *task.residual;

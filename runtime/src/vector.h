@@ -29,8 +29,8 @@ MMRT_INLINE V load(const float* p) { return *p; }
 MMRT_INLINE void store(float* p, V v) { *p = v; }
 MMRT_INLINE V vmax(V a, V b) { return a > b ? a : b; }
 MMRT_INLINE V vmin(V a, V b) { return a < b ? a : b; }
+MMRT_INLINE V vmax_nan(V a, V b) { return a > b || a != a ? a : b; }
 MMRT_INLINE V vsqrt(V a) { return std::sqrt(a); }
-MMRT_INLINE V vabs(V a) { return std::fabs(a); }
 MMRT_INLINE V splat(float a) { return a; }
 MMRT_INLINE float lane(V v, int) { return v; }
 MMRT_INLINE V vfma(V a, V b, V c) { return std::fma(a, b, c); }
@@ -49,28 +49,36 @@ MMRT_INLINE V select_negative(V x, V yes, V no) { return x < 0 ? yes : no; }
 MMRT_INLINE V splat(float a) { return (V)_mm512_set1_ps(a); }
 MMRT_INLINE V vmax(V a, V b) { return (V)_mm512_max_ps((__m512)a, (__m512)b); }
 MMRT_INLINE V vmin(V a, V b) { return (V)_mm512_min_ps((__m512)a, (__m512)b); }
+MMRT_INLINE V vmax_nan(V a, V b) { return (V)_mm512_mask_max_ps((__m512)a, _mm512_cmp_ps_mask((__m512)a, (__m512)a, _CMP_ORD_Q), (__m512)a, (__m512)b); }
 MMRT_INLINE V vsqrt(V a) { return (V)_mm512_sqrt_ps((__m512)a); }
 MMRT_INLINE V vfma(V a, V b, V c) { return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 #elif MMRT_WIDTH == 8
 MMRT_INLINE V splat(float a) { return (V)_mm256_set1_ps(a); }
 MMRT_INLINE V vmax(V a, V b) { return (V)_mm256_max_ps((__m256)a, (__m256)b); }
 MMRT_INLINE V vmin(V a, V b) { return (V)_mm256_min_ps((__m256)a, (__m256)b); }
+MMRT_INLINE V vmax_nan(V a, V b) { return (V)_mm256_or_ps(_mm256_max_ps((__m256)a, (__m256)b), _mm256_max_ps((__m256)b, (__m256)a)); }
 MMRT_INLINE V vsqrt(V a) { return (V)_mm256_sqrt_ps((__m256)a); }
 MMRT_INLINE V vfma(V a, V b, V c) { return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 #elif defined(__aarch64__)
 MMRT_INLINE V splat(float a) { return (V)vdupq_n_f32(a); }
 MMRT_INLINE V vmax(V a, V b) { return (V)vmaxq_f32((float32x4_t)a, (float32x4_t)b); }
 MMRT_INLINE V vmin(V a, V b) { return (V)vminq_f32((float32x4_t)a, (float32x4_t)b); }
+MMRT_INLINE V vmax_nan(V a, V b) { return vmax(a, b); }
 MMRT_INLINE V vsqrt(V a) { return (V)vsqrtq_f32((float32x4_t)a); }
 MMRT_INLINE V vfma(V a, V b, V c) { return (V)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
 #endif
-MMRT_INLINE V vabs(V a) { return vmax(a, -a); }
 
 #endif
+
+// NaN: where either operand is one, vmax and vmin give the second on x86, as maxps does, and NaN on arm64; vmax_nan and vmin_nan give
+// NaN everywhere. So a value that is clamped stands second, and costs nothing.
+MMRT_INLINE V vmin_nan(V a, V b) { return -vmax_nan(-a, -b); }
+MMRT_INLINE V clamped(V x, V low, V high) { return vmin(high, vmax(low, x)); }
 
 // NEON multiplies by one lane of a vector, so four weights take one load; x86 reads one into all lanes as fast.
 #if defined(__aarch64__) && MMRT_WIDTH > 1
 constexpr bool BY_LANE = true;
+constexpr bool MAX_KEEPS_NAN = true;  // vmax is vmax_nan
 // p in a register of its own: loads relative to it then go in pairs (ldp).
 MMRT_INLINE const float* in_register(const float* p) {
     asm("" : "+r"(p));
@@ -78,6 +86,7 @@ MMRT_INLINE const float* in_register(const float* p) {
 }
 #else
 constexpr bool BY_LANE = false;
+constexpr bool MAX_KEEPS_NAN = false;
 MMRT_INLINE const float* in_register(const float* p) { return p; }
 #endif
 
@@ -88,6 +97,8 @@ MMRT_INLINE To bits_as(From from) {
     std::memcpy(&to, &from, sizeof to);
     return to;
 }
+
+MMRT_INLINE V vabs(V a) { return bits_as<V>(bits_as<VU>(a) & 0x7FFFFFFFu); }
 
 // The first n < W elements only; the rest are 0.
 #if MMRT_WIDTH == 16
@@ -122,28 +133,29 @@ MMRT_INLINE float vmax_of(V v) {
     float part[W];
     store(part, v);
     float most = part[0];
-    for (int i = 1; i < W; ++i) most = part[i] > most ? part[i] : most;
+    for (int i = 1; i < W; ++i) most = part[i] > most || part[i] != part[i] ? part[i] : most;
     return most;
 }
 
-// e^x: x = n ln 2 + r with |r| <= ln 2 / 2, Taylor to r^7 (relative error below 2e-7), times 2^n. Clamped to [-87.3, 88].
+// e^x: x = n ln 2 + r with |r| <= ln 2 / 2, Taylor to r^7 (relative error below 2e-7), times 2^n. That comes as 2 e^r times 2^(n - 1), which
+// are both floats up to n = 128; clamped to [-87.3, 89.1], the latter factor is 0 at the lower end, below e^-87, and infinite at the
+// upper. NaN stays NaN.
 MMRT_INLINE V vexp(V x) {
-    x = vmin(vmax(x, splat(-87.3f)), splat(88.f));
-    const float rounder = 12582912.f;  // 1.5 * 2^23: adding it leaves round(.) in the low bits
+    x = clamped(x, splat(-87.3f), splat(89.1f));
+    const float rounder = 12582912.f + 126;  // 1.5 * 2^23: adding it leaves round(.) in the low bits, here the exponent of 2^(n - 1)
     V shifted = x * 1.44269504f + splat(rounder);
     V n = shifted - splat(rounder);
     V r = x - n * 0.693359375f;  // ln 2 in two parts: the first has few bits, so n times it is exact
     r = r + n * 2.12194440e-4f;
-    V p = splat(1.f / 5040);
-    p = p * r + splat(1.f / 720);
-    p = p * r + splat(1.f / 120);
-    p = p * r + splat(1.f / 24);
-    p = p * r + splat(1.f / 6);
-    p = p * r + splat(0.5f);
+    V p = splat(2.f / 5040);  // twice the series
+    p = p * r + splat(2.f / 720);
+    p = p * r + splat(2.f / 120);
+    p = p * r + splat(2.f / 24);
+    p = p * r + splat(2.f / 6);
     p = p * r + splat(1.f);
-    p = p * r + splat(1.f);
-    VU exponent = bits_as<VU>(shifted) << 23;  // what lies above the low bits is shifted out
-    return bits_as<V>(bits_as<VU>(p) + exponent);
+    p = p * r + splat(2.f);
+    p = p * r + splat(2.f);
+    return p * bits_as<V>(bits_as<VU>(shifted) << 23);  // what lies above the low bits is shifted out
 }
 
 MMRT_INLINE V vsigmoid(V x) { return splat(1.f) / (vexp(-x) + splat(1.f)); }
@@ -156,7 +168,7 @@ MMRT_INLINE V vtanh(V x) {
 
 // x P(x^2) / Q(x^2) on [-3.8, 3.8], beyond which erf is 1 in float32; P and Q fitted for the least largest error: 3e-7 with the rounding.
 MMRT_INLINE V verf(V x) {
-    x = vmin(vmax(x, splat(-3.8f)), splat(3.8f));
+    x = clamped(x, splat(-3.8f), splat(3.8f));
     V t = x * x;
     V p = t * 2.1321373e-06f + splat(0.000287999632f);
     p = p * t + splat(0.0036936088f);
@@ -176,7 +188,7 @@ constexpr float WHOLE = 12582912.f;
 MMRT_INLINE V vround(V x) { return (x + splat(WHOLE)) - splat(WHOLE); }
 
 // round(x / scale) within [low, high], which hold 0, as a correctly rounded quotient gives it: the product with the rounded inverse, corrected
-// twice by its remainder (Markstein 1990, theorem on quotients), is that quotient, and takes a third of a division's time.
+// twice by its remainder (Markstein 1990, theorem on quotients), is that quotient, and takes a third of a division's time. NaN of NaN.
 struct Steps {
     V scale, inverse, low, high, least, most;  // the last two: of x
     bool divide;                               // where the inverse, or a product with it, may leave the range of floats
@@ -185,8 +197,8 @@ MMRT_INLINE Steps steps_of(float scale, float low, float high) {
     return {splat(scale), splat(1.f / scale), splat(low), splat(high), splat(low * scale), splat(high * scale), !(scale > 1e-25f && scale < 1e25f)};
 }
 MMRT_INLINE V steps(V x, const Steps& s) {
-    if (W == 1 || s.divide) return vround(vmin(vmax(x / s.scale, s.low), s.high));
-    x = vmin(vmax(x, s.least), s.most);
+    if (W == 1 || s.divide) return vround(clamped(x / s.scale, s.low, s.high));
+    x = clamped(x, s.least, s.most);
     V q = x * s.inverse;
     q = vfma(vfma(-q, s.scale, x), s.inverse, q);
     q = vfma(vfma(-q, s.scale, x), s.inverse, q);
@@ -206,16 +218,16 @@ static float scalar_softplus(float x) { return x > 20 ? x : log1pf(expf(x)); }
 static float scalar_mish(float x) { return x * tanhf(scalar_softplus(x)); }
 static float scalar_expm1(float x) { return expm1f(x); }
 
-// FORMAT.md, Activations. CODE is a constant, so that one loop holds one activation.
+// FORMAT.md, Activations; NaN stays NaN. CODE is a constant, so that one loop holds one activation.
 template <int CODE>
 MMRT_INLINE V activate(V x, float a, float b) {
     switch (CODE) {
-        case 1: return vmin(vmax(x, splat(a)), splat(b));
+        case 1: return clamped(x, splat(a), splat(b));
         case 2: return select_negative(x, x * a, x);
         case 3: return vsigmoid(x);
         case 4: return x * vsigmoid(x);
-        case 5: return vmin(vmax(x * a + splat(b), splat(0.f)), splat(1.f));
-        case 6: return x * vmin(vmax(x * (1.f / 6) + splat(0.5f), splat(0.f)), splat(1.f));
+        case 5: return clamped(x * a + splat(b), splat(0.f), splat(1.f));
+        case 6: return x * clamped(x * (1.f / 6) + splat(0.5f), splat(0.f), splat(1.f));
         case 7: return x * 0.5f * (splat(1.f) + verf(x * 0.70710678f));
         case 8: return x * 0.5f * (splat(1.f) + vtanh((x + x * x * x * 0.044715f) * 0.79788456f));
         case 9: return vtanh(x);
