@@ -116,3 +116,16 @@ def test_equal_notes_are_one_line_and_numbers_that_differ_a_range(tmp_path):
 ])
 def test_notes_are_grouped_by_their_words(notes, lines):
     assert grouped_notes(notes, 9) == lines
+
+
+def test_a_machine_too_busy_to_tell_is_a_verdict_in_the_table_and_a_note(family):
+    dense, uniform = (m for m in folder.read_measurements(family))
+    (family / folder.MEASUREMENTS).unlink()
+    for m in (dense, uniform):
+        disturbed = replace(m, waited_s=(0.09,) * 10, waits=(9,) * 10)
+        folder.append_measurement(family, disturbed)
+    text = write_report(family).read_text()
+    assert "| 0.800 | 0.800 to 0.800 | too busy to tell |" in text
+    assert "- 1 of 2 cannot be compared with the dense model, since the machine was too busy to tell" in text
+    assert "- 2 of 2: other programs took the CPU in 10 of 10 rounds, which p50, p90 and p99 hold\n" in text
+    assert "too busy to tell" in table(read_points(family))
