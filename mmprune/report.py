@@ -31,14 +31,17 @@ for a core, and what the hypervisor took) are left out; where fewer than a quart
 tenths contradict each other, the machine was too busy to tell. p50, p90 and p99 are of all samples."""
 
 
-def write_report(root: Path) -> Path:
-    """Write report.md, and front.png where something was measured; a family that was not measured gets the rest."""
+def write_report(root: Path, points: Sequence[Point] | None = None) -> Path:
+    """Write report.md, and front.png where something was measured; a family that was not measured gets the rest.
+
+    points  read_points(root), where the caller has them already
+    """
     manifest, variants = folder.read_manifest(root), folder.read_variants(root)
     title = _file_name(manifest.get("model", {}).get("model", "Model"))
     artifacts = folder.read_artifacts(root)
     sections = [f"# {title}, pruned", _asked(manifest), _variants(variants, artifacts)]
     try:
-        points, session = read_points(root), read_session(root)
+        points, session = points or read_points(root), read_session(root)
     except PointsError as err:
         sections.append(f"## Measurements\n\nNone yet: {err}.")
     else:
