@@ -5,7 +5,9 @@ from mmprune.records import Measurement
 # A thread that wakes up waits for a core too, an idle one: some 0.01 ms, up to this where cores sleep deeply. Who finds
 # the core taken waits for a time slice of the other, which is 1 to 10 ms.
 WAKING_S = 1e-4
-HARMLESS = 0.01  # of a round's time; as much as compare.RESOLUTION
+# Of a round's time: our own reading of power starts programs on a Raspberry Pi 5, which take 1 or 2 % from a model that
+# has all cores, and from its reference as much. Another program that computes takes a half.
+HARMLESS = 0.03
 # Each wait hits one sample, so a round of many short inferences keeps a right median and a right low percentile: with
 # a tenth of the samples hit, the median of all is at most the 56th percentile of the others.
 HIT = 0.10

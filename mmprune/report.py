@@ -12,6 +12,7 @@ from mmprune.percentiles import samples_needed
 from mmprune.points import Point, PointsError, Session, read_points, read_session
 from mmprune.records import DENSE, Artifact, Variant
 
+FLAG = "of all samples, those too from which other programs took the CPU"
 HOW = """\
 Each artifact ran with each runtime in a process of its own, all of them alive side by side and started in
 random order; a round gives each a turn of consecutive inferences, in an order drawn anew for every round, while
@@ -62,7 +63,8 @@ def table(points: Sequence[Point]) -> str:
     rows = [_HEAD, *(_cells(p) for p in points)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
     lines = [[row[0].ljust(widths[0]), row[1].ljust(widths[1]), *(map(str.rjust, row[2:], widths[2:]))] for row in rows]
-    return "\n".join("  ".join(line).rstrip() for line in lines)
+    text = "\n".join("  ".join(line).rstrip() for line in lines)
+    return text + (f"\n* {FLAG}" if any(p.disturbed for p in points) else "")
 
 
 _HEAD = ("variant", "runtime", "sparsity %", "accuracy %", "p50 ms", "p90 ms", "p99 ms", "of dense", "99 % interval",
@@ -71,7 +73,7 @@ _HEAD = ("variant", "runtime", "sparsity %", "accuracy %", "p50 ms", "p90 ms", "
 
 def _cells(p: Point) -> tuple[str, ...]:
     def ms(value: float | None) -> str:
-        return "-" if value is None else f"{value * 1e3:.2f}"
+        return "-" if value is None else f"{value * 1e3:.2f}{'*' if p.disturbed else ''}"
 
     def mib(value: int, digits: int) -> str:
         return f"{value / 2**20:.{digits}f}"
@@ -153,7 +155,8 @@ def _device(session: Session) -> str:
 
 def _costs(points: Sequence[Point]) -> str:
     rows = _markdown(_HEAD, [_cells(p) for p in points])
-    return f"## What they cost on it\n\n{rows}\n\nAccuracies are of these very files on test data."
+    flag = f" \\* {FLAG}." if any(p.disturbed for p in points) else ""
+    return f"## What they cost on it\n\n{rows}\n\nAccuracies are of these very files on test data.{flag}"
 
 
 def _notes(points: Sequence[Point]) -> str:

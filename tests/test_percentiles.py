@@ -172,8 +172,9 @@ def test_short_waits_and_few_of_them_do_no_harm(artifacts):
     """Threads that wake up wait for an idle core too; one sample of a hundred that is hit moves no median."""
     waking = rounds_of(artifacts[0], *[[0.0005] * 100] * 20, waited_s=(0.004,) * 20, waits=(200,) * 20)
     hit = rounds_of(artifacts[0], *[[0.0005] * 99 + [0.009]] * 20, waited_s=(0.0085,) * 20, waits=(3,) * 20)
+    power = rounds_of(artifacts[0], *[[0.05] * 4] * 20, waited_s=(0.004,) * 20, waits=(3,) * 20)
     crowd = dataclasses.replace(rounds_of(artifacts[0], *[QUIET] * 20, **lost(20, 20)), threads=4)  # of two cores
-    for m in (waking, hit, crowd):
+    for m in (waking, hit, power, crowd):
         assert not any(disturbed_rounds(m))
 
 

@@ -128,4 +128,6 @@ def test_a_machine_too_busy_to_tell_is_a_verdict_in_the_table_and_a_note(family)
     assert "| 0.800 | 0.800 to 0.800 | too busy to tell |" in text
     assert "- 1 of 2 cannot be compared with the dense model, since the machine was too busy to tell" in text
     assert "- 2 of 2: other programs took the CPU in 10 of 10 rounds, which p50, p90 and p99 hold\n" in text
-    assert "too busy to tell" in table(read_points(family))
+    shown = table(read_points(family))
+    assert "too busy to tell" in shown and "8.00*" in shown and shown.endswith("other programs took the CPU")
+    assert "| 8.00* | 9.60* | - |" in text and "\\* of all samples, those too from which" in text
