@@ -106,6 +106,9 @@ def describe(choice: Choice) -> str:
     else:
         lines.append(f"{choice.winner.artifact} with {choice.winner.runtime}: {choice.winner.accuracy:.2%} accurate")
         lines += [f"  {_room_text(room, choice.budget)}: {room.share:.0%} to spare" for room in choice.rooms]
+        if (ratio := choice.winner.ratio) is not None:
+            said = f"{ratio.verdict}: {ratio.busy}; measure again on an idle machine" if ratio.busy else ratio.verdict
+            lines.append(f"  {ratio.low:.2f} to {ratio.high:.2f} of the dense model's latency: {said}")
     if choice.runner_up is not None:
         second = choice.runner_up
         lines.append(f"runner-up: {second.artifact} with {second.runtime}, {second.accuracy:.2%}")

@@ -219,6 +219,7 @@ def bundle(family: Path, target: str, profile: str, threads: int | None, jetpack
     runtimes = targets.load(target).runtimes
     tensorrt_of(jetpack)
     artifacts = read_artifacts(family)
+    asked.say_loading("what answers a few images, to compare the board's answers with")
     if "tensorrt" in runtimes:
         refuse(_check_tensorrt(family, artifacts, jetpack), jetpack)
     boards.bundle(family, artifacts, target, profile, threads)
@@ -272,6 +273,7 @@ def choose(family: Path, out: Path | None, **limits: Any) -> None:
 @click.argument("family", type=OUT)
 def report(family: Path) -> None:
     """Write report.md and front.png of a family from what was measured."""
+    asked.say_loading("matplotlib")
     _finish(family)
 
 
@@ -360,9 +362,14 @@ def _check_tensorrt(root: Path, artifacts: list[Any], jetpack: str) -> Any:
 
 def _finish(family: Path) -> None:
     """Draw, report, and print the table."""
-    from mmprune.points import read_points
+    from mmprune.points import PointsError, read_points
     from mmprune.report import table, write_report
 
-    path = write_report(family)
-    click.echo(table(read_points(family)))
+    try:
+        points = read_points(family)
+    except PointsError:
+        write_report(family)  # the rest of it
+        raise
+    path = write_report(family, points)
+    click.echo(table(points))
     click.echo(f"\nreport: {path}\nfront:  {path.with_name('front.png')}")

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from mmprune.runtime_files import runtime_folder
@@ -40,18 +41,22 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """One finding a tool. Packages are imported in a child process each: a broken one may crash, not only raise."""
-    for module, (distribution, use, needed) in PACKAGES.items():
-        yield _package(module, distribution, use, needed)
-    yield _cuda()
-    yield _mmrt()
-    for program, (use, advice) in PROGRAMS.items():
-        path = shutil.which(program)
-        yield Finding(path is not None, False, program, f"{use}: {path or 'not found'}", advice)
+    """One finding a tool, each as soon as it is there: what needs no import first.
+
+    Packages are imported in a child process each, a broken one may crash, not only raise; as many at once as there are
+    cores.
+    """
     cores = len(os.sched_getaffinity(0))
     yield Finding(True, True, "cpu", f"{cores} cores usable, {_isa()}")
     free = shutil.disk_usage(".").free
     yield Finding(free > 2**30, False, "disk", f"{free / 2**30:.1f} GiB free here", "a large model's family needs more")
+    for program, (use, advice) in PROGRAMS.items():
+        path = shutil.which(program)
+        yield Finding(path is not None, False, program, f"{use}: {path or 'not found'}", advice)
+    with ThreadPoolExecutor(cores) as pool:
+        looks = [pool.submit(_package, module, *row) for module, row in PACKAGES.items()]
+        for look in as_completed([pool.submit(_mmrt), *looks, pool.submit(_cuda)]):
+            yield look.result()
 
 
 def _package(module: str, distribution: str, use: str, needed: bool) -> Finding:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mmprune import folder
 from mmprune.compare import Ratio, compare, stability_notes
+from mmprune.disturbed import disturbed_rounds
 from mmprune.percentiles import latency_s
 from mmprune.records import DENSE, Artifact, Device, Measurement, Variant
 
@@ -42,6 +43,7 @@ class Point:
     ratio: Ratio | None  # to the dense model with the same runtime; None for itself and where it was not measured
     notes: tuple[str, ...]  # what speaks against the samples
     told: tuple[str, ...]  # what the program that measured said beside the numbers
+    disturbed: int = 0  # rounds in which other programs took the CPU; the percentiles hold them
 
     @property
     def dense(self) -> bool:
@@ -146,7 +148,7 @@ def _point(variant: Variant, artifact: Artifact, m: Measurement, reference: Meas
         p50_s=latency_s(samples, 50) or 0.0, p90_s=latency_s(samples, 90), p99_s=latency_s(samples, 99),
         file_bytes=artifact.file_bytes, download_bytes=artifact.download_bytes, peak_bytes=m.peak_bytes,
         memory_bytes=m.memory_bytes, ratio=compare(m, reference) if reference else None,
-        notes=tuple(stability_notes(m)), told=m.notes)
+        notes=tuple(stability_notes(m)), told=m.notes, disturbed=sum(disturbed_rounds(m)))
 
 
 def pareto(points: Sequence[Point], cost: Callable[[Point], float | None]) -> list[Point]:

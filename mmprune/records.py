@@ -240,6 +240,11 @@ class Measurement:
     power_rails: tuple[str, ...] = ()
     shared_bytes: int | None = None  # Jetson: by how much RAM fell in the memory pass, the GPU's share in it
     notes: tuple[str, ...] = ()
+    # What kept each round's turn from the CPU; () where the kernel does not tell, or an older probe measured
+    waited_s: tuple[float, ...] = ()  # all threads together: ready to run, and without a core
+    waits: tuple[int, ...] = ()  # how often
+    preemptions: tuple[int, ...] = ()  # involuntary context switches
+    stolen_s: tuple[float, ...] = ()  # what the hypervisor gave to others, of all cores together; in ticks of 10 ms
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -253,6 +258,10 @@ class Measurement:
         _require(all(0 <= i < rounds for i in self.throttled_rounds),
                  f"{self.artifact}: throttled rounds {self.throttled_rounds} of {rounds}")
         _require(self.throttled or not self.throttled_rounds, f"{self.artifact}: rounds throttled, the whole did not")
+        for name in ("waited_s", "waits", "preemptions", "stolen_s"):
+            _require(len(getattr(self, name)) in (0, rounds),
+                     f"{self.artifact}: {name} has {len(getattr(self, name))} values for {rounds} rounds")
+        _require(len(self.waited_s) == len(self.waits), f"{self.artifact}: waited_s without waits, or the reverse")
         for name in ("burst_s", "sustained_s", "energy_j", "energy_gross_j", "idle_w", "shared_bytes"):
             value = getattr(self, name)
             _require(value is None or (math.isfinite(value) and value >= 0), f"{self.artifact}: {name} is {value!r}")

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from mmprune import folder
+from mmprune.compare import TOO_BUSY
 from mmprune.front import draw
+from mmprune.grouped_notes import grouped_notes
 from mmprune.percentiles import samples_needed
 from mmprune.points import Point, PointsError, Session, read_points, read_session
 from mmprune.records import DENSE, Artifact, Variant
 
-SHOWN = 4  # files that a note names
+FLAG = "of all samples, those too from which other programs took the CPU"
 HOW = """\
 Each artifact ran with each runtime in a process of its own, all of them alive side by side and started in
 random order; a round gives each a turn of consecutive inferences, in an order drawn anew for every round, while
@@ -22,19 +24,25 @@ above a process that has only imported them.
 p50 is the median. p90 and p99 are early-stopping estimates, which the true percentile exceeds with a chance of
 1 % at most, after the rule of MLPerf's single-stream scenario; they need {p90} and {p99} samples. "of dense" is
 the median over rounds of the ratio of median latencies to those of the dense model with the same runtime in the
-same round, with a 99 % interval from a bootstrap over processes and rounds. It is called faster or slower only
-where the whole interval is more than 1 % away from 1, or 5 % where fewer than five fresh processes shared the
-rounds, as in profile smoke: where memory lands makes copies of one model differ that much."""
+same round, with a 99 % interval from a bootstrap over processes and rounds, which also spans the ratio of the
+fastest tenths. It is called faster or slower only where the whole interval is more than 1 % away from 1, or 5 %
+where fewer than five fresh processes shared the rounds, as in profile smoke: where memory lands makes copies of one
+model differ that much. Rounds in which one of the two lost the CPU (the kernel counts how long its threads waited
+for a core, and what the hypervisor took) are left out; where fewer than a quarter are left, or medians and fastest
+tenths contradict each other, the machine was too busy to tell. p50, p90 and p99 are of all samples."""
 
 
-def write_report(root: Path) -> Path:
-    """Write report.md, and front.png where something was measured; a family that was not measured gets the rest."""
+def write_report(root: Path, points: Sequence[Point] | None = None) -> Path:
+    """Write report.md, and front.png where something was measured; a family that was not measured gets the rest.
+
+    points  read_points(root), where the caller has them already
+    """
     manifest, variants = folder.read_manifest(root), folder.read_variants(root)
     title = _file_name(manifest.get("model", {}).get("model", "Model"))
     artifacts = folder.read_artifacts(root)
     sections = [f"# {title}, pruned", _asked(manifest), _variants(variants, artifacts)]
     try:
-        points, session = read_points(root), read_session(root)
+        points, session = points or read_points(root), read_session(root)
     except PointsError as err:
         sections.append(f"## Measurements\n\nNone yet: {err}.")
     else:
@@ -55,7 +63,8 @@ def table(points: Sequence[Point]) -> str:
     rows = [_HEAD, *(_cells(p) for p in points)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
     lines = [[row[0].ljust(widths[0]), row[1].ljust(widths[1]), *(map(str.rjust, row[2:], widths[2:]))] for row in rows]
-    return "\n".join("  ".join(line).rstrip() for line in lines)
+    text = "\n".join("  ".join(line).rstrip() for line in lines)
+    return text + (f"\n* {FLAG}" if any(p.disturbed for p in points) else "")
 
 
 _HEAD = ("variant", "runtime", "sparsity %", "accuracy %", "p50 ms", "p90 ms", "p99 ms", "of dense", "99 % interval",
@@ -64,7 +73,7 @@ _HEAD = ("variant", "runtime", "sparsity %", "accuracy %", "p50 ms", "p90 ms", "
 
 def _cells(p: Point) -> tuple[str, ...]:
     def ms(value: float | None) -> str:
-        return "-" if value is None else f"{value * 1e3:.2f}"
+        return "-" if value is None else f"{value * 1e3:.2f}{'*' if p.disturbed else ''}"
 
     def mib(value: int, digits: int) -> str:
         return f"{value / 2**20:.{digits}f}"
@@ -146,15 +155,19 @@ def _device(session: Session) -> str:
 
 def _costs(points: Sequence[Point]) -> str:
     rows = _markdown(_HEAD, [_cells(p) for p in points])
-    return f"## What they cost on it\n\n{rows}\n\nAccuracies are of these very files on test data."
+    flag = f" \\* {FLAG}." if any(p.disturbed for p in points) else ""
+    return f"## What they cost on it\n\n{rows}\n\nAccuracies are of these very files on test data.{flag}"
 
 
 def _notes(points: Sequence[Point]) -> str:
-    disturbed = [p for p in points if p.notes]
-    rows = [f"- {p.artifact} on {p.runtime}: {'; '.join(p.notes)}" for p in disturbed]
-    if disturbed:
-        rows.insert(0, f"- {len(disturbed)} of {len(points)} were disturbed: medians and paired ratios stand it, p90 "
-                       "and p99 less so. Close what else runs, or measure on an idle device")
+    rows = []
+    if unsure := sum(p.ratio is not None and p.ratio.verdict == TOO_BUSY for p in points):
+        rows.append(f"- {unsure} of {len(points)} cannot be compared with the dense model, since the machine was too "
+                    "busy to tell: close what else runs, or take an idle one, and measure again (mmprune bench)")
+    if unstable := sum(bool(p.notes) for p in points):
+        rows.append(f"- {unstable} of {len(points)} were disturbed: medians and paired ratios stand it, p90 "
+                    "and p99 less so. Close what else runs, or measure on an idle device")
+    rows += _lines(((note, f"{p.artifact} on {p.runtime}") for p in points for note in p.notes), len(points))
     for percentile in (90, 99):
         few = [p.samples for p in points if p.latency_s(percentile) is None]
         need = samples_needed(percentile)
@@ -162,21 +175,16 @@ def _notes(points: Sequence[Point]) -> str:
             rows.append(f"- {len(few)} of {len(points)} have too few samples for p{percentile}: {min(few)} where "
                         f"{need} are needed; measure with a longer profile")
     rows = rows or ["- none: every measurement was stable"]
-    rows += _once((note, f"{p.artifact} on {p.runtime}") for p in points for note in p.told)
+    rows += _lines(((note, f"{p.artifact} on {p.runtime}") for p in points for note in p.told), len(points))
     return "## Notes on the measurements\n\n" + "\n".join(rows)
 
 
 def _files(points: Sequence[Point], artifacts: Sequence[Artifact]) -> str:
     """What the exporters noted on the measured files."""
     measured = {p.artifact for p in points}
-    rows = _once((note, a.id) for a in artifacts if a.id in measured for note in a.notes)
+    rows = _lines(((note, a.id) for a in artifacts if a.id in measured for note in a.notes), len(measured))
     return "## Notes on the files\n\n" + ("\n".join(rows) if rows else "- none")
 
 
-def _once(notes: Iterable[tuple[str, str]]) -> list[str]:
-    """A line for each note, with those of whom it is said."""
-    noted = dict[str, list[str]]()
-    for note, name in notes:
-        noted.setdefault(note, []).append(name)
-    return [f"- {note}: {', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''}"
-            for note, names in noted.items()]
+def _lines(notes: Iterable[tuple[str, str]], total: int) -> list[str]:
+    return [f"- {line}" for line in grouped_notes(notes, total)]

@@ -21,6 +21,7 @@ from typing import Any
 
 from mmprune import __version__, folder
 from mmprune.choices import pick
+from mmprune.commit import commit
 from mmprune.records import Artifact
 from mmprune.runtime_files import runtime_files
 from targets import Target, golden
@@ -131,8 +132,8 @@ def _members(contents: _Contents, expected: bytes | None) -> dict[str, bytes | P
                                         "README.txt": _readme(contents.target)}
     if expected:
         members[golden.NAME] = expected
-    manifest = {"schema": SCHEMA, "mmprune": __version__, "target": asdict(contents.target), "job": JOB,
-                "scripts": contents.scripts, "golden": contents.job["golden"], "notes": contents.notes,
+    manifest = {"schema": SCHEMA, "mmprune": __version__, "commit": commit(), "target": asdict(contents.target),
+                "job": JOB, "scripts": contents.scripts, "golden": contents.job["golden"], "notes": contents.notes,
                 "profiles": {name: asdict(p) for name, p in PROFILES.items()},
                 "files": {name: _facts(members[name]) for name in sorted(members)}}
     return {**members, "manifest.json": _json(manifest)}

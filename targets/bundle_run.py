@@ -418,7 +418,8 @@ def run_in_mode(manifest, entries, asked, mode, device):
     here = usable(entries, device)
     if mode is not None:  # which the other programs do not set
         here = [e for e in here if e["runtime"] == "null" or manifest["scripts"][e["runtime"]] == JETSON]
-    header = {"kind": "session", "schema": SCHEMA, "mmprune": manifest["mmprune"], "device": device,
+    header = {"kind": "session", "schema": SCHEMA, "mmprune": manifest["mmprune"],
+              "commit": manifest.get("commit", manifest["mmprune"]), "device": device,
               "pin_clocks": asked.pin_clocks, "power_mode": mode,
               "bundle": file_sha256(os.path.join(HERE, MANIFEST)), "started": datetime.now(timezone.utc).isoformat(),
               "profile": manifest["profiles"][asked.profile] if asked.profile else job["profile"],

@@ -124,7 +124,8 @@ class _Reader:
         if self.devices.setdefault(row["session"], device) != device:
             raise ValueError(f"session {row['session']} was measured on another device before")
         profile = profile_named(str(row["profile"]["name"]))
-        self.subject = Subject(device, emulated, profile.name, row["session"], commit="")
+        commit = row.get("commit") or row.get("mmprune") or "not told"  # older bundles tell the version alone
+        self.subject = Subject(device, emulated, profile.name, row["session"], commit)
 
     def _take_result(self, row: dict[str, Any]) -> None:
         artifact = self._artifact(row)
@@ -134,7 +135,7 @@ class _Reader:
         before = self.old.get(_key(made)) or self.new.get(_key(made))
         if before is None:
             self.new[_key(made)] = made
-        elif before == made:
+        elif dataclasses.replace(before, commit=made.commit) == made:  # it was not kept once
             self.duplicates += 1
         else:
             raise ValueError(f"{artifact.id} on {made.runtime} in session {made.session} is in the family already, "

@@ -11,13 +11,14 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from mmprune import folder
 from mmprune.choices import pick
+from mmprune.commit import commit
 from mmprune.records import Artifact, Device, Measurement
 from mmprune.runtime_files import runtime_files
 from targets import LOCAL, Target, golden, jobs, load, mismatch
@@ -40,7 +41,7 @@ def _ignore(stage: str, item: str, done: float, total: int) -> None:
 class Options:
     threads: int | None = None  # None: the target's own number
     runtimes: tuple[str, ...] | None = None  # None: every installed one of the target's; ("null",) runs anything
-    commit: str = ""  # of mmprune, for the record
+    commit: str = field(default_factory=commit)  # of mmprune, for the record
     again: bool = False  # measure even where a complete session of the same artifacts is there
     memory_bytes: int | None = None  # the most that processes held side by side may take together; None: what is free
     timeout_s: float = 300.0  # for one answer of one process

@@ -32,7 +32,8 @@ pipes, so that one runs while the others and this parent block. A round gives ea
 in an order drawn anew for every round: heat and clocks that drift hit all alike, and so does a neighbour whose load
 comes and goes in our own rhythm, which a fixed order (A B C, C B A) would let hit always the same ones. A turn begins
 with inferences that are stored among the warm-ups: the caches are full of the previous model at first. What else is
-read (temperature, throttling, clocks) is read between rounds, never within a turn; only power is, by a thread.
+read (temperature, throttling, clocks) is read between rounds, never within a turn; only power is, by a thread. How long
+a turn was kept from the CPU is read before it and after it.
 """
 
 import argparse
@@ -50,6 +51,7 @@ import os
 import platform
 import random
 import re
+import resource
 import select
 import shutil
 import signal
@@ -78,6 +80,9 @@ THROTTLED_CLOCK = 0.95  # of the highest allowed: a governor that is told "perfo
 POWER_READINGS = 10  # fewer within an artifact's turns say nothing about its power
 IDLE_S = 3.0  # of power before the first model is loaded
 MINUTE_S = 60.0  # burst is the first, sustained the last of a run of two or more
+# What kept a turn from the CPU, see Measurement: threads that were ready and waited, how often, how often they were
+# interrupted; and what the hypervisor took.
+LOST = ("waited_s", "waits", "preemptions", "stolen_s")
 NOT_REPORTED = "not reported"
 ISA = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
        "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
@@ -393,6 +398,12 @@ def cpu_times(root="/"):
     return ticks[3] + ticks[4], sum(ticks)
 
 
+def stolen_s(root="/"):
+    """CPU time that the hypervisor gave to others while this machine wanted it, of all cores together since boot."""
+    words = read_text(under(root, "/proc/stat")).partition("\n")[0].split()
+    return int(words[8]) / os.sysconf("SC_CLK_TCK") if len(words) > 8 and words[0] == "cpu" else None
+
+
 def busy_share(before, now):
     """Of all cores, between two readings of cpu_times; None where there are none."""
     if not before or not now:
@@ -702,9 +713,34 @@ def warm_up(step):
             return times
 
 
+def waits():
+    """{thread: (seconds, times)} that each thread of this process was ready to run and had to wait for a core.
+
+    None where the kernel does not tell: without CONFIG_SCHED_INFO there is no file, or it holds zeros.
+    """
+    found = {}
+    for path in glob.glob("/proc/self/task/*/schedstat"):
+        words = read_text(path).split()  # of a thread that has just ended: nothing
+        if len(words) == 3:
+            found[path] = int(words[1]) / 1e9, int(words[2])
+    return found if any(times for _, times in found.values()) else None
+
+
+def waits_between(before, now):
+    """{"waited_s", "waits"} of all threads together, from one reading of waits() to the next; None: not told."""
+    if before is None or now is None:
+        return {"waited_s": None, "waits": None}
+    steps = [[b - a for a, b in zip(before.get(thread, (0, 0)), now[thread])] for thread in now]  # noqa: B905  3.8
+    return {"waited_s": round(sum(s for s, _ in steps), 9), "waits": sum(n for _, n in steps)}
+
+
 def turn(step, lead, samples):
+    """Read before the lead, not after it: reading files would drive the model from the caches again."""
     gc.collect()
-    return {"lead_s": [timed(step) for _ in range(lead)], "samples_s": [timed(step) for _ in range(samples)]}
+    before, preemptions = waits(), resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    answer = {"lead_s": [timed(step) for _ in range(lead)], "samples_s": [timed(step) for _ in range(samples)]}
+    preemptions = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - preemptions
+    return dict(answer, preemptions=preemptions, **waits_between(before, waits()))
 
 
 def status_bytes(key):
@@ -771,6 +807,7 @@ class Worker:
         self.lead, self.samples = 1, TURN_SAMPLES
         self.rounds: List[List[float]] = []
         self.windows: List[Window] = []  # of each round's turn
+        self.lost: Dict[str, List[Any]] = {name: [] for name in LOST}  # of each round's turn; None: not told
         self.count, self.busy_s = 0, 0.0
         self.log = tempfile.TemporaryFile()  # noqa: SIM115  a file, not a pipe: a runtime that logs much must not block
         self.process: Any = subprocess.Popen([sys.executable, os.path.abspath(__file__), "worker"],
@@ -877,10 +914,14 @@ def start_workers(entries, timeout_s, turn_s, workers):
 
 
 def take_turn(worker_, meter):
-    begun = meter.read()
+    begun, stolen = meter.read(), stolen_s(worker_.entry["sysroot"])
     worker_.send({"lead": worker_.lead, "samples": worker_.samples})
     answer = worker_.receive()
     worker_.windows.append(meter.window(begun))
+    now = stolen_s(worker_.entry["sysroot"])
+    answer["stolen_s"] = None if stolen is None or now is None else round(max(0.0, now - stolen), 3)
+    for name, values in worker_.lost.items():
+        values.append(answer[name])
     worker_.facts["warmup_s"].extend(answer["lead_s"])
     worker_.rounds.append(answer["samples_s"])
     worker_.count += len(answer["samples_s"])
@@ -991,7 +1032,9 @@ def result(entry, lives, watch):
     burst_s, sustained_s = burst_and_sustained(windows, rounds)
     energy, notes = energy_per_inference(watch.meter, windows, statistics.fmean(s for r in rounds for s in r))
     kept = ("artifact", "sha256", "runtime", "threads", "peak_bytes", "empty_bytes", "shared_bytes")
-    return dict({key: entry[key] for key in kept}, settings=lives[0].facts["settings"],
+    lost = {name: [value for w in lives for value in w.lost[name]] for name in LOST}
+    lost = {name: [] if None in values else values for name, values in lost.items()}
+    return dict({key: entry[key] for key in kept}, settings=lives[0].facts["settings"], **lost,
                 runtime_version=RUNTIMES[entry["runtime"]].version() or "",
                 latencies_s=[[round(s, 9) for s in r] for r in rounds], processes=[len(w.rounds) for w in lives],
                 turns_s=[round(t.begin_s - watch.started_s, 3) for t in windows],

@@ -455,7 +455,7 @@ REFUSED = {
     "there must be some": {"latencies_s": []},
     "more than 5 samples": {"latencies_s": [[0.01] * 5]},
     "not 'float' and 'str'|must be real number": {"latencies_s": [["0.01"]]},
-    "kind 'surprise'": {"kind": "surprise"},
+    "no kind called 'surprise'": {"kind": "surprise"},
 }
 
 
@@ -585,3 +585,16 @@ def test_every_power_mode_is_a_session_that_goes_on_by_itself(family, jetson_lik
 
 def test_a_board_without_power_modes(board):
     assert "--power-modes is for Jetsons" in run(board, "--power-modes", "all").stderr
+
+
+@pytest.mark.parametrize("told, commit", [
+    ({"commit": "0123456789ab+", "mmprune": "0.1.0"}, "0123456789ab+"), ({"mmprune": "0.1.0"}, "0.1.0"),
+    ({}, "not told"),
+])
+def test_an_imported_measurement_says_what_made_the_bundle(family, tmp_path, told, commit):
+    root, artifacts = family
+    results = written(tmp_path / "r.jsonl", session_row(**told), result_row(artifacts[0]))
+    assert [m.commit for m in import_results(root, results).measurements] == [commit]
+    older = [json.loads(line) for line in (root / folder.MEASUREMENTS).read_text().splitlines()]
+    (root / folder.MEASUREMENTS).write_text("".join(json.dumps({**row, "commit": ""}) + "\n" for row in older))
+    assert import_results(root, results).duplicates == 1  # taken in before the commit was kept

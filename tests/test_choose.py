@@ -239,3 +239,13 @@ def test_a_deployment_is_whole_or_absent(tmp_path, points):
     deploy(tmp_path, chosen, tmp_path / "out")
     with pytest.raises(ValueError, match="is there already"):
         deploy(tmp_path, chosen, tmp_path / "out")
+
+
+def test_what_the_winner_gains_is_said_and_so_is_a_machine_too_busy_to_tell(points):
+    fastest = Budget(max_latency_s=0.005)
+    assert "  0.20 to 0.20 of the dense model's latency: faster\n" in describe(choose(points, fastest))
+    assert "dense model's latency" not in describe(choose(points, Budget()))  # it is the winner
+    busy = [dataclasses.replace(p, ratio=p.ratio and dataclasses.replace(p.ratio, busy="other programs disturbed 7 of "
+                                                                                       "8 rounds")) for p in points]
+    assert ("too busy to tell: other programs disturbed 7 of 8 rounds; measure again on an idle machine"
+            in describe(choose(busy, fastest)))

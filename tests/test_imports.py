@@ -121,3 +121,25 @@ def test_a_mistyped_name_is_refused_before_anything_heavy_is_loaded(tmp_path):
     assert [(code, name, text) for (code, text), (_, name) in zip(said, MISTYPED, strict=True)
             if code != 2 or "id you mean" not in text or f"'{name}'" not in text] == []
     assert loaded == []
+
+
+def test_choosing_and_reporting_need_nothing_that_trains_or_runs(tmp_path):
+    """On a busy core importing torch alone takes ten seconds."""
+    made_family(tmp_path, [("dense", 0.9, 0.0, 0.01), ("uniform", 0.88, 0.5, 0.008)])
+    said, loaded = answers(["choose", tmp_path, "--max-latency-ms", "20", "--out", tmp_path / "chosen"],
+                           ["report", tmp_path], ["targets"], ["bundle", tmp_path / "none", "--target", "x86"],
+                           ["import", tmp_path / "none", tmp_path / "manifest.json"])
+    assert [code for code, _ in said] == [0, 0, 0, 1, 1], said
+    assert loaded == [] and (tmp_path / "report.md").is_file() and (tmp_path / "chosen").is_dir()
+
+
+@pytest.mark.parametrize("command", [["build", "--target", "x86"], ["strategies", "--model", "resnet18"],
+                                     ["report", "FAMILY"]])
+def test_the_first_line_comes_before_what_is_heavy(tmp_path, command):
+    """A child in which nothing heavy can be imported has said its first line by then."""
+    made_family(tmp_path, [("dense", 0.9, 0.0, 0.01)])
+    code = ("import sys\nfor name in ('torch', 'timm', 'onnx', 'matplotlib'): sys.modules[name] = None\n"
+            "from mmprune.cli import main; main()")
+    words = [str(tmp_path) if word == "FAMILY" else word for word in command]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("loading ") and "ModuleNotFoundError" in done.stderr

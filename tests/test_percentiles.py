@@ -1,11 +1,14 @@
 """The early-stopping estimate against the published table, and the paired ratio with its verdict."""
 
 import dataclasses
+import json
 
 import pytest
 from families import made_artifact, made_measurement, made_variant
 
+from mmprune import folder
 from mmprune.compare import compare, stability_notes
+from mmprune.disturbed import disturbed_rounds
 from mmprune.percentiles import latency_s, samples_needed, slower_allowed
 from mmprune.records import Gate
 
@@ -101,3 +104,99 @@ def test_instability_is_said(artifacts):
     assert "in a state that it does not tell" in stability_notes(blind)[0]
     rising = dataclasses.replace(calm, latencies_s=tuple((0.01 + 0.0001 * i,) * 4 for i in range(20)))
     assert any(note.startswith("drift: the last tenth is 18% slower") for note in stability_notes(rising))
+
+
+def rounds_of(artifact, *rounds, processes=(), **told):
+    return dataclasses.replace(made_measurement(artifact, 0.01), latencies_s=tuple(map(tuple, rounds)),
+                               processes=processes, **told)
+
+
+QUIET, SPARSE = [0.010] * 10, [0.0045] * 10  # milliseconds apart: the ratio is 0.45
+TAKEN = [0.010] * 2 + [0.025] * 8  # a neighbour had the core for most of the round
+
+
+def test_a_neighbour_that_nobody_tells_of_makes_no_verdict(artifacts):
+    """The reference is slowed in half of its rounds: the medians' ratio is 0.18 there, the fastest tenths' 0.45."""
+    mine, other = (rounds_of(artifacts[1], *[SPARSE] * 20), rounds_of(artifacts[0], *[QUIET, TAKEN] * 10))
+    ratio = compare(mine, other)
+    assert (ratio.verdict, ratio.low) == ("too busy to tell", pytest.approx(0.18))
+    assert ratio.high == pytest.approx(0.45) and "the fastest tenths 0.45" in ratio.busy
+    assert compare(other, mine).verdict == "too busy to tell"
+
+
+@pytest.mark.parametrize("count", [2, 6, 12, 20])
+def test_the_same_file_beside_a_neighbour_is_never_the_faster(artifacts, count):
+    taken = [TAKEN] * count + [QUIET] * (20 - count)
+    mine, other = rounds_of(artifacts[1], *[QUIET] * 20), rounds_of(artifacts[0], *taken)
+    for ratio in (compare(mine, other), compare(other, mine)):
+        assert ratio.verdict in ("too busy to tell", "no difference") and ratio.low <= 1 <= ratio.high
+
+
+def lost(count, total, waited_s=0.012, waits=4):
+    """What the kernel tells where the first `count` of `total` rounds were disturbed."""
+    return {"waited_s": (waited_s,) * count + (1e-5,) * (total - count),
+            "waits": (waits,) * count + (1,) * (total - count)}
+
+
+SLOWED = [0.015] * 10  # all of it, by half: no statistic of the samples alone sees that
+
+
+@pytest.mark.parametrize("told", [
+    lost(10, 20), {"preemptions": (30,) * 10 + (0,) * 10}, {"stolen_s": (0.02,) * 10 + (0.0,) * 10},
+])
+def test_rounds_that_lost_the_cpu_are_left_out(artifacts, told):
+    mine = rounds_of(artifacts[1], *[SPARSE] * 20)
+    other = rounds_of(artifacts[0], *[SLOWED] * 10, *[QUIET] * 10, **told)
+    ratio = compare(mine, other)
+    assert (ratio.value, ratio.low, ratio.high) == (pytest.approx(0.45),) * 3
+    assert (ratio.verdict, ratio.rounds, ratio.disturbed) == ("faster", 10, 10)
+    assert compare(other, mine).value == pytest.approx(1 / 0.45)
+    note = "other programs took the CPU in 10 of 20 rounds, which p50, p90 and p99 hold"
+    assert note in stability_notes(other) and note not in stability_notes(mine)
+
+
+def test_too_few_rounds_left_is_a_verdict_of_its_own(artifacts):
+    same = rounds_of(artifacts[1], *[QUIET] * 20)
+    for count in (16, 20):
+        other = rounds_of(artifacts[0], *[SLOWED] * count, *[QUIET] * (20 - count), **lost(count, 20))
+        ratio = compare(same, other)
+        assert (ratio.verdict, ratio.rounds) == ("too busy to tell", 20)
+        assert ratio.busy == f"other programs disturbed {count} of 20 rounds"
+    mine = rounds_of(artifacts[1], *[SLOWED] * 8, *[QUIET] * 12, **lost(8, 20))
+    other = rounds_of(artifacts[0], *[QUIET] * 12, *[SLOWED] * 8, waited_s=(0.0,) * 12 + (0.012,) * 8,
+                      waits=(0,) * 12 + (4,) * 8)
+    assert compare(mine, other).verdict == "too busy to tell"  # four are left that neither lost
+
+
+def test_short_waits_and_few_of_them_do_no_harm(artifacts):
+    """Threads that wake up wait for an idle core too; one sample of a hundred that is hit moves no median."""
+    waking = rounds_of(artifacts[0], *[[0.0005] * 100] * 20, waited_s=(0.004,) * 20, waits=(200,) * 20)
+    hit = rounds_of(artifacts[0], *[[0.0005] * 99 + [0.009]] * 20, waited_s=(0.0085,) * 20, waits=(3,) * 20)
+    power = rounds_of(artifacts[0], *[[0.05] * 4] * 20, waited_s=(0.004,) * 20, waits=(3,) * 20)
+    crowd = dataclasses.replace(rounds_of(artifacts[0], *[QUIET] * 20, **lost(20, 20)), threads=4)  # of two cores
+    for m in (waking, hit, power, crowd):
+        assert not any(disturbed_rounds(m))
+
+
+def test_processes_of_which_nothing_is_left_claim_less(artifacts):
+    mine = rounds_of(artifacts[1], *[[0.0097] * 10] * 20, processes=(4,) * 5)
+    other = rounds_of(artifacts[0], *[QUIET] * 20, processes=(4,) * 5)
+    assert compare(mine, other).verdict == "faster"
+    ratio = compare(mine, dataclasses.replace(other, **lost(4, 20)))
+    assert (ratio.processes, ratio.rounds, ratio.verdict) == (4, 16, "no difference")
+
+
+def test_what_the_kernel_told_is_kept_and_older_rows_do_without(artifacts, tmp_path):
+    told = rounds_of(artifacts[0], *[QUIET] * 20, **lost(3, 20), preemptions=(1,) * 20, stolen_s=(0.0,) * 20)
+    folder.append_measurement(tmp_path, told)
+    row = json.loads((tmp_path / folder.MEASUREMENTS).read_text())
+    for name in ("waited_s", "waits", "preemptions", "stolen_s"):
+        del row[name]
+    with open(tmp_path / folder.MEASUREMENTS, "a") as f:
+        f.write(json.dumps(row) + "\n")
+    read, old = folder.read_measurements(tmp_path)
+    assert read == told and old.waited_s == () and compare(old, old).verdict == "no difference"
+    with pytest.raises(ValueError, match="waits has 3 values for 20 rounds"):
+        dataclasses.replace(told, waits=(1, 2, 3))
+    with pytest.raises(ValueError, match="waited_s without waits"):
+        dataclasses.replace(told, waits=())

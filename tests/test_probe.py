@@ -13,10 +13,14 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from families import DEVICE
 
 from mmprune import folder
+from mmprune.compare import compare
+from mmprune.disturbed import disturbed_rounds
 from mmprune.records import Measurement
 from targets import probe
+from targets.answers import Subject, measurement_from_probe
 
 PROBE = Path(__file__).parents[1] / "targets" / "probe.py"
 TINY = {"samples": 8, "seconds": 10, "rounds": 2, "restarts": 1}
@@ -557,3 +561,62 @@ def test_a_stale_file_can_name_nothing_but_this_devices_governors(tmp_path):
     tree(tmp_path, {probe.CLOCKS: "[1]"})
     with pytest.raises(probe.ClockError, match="reboot does it"):
         probe.restore_stale_clocks(str(tmp_path), root)
+
+
+# A runtime that computes for some milliseconds on the core that its model file names
+SPIN = '''
+def open_spin(path, threads):
+    with open(path) as f:
+        os.sched_setaffinity(0, {int(f.read().split()[0])})
+    return lambda: sum(range(150000)), {}
+
+
+RUNTIMES["spin"] = Runtime(open_spin, "", lambda: "", "")
+'''
+
+
+@pytest.fixture
+def hogged_core():
+    """A core that another program keeps busy."""
+    core = max(os.sched_getaffinity(0))
+    hog = subprocess.Popen([sys.executable, "-c", f"import os\nos.sched_setaffinity(0, {{{core}}})\nwhile True: pass"])
+    yield core
+    hog.kill()
+    hog.wait()
+
+
+@pytest.mark.parametrize("alone", ["both", "the reference"])
+def test_beside_a_busy_loop_a_file_is_neither_faster_nor_slower_than_itself(tmp_path, hogged_core, alone):
+    """The loop takes the core from both, or from the reference alone, which then has twice the latency."""
+    free = min(os.sched_getaffinity(0))
+    if alone == "the reference" and free == hogged_core:
+        pytest.skip("needs two cores")
+    text, end, main = PROBE.read_text().rpartition('if __name__ == "__main__":')
+    (tmp_path / "spin_probe.py").write_text(text + SPIN + end + main)
+    entries = [entry(tmp_path, "dense", f"{hogged_core} dense", "spin", reference=True),
+               entry(tmp_path, "same", f"{hogged_core if alone == 'both' else free} same", "spin")]
+    results, errors = run(tmp_path, entries, tmp_path / "spin_probe.py",
+                          {"samples": 24, "seconds": 5, "rounds": 6, "restarts": 1})
+    assert errors == []
+    dense, same = (measurement_from_probe(row, Subject(DEVICE, False, "smoke", "s", "")) for row in results)
+    assert len(dense.preemptions) == len(dense.latencies_s) and sum(dense.preemptions) > 0
+    assert compare(same, dense).verdict in ("too busy to tell", "no difference")
+    if dense.waited_s:  # the kernel tells, and it sees the loop
+        assert sum(disturbed_rounds(dense)) >= 5 and compare(same, dense).verdict == "too busy to tell"
+
+
+def test_a_kernel_that_does_not_tell_of_waits_is_no_error(tmp_path):
+    silent = PROBE.read_text().replace("/proc/self/task/*/schedstat", "/proc/self/task/*/none")
+    (tmp_path / "silent_probe.py").write_text(silent.replace('"/proc/stat"', '"/proc/none"'))
+    results, _ = run(tmp_path, [entry(tmp_path, "dense")], tmp_path / "silent_probe.py")
+    assert [results[0][name] for name in ("waited_s", "waits", "stolen_s")] == [[], [], []]
+    assert len(results[0]["preemptions"]) == len(results[0]["latencies_s"])
+
+
+@pytest.mark.parametrize("lines, seconds", [
+    ("cpu  1 2 3 4 5 6 7 250 0 0\ncpu0 1 2 3 4 5 6 7 1 0 0\n", 2.5), ("cpu  1 2 3 4 5 6 7\n", None), ("", None),
+])
+def test_what_the_hypervisor_took_is_read_from_the_first_line(tmp_path, lines, seconds):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "stat").write_text(lines)
+    assert probe.stolen_s(str(tmp_path)) == (seconds and seconds * 100 / os.sysconf("SC_CLK_TCK"))

@@ -6,6 +6,7 @@ import pytest
 from families import made_family, made_measurement
 
 from mmprune import folder
+from mmprune.grouped_notes import grouped_notes
 from mmprune.points import read_points
 from mmprune.report import table, write_report
 
@@ -84,5 +85,49 @@ def test_notes_on_files_are_told_once_for_all_that_were_measured(family):
     other = replace(artifact, id=f"{artifact.variant}/onnx-int8", precision="int8", notes=("not measured",))
     folder.write_artifact(family, other)
     text = write_report(family).read_text()
-    assert "## Notes on the files\n\n- calibrated on 7 images: dense-0001/onnx-f32, uniform-0001/onnx-f32\n" in text
+    assert "## Notes on the files\n\n- 2 of 2: calibrated on 7 images\n" in text
     assert "not measured" not in text.partition("## Notes on the files")[2]
+
+
+def test_equal_notes_are_one_line_and_numbers_that_differ_a_range(tmp_path):
+    rows = [("dense", 0.90, 0.0, 0.010), *((f"s{i:02d}", 0.88, 0.5, 0.008) for i in range(47))]
+    artifacts = made_family(tmp_path, rows)
+    for i, artifact in enumerate(artifacts):
+        folder.write_artifact(tmp_path, replace(artifact, notes=(f"{i + 3} all-zero channels removed", "int8 asked")))
+        slow = [[0.01] * 9 + [0.02 + i / 1000]] * 10  # the slowest is 82 % to 327 % over the mean
+        folder.append_measurement(tmp_path, replace(made_measurement(artifact, 0.01, session="t.1"),
+                                                    latencies_s=tuple(map(tuple, slow)), notes=("57 sparse",)))
+    text = write_report(tmp_path).read_text()
+    notes = text.partition("## Notes on the measurements")[2].partition("## How it was")[0].splitlines()
+    assert "- 48 of 48: the slowest sample is 82% to 327% over the mean" in notes
+    assert "- 48 of 48: 57 sparse" in notes and "- 48 of 48: int8 asked" in notes
+    assert "- 48 of 48: 3 to 50 all-zero channels removed" in notes
+    assert len([line for line in notes if line.startswith("- ")]) <= 10
+
+
+@pytest.mark.parametrize("notes, lines", [
+    ([("int8 needs 7.5 MiB", "a"), ("int8 needs 10 MiB", "b")], ["2 of 9: int8 needs 7.5 to 10 MiB: a, b"]),
+    ([("fp16 is off", "a"), ("int8 is off", "a")], ["fp16 is off: a", "int8 is off: a"]),
+    ([("5% of {x}", "a"), ("12% of {x}", "b")], ["2 of 9: 5% to 12% of {x}: a, b"]),
+    ([("same", name) for name in "abcdef"], ["6 of 9: same: a, b, c, d and 2 more"]),
+    ([("p90 is 3 ms.", name) for name in "abcdefghi"], ["9 of 9: p90 is 3 ms."]),
+    ([("3 of 9", "a"), ("3 of 9", "a"), ("4 of 9", "a")], ["3 to 4 of 9: a"]),
+    ([], []),
+])
+def test_notes_are_grouped_by_their_words(notes, lines):
+    assert grouped_notes(notes, 9) == lines
+
+
+def test_a_machine_too_busy_to_tell_is_a_verdict_in_the_table_and_a_note(family):
+    dense, uniform = (m for m in folder.read_measurements(family))
+    (family / folder.MEASUREMENTS).unlink()
+    for m in (dense, uniform):
+        disturbed = replace(m, waited_s=(0.09,) * 10, waits=(9,) * 10)
+        folder.append_measurement(family, disturbed)
+    text = write_report(family).read_text()
+    assert "| 0.800 | 0.800 to 0.800 | too busy to tell |" in text
+    assert "- 1 of 2 cannot be compared with the dense model, since the machine was too busy to tell" in text
+    assert "- 2 of 2: other programs took the CPU in 10 of 10 rounds, which p50, p90 and p99 hold\n" in text
+    shown = table(read_points(family))
+    assert "too busy to tell" in shown and "8.00*" in shown and shown.endswith("other programs took the CPU")
+    assert "| 8.00* | 9.60* | - |" in text and "\\* of all samples, those too from which" in text
