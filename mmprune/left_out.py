@@ -44,7 +44,8 @@ def left_out(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
     why = "; ".join(f"{_some(list(names))} {'are' if len(names) > 1 else 'is'} {reason}"
                     for reason, names in reasons.items())
     count = sum(map(len, reasons.values()))
-    return (f"{count} weights, {left / (left + pruned):.0%} of all, are not pruned: {why}",)
+    what = f"{count} tensors of weights" if count > 1 else "a tensor of weights"
+    return (f"{what} with {left / (left + pruned):.0%} of all is not pruned: {why}",)
 
 
 def _reason(module: nn.Module, name: str, weight: Tensor, uses: "_Uses") -> str | None:
@@ -52,8 +53,9 @@ def _reason(module: nn.Module, name: str, weight: Tensor, uses: "_Uses") -> str 
     multiplied = uses.products.get(_place(weight))
     if multiplied is not None:
         return f"used by {multiplied}() outside of a layer that mmprune prunes"
-    layer = isinstance(module, nn.modules.conv._ConvNd | nn.Linear | nn.Bilinear | nn.MultiheadAttention | nn.RNNBase)
-    if not layer:
+    if isinstance(module, nn.RNNBase):
+        return f"of {type(module).__name__} layers, which mmprune does not prune"
+    if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear | nn.Bilinear | nn.MultiheadAttention):
         return None
     return CHANGED if _place(weight) in uses.touched else UNUSED
 

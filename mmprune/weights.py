@@ -104,8 +104,9 @@ def put_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> t
     check_finite(fit.state, source)
     model.load_state_dict(fit.state, strict=False)
     names = ", ".join(fit.left[:SHOWN]) + (", ..." if len(fit.left) > SHOWN else "")
-    left = (f"{len(fit.left)} tensors that the model has no place for are left out ({names})",) if fit.left else ()
-    return (*(f"{source}: {note}" for note in (*fit.notes, *left)), *about_model)
+    left = f"left out, as the model has no place for them: {len(fit.left)} of its tensors ({names})"
+    notes = (*fit.notes, left) if fit.left else fit.notes
+    return (*(f"{source}: {note}" for note in notes), *about_model)
 
 
 def _better(model: nn.Module, now: tuple[Fit, list[str]], other: Fit) -> tuple[Fit, list[str]]:

@@ -126,7 +126,7 @@ def test_any_prefix_is_found_and_what_is_beside_it_is_said(factory, tmp_path, pr
     torch.save(state, tmp_path / "w.pt")
     opened = open_model(factory, str(tmp_path / "w.pt"), GREY, Options())
     assert opened.spec.num_classes == 6 and opened.spec.weights_sha256 == tensors_sha256(tiny_state(6))
-    assert "1 tensors that the model has no place for are left out" in "\n".join(opened.notes)
+    assert "1 of its tensors (loss_fn.weight)" in "\n".join(opened.notes)
 
 
 def test_classes_of_a_timm_model_are_found_behind_a_prefix(tmp_path):

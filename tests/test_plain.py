@@ -257,6 +257,19 @@ def test_nothing_is_said_where_all_is_pruned(name):
     assert left_out(timm.create_model(name, num_classes=10).eval(), (1, 3, 224, 224)) == ()
 
 
+def test_recurrent_layers_are_named():
+    class Rows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.fc = nn.LSTM(24, 64, batch_first=True), nn.Linear(64, 3)
+
+        def forward(self, x):
+            return self.fc(self.rnn(x.transpose(1, 2).flatten(2))[0].mean(dim=1))
+
+    note = left_out(Rows().eval(), (1, 3, 8, 8))[0]
+    assert note.startswith("a tensor of weights with ") and "rnn.weight_hh_l0 is of LSTM layers" in note
+
+
 def test_what_cannot_be_taken_off_is_said():
     class Bad(nn.Module):
         def forward(self, x):
