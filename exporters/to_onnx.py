@@ -88,7 +88,7 @@ def _export_fp32(subject: Subject) -> Artifact:
     weights = layer_weights(subject)
     doing = subject.attempts.doing
     doing("tracing")
-    traced, later = convert(subject)
+    traced, later = convert_and_tell(subject)
     doing("simplifying")
     model, notes = simplify(traced)
     notes = later + notes
@@ -152,8 +152,13 @@ def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
 
 
-def convert(subject: Subject) -> tuple[onnx.ModelProto, list[str]]:
-    """Torch to ONNX by tracing, and a note where that takes a later opset than OPSET. ExportError where none will do.
+def convert(subject: Subject) -> onnx.ModelProto:
+    """Torch to ONNX by tracing, at the lowest opset from OPSET on that will do."""
+    return convert_and_tell(subject)[0]
+
+
+def convert_and_tell(subject: Subject) -> tuple[onnx.ModelProto, list[str]]:
+    """As convert, and a note where the opset is a later one. ExportError where none will do.
 
     The TorchScript exporter folds BatchNorm into convolutions and needs no package.
     """
