@@ -23,6 +23,7 @@ from exporters.mmrt_graph import read_graph
 from exporters.mmrt_int8 import quantized, stored_size
 from exporters.mmrt_lowering import lower
 from exporters.mmrt_plan import plan_words
+from exporters.mmrt_windows import find_taps
 from exporters.run import export_one
 from exporters.subject import Subject
 from mmprune import __version__, folder
@@ -72,12 +73,13 @@ def _count_zeros(subject: Subject, source: Artifact,
     dims = {i.name: tuple(i.dims) for i in model.graph.initializer}
     users = {name: node for node in model.graph.node for name in node.input}
     branches = {name: s for s in steps.values() if MERGED in s["name"] for name in s["name"].split(MERGED)}
+    reached = _reached(model)
     found, merged = {}, {}
     for layer in subject.layers:
         user = users.get(layer.name)
         if user is not None and user.name in branches:
             step = branches[user.name]
-            kept = math.prod(dims[layer.name]) * step["needed_macs"] / step["macs"]
+            kept = math.prod(dims[layer.name]) * reached.get(user.name, 1.0) * step["needed_macs"] / step["macs"]
             merged[layer.name] = 1 - kept / math.prod(layer.shape)
             continue
         if user is not None and user.op_type == "DequantizeLinear":
@@ -86,8 +88,16 @@ def _count_zeros(subject: Subject, source: Artifact,
         if step is not None and step["macs"]:
             # an int8 layer is stored as blocks of 4 x 4, zeros beyond its edges
             size = stored_size(dims[layer.name]) if step["op"] == "QLINEAR" else math.prod(dims[layer.name])
-            found[layer.name] = 1 - size * step["needed_macs"] / step["macs"] / math.prod(layer.shape)
+            kept = size * reached.get(user.name, 1.0) * step["needed_macs"] / step["macs"]  # type: ignore[union-attr]
+            found[layer.name] = 1 - kept / math.prod(layer.shape)
     return found, merged, _merge_notes(subject, source, merged, len({s["name"] for s in branches.values()}))
+
+
+def _reached(model: onnx.ModelProto) -> dict[str, float]:
+    """By the name of a convolution: the share of its kernel that ever sees the image; the rest is not in the file."""
+    graph = read_graph(model)
+    return {node.name: len(find_taps(node["window"], graph.shapes[node.inputs[0]][2:], graph.shapes[node.output][2:]))
+            / math.prod(node["window"].kernel) for node in graph.nodes if node.op == "conv"}
 
 
 def _merge_notes(subject: Subject, source: Artifact, merged: Mapping[str, float], groups: int) -> tuple[str, ...]:
