@@ -94,7 +94,7 @@ def _method(module: nn.Module) -> str | None:
     """The method by which a module merges its branches; None for one that takes arguments and so is another thing."""
     for name in METHODS:
         method = getattr(module, name, None)
-        if callable(method):
+        if inspect.isroutine(method):  # and no layer of that name
             try:
                 inspect.signature(method).bind()
             except (TypeError, ValueError):

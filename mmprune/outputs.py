@@ -92,7 +92,8 @@ def check_training(model: nn.Module, input_shape: Sequence[int], classes: int) -
         try:
             output = work.forward(images)  # the hook would have taken the answer out already
         except Exception as err:
-            raise OutputError(f"in training mode it does not take two images ({_short(err)})") from err
+            raise OutputError(f"in training mode it does not take two images ({_short(err)}); it may with another "
+                              "--img-size, or when made without its auxiliary outputs") from err
         found = answers(output, len(images), classes)
         if not found:
             raise OutputError(f"in training mode it returns {words(output)} for two images, no tensor of shape "

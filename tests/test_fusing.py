@@ -78,6 +78,19 @@ class Mixing(Branches):
         return a + b
 
 
+class Named(Branches):
+    """A layer called fuse."""
+
+    switch_to_deploy = None
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.fuse = nn.Identity()
+
+    def forward(self, x):
+        return self.fuse(super().forward(x))
+
+
 class Folding(nn.Module):
     """Its fuse() folds a norm and merges nothing."""
 
@@ -156,7 +169,7 @@ def test_what_cannot_be_proved_stays_apart_and_is_said(block, reason):
     assert merged.model is model and reason in merged.notes[0] and "fewer zeros than are reported" in merged.notes[0]
 
 
-@pytest.mark.parametrize("block", [Mixing, Folding])
+@pytest.mark.parametrize("block", [Mixing, Named, Folding])
 def test_methods_that_merge_nothing_are_left_alone(block):
     model = lively(Net(block))
     merged = merge_branches(model, SHAPE)
@@ -259,3 +272,22 @@ def test_zeros_that_are_lost_in_mmrt_are_counted_there_and_said(tmp_path):
     assert "zeros were asked for in the branches" in said and f"{union:.1%} are left in what mmrt runs" in said
     assert "1 more files" in said
     assert Path(tmp_path / artifact.path).is_file()
+
+
+def test_kernels_wider_than_their_image_are_counted_by_what_is_in_the_file(tmp_path):
+    """A 7 x 7 kernel on an image of 2 x 2 sees it with nine taps: the others are in no file and count as zeros."""
+    if not (runtime_folder() / "libmmrt.so").is_file():
+        pytest.skip("needs the built runtime (mmprune runtime build)")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3, stride=4, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 7, padding=3), nn.ReLU(),
+                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3)).eval()
+    with torch.no_grad():
+        model[2].weight[torch.rand_like(model[2].weight) < 0.1] = 0
+    bench = Bench(model, ToySplit(6, 1), ToySplit(6, 2), ToySplit(6, 3), SHAPE)
+    dense = build_family(lambda: bench, Request(make_recipe("default", epochs=0), strategies=("min",)), tmp_path,
+                         Resources())[0]
+    subject = subject_of(tmp_path, dense, model, find_layers(model, SHAPE))
+    images, labels = subject.images[:, :, :8, :8], subject.labels
+    artifact = export_one(replace(subject, images=images, labels=labels), "mmrt", "fp32")
+    seen = model[2].weight[:, :, 2:5, 2:5]
+    assert artifact.layer_sparsity["2.weight"] == pytest.approx(1 - int((seen != 0).sum()) / model[2].weight.numel())
