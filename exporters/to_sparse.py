@@ -82,7 +82,7 @@ def _count_zeros(subject: Subject, model: onnx.ModelProto, path: Path,
         user = users.get(layer.name)
         if user is not None and user.name in branches:
             step = branches[user.name]
-            kept = math.prod(dims[layer.name]) * reached.get(user.name, 1.0) * step["needed_macs"] / step["macs"]
+            kept = math.prod(dims[layer.name]) * step["needed_macs"] / step["macs"]
             merged[layer.name] = 1 - kept / math.prod(layer.shape)
             continue
         if user is not None and user.op_type == "DequantizeLinear":
