@@ -190,53 +190,64 @@ void softmax_row(const float* x, float* y, int64_t n) {
     map(y, y, n, [&](V v) { return v * inverse; });
 }
 
+// sum[j] and squares[j]: of at(r, j) - mean[j] over r < length.
+template <int T, class F>
+MMRT_INLINE void sums_around(const V (&mean)[T], V (&sum)[T], V (&squares)[T], int64_t length, F at) {
+    for (int64_t r = 0; r < length;) {
+        const int64_t end = std::min(length, r + ADDITIONS);
+        V part[T] = {}, square[T] = {};
+        for (; r < end; ++r)
+            for (int j = 0; j < T; ++j) {
+                const V d = at(r, j) - mean[j];
+                part[j] += d;
+                square[j] += d * d;
+            }
+        for (int j = 0; j < T; ++j) sum[j] += part[j], squares[j] += square[j];
+    }
+}
+
 // Of numbers far from 0 a mean is known to few digits, so what is left of it in x - mean is taken away too: with `left`, the mean of
 // x - mean, the variance is the mean of (x - mean)^2 less left^2 (Chan, Golub and LeVeque 1983, the corrected two-pass algorithm).
 // Four vectors of columns at a time share the broadcast of gain and bias.
 void norm(const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length, int64_t n, float eps, const float* gain,
           const float* bias) {
     const V share = splat(1.f / float(length));
-    each_columns<4>(n, [&](int64_t i, auto vectors, int64_t elements) {
+    each_columns<4>(n, [&](int64_t i, auto vectors, int64_t elements) __attribute__((always_inline)) {  // so that whole vectors are not asked about
         constexpr int T = decltype(vectors)::value;
-        V mean[T] = {}, both[2 * T] = {};  // both: sums of x - mean, and of its squares
-        fold_rows<0>(mean, length, [&](int64_t r, int j) { return load_some(x + r * x_row + i + j * W, elements); });
+        V mean[T] = {}, left[T] = {}, squares[T] = {}, inverse[T], start[T];
+        auto at = [&](int64_t r, int j) { return load_some(x + r * x_row + i + j * W, elements); };
+        fold_rows<0>(mean, length, at);
         for (int j = 0; j < T; ++j) mean[j] = mean[j] * share;
-        fold_rows<0>(both, length, [&](int64_t r, int j) {
-            const V d = load_some(x + r * x_row + i + j % T * W, elements) - mean[j % T];
-            return j < T ? d : d * d;
-        });
-        V inverse[T], start[T];
+        sums_around(mean, left, squares, length, at);
         for (int j = 0; j < T; ++j) {
-            const V left = both[j] * share;
-            inverse[j] = splat(1.f) / vsqrt(vmax(splat(0.f), both[T + j] * share - left * left) + splat(eps));
-            start[j] = -left * inverse[j];
+            left[j] = left[j] * share;
+            inverse[j] = splat(1.f) / vsqrt(vmax(splat(0.f), squares[j] * share - left[j] * left[j]) + splat(eps));
+            start[j] = -left[j] * inverse[j];
         }
         for (int64_t r = 0; r < length; ++r) {
             const V g = splat(gain ? gain[r] : 1.f), b = splat(bias ? bias[r] : 0.f);
             for (int j = 0; j < T; ++j)
-                store_some(y + r * y_row + i + j * W, ((load_some(x + r * x_row + i + j * W, elements) - mean[j]) * inverse[j] + start[j]) * g + b, elements);
+                store_some(y + r * y_row + i + j * W, ((at(r, j) - mean[j]) * inverse[j] + start[j]) * g + b, elements);
         }
     });
 }
 
 void norm_row(const float* x, float* y, int64_t n, float eps, const float* gain, const float* bias) {
     const float mean = reduce_row(0, x, n) / float(n);
-    V both[8] = {};  // as above, four of each
+    const V means[4] = {splat(mean), splat(mean), splat(mean), splat(mean)};
+    V sums[4] = {}, products[4] = {};
     const int64_t turns = n / (4 * W);
-    fold_rows<0>(both, turns, [&](int64_t r, int j) {
-        const V d = load(x + (4 * r + j % 4) * W) - splat(mean);
-        return j < 4 ? d : d * d;
-    });
+    sums_around(means, sums, products, turns, [&](int64_t r, int j) { return load(x + (4 * r + j) * W); });
     int64_t i = turns * 4 * W;
     for (; i + W <= n; i += W) {
         const V d = load(x + i) - splat(mean);
-        both[0] += d, both[4] += d * d;
+        sums[0] += d, products[0] += d * d;
     }
-    float sum = vsum((both[0] + both[1]) + (both[2] + both[3])), squares = vsum((both[4] + both[5]) + (both[6] + both[7]));
+    float sum = vsum((sums[0] + sums[1]) + (sums[2] + sums[3])), squares = vsum((products[0] + products[1]) + (products[2] + products[3]));
     for (; i < n; ++i) sum += x[i] - mean, squares += (x[i] - mean) * (x[i] - mean);
     const float left = sum / float(n), variance = squares / float(n) - left * left;
     const V inverse = splat(1.f / std::sqrt((variance < 0 ? 0 : variance) + eps)), start = splat(-left) * inverse;
-    each_columns<4>(n, [&](int64_t at, auto vectors, int64_t elements) {
+    each_columns<4>(n, [&](int64_t at, auto vectors, int64_t elements) __attribute__((always_inline)) {
         for (int64_t k = at; k < at + decltype(vectors)::value * W; k += W) {
             V v = (load_some(x + k, elements) - splat(mean)) * inverse + start;
             if (gain) v = v * load_some(gain + k, elements);
