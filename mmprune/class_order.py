@@ -4,7 +4,6 @@ A head that was trained elsewhere knows its classes by the trainer's numbers. to
 of the folders as strings (0, 1, 10, 11, 2), timm's reader naturally, whatever the case (class_2, class_10; ant, Bee).
 """
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from timm.data import ImageNetInfo
 from timm.utils import natural_key
 
+from mmprune.choices import pick
 from mmprune.class_names import read_names, same_name
 from mmprune.image_files import DataError, listed
 from mmprune.image_sets import DataFacts
@@ -126,13 +126,11 @@ def _places(classes: Sequence[str], names: Sequence[str]) -> np.ndarray:
 def _from_file(facts: DataFacts, num_classes: int, order: str) -> Outputs:
     path = Path(order)
     if not path.is_file():
-        near = difflib.get_close_matches(order, (AUTO, *ORDERS), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no class order and no file called {order!r} (there are {', '.join((AUTO, *ORDERS))}){hint}")
+        pick("class order", order, (AUTO, *ORDERS), also="or a file of names")
     names = [same_name(name) for name in read_names(path)]
     if len(names) != num_classes:
-        raise DataError(f"{path} names {len(names)} classes and the model has {num_classes} outputs; name each output, "
-                        f"or say --num-classes {len(names)}")
+        raise DataError(f"{path} names {len(names)} classes ({', '.join(names[:2])}, ...) and the model has "
+                        f"{num_classes} outputs; name each output, one a line and nothing else in the file")
     index = _places([same_name(name) for name in facts.classes], names)
     lacking = [name for name, i in zip(facts.classes, index, strict=True) if i < 0 and name not in facts.empty]
     idle = sorted(set(names) - set(map(same_name, facts.classes)))

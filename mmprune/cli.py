@@ -212,7 +212,6 @@ def bundle(family: Path, target: str, profile: str, threads: int | None, jetpack
     """One file with all that a board without network needs: models, programs, what they should answer."""
     import targets
     from exporters.jetpack import tensorrt_of
-    from exporters.tensorrt_check import refuse
     from mmprune import boards
     from mmprune.folder import read_artifacts
 
@@ -221,6 +220,8 @@ def bundle(family: Path, target: str, profile: str, threads: int | None, jetpack
     artifacts = read_artifacts(family)
     asked.say_loading("what answers a few images, to compare the board's answers with")
     if "tensorrt" in runtimes:
+        from exporters.tensorrt_check import refuse
+
         refuse(_check_tensorrt(family, artifacts, jetpack), jetpack)
     boards.bundle(family, artifacts, target, profile, threads)
 

@@ -22,6 +22,7 @@ SAMPLE = 256
 EVERY = 2  # other ways to feed the model are tried on every second image
 BATCH = 32
 SURE = 0.01  # how often chance alone may decide for a class order
+FEWEST = 30  # images by which accuracy's standard error says something
 NEAR = 0.15  # of the way from guessing to all right: a model that was trained for this data is far beyond it
 GAIN, FOUND = 0.1, 0.5  # a finding is at least so much better, and so good
 CAUSES = ("Fine-tuning would start from nothing. Likely causes: classes in another order than in training "
@@ -62,7 +63,7 @@ def choose_order(model: nn.Module, train: Split, outputs: Outputs, device: str =
 def examine(model: nn.Module, train: Split, outputs: Outputs, classes: Sequence[str],
             device: str = "cpu") -> tuple[str, ...]:
     """Warnings where the model hardly knows the training data, or would know it much better if fed otherwise."""
-    sample = train.subset(SAMPLE, seed=0)
+    sample = _balanced(train)
     answers = ask(model, sample, device)
     right = answers == sample.labels
     near = _is_near_chance(right, sample.labels, answers)
@@ -81,6 +82,16 @@ def examine(model: nn.Module, train: Split, outputs: Outputs, classes: Sequence[
     if near:
         return (" ".join([f"{wrong}: hardly better than guessing. {CAUSES}", *found]),)
     return (" ".join([f"{wrong}.", *found]),) if found or not_finite else ()
+
+
+def _balanced(train: Split) -> Split:
+    """About SAMPLE images, of each class as many: of a rare one a few hundred drawn at random may have none."""
+    random = np.random.default_rng(0)
+    classes = np.unique(train.labels)
+    most = -(-SAMPLE // len(classes))
+    chosen = np.concatenate([random.permutation(np.flatnonzero(train.labels == c))[:most] for c in classes])
+    chosen = np.sort(random.permutation(chosen)[:SAMPLE])
+    return replace(train, index=train.index[chosen], labels=train.labels[chosen])
 
 
 @torch.no_grad()
@@ -120,14 +131,16 @@ def _is_near_chance(right: np.ndarray, labels: np.ndarray, answers: np.ndarray) 
     """Whether the answers agree with the labels hardly more often than shuffled answers would.
 
     Those would in a fraction c = sum over classes of (share of labels) * (share of answers): naming the commonest class
-    every time is no better than chance, however common it is. Near: (accuracy - c) / (1 - c) < NEAR (Cohen's kappa), or
-    accuracy within two standard errors of c.
+    every time is no better than chance, however common it is. Near: (accuracy - c) / (1 - c) < NEAR (Cohen's kappa) and
+    accuracy < 3 c, since of a hundred classes a tenth is far from guessing; or, of images enough to tell, accuracy
+    within two standard errors of c.
     """
     n = len(right)
     named = Counter(answers.tolist())
     chance = sum(count / n * named[label] / n for label, count in Counter(labels.tolist()).items())
     above = right.mean() - chance
-    return bool(above < NEAR * (1 - chance) or above < 2 * math.sqrt(chance * (1 - chance) / n))
+    unsure = 2 * math.sqrt(chance * (1 - chance) / n) if n >= FEWEST else 0.0
+    return bool(above < max(unsure, min(NEAR * (1 - chance), 2 * chance)))
 
 
 def _reordered(labels: np.ndarray, answers: np.ndarray, outputs: Outputs,

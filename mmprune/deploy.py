@@ -137,7 +137,7 @@ def _fill(root: Path, choice: Choice, point: Point, artifact: Artifact, part: Pa
         shutil.copyfile(file, part / file.name)  # side by side: a model names its data by file name
     shutil.copyfile(PREPROCESS, part / PREPROCESS.name)
     (part / "preprocess.json").write_text(json.dumps(_settings(manifest), indent=1) + "\n")
-    labels = "\n".join(map(str, manifest["data"]["labels"])) + "\n"
+    labels = "".join(_one_line(str(label)) + "\n" for label in manifest["data"]["labels"])
     (part / "labels.txt").write_text(labels, encoding="utf-8")  # as classifier.py reads it, whatever the locale
     run = RUN[point.runtime].format(model=Path(artifact.path).name, threads=point.threads)
     (part / "classifier.py").write_text(CLASSIFIER.format(run=run))
@@ -153,6 +153,12 @@ def _settings(manifest: dict[str, Any]) -> dict[str, Any]:
         raise DeployError(f"the family does not say how its images were prepared ({', '.join(lacking)}): another "
                           "version of mmprune made it, and may have fed them otherwise; build it again with this one")
     return settings
+
+
+def _one_line(label: str) -> str:
+    """A class's name as a line of text: a folder may be called by line breaks, and by bytes that are no text."""
+    whole = label.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in whole)
 
 
 def _packages(runtime: str) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from mmprune.choices import pick
@@ -46,7 +47,23 @@ def call_factory(model: str, arguments: dict[str, Any]) -> nn.Module:
         raise FactoryError(f"{model}({given}) failed ({type(err).__name__}: {err})") from err
     if not isinstance(made, nn.Module):
         raise FactoryError(f"{model} returned a {type(made).__name__}, not a torch.nn.Module; return the model itself")
+    if trouble := _trouble(made):
+        raise FactoryError(f"{model} returned {trouble}")
     return made
+
+
+def _trouble(made: nn.Module) -> str | None:
+    """What of a model cannot be pruned, and the way out; None where all can."""
+    if isinstance(made, torch.jit.ScriptModule):
+        return "a TorchScript module, whose code is fixed; return the model that it was made of"
+    for name, value in made.named_parameters():
+        if isinstance(value, nn.parameter.UninitializedParameter):
+            return f"a model whose {name} has no size yet; run it on an image once, or use Linear instead of LazyLinear"
+        if value.is_meta:
+            return f"a model whose {name} is on the device meta, so that it has no values; make it on the CPU"
+        if value.is_floating_point() and value.dtype != torch.float32:
+            return f"a model whose {name} is {str(value.dtype)[6:]}; return model.float()"
+    return None
 
 
 def functions(path: Path) -> list[str]:

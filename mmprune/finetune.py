@@ -18,6 +18,7 @@ from mmprune.layout import to_device
 from mmprune.masks import apply_masks
 from mmprune.norms import normed
 from mmprune.qat import rounded
+from mmprune.weights import not_finite
 
 Batch = tuple[Tensor, Tensor]
 
@@ -282,9 +283,8 @@ def accuracy(model: nn.Module, split: Split, device: str = "cpu", batch_size: in
 
 
 def _check_finite(model: nn.Module) -> None:
-    for name, value in model.state_dict().items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise Diverged(f"{name} is not finite after fine-tuning; try a lower --lr")
+    for name in not_finite(model):
+        raise Diverged(f"{name} is not finite after fine-tuning; try a lower --lr")
 
 
 def limit(batches: Iterable[Batch], count: int) -> Iterator[Batch]:

@@ -135,7 +135,7 @@ def _shards(path: Path) -> str:
     """Of a JSON file: the index of weights in several files, or anything else."""
     try:
         names = sorted(set(json.loads(path.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "is a JSON file; give the file of weights beside it"
     return (f"is the index of weights that lie in {len(names)} files ({names[0]} ...); join them: state = {{}}; "
             f"[state.update(safetensors.torch.load_file(f)) for f in files]; torch.save(state, 'weights.pt')")

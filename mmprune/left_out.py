@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mmprune.layers import SMALL, Recorder
+from mmprune.layers import SMALL, Recorder, prunable_weights
 
 SHARE = 0.05  # of all weights; less is not worth a line
 SHOWN = 3  # names in a note
@@ -46,6 +46,17 @@ def left_out(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
     count = sum(map(len, reasons.values()))
     what = f"{count} tensors of weights" if count > 1 else "a tensor of weights"
     return (f"{what} with {left / (left + pruned):.0%} of all is not pruned: {why}",)
+
+
+def frozen(model: nn.Module) -> tuple[str, ...]:
+    """A note on layers that are pruned and cannot be fine-tuned, if they are a fair share of all."""
+    sizes = {name: weight.numel() for name, weight in prunable_weights(model).items()}
+    fixed = [name for name, weight in prunable_weights(model).items() if not weight.requires_grad]
+    share = sum(sizes[name] for name in fixed) / max(1, sum(sizes.values()))
+    if share < SHARE:
+        return ()
+    return (f"{len(fixed)} layers with {share:.0%} of the weights are frozen (requires_grad=False; {_some(fixed)}): "
+            "they are pruned and not fine-tuned, so that what pruning costs there stays",)
 
 
 def _reason(module: nn.Module, name: str, weight: Tensor, uses: "_Uses") -> str | None:

@@ -1,5 +1,6 @@
 """Models: a timm name or your own factory becomes a dense model with its weights, checked with one forward pass."""
 
+import copy
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,9 +17,17 @@ from mmprune.factories import call_factory, find_factory, is_factory
 from mmprune.fusing import merge_branches
 from mmprune.heads import Ends, classes_of, find_ends, output_trouble, required_inputs
 from mmprune.image_sets import DataFacts
-from mmprune.left_out import left_out
+from mmprune.left_out import frozen, left_out
 from mmprune.normalization import mean_and_std
-from mmprune.outputs import OutputError, answer_note, answer_with_logits, check_training, words
+from mmprune.outputs import (
+    OutputError,
+    answer_note,
+    answer_with_logits,
+    check_evaluation,
+    check_training,
+    spare_images,
+    words,
+)
 from mmprune.plain import make_convolutions_plain, make_plain, one_thread, plain_state
 from mmprune.preprocess import CROP_MODES, RESAMPLING, resized_size
 from mmprune.records import CROP_PCTS, ModelSpec, Preprocess
@@ -60,7 +69,7 @@ def open_model(model: str, weights: str | None, facts: DataFacts | None, options
     spec, notes = resolve(model, weights, facts, options)
     loaded = _load(spec)
     preprocess, more = preprocess_of(loaded.model, spec, options, facts.size if facts else None)
-    more = (*loaded.notes, *left_out(loaded.model, preprocess.input_shape), *more)
+    more = (*loaded.notes, *left_out(loaded.model, preprocess.input_shape), *frozen(loaded.model), *more)
     spec = replace(spec, weights_sha256=loaded.sha256)
     random_weights = weights is None and not spec.pretrained and not is_factory(model)
     answers = _check_answers(loaded.model, spec)
@@ -95,7 +104,8 @@ def resolve(model: str, weights: str | None, facts: DataFacts | None,
     if not num_classes:
         raise ModelError(f"how many classes {model} tells apart is not known; say it with --num-classes")
     if not size:
-        raise ModelError(f"{model} states no input size and the images differ in size; choose one with --img-size")
+        why = " and the images differ in size" if facts else ""
+        raise ModelError(f"{model} states no input size{why}; choose one with --img-size")
     if min(num_classes, in_chans, *size) < 1:
         raise ModelError(f"--num-classes, --in-chans, --img-size must be positive: {num_classes}, {in_chans}, {size}")
     if in_chans not in (1, 3):
@@ -212,11 +222,17 @@ def _load(spec: ModelSpec) -> _Loaded:
             model = _make(spec)
         if spec.weights is not None:
             notes = put_weights(model, _read_for(spec.model, spec.weights).state, spec.weights)
-        check_finite(model.state_dict(), spec.model)
+        check_finite(model, spec.model)
         model.eval()
         notes += make_plain(model)
+    try:
+        copy.deepcopy(model)
+    except Exception as err:  # whatever the model's own code raises
+        raise ModelError(f"{spec.model} cannot be copied ({short(err)}), and each variant is made of a copy; "
+                         "copy.deepcopy(model) must work") from err
     answer_with_logits(model, spec.num_classes)
     check_forward(model, spec)
+    notes += spare_images(model, input_shape)
     with one_thread():
         notes += make_convolutions_plain(model, input_shape)
     sha256 = tensors_sha256(model.state_dict())
@@ -232,9 +248,10 @@ def _check_answers(model: nn.Module, spec: ModelSpec) -> tuple[str, ...]:
     """Notes on what is taken of the model's outputs. ModelError where fine-tuning could not train it."""
     shape = (1, spec.in_chans, *spec.image_size)
     try:
-        return answer_note(model, shape, spec.num_classes) + check_training(model, shape, spec.num_classes)
+        return (answer_note(model, shape, spec.num_classes) + check_evaluation(model, shape)
+                + check_training(model, shape, spec.num_classes))
     except OutputError as err:
-        raise ModelError(f"{spec.model} cannot be fine-tuned: {err}") from err
+        raise ModelError(f"{spec.model} cannot be pruned and fine-tuned: {err}") from err
 
 
 def _make(spec: ModelSpec) -> nn.Module:

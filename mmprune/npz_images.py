@@ -97,7 +97,8 @@ def _facts(path: Path, file: np.lib.npyio.NpzFile, labels: np.ndarray, shape: tu
     """Classes by the file's names; without any, the labels that occur: 1, 2, 3 are three classes and not four."""
     there = np.unique(labels).tolist()
     names = _array(path, file, "classes").reshape(-1).tolist() if "classes" in file.files else None
-    classes = tuple(map(str, there if names is None else names))
+    classes = tuple(name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
+                    for name in (there if names is None else names))
     if not there or not classes:
         raise DataError(f"{path} has no labels")
     require_several(path, [str(label) for label in there] if len(classes) > 1 else classes)

@@ -131,6 +131,45 @@ def _check_choice(model: nn.Module, images: Tensor, names: list[str], classes: i
                           "'logits' in a dict or named tuple")
 
 
+def check_evaluation(model: nn.Module, input_shape: Sequence[int]) -> tuple[str, ...]:
+    """Two random images, asked twice; a note where the answers are no logits.
+
+    OutputError where they are not finite, or other ones the second time: no file could be compared with such a model.
+    """
+    images = torch.randn(2, *input_shape[1:], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first, second = model(images.clone()), model(images.clone())
+    if not torch.isfinite(first).all():
+        raise OutputError("it answers numbers that are NaN or infinite to a random image")
+    if not (first - second).abs().max() <= SAME * first.abs().max():
+        raise OutputError("it answers the same image otherwise each time: is dropout, or another random step, left on "
+                          "in evaluation (F.dropout without training=self.training)?")
+    sums = first.sum(1)
+    if (first >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
+        return ("the model's answers are probabilities, as after a softmax; fine-tuning and the deployed infer.py take "
+                "them for logits: leave the softmax out of forward",)
+    return ()
+
+
+def spare_images(model: nn.Module, input_shape: Sequence[int]) -> tuple[str, ...]:
+    """Give the model a copy of its images, in place, where it would change them; a note if so.
+
+    The same batch is asked of teacher and student, and of the file and of torch.
+    """
+    images = torch.randn(tuple(input_shape), generator=torch.Generator().manual_seed(0))
+    given = images.clone()
+    with torch.no_grad():
+        model(given)
+    if torch.equal(given, images):
+        return ()
+    model.register_forward_pre_hook(_copy_images)
+    return ("the model changes the images that it is given (such as x.sub_()): it is given copies",)
+
+
+def _copy_images(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(value.clone() if isinstance(value, Tensor) else value for value in args)
+
+
 def answer_note(model: nn.Module, input_shape: Sequence[int], classes: int) -> tuple[str, ...]:
     """A note on what is taken of the output in evaluation mode; none where that is a tensor."""
     with torch.no_grad():

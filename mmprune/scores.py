@@ -66,6 +66,9 @@ def mean_absolute_gradients(model: nn.Module, names: Sequence[str], batches: Ite
         if not torch.isfinite(total).all():
             raise ScoreError(f"the gradient of {name} is not finite on the training data: "
                              "is the model's input normalized as it was in training?")
+        if not total.any():
+            raise ScoreError(f"the gradient of {name} is zero on the training data, so that it ranks no weight: is the "
+                             "layer frozen (requires_grad=False), or does it run under no_grad? Use --score magnitude")
     return {n: (s / count).cpu() for n, s in sums.items()}
 
 

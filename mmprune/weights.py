@@ -101,8 +101,8 @@ def put_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> t
         fit, trouble = _better(model, (fit, trouble), Fit(again.state, again.left, (*again.notes, *folded)))
     if trouble:
         raise WeightsError(f"{source} does not fit the model: " + "; ".join(trouble))
-    check_finite(fit.state, source)
     model.load_state_dict(fit.state, strict=False)
+    check_finite(model, source)
     names = ", ".join(fit.left[:SHOWN]) + (", ..." if len(fit.left) > SHOWN else "")
     left = f"left out, as the model has no place for them: {len(fit.left)} of its tensors ({names})"
     notes = (*fit.notes, left) if fit.left else fit.notes
@@ -153,11 +153,22 @@ def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list
     return parts
 
 
-def check_finite(state: Mapping[str, Tensor], source: str) -> None:
-    for name, value in state.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            count = int((~torch.isfinite(value)).sum())
-            raise WeightsError(f"{source}: {name} holds {count} values that are NaN or infinite; its training diverged")
+def not_finite(model: nn.Module) -> dict[str, int]:
+    """How many values of each parameter, and of each norm's running statistics, are NaN or infinite, where any are.
+
+    Other buffers may be infinite on purpose, as an attention's mask is.
+    """
+    own = dict(model.named_parameters())
+    values = {name: value for name, value in model.state_dict().items()
+              if name in own or name.endswith(("running_mean", "running_var"))}
+    counts = {name: int((~torch.isfinite(value)).sum()) for name, value in values.items() if value.is_floating_point()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def check_finite(model: nn.Module, source: str) -> None:
+    """WeightsError where not_finite finds any."""
+    for name, count in not_finite(model).items():
+        raise WeightsError(f"{source}: {name} holds {count} values that are NaN or infinite; its training diverged")
 
 
 def tensors_sha256(state: Mapping[str, Tensor]) -> str:

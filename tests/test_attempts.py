@@ -90,7 +90,7 @@ def test_where_a_process_died_its_file_has_failed_and_the_others_are_made(tmp_pa
     """The first round dies while onnx-int8 is calibrated, the second goes on without it."""
     rounds = []
 
-    def die_first(setup, make, tasks, jobs, report, survive):
+    def die_first(setup, make, tasks, how, report):
         rounds.append(tasks)
         if len(rounds) == 1:
             report(tasks[0], 0.7, run._Stage("onnx-int8", "calibrating"))

@@ -14,7 +14,7 @@ from PIL import Image
 from mmprune import folder
 from mmprune.choose import Budget, choose, describe
 from mmprune.cli import cli
-from mmprune.deploy import RUNTIME_FILES, DeployError, deploy
+from mmprune.deploy import RUNTIME_FILES, DeployError, _one_line, deploy
 from mmprune.points import read_points
 
 MIB = 2**20
@@ -249,3 +249,8 @@ def test_what_the_winner_gains_is_said_and_so_is_a_machine_too_busy_to_tell(poin
                                                                                        "8 rounds")) for p in points]
     assert ("too busy to tell: other programs disturbed 7 of 8 rounds; measure again on an idle machine"
             in describe(choose(busy, fastest)))
+
+
+def test_a_class_is_one_line_of_text_whatever_it_is_called():
+    assert _one_line("tabby cat") == "tabby cat" and _one_line("b\u00e4r") == "b\u00e4r"
+    assert _one_line("two\nlines\x85") == "two\\nlines\\x85" and _one_line("caf\udce9") == "caf\\udce9"

@@ -93,7 +93,7 @@ def test_a_file_may_name_more_than_the_data_has(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [
-    ("a.txt", "dog\nbird", "names 2 classes and the model has 3 outputs.*--num-classes 2"),
+    ("a.txt", "dog\nbird", "names 2 classes \\(dog, bird, ...\\) and the model has 3 outputs; name each"),
     ("a.txt", "dog\nbird\ncow", r"(?s)does not name 1 of the data's 3 classes; it has.*cow:\n  cat"),
     ("a.txt", "dog\n\ncat", "(?s)no name for 1 of 3 classes.*line 2"),
     ("a.txt", "dog\ncat\ndog", "the name dog more than once"),
@@ -112,7 +112,7 @@ def test_files_that_do_not_fit(tmp_path, name, content, message):
 
 
 def test_words_and_files_that_are_none(tmp_path):
-    with pytest.raises(ValueError, match=r"no class order and no file called 'torchvison'.*did you mean 'torchvision'"):
+    with pytest.raises(ValueError, match=r"no class order called 'torchvison'.*did you mean 'torchvision'"):
         find_outputs(named("a", "b"), 2, "torchvison")
     (tmp_path / "a.pkl").write_bytes(b"\x80\x04\xff")
     with pytest.raises(DataError, match="is no text"):
@@ -170,3 +170,9 @@ def test_classes_of_an_npz_without_images_are_said(tmp_path):
                test_labels=np.array([0, 7]))
     with pytest.raises(DataError, match=r"test_labels has 1 classes that the training data does not have \(7\)"):
         load_data(path, GREY, num_classes=3, seed=0)
+
+
+def test_names_of_an_npz_may_be_bytes(tmp_path):
+    pixels = np.zeros((30, 4, 4), np.uint8)
+    np.savez(tmp_path / "a.npz", images=pixels, labels=np.arange(30) % 2, classes=np.array([b"ant", "b\u00e4r".encode()]))
+    assert describe_data(tmp_path / "a.npz").classes == ("ant", "b\u00e4r")

@@ -272,22 +272,3 @@ def test_zeros_that_are_lost_in_mmrt_are_counted_there_and_said(tmp_path):
     assert "zeros were asked for in the branches" in said and f"{union:.1%} are left in what mmrt runs" in said
     assert "1 more files" in said
     assert Path(tmp_path / artifact.path).is_file()
-
-
-def test_kernels_wider_than_their_image_are_counted_by_what_is_in_the_file(tmp_path):
-    """A 7 x 7 kernel on an image of 2 x 2 sees it with nine taps: the others are in no file and count as zeros."""
-    if not (runtime_folder() / "libmmrt.so").is_file():
-        pytest.skip("needs the built runtime (mmprune runtime build)")
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 8, 3, stride=4, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 7, padding=3), nn.ReLU(),
-                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3)).eval()
-    with torch.no_grad():
-        model[2].weight[torch.rand_like(model[2].weight) < 0.1] = 0
-    bench = Bench(model, ToySplit(6, 1), ToySplit(6, 2), ToySplit(6, 3), SHAPE)
-    dense = build_family(lambda: bench, Request(make_recipe("default", epochs=0), strategies=("min",)), tmp_path,
-                         Resources())[0]
-    subject = subject_of(tmp_path, dense, model, find_layers(model, SHAPE))
-    images, labels = subject.images[:, :, :8, :8], subject.labels
-    artifact = export_one(replace(subject, images=images, labels=labels), "mmrt", "fp32")
-    seen = model[2].weight[:, :, 2:5, 2:5]
-    assert artifact.layer_sparsity["2.weight"] == pytest.approx(1 - int((seen != 0).sum()) / model[2].weight.numel())

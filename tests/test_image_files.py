@@ -177,3 +177,10 @@ def test_images_read_when_they_are_asked_for_are_told_of_together(tmp_path, monk
     test = load(root).test
     with pytest.raises(DataError, match=r"(?s)3 of 20 images cannot be read.*cat/0\.png.*cat/1\.png.*cat/2\.png"):
         list(test.batches(10))
+
+
+def test_test_data_that_is_the_training_data_by_another_name_is_refused(tmp_path):
+    data = fill(tmp_path / "a", "train")
+    (data / "val").symlink_to(data / "train", target_is_directory=True)
+    with pytest.raises(DataError, match="what is trained on cannot test it"):
+        describe_data(data)

@@ -1,0 +1,120 @@
+"""What is said of a user's model when it is opened, before hours are spent: it cannot be made or compared, or loses."""
+
+import re
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmprune.data import DataFacts
+from mmprune.factories import FactoryError
+from mmprune.models import ModelError, Options, load_model, open_model
+from mmprune.scores import ScoreError, mean_absolute_gradients
+from mmprune.weights import WeightsError
+
+FACTS = DataFacts(("a", "b", "c"), 3, (16, 16))
+MODELS = """
+import torch
+from torch import nn
+import torch.nn.functional as F
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.wide, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3), nn.Linear(16, 3)
+    def features(self, x): return F.relu(self.wide(F.relu(self.conv(x)))).mean((2, 3))
+    def forward(self, x): return self.fc(self.features(x))
+
+class InPlace(Net):
+    def forward(self, x): return super().forward(x.sub_(0.3).mul_(1.5))
+
+class Restless(Net):
+    def forward(self, x): return self.fc(F.dropout(self.features(x), 0.5))
+
+class Nowhere(Net):
+    def forward(self, x): return super().forward(x) / 0 * 0
+
+class Softmaxed(Net):
+    def forward(self, x): return super().forward(x).softmax(1)
+
+class Masked(Net):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", torch.full((4, 4), float("-inf")).triu(1))
+
+class Frozen(Net):
+    def __init__(self):
+        super().__init__()
+        self.wide.requires_grad_(False)
+
+class Diverged(Net):
+    def __init__(self):
+        super().__init__()
+        with torch.no_grad(): self.wide.weight[0] = float("inf")
+
+class Uncopied(Net):
+    def __deepcopy__(self, memo): raise TypeError("not me")
+
+def script(): return torch.jit.script(nn.Sequential(nn.Conv2d(3, 3, 16), nn.Flatten()))
+def lazy(): return nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+def meta(): return Net().to("meta")
+def half(): return Net().half()
+"""
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> str:
+    (tmp_path / "mine.py").write_text(textwrap.dedent(MODELS))
+    return f"{tmp_path}/mine.py"
+
+
+def opened(models: str, name: str):
+    return open_model(f"{models}:{name}", None, FACTS, Options(num_classes=3))
+
+
+@pytest.mark.parametrize(("name", "error", "words"), [
+    ("Restless", ModelError, "the same image otherwise each time"),
+    ("Nowhere", ModelError, "NaN or infinite to a random image"),
+    ("Diverged", WeightsError, r"wide\.weight holds 72 values that are NaN or infinite"),
+    ("Uncopied", ModelError, r"cannot be copied \(TypeError: not me\)"),
+    ("script", FactoryError, "a TorchScript module"),
+    ("lazy", FactoryError, r"1\.weight has no size yet"),
+    ("meta", FactoryError, "on the device meta"),
+    ("half", FactoryError, r"is float16; return model\.float\(\)"),
+])
+def test_what_cannot_be_pruned_is_told_when_it_is_opened(models, name, error, words):
+    with pytest.raises(error, match=words):
+        opened(models, name)
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("InPlace", "changes the images that it is given"),
+    ("Softmaxed", "probabilities, as after a softmax"),
+    ("Frozen", r"1 layers with 81% of the weights are frozen \(requires_grad=False; wide\.weight\)"),
+])
+def test_what_loses_accuracy_is_a_note(models, name, words):
+    notes = "\n".join(opened(models, name).notes)
+    assert len([line for line in notes.splitlines() if re.search(words, line)]) == 1, notes
+    plain = "\n".join(opened(models, "Net").notes)
+    assert not re.search(words, plain)
+
+
+def test_a_model_that_changes_its_images_is_given_copies_in_every_process(models):
+    model = load_model(opened(models, "InPlace").spec)
+    images = torch.rand(2, 3, 16, 16)
+    kept = images.clone()
+    first = model(images)
+    assert torch.equal(images, kept) and torch.equal(model(images), first)
+
+
+def test_a_buffer_may_be_infinite(models):
+    assert torch.isinf(opened(models, "Masked").model.mask).any()
+
+
+def test_a_layer_without_gradient_ranks_no_weight(models):
+    model = opened(models, "Frozen").model
+    batches = [(torch.rand(4, 3, 16, 16), torch.from_numpy(np.arange(4) % 3))]
+    with pytest.raises(ScoreError, match=r"the gradient of wide\.weight is zero .* Use --score magnitude"):
+        mean_absolute_gradients(model, ["conv.weight", "wide.weight"], batches)
