@@ -174,5 +174,6 @@ def test_classes_of_an_npz_without_images_are_said(tmp_path):
 
 def test_names_of_an_npz_may_be_bytes(tmp_path):
     pixels = np.zeros((30, 4, 4), np.uint8)
-    np.savez(tmp_path / "a.npz", images=pixels, labels=np.arange(30) % 2, classes=np.array([b"ant", "b\u00e4r".encode()]))
+    names = np.array([b"ant", "b\u00e4r".encode()])
+    np.savez(tmp_path / "a.npz", images=pixels, labels=np.arange(30) % 2, classes=names)
     assert describe_data(tmp_path / "a.npz").classes == ("ant", "b\u00e4r")
