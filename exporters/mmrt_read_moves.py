@@ -44,6 +44,8 @@ def slices(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
 
 def split(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
     rank = rank_of(reading, proto)
+    if "" in proto.output:
+        raise refuse(proto, f"its output {list(proto.output).index('')} has no name")
     axis, start, nodes = attribute(proto, "axis", 0) % rank, 0, []
     for name in proto.output:
         starts = tuple(start if k == axis else 0 for k in range(rank))

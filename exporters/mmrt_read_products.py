@@ -19,7 +19,7 @@ from exporters.mmrt_proto import (
     refuse,
     required,
 )
-from exporters.mmrt_windows import find_taps
+from exporters.mmrt_windows import always_sees, find_taps
 from exporters.onnx_graph import attribute
 
 # ---- convolutions and poolings -----------------------------------------------------------------------------------
@@ -80,12 +80,16 @@ def pool(kind: str) -> Reader:
                                 f"leave that one out, and the output's shape {y} counts it")
         if not reads_image(window, x[2:], y[2:]):
             raise refuse(proto, f"its window never reads its input of the shape {x}, only padding")
-        after = tuple(attribute(proto, "pads", (0, 0, 0, 0)))[2:]
-        if attribute(proto, "auto_pad", b"NOTSET") != b"NOTSET":
+        include_pad = bool(attribute(proto, "count_include_pad", 0))
+        if not include_pad and not always_sees(window, (x[2], x[3]), (y[2], y[3])):
+            raise refuse(proto, f"its window of {window.kernel[0]} x {window.kernel[1]} reads only padding at some "
+                                f"places of its input of the shape {x}")
+        auto = attribute(proto, "auto_pad", b"NOTSET")
+        after = (0, 0) if auto == b"VALID" else tuple(attribute(proto, "pads", (0, 0, 0, 0)))[2:]
+        if auto.startswith(b"SAME"):
             after = tuple(max(0, (y[i + 2] - 1) * window.stride[i] + (window.kernel[i] - 1) * window.dilation[i] + 1
                               - x[i + 2] - window.before[i]) for i in (0, 1))
-        return one(proto, "pool", kind=kind, window=window, after=after,
-                   include_pad=bool(attribute(proto, "count_include_pad", 0)))
+        return one(proto, "pool", kind=kind, window=window, after=after, include_pad=include_pad)
     return read
 
 

@@ -13,6 +13,7 @@ from exporters import mmrt_read_products as products
 from exporters import mmrt_read_values as values
 from exporters.mmrt_graph import INSTEAD, MOST_AXES, RELU, Graph, Node, without_dead
 from exporters.mmrt_proto import Integers, Reader, Reading, name_of, refuse
+from exporters.mmrt_read_checks import check_window
 from exporters.onnx_graph import Net, attribute, lift_constants, read_net
 
 OPSETS = range(11, 29)  # whose definitions of the operators in READERS were compared with what readers do
@@ -153,7 +154,7 @@ def _type_name(kind: int) -> str:
 def _check_shape(shapes: dict[str, tuple[int, ...]], name: str, where: str) -> None:
     if name not in shapes:
         raise ExportError(f"mmrt needs static shapes; that of {name} is not known ({where}); {INSTEAD}")
-    if len(shapes[name]) > MOST_AXES or 0 in shapes[name]:
+    if len(shapes[name]) > MOST_AXES or min(shapes[name], default=1) < 1:
         raise ExportError(f"mmrt has tensors of 1 to {MOST_AXES} axes that hold something; the shape of {name} is "
                           f"{shapes[name]} ({where}); {INSTEAD}")
 
@@ -174,6 +175,7 @@ def _read_node(reading: Reading, proto: onnx.NodeProto, model: onnx.ModelProto, 
         return []
     if proto.op_type != "Split" and used != list(proto.output[:1]):
         raise refuse(proto, f"something reads its output {used[-1]}, and only the first one is computed")
+    check_window(reading, proto)
     if any(name not in reading.shapes for name in used):
         _infer(reading, proto, model)
     where = f"node {name_of(proto)}, {proto.op_type}"

@@ -36,6 +36,12 @@ def _sees(at: int, stride: int, size: int, out: int) -> bool:
     return any(0 <= o * stride + at < size for o in range(out))
 
 
+def always_sees(window: Window, image: Size, out: Size) -> bool:
+    """Whether each output is of at least one value of the image, and not only of padding."""
+    return all(any(0 <= o * window.stride[i] - window.before[i] + k * window.dilation[i] < image[i]
+                   for k in range(window.kernel[i])) for i in (0, 1) for o in range(out[i]))
+
+
 def plane_size(window: Window, image: Size, phase: Size) -> Size:
     return (-(-(image[0] - phase[0]) // window.stride[0]), -(-(image[1] - phase[1]) // window.stride[1]))
 

@@ -117,6 +117,12 @@ RIGHT = {  # nodes, shape of x, constants, opset
     "a window that reads padding only": (
         [("Conv", ["x", "w", "b"], "a", {"pads": [1, 1, 1, 1], "dilations": [2, 2]}), ("Add", ["x", "a"], "y", {})],
         [1, 2, 1, 1], {"w": noise(2, 2, 2, 2), "b": noise(2)}, 17),
+    **{f"a mean without padding, rounded up, {name}": (
+        [("AveragePool", ["x"], "y", {"kernel_shape": [2, 3], "strides": [3, 4], "ceil_mode": 1, "count_include_pad": 1,
+                                      **attrs})], [1, 2, 4, 5], {}, 19)
+       for name, attrs in (("VALID", {"auto_pad": "VALID"}), ("no pads", {"pads": [0, 0, 0, 0]}))},
+    "a mean of the same size": ([("AveragePool", ["x"], "y", {"kernel_shape": [3, 2], "strides": [2, 2],
+                                                              "auto_pad": "SAME_LOWER"})], ONE_IMAGE, {}, 19),
 }
 
 
@@ -160,7 +166,45 @@ REFUSED = {  # nodes, shape of x, constants, opset, what the sentence says
                        "operator RandomUniform"),
     "no input is read": ([("Neg", ["c"], "y", {})], TOKENS, {"c": ONE}, 17, "y: it does not depend on an input"),
     "another kind of number": ([("Pow", ["c", "x"], "y", {})], TOKENS, {"c": [2]}, 17, "Pow_y.*int64"),
+    "rows of padding": ([("AveragePool", ["x"], "y", {"kernel_shape": [1, 3], "strides": [2, 3], "ceil_mode": 1,
+                                                      "auto_pad": "SAME_LOWER"})], [1, 1, 8, 1], {}, 17,
+                        "AveragePool_y.*SAME_LOWER with ceil_mode and strides"),
+    "padding only at an edge": ([("MaxPool", ["x"], "y", {"kernel_shape": [1, 1], "pads": [1, 1, 0, 0]})], ONE_IMAGE,
+                                {}, 17, "1 x 1 reads only padding at some"),
+    "a pooling of nothing": ([("MaxPool", ["x"], "y", {"kernel_shape": [0, 2]})], ONE_IMAGE, {}, 17,
+                             r"kernel_shape are \[0, 2\]"),
 }
+SAME = {"kernel_shape": [2, 2], "strides": [1, 2], "auto_pad": "SAME_UPPER"}
+REFUSED |= {f"{op}, the same size, {why}": ([(op, ["x"], "y", SAME | attrs)], ONE_IMAGE, {}, 19, f"{op}_y.*with {why}")
+            for op in ("MaxPool", "AveragePool") for why, attrs in (
+                ("dilations", {"dilations": [1, 2]}), ("ceil_mode", {"ceil_mode": 1}),
+                ("strides .* larger than its window", {"strides": [1, 3]}))}
+WEIGHTS = (4, 3, 3, 3)
+PRODUCTS = {  # operator, attributes, shape of the weights, what the sentence says
+    "size said twice": ("ConvTranspose", {"auto_pad": "VALID", "strides": [2, 2], "output_shape": [10, 14]}, WEIGHTS,
+                        "auto_pad is VALID"),
+    "padding said twice": ("ConvTranspose", {"auto_pad": "SAME_UPPER", "strides": [2, 2], "output_padding": [0, 1]},
+                           WEIGHTS, "auto_pad is SAME_UPPER"),
+    "much padding of the output": ("ConvTranspose", {"strides": [2, 2], "output_padding": [3, 0]}, WEIGHTS,
+                                   r"output_padding \[3, 0\] is not below its strides \[2, 2\]"),
+    "padded below zero": ("ConvTranspose", {"pads": [4, 0, 4, 0]}, WEIGHTS, r"shape of y is \(1, 3, -2, 8\)"),
+    "cut below zero": ("ConvTranspose", {"pads": [-1, 0, 0, 0]}, WEIGHTS, r"pads are \[-1, 0, 0, 0\]"),
+    "transposed, other channels": ("ConvTranspose", {}, (3, 4, 3, 3), "for 3 channels"),
+    "transposed, groups": ("ConvTranspose", {"group": 3}, WEIGHTS, "4 inputs do not fall into 3 groups"),
+    "transposed, another kernel": ("ConvTranspose", {"kernel_shape": [2, 2]}, WEIGHTS, r"kernel_shape is \[2, 2\]"),
+    "other channels": ("Conv", {}, WEIGHTS, "for 3 channels.* has 4"),
+    "other channels in groups": ("Conv", {"group": 2}, (4, 4, 3, 3), "in 2 groups are for 8 channels"),
+    "groups": ("Conv", {"group": 2}, (3, 2, 3, 3), "3 outputs do not fall into 2 groups"),
+    "no groups": ("Conv", {"group": 0}, WEIGHTS, "in 0 groups"),
+    "another kernel": ("Conv", {"kernel_shape": [1, 1]}, (3, 4, 3, 3), r"kernel_shape is \[1, 1\]"),
+    "cut": ("Conv", {"pads": [0, -1, 0, 0]}, (3, 4, 3, 3), r"pads are \[0, -1, 0, 0\]"),
+    "no stride": ("Conv", {"strides": [0, 1]}, (3, 4, 3, 3), r"strides are \[0, 1\]"),
+    "no dilation": ("Conv", {"dilations": [1, 0]}, (3, 4, 3, 3), r"dilations are \[1, 0\]"),
+}
+REFUSED |= {f"{op}, {case}": ([(op, ["x", "w"], "y", attrs)], ONE_IMAGE, {"w": noise(*weight)}, 17, sentence)
+            for case, (op, attrs, weight, sentence) in PRODUCTS.items()}
+REFUSED["a bias of another size"] = ([("Conv", ["x", "w", "b"], "y", {})], ONE_IMAGE,
+                                     {"w": noise(3, 4, 3, 3), "b": noise(4)}, 17, r"bias has the shape \(4,\)")
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -187,6 +231,15 @@ def test_a_model_is_refused_with_a_sentence(arguments, sentence):
     with pytest.raises(ExportError, match=sentence):
         read_graph(relu(**arguments))
     read_graph(relu())
+
+
+def test_a_part_without_a_name_is_refused():
+    node = helper.make_node("Split", ["x"], ["", "y"], "parts", axis=1)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, size)) for name, size in (("x", 4), ("y", 2))]
+    model = helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:]), ir_version=8,
+                              opset_imports=[helper.make_opsetid("", 13)])
+    with pytest.raises(ExportError, match=r"Split \(node parts\): its output 0 has no name"):
+        pack(model)
 
 
 def test_statistics_that_are_read_are_refused():
