@@ -8,40 +8,13 @@
 
 #include "each_set.h"
 #include "nd.h"
+#include "reference_act.h"
 #include "sha256.h"
 #include "threads.h"
 
 using namespace mmrt;
 
 namespace {
-
-double reference_act(const Act& act, double x) {
-    const double a = act.a, b = act.b, softplus = std::log1p(std::exp(x));
-    switch (act.code) {
-        case 1: return std::min(std::max(x, a), b);
-        case 2: return x < 0 ? a * x : x;
-        case 3: return 1 / (1 + std::exp(-x));
-        case 4: return x / (1 + std::exp(-x));
-        case 5: return std::min(std::max(a * x + b, 0.0), 1.0);
-        case 6: return x * std::min(std::max(x / 6 + 0.5, 0.0), 1.0);
-        case 7: return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
-        case 8: return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-        case 9: return std::tanh(x);
-        case 10: return std::exp(x);
-        case 11: return std::sqrt(x);
-        case 12: return 1 / x;
-        case 13: return std::erf(x);
-        case 14: return -x;
-        case 15: return std::fabs(x);
-        case 16: return std::log(x);
-        case 17: return softplus;
-        case 18: return x < 0 ? a * std::expm1(x) : x;
-        case 19: return a * x + b;
-        case 20: return x * std::tanh(softplus);
-        case 21: return (std::min(std::max(std::nearbyint(double(float(x) / act.a)) + b, 0.0), 255.0) - b) * a;
-        default: return x;
-    }
-}
 
 bool close(double got, double want) { return std::fabs(got - want) <= 1e-6 + 3e-6 * std::fabs(want); }
 
