@@ -252,8 +252,8 @@ def recalibrate(model: nn.Module, train: Split, job: Job, augment: bool = True) 
         EfficientNet-Lite0, 224 px         42.8           53.9        54.0
 
     As trained they are too old where an epoch has few steps (36 for EfficientNet-Lite0). Where nothing was trained they
-    are of another network: ResNet-20 answers 10.1, 30.1 and 32.5, EfficientNet-Lite0 at 128 px with 30 % zeros 0.6, 12.3
-    and 12.5.
+    are of another network: ResNet-20 answers 10.1, 30.1 and 32.5, EfficientNet-Lite0 at 128 px with 30 % zeros 0.6,
+    12.3 and 12.5.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not norms:
