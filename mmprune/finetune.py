@@ -244,12 +244,12 @@ def recalibrate(model: nn.Module, train: Split, job: Job, augment: bool = True) 
 
     The images are shifted and mirrored as in training (a loader of the user's does as it does): clean ones have other
     statistics than those that the weights were trained on. Accuracy in percent, 80 % zeros in 1x4, one epoch, means of
-    seeds (benchmarks/batchnorm_statistics.py):
+    three seeds (benchmarks/batchnorm_statistics.py):
 
                                      as trained   clean images   augmented
         ResNet-20, 32 px                   66.2           61.9        66.2
         EfficientNet-Lite0, 128 px         40.4           49.7        50.0
-        EfficientNet-Lite0, 224 px         42.8           53.9        54.0
+        EfficientNet-Lite0, 224 px         42.7           55.1        55.1
 
     As trained they are too old where an epoch has few steps (36 for EfficientNet-Lite0). Where nothing was trained they
     are of another network: ResNet-20 answers 10.1, 30.1 and 32.5, EfficientNet-Lite0 at 128 px with 30 % zeros 0.6,

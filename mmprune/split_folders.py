@@ -57,10 +57,9 @@ def find_splits(path: Path) -> Splits:
             names = " and ".join(f"{f.name}/" for f in several)
             raise DataError(f"{path} has {names}, which are all {kind} data by their names; leave one of them there")
     found = {kind: some[0] for kind, some in by_kind.items() if some}
-    for kind, folder in found.items():
-        if kind != "train" and folder.resolve() == found["train"].resolve():
-            raise DataError(f"{folder} is {found['train']} by another name: what is trained on cannot test it; put "
-                            "other images there, or leave it out to have some set apart")
+    notes += tuple(f"{folder} is {found['train']} by another name: every accuracy is of images that were trained on; "
+                   "put other images there, or leave it out to have some set apart"
+                   for kind, folder in found.items() if kind != "train" and folder.samefile(found["train"]))
     return Splits(*_with_test(found, notes + _not_read(folders, splits, flat, void)))
 
 
