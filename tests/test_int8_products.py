@@ -150,3 +150,23 @@ def test_factors_of_a_gemm_go_into_its_constants(tmp_path):
     fold_factors(model)
     found = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     assert (found["w"] == 1).all() and (found["b"] == 3).all() and not model.graph.node[0].attribute
+
+
+class ByItsMean(nn.Module):
+    """Divides by its own mean without an epsilon, as int8 rounds small ones to: NaN of a black image."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.fc = nn.Conv2d(INPUT_SHAPE[1], 16, 3, bias=False), nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = self.a(x).abs().mean((2, 3))
+        return self.fc(x / x.mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_zeros_are_counted_where_a_black_image_would_make_nan(tmp_path, monkeypatch, precision):
+    monkeypatch.setitem(MODELS, "by its mean", ByItsMean)
+    subject = subject_of(tmp_path, "by its mean")
+    assert np.isnan(subject.model(torch.zeros(INPUT_SHAPE)).detach().numpy()).all()
+    assert export_one(subject, "mmrt", precision).layer_sparsity["a.weight"] < 0.02  # int8 rounds one to 0
