@@ -6,8 +6,8 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-# As `xz -0`. Of a ResNet-18's float weights preset 1 makes no less (dense 0.8 % more, at 80 % sparsity 0.1 % less) and
-# takes twice as long; the default makes up to 4 % less in 2.5 to 14 times as long. A family has dozens of files.
+# As `xz -0`: of float weights a longer search makes hardly less, and takes several times as long. A family has dozens
+# of files.
 PRESET = 0
 
 
