@@ -32,8 +32,8 @@ import onnx
 import onnxruntime
 from runtime_vs_peers import PATTERN, masked, noise, numbers, to_onnx
 
-from exporters.onnxruntime_int8 import quantize_for_onnxruntime
-from exporters.to_sparse import write_mmrt
+from exporters.int8.onnxruntime import quantize_for_onnxruntime
+from exporters.to_mmrt import write_mmrt
 from mmprune.runtime_files import build_runtime, runtime_folder
 
 ROOT = Path(__file__).parents[1]
@@ -121,17 +121,17 @@ def make_files(model: str, size: int, sparsities: list[float], precision: str, f
     return {"model": model, "image_size": size, "precision": precision, "shape": shape, "answers": answers}
 
 
-def count(config: Path, subject: dict[str, Any], runtime: str, sparsity: float) -> dict[str, Any]:
+def count(config: Path, given: dict[str, Any], runtime: str, sparsity: float) -> dict[str, Any]:
     """One process on the board; a row of the result."""
     suffix = "mmrt" if runtime == "mmrt" else "onnx"
-    model = f"{subject['model']}-{sparsity:g}.{suffix}"
-    words = f"cd files && python3 runner.py {runtime} {model} '{json.dumps(subject['shape'])}' {WARMUP} {RUNS}"
+    model = f"{given['model']}-{sparsity:g}.{suffix}"
+    words = f"cd files && python3 runner.py {runtime} {model} '{json.dumps(given['shape'])}' {WARMUP} {RUNS}"
     got = json.loads(run("ssh", "-F", config, "pi", words).splitlines()[-1])
-    expected = subject["answers"][sparsity]
+    expected = given["answers"][sparsity]
     difference = float(np.abs(np.array(got["answer"]) - expected).max() / np.abs(expected).max())
-    if difference > (PEER_INT8 if runtime != "mmrt" and subject["precision"] == "int8" else SAME):
+    if difference > (PEER_INT8 if runtime != "mmrt" and given["precision"] == "int8" else SAME):
         sys.exit(f"Error: {runtime} on {model}: answers differ by {difference:.1e} of the largest")
-    same = {key: subject[key] for key in ("model", "image_size", "precision")}
+    same = {key: given[key] for key in ("model", "image_size", "precision")}
     return {**same, "sparsity": sparsity, "runtime": runtime, "kernels": got["kernels"],
             "instructions": statistics.median(got["samples"]), "samples": got["samples"],
             "relative_difference": difference}
@@ -151,8 +151,8 @@ def table(rows: list[dict[str, Any]], precision: str) -> str:
         bar = BARS.get((precision, row["model"], row["sparsity"]))
         counts = " | ".join(f"{n / 1e6:.2f}" for n in (row["instructions"], *peers))
         ratios = " | ".join(f"{row['instructions'] / n:.3f}" for n in peers)
-        subject = f"{row['board']} ({row['cpu']}) | {row['model']} {row['image_size']} px | {row['sparsity']:.0%}"
-        lines.append(f"| {subject} | {counts} | {ratios} | {f'<= {bar}' if bar else ''} |")
+        given = f"{row['board']} ({row['cpu']}) | {row['model']} {row['image_size']} px | {row['sparsity']:.0%}"
+        lines.append(f"| {given} | {counts} | {ratios} | {f'<= {bar}' if bar else ''} |")
     return "\n".join(lines)
 
 
@@ -224,10 +224,10 @@ def main() -> None:
         for name in asked.boards.split(","):
             with board(disk, name) as config:
                 run("scp", "-q", "-r", "-F", config, files, "pi:files")
-                for subject in subjects:
+                for given in subjects:
                     runs = [*(("mmrt", s) for s in sparsities), *((peer, 0.0) for peer in PEERS[asked.precision])]
                     for runtime, sparsity in runs:
-                        rows.append({"board": name, "cpu": CPUS[name], **count(config, subject, runtime, sparsity)})
+                        rows.append({"board": name, "cpu": CPUS[name], **count(config, given, runtime, sparsity)})
                         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
         loops = modelled(built / "build-aarch64" / "isa_neon.o") if asked.precision == "fp32" else []
     commit = run("git", "-C", ROOT, "rev-parse", "HEAD").strip()

@@ -24,33 +24,33 @@ from typing import Any
 import torch
 from pattern_accuracy import KEPT, MODELS, markdown, named, read_rows
 
-from mmprune.family import Bench
+from mmprune.family import Baseline
 from mmprune.finetune import Job, accuracy, finetune, make_recipe, recalibrate
 from mmprune.layers import find_layers
 from mmprune.masks import make_masks
-from mmprune.source import open_source
+from mmprune.models.source import open_source
 
 KINDS = ("as trained", "clean", "augmented")
 SETTING = ("model", "size", "train_images", "sparsity", "epochs")
 PATTERN = "block-1x4"
 
 
-def judge(bench: Bench, sparsity: float, seed: int, epochs: int) -> dict[str, float]:
+def judge(baseline: Baseline, sparsity: float, seed: int, epochs: int) -> dict[str, float]:
     """Test accuracy under each kind of statistics, after so many epochs."""
-    layers = [x for x in find_layers(bench.model, bench.input_shape) if x.kind not in KEPT]
-    weights = dict(bench.model.named_parameters())
+    layers = [x for x in find_layers(baseline.model, baseline.input_shape) if x.kind not in KEPT]
+    weights = dict(baseline.model.named_parameters())
     scores = {x.name: weights[x.name].detach().abs() for x in layers}
     masks = make_masks(scores, dict.fromkeys(scores, sparsity), PATTERN, {x.name: x.kind for x in layers})
     recipe = replace(make_recipe("default", epochs), renew_statistics=False)
-    job = Job(masks, bench.train, bench.validation, recipe, seed)
-    model = copy.deepcopy(bench.model)
-    finetune(model, bench.teacher, job, lambda *_: None)
+    job = Job(masks, baseline.train, baseline.validation, recipe, seed)
+    model = copy.deepcopy(baseline.model)
+    finetune(model, baseline.teacher, job, lambda *_: None)
     found = {}
     for kind in KINDS:
         tried = copy.deepcopy(model)
         if kind != "as trained":
-            recalibrate(tried, bench.train, job, augment=kind == "augmented")
-        found[kind] = accuracy(tried, bench.test)
+            recalibrate(tried, baseline.train, job, augment=kind == "augmented")
+        found[kind] = accuracy(tried, baseline.test)
     return found
 
 
@@ -79,14 +79,15 @@ def main() -> None:
         source = named(arguments.model, arguments.data, arguments.weights, seed)
         if arguments.img_size:
             source = replace(source, options=replace(source.options, image_size=(arguments.img_size,) * 2))
-        bench = open_source(source, Path("benchmark-out/cache")).make_bench()
+        baseline = open_source(source, Path("benchmark-out/cache")).make_baseline()
         for epochs in map(int, arguments.epochs.split(",")):
-            row: dict[str, Any] = {"model": arguments.model, "size": bench.input_shape[2], "seed": seed,
-                                   "epochs": epochs, "train_images": len(bench.train), "sparsity": arguments.sparsity}
+            row: dict[str, Any] = {"model": arguments.model, "size": baseline.input_shape[2], "seed": seed,
+                                   "epochs": epochs, "train_images": len(baseline.train),
+                                   "sparsity": arguments.sparsity}
             rows = read_rows(arguments.json)
             if not any(row.items() <= old.items() for old in rows):
-                row.update(pattern=PATTERN, test_images=len(bench.test), torch=torch.__version__,
-                           accuracy=judge(bench, arguments.sparsity, seed, epochs))
+                row.update(pattern=PATTERN, test_images=len(baseline.test), torch=torch.__version__,
+                           accuracy=judge(baseline, arguments.sparsity, seed, epochs))
                 with open(arguments.json, "a") as f:
                     f.write(json.dumps(row) + "\n")
     print(table(read_rows(arguments.json)))

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
-from mmprune import defaults, finetune
+from mmprune import finetune
 from mmprune.family import Request, Resources, build_family
-from mmprune.source import Named, open_source
+from mmprune.models import defaults
+from mmprune.models.source import Named, open_source
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
         opened = open_source(Named(), Path(folder) / "cache")
         request = Request(finetune.make_recipe("default", arguments.epochs), (arguments.score,))
         began = time.perf_counter()
-        build_family(opened.make_bench, request, Path(folder) / "family", Resources())
+        build_family(opened.make_baseline, request, Path(folder) / "family", Resources())
         wall_s = time.perf_counter() - began
     model = defaults.default_model().rsplit(":", 1)[1]
     row = {"model": model, "score": arguments.score, "epochs": request.recipe.epochs,

@@ -23,15 +23,15 @@ import onnx
 import onnxruntime
 import torch
 
-from exporters import onnxruntime_int8
-from exporters.calibration import draw_images
+from exporters.export_input import ExportInput, Int8
+from exporters.int8 import onnxruntime as onnxruntime_int8
+from exporters.int8.calibration import draw_images
 from exporters.run import export_one
-from exporters.subject import Int8, Subject
 from exporters.to_onnx import open_file
 from mmprune.layers import find_layers
-from mmprune.models import Options
+from mmprune.models.loading import Options
+from mmprune.models.source import Named, open_source
 from mmprune.records import Variant
-from mmprune.source import Named, open_source
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,18 @@ def named(model: str, data: Path | None) -> Named:
                  Options(image_size=(128, 128)))
 
 
-def subject_of(model: str, data: Path | None, root: Path, counts: tuple[int, int]) -> Subject:
+def subject_of(model: str, data: Path | None, root: Path, counts: tuple[int, int]) -> ExportInput:
     """The dense model with validation images to be judged on, and training images to be calibrated on."""
-    bench = open_source(named(model, data), root / "cache").make_bench()
-    batches = list(bench.validation.batches(BATCH))
+    baseline = open_source(named(model, data), root / "cache").make_baseline()
+    batches = list(baseline.validation.batches(BATCH))
     images, labels = (torch.cat(part).numpy()[:counts[0]] for part in zip(*batches, strict=True))
     variant = Variant("dense", "dense", "magnitude", "unstructured", "default", 0, {}, 0.0, 0.0, 0.0)
-    net = bench.model.eval()
-    return Subject(variant, net, root, find_layers(net, (1, *images.shape[1:])), images, labels,
-                   draw_images(bench, counts[1]))
+    net = baseline.model.eval()
+    return ExportInput(variant, net, root, find_layers(net, (1, *images.shape[1:])), images, labels,
+                   draw_images(baseline, counts[1]))
 
 
-def quantized(model: onnx.ModelProto, subject: Subject, setting: Setting) -> onnx.ModelProto:
+def quantized(model: onnx.ModelProto, given: ExportInput, setting: Setting) -> onnx.ModelProto:
     real = onnxruntime_int8.quantize_static
 
     def changed(*arguments: Any, **settings: Any) -> None:
@@ -86,16 +86,16 @@ def quantized(model: onnx.ModelProto, subject: Subject, setting: Setting) -> onn
 
     onnxruntime_int8.quantize_static = changed
     try:
-        return onnxruntime_int8.quantize(model, replace(subject, int8=setting.int8), "dense")[0]
+        return onnxruntime_int8.quantize(model, replace(given, int8=setting.int8), "dense")[0]
     finally:
         onnxruntime_int8.quantize_static = real
 
 
-def judge(subject: Subject, path: Path) -> tuple[float, float]:
-    """(top-1 agreement with torch, accuracy) of a file on the subject's images."""
+def judge(given: ExportInput, path: Path) -> tuple[float, float]:
+    """(top-1 agreement with torch, accuracy) of a file on the given's images."""
     run = open_file(path)
-    answers = np.concatenate([run(subject.images[i:i + 1]) for i in range(len(subject.images))]).argmax(1)
-    return float((answers == subject.logits.argmax(1)).mean()), float((answers == subject.labels).mean())
+    answers = np.concatenate([run(given.images[i:i + 1]) for i in range(len(given.images))]).argmax(1)
+    return float((answers == given.logits.argmax(1)).mean()), float((answers == given.labels).mean())
 
 
 def has_vnni() -> bool:
@@ -113,15 +113,15 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        subject = subject_of(arguments.model, arguments.data, root, (arguments.images, arguments.calibration))
-        source = onnx.load(root / export_one(subject, "onnx", "fp32").path)
-        torch_accuracy = float((subject.logits.argmax(1) == subject.labels).mean())
+        given = subject_of(arguments.model, arguments.data, root, (arguments.images, arguments.calibration))
+        source = onnx.load(root / export_one(given, "onnx", "fp32").path)
+        torch_accuracy = float((given.logits.argmax(1) == given.labels).mean())
         for name, setting in SETTINGS.items():
             path = root / "int8.onnx"
-            onnx.save(quantized(source, subject, setting), path)
-            agreement, accuracy = judge(subject, path)
-            row = {"model": arguments.model, "setting": name, "images": len(subject.images),
-                   "calibration": len(subject.calibration), "agreement": agreement, "accuracy": accuracy,
+            onnx.save(quantized(source, given, setting), path)
+            agreement, accuracy = judge(given, path)
+            row = {"model": arguments.model, "setting": name, "images": len(given.images),
+                   "calibration": len(given.calibration), "agreement": agreement, "accuracy": accuracy,
                    "torch_accuracy": torch_accuracy, "vnni": has_vnni(), "onnxruntime": onnxruntime.__version__}
             print(f"{name:<44} agreement {agreement:.4f}  accuracy {accuracy:.4f}  torch {torch_accuracy:.4f}",
                   flush=True)

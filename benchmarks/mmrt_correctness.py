@@ -34,8 +34,8 @@ from PIL import Image
 from runtime_vs_peers import PATTERN, masked, numbers, to_onnx
 from torch import nn
 
-from exporters.onnxruntime_int8 import quantize_for_onnxruntime
-from exporters.to_sparse import write_mmrt
+from exporters.int8.onnxruntime import quantize_for_onnxruntime
+from exporters.to_mmrt import write_mmrt
 from mmprune.runtime_files import runtime_folder
 
 sys.path.insert(0, str(runtime_folder()))

@@ -21,9 +21,9 @@ import zstandard
 from onnx import numpy_helper
 from runtime_vs_peers import PATTERN, masked, noise, numbers, to_onnx
 
-from exporters import mmrt_download
-from exporters.onnxruntime_int8 import quantize_for_onnxruntime
-from exporters.to_sparse import pack
+from exporters.int8.onnxruntime import quantize_for_onnxruntime
+from exporters.mmrt import download as mmrt_download
+from exporters.to_mmrt import pack
 
 COLUMNS = {"onnx": "ONNX file", "onnx_xz": "xz -6 of it", "onnx_zstd": "zstd -19 of it", "mmrt": "`.mmrt`",
            "mmrt_download": "`.mmrt.xz`", "mmrt_fp16": "`.mmrt`, fp16 values", "mmrt_fp16_download": "`.mmrt.xz`, fp16",

@@ -26,16 +26,16 @@ from typing import Any
 from real_models import MODELS
 
 from exporters import ExportError
+from exporters.export_family import InputMaker
 from exporters.run import export_one, wanted_formats
-from exporters.subjects import SubjectMaker
 from exporters.verify import VerifyError
-from mmprune.family import Bench, Request, Resources, build_family
+from mmprune.family import Baseline, Request, Resources, build_family
 from mmprune.finetune import make_recipe
 from mmprune.layers import find_layers
-from mmprune.models import Options
+from mmprune.models.loading import Options
+from mmprune.models.source import Named, Opened, open_source
 from mmprune.progress import lines
 from mmprune.records import DENSE, Variant
-from mmprune.source import Named, Opened, open_source
 from mmprune.strategies import TEN
 
 KEPT = ("stem", "patch_embed", "depthwise", "classifier")
@@ -82,10 +82,10 @@ def named(model: str, data: Path | None, weights: Path | None, seed: int) -> Nam
                  Options(image_size=(size, size) if size else None), seed)
 
 
-def ranges_for(bench: Bench, part: Part) -> dict[str, Any]:
+def ranges_for(baseline: Baseline, part: Part) -> dict[str, Any]:
     """Overrides that ask the part's sparsities of every layer but those that stay dense; {} for the strategies' own."""
     asked = [s for s in part.strategies.values() if s is not None]
-    layers = find_layers(bench.model, bench.input_shape) if asked else ()
+    layers = find_layers(baseline.model, baseline.input_shape) if asked else ()
     return {"layers": {x.name: [0.0, 0.0] if x.kind in KEPT else [min(asked), max(asked)] for x in layers}}
 
 
@@ -98,17 +98,17 @@ def wanted_rows(part: Part, fixed: Row) -> list[Row]:
 
 def make_rows(opened: Opened, part: Part, wanted: Sequence[Row], root: Path, jobs: int) -> Iterator[Row]:
     """Make the family, or what is missing of it, and the wanted files; a row each."""
-    bench, seed = opened.make_bench(), wanted[0]["seed"]
+    baseline, seed = opened.make_baseline(), wanted[0]["seed"]
     recipe = make_recipe("default", wanted[0]["epochs"])
-    request = Request(recipe, ("magnitude",), tuple(part.strategies), part.pattern, seed, ranges_for(bench, part),
+    request = Request(recipe, ("magnitude",), tuple(part.strategies), part.pattern, seed, ranges_for(baseline, part),
                       "", opened.about)
-    variants = build_family(opened.make_bench, request, root, Resources(jobs=jobs), lines(part.pattern))
-    maker = SubjectMaker(root, opened.make_bench)
+    variants = build_family(opened.make_baseline, request, root, Resources(jobs=jobs), lines(part.pattern))
+    maker = InputMaker(root, opened.make_baseline)
     for variant in variants:
         mine = [row for row in wanted if row["strategy"] == variant.strategy]
-        subject = maker(variant) if mine else None
+        given = maker(variant) if mine else None
         for row in mine:
-            yield {**row, **counted(variant), "test_images": len(bench.test), **judged(subject, row["format"])}
+            yield {**row, **counted(variant), "test_images": len(baseline.test), **judged(given, row["format"])}
 
 
 def counted(variant: Variant) -> Row:
@@ -116,11 +116,11 @@ def counted(variant: Variant) -> Row:
             "torch_accuracy": variant.accuracy}
 
 
-def judged(subject: Any, name: str) -> Row:
+def judged(given: Any, name: str) -> Row:
     """The file's accuracy and how often it answers as torch does; why it is refused, where it is."""
     [(format, precision)] = wanted_formats([name])
     try:
-        artifact = export_one(subject, format, precision)
+        artifact = export_one(given, format, precision)
     except (ExportError, VerifyError) as err:
         return {"accuracy": None, "agreement": None, "refused": str(err)}
     return {"accuracy": artifact.accuracy, "agreement": artifact.top1_agreement}

@@ -1,4 +1,4 @@
-"""targets/probe.py with one more runtime: DeepSparse 1.8, abandoned in 2025, as a peer of the past.
+"""targets/on_device/probe.py with one more runtime: DeepSparse 1.8, abandoned in 2025, as a peer of the past.
 
 runtime_vs_peers.py runs it with an interpreter of its own virtual environment, since DeepSparse needs old packages.
 """
@@ -6,7 +6,7 @@ runtime_vs_peers.py runs it with an interpreter of its own virtual environment, 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "targets"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "targets" / "on_device"))
 
 import probe
 

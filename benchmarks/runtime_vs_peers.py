@@ -6,9 +6,9 @@
 
 Any timm model, random weights, magnitude mask: every convolution and linear gets the given sparsity but the stem, the
 depthwise convolutions and the classifier, which stay dense. Every (sparsity, runtime) is a process of its own; they
-take turns in random order, as in all that mmprune measures (targets/probe.py). The ratio is p50 of the faster of ONNX
-Runtime and OpenVINO on the dense model over p50; its spread are the quartiles over the rounds, each round's medians
-being compared with the same round's. onnxruntime-int8 is the dense model quantized (static, symmetric weights).
+take turns in random order, as in all that mmprune measures (targets/on_device/probe.py). The ratio is p50 of the faster
+of ONNX Runtime and OpenVINO on the dense model over p50; its spread are the quartiles over the rounds, each round's
+medians being compared with the same round's. onnxruntime-int8 is the dense model quantized (static, symmetric weights).
 DeepSparse needs packages of its time: all then run in a virtual environment made for it, .venv-deepsparse; where that
 cannot be had, it is left out. MMRT_ISA=avx2 forces the kernels. One JSON line for each row with --json, raw samples
 included. --precision int8: mmrt on uint8 with blocks of 1x4 weights zeroed (sum of magnitudes), beside both peers in
@@ -38,14 +38,14 @@ import timm
 import torch
 from torch import nn
 
-from exporters import openvino_int8
-from exporters.onnxruntime_int8 import quantize_for_onnxruntime
+from exporters.int8 import openvino as openvino_int8
+from exporters.int8.onnxruntime import quantize_for_onnxruntime
+from exporters.to_mmrt import write_mmrt
 from exporters.to_onnx import simplify
-from exporters.to_sparse import write_mmrt
 from mmprune.masks import PATTERNS
 from mmprune.runtime_files import runtime_folder
 from targets.measure import PROBE
-from targets.probe import cpu_facts
+from targets.on_device.probe import cpu_facts
 
 RUNTIMES = ("mmrt", "mmrt-int8", "onnxruntime", "openvino", "deepsparse", "onnxruntime-int8", "openvino-int8")
 PEERS = ("onnxruntime", "openvino")  # whose faster dense run is the 1.0 of the ratios

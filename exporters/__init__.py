@@ -1,6 +1,6 @@
 """A variant becomes a file: one module a format, named in FORMATS. Importing this package loads no heavy package.
 
-A format's module has PRECISIONS, export(subject, precision) -> Artifact, and open_file(path) -> a function from an
+A format's module has PRECISIONS, export(given, precision) -> Artifact, and open_file(path) -> a function from an
 image to its logits. To add one: the module, a row here, its package in setup.cfg.
 """
 
@@ -10,7 +10,7 @@ from types import ModuleType
 from mmprune.choices import pick
 
 FORMATS = {"onnx": "exporters.to_onnx", "openvino": "exporters.to_openvino", "tensorrt": "exporters.to_tensorrt",
-           "mmrt": "exporters.to_sparse"}
+           "mmrt": "exporters.to_mmrt"}
 
 
 class ExportError(RuntimeError):

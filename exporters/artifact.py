@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporters.export_input import ExportInput
 from exporters.sizes import download_bytes, file_bytes, sha256
-from exporters.subject import Subject
 from exporters.verify import Run, verify
 from mmprune import folder
 from mmprune.records import Artifact
@@ -30,23 +30,23 @@ def artifact_path(root: Path, variant: str, format: str, precision: str, suffix:
     return folder.variant_folder(root, variant) / f"{format}-{precision}{suffix}"
 
 
-def finish(subject: Subject, made: Made, run: Run) -> Artifact:
+def finish(given: ExportInput, made: Made, run: Run) -> Artifact:
     """Verify the files against torch and record them. VerifyError when they differ: then there is no record."""
-    name = f"{subject.variant.id}/{made.format}-{made.precision}"
-    agreement = verify(subject, run, made.precision, name)
+    name = f"{given.variant.id}/{made.format}-{made.precision}"
+    agreement = verify(given, run, made.precision, name)
     if made.download_bytes is None:
-        subject.attempts.doing("packing to know its size")
-    files = tuple(path.relative_to(subject.root).as_posix() for path in made.files)
+        given.attempts.doing("packing to know its size")
+    files = tuple(path.relative_to(given.root).as_posix() for path in made.files)
     drop = 100 * (agreement.torch_accuracy - agreement.accuracy)
     notes = tuple(note for note in made.notes if LOST not in note)  # of the file that this one was made from
     notes += (f"accuracy {drop:.2f} {LOST}",) if drop > 0 else ()
     artifact = Artifact(
-        id=name, variant=subject.variant.id, format=made.format, precision=made.precision, path=files[0], files=files,
+        id=name, variant=given.variant.id, format=made.format, precision=made.precision, path=files[0], files=files,
         file_bytes=file_bytes(made.files), sha256=sha256(made.files),
         download_bytes=download_bytes(made.files) if made.download_bytes is None else made.download_bytes,
         max_abs_difference=agreement.max_abs_difference, top1_agreement=agreement.top1_agreement,
         accuracy=agreement.accuracy, layer_sparsity=made.layer_sparsity, notes=notes)
-    folder.write_artifact(subject.root, artifact)
+    folder.write_artifact(given.root, artifact)
     return artifact
 
 

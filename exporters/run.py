@@ -8,7 +8,7 @@ from pathlib import Path
 from exporters import ExportError, load
 from exporters.artifact import LEFT, read_finished
 from exporters.attempts import Died, Failure, is_for_all, reason
-from exporters.subject import Subject
+from exporters.export_input import ExportInput
 from mmprune import folder
 from mmprune.choices import pick
 from mmprune.records import Artifact, Variant
@@ -17,20 +17,20 @@ from mmprune.workers import Processes, WorkerError, run_tasks
 Progress = Callable[[float, int, str], None]  # (done, total, label)
 
 
-def export_one(subject: Subject, format: str, precision: str) -> Artifact:
+def export_one(given: ExportInput, format: str, precision: str) -> Artifact:
     """The artifact of a variant: the finished one if its files are whole, else made anew.
 
-    What failed once for this subject, and what is made from it, fails of the same without another try.
+    What failed once for this given, and what is made from it, fails of the same without another try.
     """
-    done = read_finished(subject.root, subject.variant.id, format, precision)
+    done = read_finished(given.root, given.variant.id, format, precision)
     if done is not None:
         return done
     file = f"{format}-{precision}"
-    if file in subject.attempts.failed:
-        raise subject.attempts.failed[file]
-    with subject.attempts.making(file, folder.export_log(subject.root, subject.variant.id, file)):
-        subject.attempts.doing("")
-        return load(format).export(subject, precision)
+    if file in given.attempts.failed:
+        raise given.attempts.failed[file]
+    with given.attempts.making(file, folder.export_log(given.root, given.variant.id, file)):
+        given.attempts.doing("")
+        return load(format).export(given, precision)
 
 
 def quiet(done: float, total: int, label: str) -> None:
@@ -63,7 +63,7 @@ def lost_zeros(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
 class _Setup:
     """What each worker needs."""
 
-    make_subject: Callable[[Variant], Subject]
+    make_input: Callable[[Variant], ExportInput]
     formats: tuple[tuple[str, str], ...]
 
 
@@ -122,11 +122,11 @@ class _Course:
 
 
 def export_variants(root: Path, variants: Sequence[Variant], formats: Sequence[tuple[str, str]],
-                    make_subject: Callable[[Variant], Subject], jobs: int = 1,
+                    make_input: Callable[[Variant], ExportInput], jobs: int = 1,
                     progress: Progress = quiet) -> list[Artifact]:
     """Every variant in every (format, precision); what is finished is not done again.
 
-    make_subject  makes the variant's Subject where it is needed; for more than one job it must be picklable (a
+    make_input  makes the variant's ExportInput where it is needed; for more than one job it must be picklable (a
                   function of a module or a partial of one), because it runs in spawned processes
     progress      called with the number of finished artifacts and what is at work
     A file that fails, of whatever exception or death of its process, costs itself and what is made from it; then
@@ -138,7 +138,7 @@ def export_variants(root: Path, variants: Sequence[Variant], formats: Sequence[t
     progress(course.before, total, "")
     tasks = [_Task(v) for v in variants if missing[v.id]]
     while tasks:
-        run_tasks(partial(_Setup, make_subject, tuple(formats)), _export_variant, tasks,
+        run_tasks(partial(_Setup, make_input, tuple(formats)), _export_variant, tasks,
                   Processes(jobs, survive=True), course.report)
         tasks, course.again = course.again, []
     if course.failures:
@@ -152,19 +152,19 @@ def _export_variant(setup: _Setup, task: _Task, tick: Callable[..., None]) -> tu
     """Export one variant; what failed, if anything did."""
     variant, count, step = task.variant, len(setup.formats), 0
     try:
-        subject = setup.make_subject(variant)
+        given = setup.make_input(variant)
     except Exception as err:
         if is_for_all(err):
             raise
         return (Failure("", reason(err, variant.id)),)
-    attempts = subject.attempts
+    attempts = given.attempts
     attempts.watch = lambda file, what: tick(step, count, _Stage(file, what))
     for file, words in task.dead:
         attempts.failed[file] = Died(words)
-        attempts.logs[file] = folder.export_log(subject.root, variant.id, file)
+        attempts.logs[file] = folder.export_log(given.root, variant.id, file)
     for step, pair in enumerate(setup.formats):
         try:
-            export_one(subject, *pair)
+            export_one(given, *pair)
         except Exception as err:  # noted in attempts; the next file may be made all the same
             if is_for_all(err):
                 raise

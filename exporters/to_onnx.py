@@ -17,17 +17,18 @@ import torch
 from onnx import numpy_helper
 from torch.onnx.errors import OnnxExporterError
 
-from exporters import ExportError, calibration
-from exporters.adaptive_pooling import ExplicitPooling
+from exporters import ExportError
 from exporters.artifact import Made, artifact_path, finish
-from exporters.onnx_graph import fold_factors, lift_constants
-from exporters.onnxruntime_int8 import quantize
-from exporters.quantize import check_zero_points, left_in_float
-from exporters.remove_channels import remove_channels
+from exporters.export_input import ExportInput
+from exporters.graph.adaptive_pooling import ExplicitPooling
+from exporters.graph.onnx_graph import fold_factors, lift_constants
+from exporters.graph.remove_channels import remove_channels
+from exporters.graph.static_shapes import StaticShapes, image_alone
+from exporters.graph.zeros import constant_layers, count_zeros, name_layers
+from exporters.int8 import calibration
+from exporters.int8.onnxruntime import quantize
+from exporters.int8.tensorrt import check_zero_points, left_in_float
 from exporters.run import export_one
-from exporters.static_shapes import StaticShapes, image_alone
-from exporters.subject import Subject
-from exporters.zeros import constant_layers, count_zeros, name_layers
 from mmprune import __version__, folder
 from mmprune.choices import pick
 from mmprune.masks import ALIGNED
@@ -43,22 +44,22 @@ FOLDED = 1e-4  # where weights were also multiplied by BatchNorm's scales; visfo
 PROOF_IMAGES = 4
 
 
-def export(subject: Subject, precision: str) -> Artifact:
+def export(given: ExportInput, precision: str) -> Artifact:
     """Write, check and record the ONNX file. ExportError when zeros are lost, VerifyError when it answers otherwise."""
     pick("precision", precision, PRECISIONS, ExportError, owner="onnx")
-    return _export_int8(subject) if precision == "int8" else _export_fp32(subject)
+    return _export_int8(given) if precision == "int8" else _export_fp32(given)
 
 
-def _export_int8(subject: Subject) -> Artifact:
-    label = f"{subject.variant.id}/onnx-int8"
-    calibration.images_of(subject, label)  # before the work
-    source = export_one(subject, "onnx", "fp32")
-    model, notes = quantize(onnx.load(subject.root / source.path), subject, label)
-    made = write_typed(subject, source, model, ("onnx", "int8"), notes)
-    return finish(subject, made, open_file(made.files[0]))
+def _export_int8(given: ExportInput) -> Artifact:
+    label = f"{given.variant.id}/onnx-int8"
+    calibration.images_of(given, label)  # before the work
+    source = export_one(given, "onnx", "fp32")
+    model, notes = quantize(onnx.load(given.root / source.path), given, label)
+    made = write_typed(given, source, model, ("onnx", "int8"), notes)
+    return finish(given, made, open_file(made.files[0]))
 
 
-def write_typed(subject: Subject, source: Artifact, model: onnx.ModelProto, kind: tuple[str, str],
+def write_typed(given: ExportInput, source: Artifact, model: onnx.ModelProto, kind: tuple[str, str],
                 told: tuple[str, ...] = ()) -> Made:
     """Write a model that was made from a finished ONNX file, and count its zeros.
 
@@ -66,29 +67,29 @@ def write_typed(subject: Subject, source: Artifact, model: onnx.ModelProto, kind
     told  notes on how it was made
     ExportError when a layer has fewer zeros than in the source.
     """
-    label = f"{subject.variant.id}/{'-'.join(kind)}"
-    weights = layer_weights(subject)
-    names = {name.partition("#")[0].partition("[")[0] for name in read_constants(subject.root / source.path)}
+    label = f"{given.variant.id}/{'-'.join(kind)}"
+    weights = layer_weights(given)
+    names = {name.partition("#")[0].partition("[")[0] for name in read_constants(given.root / source.path)}
     in_file = {name: weight for name, weight in weights.items() if name in names}
     notes = source.notes + told
     if kind[1] == "int8":
         check_zero_points(model, weights, label)
         notes += left_in_float(model)
-    onnx.helper.set_model_props(model, {"mmprune": __version__, "variant": subject.variant.id})
+    onnx.helper.set_model_props(model, {"mmprune": __version__, "variant": given.variant.id})
     onnx.checker.check_model(model, full_check=True)
-    path = artifact_path(subject.root, subject.variant.id, *kind, SUFFIX)
+    path = artifact_path(given.root, given.variant.id, *kind, SUFFIX)
     folder.write_whole(path, lambda part: part.write_bytes(model.SerializeToString()))
     counted = count_zeros(read_constants(path), in_file, label, source.layer_sparsity)
     sparsity = {**dict.fromkeys(weights, 1.0), **counted}  # what the ONNX file has not was folded away there
     return Made(*kind, (path,), sparsity, notes)
 
 
-def _export_fp32(subject: Subject) -> Artifact:
-    label = f"{subject.variant.id}/onnx-fp32"
-    weights = layer_weights(subject)
-    doing = subject.attempts.doing
+def _export_fp32(given: ExportInput) -> Artifact:
+    label = f"{given.variant.id}/onnx-fp32"
+    weights = layer_weights(given)
+    doing = given.attempts.doing
     doing("tracing")
-    traced, later = convert_and_tell(subject)
+    traced, later = convert_and_tell(given)
     doing("simplifying")
     model, notes = simplify(traced)
     notes = later + notes
@@ -96,22 +97,22 @@ def _export_fp32(subject: Subject) -> Artifact:
     flushed = flush_subnormals(model)
     if flushed:
         notes.append(f"{flushed} subnormal weights flushed to 0")
-    gone = _name_layers(model, subject, weights, label)
+    gone = _name_layers(model, given, weights, label)
     if gone:
         notes.append(f"folded away, not depending on the image: {', '.join(gone)}; their weights count as zeros")
     in_file = {name: weight for name, weight in weights.items() if name not in gone}
     kept = count_zeros(_constants(model), in_file, label)  # before the removal, whose weights count as zeros
-    if subject.variant.pattern not in ALIGNED:  # the channels that stay would move to other groups of four
+    if given.variant.pattern not in ALIGNED:  # the channels that stay would move to other groups of four
         doing("removing channels without effect")
-        model, removal = shrink(model, subject)
+        model, removal = shrink(model, given)
         notes += removal
-    onnx.helper.set_model_props(model, {"mmprune": __version__, "variant": subject.variant.id})
+    onnx.helper.set_model_props(model, {"mmprune": __version__, "variant": given.variant.id})
     onnx.checker.check_model(model, full_check=True)
-    path = artifact_path(subject.root, subject.variant.id, "onnx", "fp32", SUFFIX)
+    path = artifact_path(given.root, given.variant.id, "onnx", "fp32", SUFFIX)
     folder.write_whole(path, lambda part: part.write_bytes(model.SerializeToString()))
     sparsity = {**count_zeros(read_constants(path), in_file, label, kept), **dict.fromkeys(gone, 1.0)}
     made = Made("onnx", "fp32", (path,), sparsity, tuple(notes))
-    return finish(subject, made, open_file(path))
+    return finish(given, made, open_file(path))
 
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -134,13 +135,13 @@ def _run(model: str | bytes, settings: Mapping[str, str] | None = None) -> Calla
     return lambda image: session.run([OUTPUT], {INPUT: image})[0]
 
 
-def layer_weights(subject: Subject) -> dict[str, np.ndarray]:
+def layer_weights(given: ExportInput) -> dict[str, np.ndarray]:
     """Torch's weight of each prunable layer. ExportError for a layer that the model does not have."""
-    state = subject.model.state_dict()
-    missing = [layer.name for layer in subject.layers if layer.name not in state]
+    state = given.model.state_dict()
+    missing = [layer.name for layer in given.layers if layer.name not in state]
     if missing:
-        raise ExportError(f"{subject.variant.id}: the model has no parameter {missing[0]}, a layer of the family")
-    return {layer.name: state[layer.name].numpy() for layer in subject.layers}
+        raise ExportError(f"{given.variant.id}: the model has no parameter {missing[0]}, a layer of the family")
+    return {layer.name: state[layer.name].numpy() for layer in given.layers}
 
 
 def read_constants(path: Path) -> dict[str, np.ndarray]:
@@ -152,35 +153,35 @@ def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
 
 
-def convert(subject: Subject) -> onnx.ModelProto:
+def convert(given: ExportInput) -> onnx.ModelProto:
     """Torch to ONNX by tracing, at the lowest opset from OPSET on that will do."""
-    return convert_and_tell(subject)[0]
+    return convert_and_tell(given)[0]
 
 
-def convert_and_tell(subject: Subject) -> tuple[onnx.ModelProto, list[str]]:
+def convert_and_tell(given: ExportInput) -> tuple[onnx.ModelProto, list[str]]:
     """As convert, and a note where the opset is a later one. ExportError where none will do.
 
     The TorchScript exporter folds BatchNorm into convolutions and needs no package.
     """
     try:
-        return _trace(subject, OPSET), []
+        return _trace(given, OPSET), []
     except OnnxExporterError as err:  # an operator that the opset, or the exporter at any opset, does not have
         first, reason = err, _first_line(err)
     except Exception as err:  # the model's own, under the tracer
-        raise _no_onnx(subject, _first_line(err)) from err
+        raise _no_onnx(given, _first_line(err)) from err
     for opset in LATER_OPSETS:
-        subject.attempts.doing(f"tracing for opset {opset}")
+        given.attempts.doing(f"tracing for opset {opset}")
         try:
-            return _trace(subject, opset), [f"opset {opset}, as opset {OPSET} will not do: {reason}"]
+            return _trace(given, opset), [f"opset {opset}, as opset {OPSET} will not do: {reason}"]
         except OnnxExporterError as err:
             print(f"opset {opset}: {_first_line(err)}")  # into the log
-    raise _no_onnx(subject, f"{reason} (nor at opsets {LATER_OPSETS[0]} to {LATER_OPSETS[-1]})") from first
+    raise _no_onnx(given, f"{reason} (nor at opsets {LATER_OPSETS[0]} to {LATER_OPSETS[-1]})") from first
 
 
-def _trace(subject: Subject, opset: int) -> onnx.ModelProto:
+def _trace(given: ExportInput, opset: int) -> onnx.ModelProto:
     buffer = io.BytesIO()
-    with ExplicitPooling(), StaticShapes(), image_alone(subject.model):
-        torch.onnx.export(subject.model, (torch.from_numpy(subject.images[:1]),), buffer,  # type: ignore[arg-type]
+    with ExplicitPooling(), StaticShapes(), image_alone(given.model):
+        torch.onnx.export(given.model, (torch.from_numpy(given.images[:1]),), buffer,  # type: ignore[arg-type]
                           opset_version=opset, dynamo=False, input_names=[INPUT], output_names=[OUTPUT])
     return onnx.load_from_string(buffer.getvalue())
 
@@ -190,8 +191,8 @@ def _first_line(err: Exception) -> str:
     return str(err).strip().partition("\n")[0] or type(err).__name__
 
 
-def _no_onnx(subject: Subject, reason: str) -> ExportError:
-    return ExportError(f"{subject.variant.id}/onnx-fp32: torch cannot write this model as ONNX: {reason}")
+def _no_onnx(given: ExportInput, reason: str) -> ExportError:
+    return ExportError(f"{given.variant.id}/onnx-fp32: torch cannot write this model as ONNX: {reason}")
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -234,11 +235,11 @@ def flush_subnormals(model: onnx.ModelProto) -> int:
     return count
 
 
-def _name_layers(model: onnx.ModelProto, subject: Subject, weights: dict[str, np.ndarray], label: str) -> list[str]:
+def _name_layers(model: onnx.ModelProto, given: ExportInput, weights: dict[str, np.ndarray], label: str) -> list[str]:
     """Name the layers' constants; returns the layers that do not depend on the image and were folded away."""
     found = name_layers(model, weights)
     missing = [name for name in weights if name not in found]
-    folded = constant_layers(subject.model, missing, subject.input_shape) if missing else set()
+    folded = constant_layers(given.model, missing, given.input_shape) if missing else set()
     for name in missing:
         if name not in folded:
             raise ExportError(f"{label}: the weight of layer {name} {weights[name].shape} is not in the file: no "
@@ -246,15 +247,15 @@ def _name_layers(model: onnx.ModelProto, subject: Subject, weights: dict[str, np
     return sorted(folded)
 
 
-def shrink(model: onnx.ModelProto, subject: Subject) -> tuple[onnx.ModelProto, list[str]]:
+def shrink(model: onnx.ModelProto, given: ExportInput) -> tuple[onnx.ModelProto, list[str]]:
     """The model without its unneeded channels, if that provably answers the same, and a note on what went."""
     small = onnx.ModelProto()
     small.CopyFrom(model)
     removed = remove_channels(small)
     if not removed.channels:
         return model, []
-    noise = np.random.default_rng(0).standard_normal((1, *subject.input_shape), np.float32)
-    images = np.concatenate([subject.images[:PROOF_IMAGES, None], noise])
+    noise = np.random.default_rng(0).standard_normal((1, *given.input_shape), np.float32)
+    images = np.concatenate([given.images[:PROOF_IMAGES, None], noise])
     if not same_answers(model, small, images, SAME):
         return model, [f"{removed.channels} channels without effect kept: removing them changed the outputs"]
     return small, [f"{removed.channels} channels without effect removed, {removed.macs} multiply-accumulates fewer; "

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from exporters import ExportError, calibration, openvino_int8
+from exporters import ExportError
 from exporters.artifact import Made, artifact_path, finish
+from exporters.export_input import ExportInput
+from exporters.graph.zeros import count_zeros
+from exporters.int8 import calibration
+from exporters.int8 import openvino as openvino_int8
 from exporters.no_telemetry import no_telemetry
 from exporters.run import export_one
-from exporters.subject import Subject
 from exporters.to_onnx import layer_weights, read_constants
-from exporters.zeros import count_zeros
 from mmprune.choices import pick
 from mmprune.records import Artifact
 
@@ -29,26 +31,26 @@ PRECISIONS = ("fp32", "fp16", "int8")
 SUFFIX = ".xml"
 
 
-def export(subject: Subject, precision: str) -> Artifact:
+def export(given: ExportInput, precision: str) -> Artifact:
     """Write, check and record the IR; makes the ONNX file first if absent. ExportError, VerifyError as to_onnx."""
     pick("precision", precision, PRECISIONS, ExportError, owner="openvino")
-    label = f"{subject.variant.id}/openvino-{precision}"
-    source = export_one(subject, "onnx", "fp32")
-    constants = read_constants(subject.root / source.path)
-    model, notes = openvino.Core().read_model(str(subject.root / source.path)), source.notes
+    label = f"{given.variant.id}/openvino-{precision}"
+    source = export_one(given, "onnx", "fp32")
+    constants = read_constants(given.root / source.path)
+    model, notes = openvino.Core().read_model(str(given.root / source.path)), source.notes
     if precision == "int8":
-        images = calibration.images_of(subject, label)
-        subject.attempts.doing(f"calibrating on {len(images)} images")
+        images = calibration.images_of(given, label)
+        given.attempts.doing(f"calibrating on {len(images)} images")
         model = openvino_int8.quantize(model, images, constants)
         notes += (calibration.describe(images), *openvino_int8.left_in_float(model))
-    path = artifact_path(subject.root, subject.variant.id, "openvino", precision, SUFFIX)
+    path = artifact_path(given.root, given.variant.id, "openvino", precision, SUFFIX)
     files = _save(model, path, precision)
     names = {name.partition("#")[0].partition("[")[0] for name in constants}
-    weights = layer_weights(subject)
+    weights = layer_weights(given)
     in_file = {name: weight for name, weight in weights.items() if name in names}
     counted = count_zeros(_constants(path, constants), in_file, label, source.layer_sparsity)
     sparsity = {**dict.fromkeys(weights, 1.0), **counted}  # what the ONNX file has not was folded away there
-    return finish(subject, Made("openvino", precision, files, sparsity, notes), open_file(path))
+    return finish(given, Made("openvino", precision, files, sparsity, notes), open_file(path))
 
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:

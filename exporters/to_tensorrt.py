@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 import onnx
 
-from exporters import ExportError, calibration
+from exporters import ExportError
 from exporters.artifact import finish
-from exporters.quantize import quantize_for_tensorrt, to_fp16
+from exporters.export_input import ExportInput
+from exporters.int8 import calibration
+from exporters.int8.tensorrt import quantize_for_tensorrt, to_fp16
 from exporters.run import export_one
-from exporters.subject import Subject
 from exporters.to_onnx import OPSET, open_exact, opset_of, write_typed
 from mmprune.choices import pick
 from mmprune.records import Artifact
@@ -23,22 +24,22 @@ PRECISIONS = ("fp32", "fp16", "int8")
 open_file = open_exact  # on ONNX Runtime: it checks the file here; the board builds an engine from it
 
 
-def export(subject: Subject, precision: str) -> Artifact:
+def export(given: ExportInput, precision: str) -> Artifact:
     """Write, check and record the file; makes the ONNX file first if absent. ExportError, VerifyError as to_onnx."""
     pick("precision", precision, PRECISIONS, ExportError, owner="tensorrt")
-    label = f"{subject.variant.id}/tensorrt-{precision}"
+    label = f"{given.variant.id}/tensorrt-{precision}"
     make: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
         "fp32": lambda model: model,
         "fp16": to_fp16,
-        "int8": lambda model: quantize_for_tensorrt(model, calibration.images_of(subject, label)),
+        "int8": lambda model: quantize_for_tensorrt(model, calibration.images_of(given, label)),
     }
-    source = export_one(subject, "onnx", "fp32")
-    read = onnx.load(subject.root / source.path)
+    source = export_one(given, "onnx", "fp32")
+    read = onnx.load(given.root / source.path)
     if opset_of(read) > OPSET:
         raise ExportError(f"{label}: the model needs opset {opset_of(read)}, and TensorRT's files have {OPSET}, which "
                           "every JetPack reads: replace the operator that needs it (the onnx file's notes name it)")
-    subject.attempts.doing("converting")
+    given.attempts.doing("converting")
     model = make[precision](read)
-    notes = (calibration.describe(subject.calibration),) if precision == "int8" else ()
-    made = write_typed(subject, source, model, ("tensorrt", precision), notes)
-    return finish(subject, made, open_file(made.files[0]))
+    notes = (calibration.describe(given.calibration),) if precision == "int8" else ()
+    made = write_typed(given, source, model, ("tensorrt", precision), notes)
+    return finish(given, made, open_file(made.files[0]))

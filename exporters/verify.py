@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exporters.subject import Subject
+from exporters.export_input import ExportInput
 
 Run = Callable[[np.ndarray], np.ndarray]  # (1, C, H, W) float32 -> (1, classes) float32
 
@@ -51,25 +51,25 @@ class Agreement:
 SAID_EVERY = 200  # images
 
 
-def _watched(subject: Subject, run: Run, i: int) -> np.ndarray:
+def _watched(given: ExportInput, run: Run, i: int) -> np.ndarray:
     if i % SAID_EVERY == 0:
-        subject.attempts.doing(f"checking, {i} of {len(subject.images)} images")
-    return run(subject.images[i:i + 1])
+        given.attempts.doing(f"checking, {i} of {len(given.images)} images")
+    return run(given.images[i:i + 1])
 
 
-def verify(subject: Subject, run: Run, precision: str, label: str) -> Agreement:
-    """Run all of the subject's images through `run`, one by one. VerifyError with the numbers beyond a tolerance."""
+def verify(given: ExportInput, run: Run, precision: str, label: str) -> Agreement:
+    """Run all of the given's images through `run`, one by one. VerifyError with the numbers beyond a tolerance."""
     tolerance = TOLERANCES[precision]
-    if "logits" not in vars(subject):
-        subject.attempts.doing(f"torch's answers to {len(subject.images)} images")
-    expected = subject.logits
-    got = np.concatenate([_watched(subject, run, i) for i in range(len(expected))])
+    if "logits" not in vars(given):
+        given.attempts.doing(f"torch's answers to {len(given.images)} images")
+    expected = given.logits
+    got = np.concatenate([_watched(given, run, i) for i in range(len(expected))])
     if got.shape != expected.shape:
         raise VerifyError(f"{label} answers shape {got.shape}, torch {expected.shape}")
     scale = float(np.abs(expected).max())
     difference = float(np.abs(got - expected).max())
     agreement = float((got.argmax(1) == expected.argmax(1)).mean())
-    accuracy, torch_accuracy = (float((logits.argmax(1) == subject.labels).mean()) for logits in (got, expected))
+    accuracy, torch_accuracy = (float((logits.argmax(1) == given.labels).mean()) for logits in (got, expected))
     is_unsure = agreement >= tolerance.unsure_agreement and torch_accuracy - accuracy <= tolerance.drop + ROUNDING
     # `not <=` and not `>`: a NaN in the outputs must fail
     hint = ("; fp16 rounds less, and int8 may do with other images (--calibration) or, for ONNX Runtime and mmrt, with "

@@ -1,5 +1,5 @@
 """`python -m mmprune`: the command line."""
 
-from mmprune.cli import main
+from mmprune.cli.commands import main
 
 main()

@@ -23,7 +23,7 @@ from targets.measure import MeasureError, measure
 from targets.measure import Options as MeasureOptions
 
 if TYPE_CHECKING:  # it loads torch and timm, which measuring does without
-    from mmprune.data import Split
+    from mmprune.data.splits import Split
 
 IMAGES, N_IMAGES = "golden.npy", 8  # in the family's folder: what a board's answers are compared on
 

@@ -22,18 +22,18 @@ from mmprune.choices import pick
 from mmprune.finetune import Diverged, Job, Recipe, Split, Teacher, accuracy, finetune, limit
 from mmprune.layers import find_layers
 from mmprune.masks import check_pattern, make_masks, zeros_in_blocks
-from mmprune.outputs import answer_with_logits
+from mmprune.models.outputs import answer_with_logits
+from mmprune.models.weights import tensors_sha256
 from mmprune.progress import Progress, quiet
 from mmprune.ranges import find_ranges, preset_name
 from mmprune.records import DENSE, SCHEMA, Layer, Strategy, Variant
 from mmprune.scores import BATCH_SIZE, BATCHES, NEEDS_GRADIENT, SCORES, make_scores, mean_absolute_gradients
 from mmprune.strategies import PAPER_TEN, TEN, paper_plan, plan
-from mmprune.weights import tensors_sha256
 from mmprune.workers import Processes, run_tasks, threads_of, torch_threads
 
 
 @dataclass(frozen=True)
-class Bench:
+class Baseline:
     """The dense model (eval mode, on the CPU) and its data. Test data is touched once a variant, for its accuracy."""
 
     model: nn.Module
@@ -84,9 +84,9 @@ class Resources:
     threads: int = 0  # torch's, of each job; 0: as the family in the folder has them, else all of them over the jobs
 
 
-def plan_family(bench: Bench, request: Request) -> dict[str, Any]:
+def plan_family(baseline: Baseline, request: Request) -> dict[str, Any]:
     """The manifest of the family: layers, ranges, strategies and the variants' ids. Trains nothing."""
-    layers = find_layers(bench.model, bench.input_shape)
+    layers = find_layers(baseline.model, baseline.input_shape)
     ranges = find_ranges(request.model_name, layers, request.overrides)
     if request.recipe.name == "paper":
         strategies = paper_plan(preset_name(request.model_name), layers, ranges, request.strategies or PAPER_TEN)
@@ -100,7 +100,7 @@ def plan_family(bench: Bench, request: Request) -> dict[str, Any]:
         del recipe["qat"]  # families from before there was such a thing keep their names
     spec = {"recipe": recipe, "scores": list(request.scores), "pattern": request.pattern,
             "seed": request.seed}
-    made_of = {**request.about, "weights_sha256": tensors_sha256(bench.model.state_dict())}
+    made_of = {**request.about, "weights_sha256": tensors_sha256(baseline.model.state_dict())}
     tasks = [Task(variant_id(s, score, spec, made_of), score, s) for score in request.scores for s in strategies]
     dense = Strategy(DENSE, {x.name: 0.0 for x in layers})
     return {
@@ -127,20 +127,20 @@ def variant_id(strategy: Strategy, score: str, spec: dict[str, Any], made_of: di
     return f"{DENSE}-{digest}" if strategy.name == DENSE else f"{strategy.name}-{score}-{digest}"
 
 
-def build_family(make_bench: Callable[[], Bench], request: Request, root: Path, resources: Resources,
+def build_family(make_baseline: Callable[[], Baseline], request: Request, root: Path, resources: Resources,
                  progress: Progress = quiet) -> list[Variant]:
     """Make what is missing of the family in `root`; return the finished variants, the dense one first.
 
-    make_bench  called here and, for more than one job, in every worker process (then it must be picklable)
+    make_baseline  called here and, for more than one job, in every worker process (then it must be picklable)
     A variant whose training diverged is left out; the manifest's "failures" says why.
     FolderError when the folder holds another family or is in use.
     """
     with folder.locked(root), torch_threads(family_threads(root, resources)) as threads:
-        bench = make_bench()
-        manifest = claim(root, {**plan_family(bench, request), "threads": threads})
-        make_dense(root, manifest, bench, resources.device)
+        baseline = make_baseline()
+        manifest = claim(root, {**plan_family(baseline, request), "threads": threads})
+        make_dense(root, manifest, baseline, resources.device)
         if set(request.scores) & set(NEEDS_GRADIENT):
-            make_gradients(root, manifest, bench, resources.device, progress)
+            make_gradients(root, manifest, baseline, resources.device, progress)
         tasks = [Task(t["id"], t["score"], Strategy(**t["strategy"])) for t in manifest["tasks"]]
         open_tasks = [t for t in tasks if not _is_done(root, t.id)]
         for task in tasks:
@@ -148,7 +148,7 @@ def build_family(make_bench: Callable[[], Bench], request: Request, root: Path, 
                 checkpoint_of(root, task.id).unlink(missing_ok=True)
         failures: dict[str, str] = {}
         progress("fine-tune", "", len(tasks) - len(open_tasks), len(tasks))
-        setup = bench if resources.jobs == 1 else make_bench
+        setup = baseline if resources.jobs == 1 else make_baseline
         make = partial(make_variant, root, request, resources)
         shares = {t.id: 0.0 if t in open_tasks else 1.0 for t in tasks}
 
@@ -220,26 +220,26 @@ def checkpoint_of(root: Path, variant: str) -> Path:
     return folder.variant_folder(root, variant) / "checkpoint.pt"
 
 
-def make_dense(root: Path, manifest: dict[str, Any], bench: Bench, device: str) -> None:
+def make_dense(root: Path, manifest: dict[str, Any], baseline: Baseline, device: str) -> None:
     """The reference: the model as it came."""
     variant = manifest["variants"][0]
     if _is_done(root, variant):
         return
-    model = copy.deepcopy(bench.model)
-    scored = accuracy(model, bench.validation, device), accuracy(model, bench.test, device)
+    model = copy.deepcopy(baseline.model)
+    scored = accuracy(model, baseline.validation, device), accuracy(model, baseline.test, device)
     record = Variant(variant, DENSE, "none", "none", "none", manifest["spec"]["seed"], {}, 0.0, scored[1], scored[0])
     write_model(root, record, model.cpu(), [x["name"] for x in manifest["layers"]])
 
 
-def make_gradients(root: Path, manifest: dict[str, Any], bench: Bench, device: str, progress: Progress) -> None:
+def make_gradients(root: Path, manifest: dict[str, Any], baseline: Baseline, device: str, progress: Progress) -> None:
     path = root / "scores" / "gradient.safetensors"
     if path.is_file():
         return
     names = [x["name"] for x in manifest["layers"]]
-    total = min(BATCHES, max(1, len(bench.train) // BATCH_SIZE))
-    batches = limit(bench.train.batches(BATCH_SIZE, seed=manifest["spec"]["seed"]), total)
+    total = min(BATCHES, max(1, len(baseline.train) // BATCH_SIZE))
+    batches = limit(baseline.train.batches(BATCH_SIZE, seed=manifest["spec"]["seed"]), total)
     tick = partial(_tick_scores, progress, total)
-    found = mean_absolute_gradients(bench.model, names, batches, device, tick)
+    found = mean_absolute_gradients(baseline.model, names, batches, device, tick)
     folder.write_whole(path, lambda part: save_file(found, part))
 
 
@@ -247,23 +247,23 @@ def _tick_scores(progress: Progress, total: int, done: int) -> None:
     progress("scores", "gradient", done, total)
 
 
-def make_variant(root: Path, request: Request, resources: Resources, bench: Bench, task: Task,
+def make_variant(root: Path, request: Request, resources: Resources, baseline: Baseline, task: Task,
                  tick: Callable[[int, int], None]) -> str | None:
     """Mask, fine-tune, count, write. The reason when the training diverged, else None."""
-    weights = dict(bench.model.named_parameters())
+    weights = dict(baseline.model.named_parameters())
     gradients = load_file(root / "scores" / "gradient.safetensors") if task.score in NEEDS_GRADIENT else {}
     scores = make_scores(task.score, {n: weights[n] for n in task.strategy.sparsity}, gradients)
     kinds = {layer.name: layer.kind for layer in layers_of(folder.read_manifest(root))}
     masks = make_masks(scores, task.strategy.sparsity, request.pattern, kinds)
     checkpoint = checkpoint_of(root, task.id)
-    job = Job(masks, bench.train, bench.validation, request.recipe, request.seed, resources.device, checkpoint)
-    model = copy.deepcopy(bench.model)
+    job = Job(masks, baseline.train, baseline.validation, request.recipe, request.seed, resources.device, checkpoint)
+    model = copy.deepcopy(baseline.model)
     try:
-        validation_accuracy = finetune(model, bench.teacher, job, tick)
+        validation_accuracy = finetune(model, baseline.teacher, job, tick)
     except Diverged as err:
         checkpoint.unlink(missing_ok=True)
         return str(err)
-    test_accuracy = accuracy(model, bench.test, resources.device)
+    test_accuracy = accuracy(model, baseline.test, resources.device)
     record = Variant(task.id, task.strategy.name, task.score, request.pattern, request.recipe.name, request.seed,
                      {}, 0.0, test_accuracy, validation_accuracy)
     write_model(root, record, model.cpu(), list(task.strategy.sparsity))

@@ -16,9 +16,9 @@ from mmprune.choices import pick
 from mmprune.folder import write_whole
 from mmprune.layout import to_device
 from mmprune.masks import apply_masks
+from mmprune.models.weights import not_finite
 from mmprune.norms import normed
 from mmprune.qat import rounded
-from mmprune.weights import not_finite
 
 Batch = tuple[Tensor, Tensor]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 ROUNDED = (nn.Conv1d, nn.Conv2d, nn.Linear)
-LARGEST_WEIGHT = 64  # 7 bits, as exporters/onnxruntime_int8.py has them
+LARGEST_WEIGHT = 64  # 7 bits, as exporters/int8/onnxruntime.py has them
 LARGEST_INPUT = 255
 MOMENTUM = 0.1  # of the ranges of inputs, as BatchNorm's
 SMALLEST = 1e-8  # a scale: of a channel that is all zero

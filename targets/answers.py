@@ -24,7 +24,7 @@ class MeasureError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Subject:
+class SessionInfo:
     """What a session measures on, with what its measurements have in common."""
 
     device: Device
@@ -70,9 +70,9 @@ def device_from_row(row: Any) -> tuple[Device, bool]:
 class Answers:
     """Holds the rows of a run against its job: every entry is answered at most once, and nothing else is."""
 
-    def __init__(self, entries: list[dict[str, Any]], subject: Subject, where: str) -> None:
+    def __init__(self, entries: list[dict[str, Any]], info: SessionInfo, where: str) -> None:
         self.open = {(e["artifact"], e["runtime"], e["threads"]): e["sha256"] for e in entries}
-        self.subject, self.where = subject, where
+        self.info, self.where = info, where
 
     def measurement(self, row: dict[str, Any]) -> Measurement:
         """The record of a row of kind "result". MeasureError where it answers nothing that was asked, or is none."""
@@ -82,7 +82,7 @@ class Answers:
                 raise ValueError("this was not asked, or was answered already")
             if row["sha256"] != self.open[key]:
                 raise ValueError(f"sha256 {row['sha256']!r:.18} was measured, {self.open[key][:16]} was asked")
-            made = measurement_from_probe(row, self.subject)
+            made = measurement_from_probe(row, self.info)
         except ODD as err:
             reason = f"{err} is missing" if isinstance(err, KeyError) else short(err)
             raise MeasureError(f"{self.where} sent a result for {short(row.get('artifact'))} that is none: {reason}; "
@@ -110,15 +110,15 @@ class Answers:
         return int(part or 0), min(1.0, float(fraction or 0))
 
 
-def measurement_from_probe(row: dict[str, Any], subject: Subject) -> Measurement:
+def measurement_from_probe(row: dict[str, Any], info: SessionInfo) -> Measurement:
     """The record of a row of kind "result", checked field by field. ValueError, TypeError or KeyError."""
     if sum(map(len, row["latencies_s"])) + len(row["warmup_s"]) > MAX_SAMPLES:
         raise ValueError(f"it has more than {MAX_SAMPLES} samples")
     conform(row["part"], int, "part")
     datetime.fromisoformat(row["started"])
-    emulated = _flag(row.get("emulated", False)) or subject.emulated
-    ours = {"artifact_sha256": row["sha256"], "device": subject.device, "batch": 1, "profile": subject.profile,
-            "session": f"{subject.session}.{row['part'] + subject.first_part - 1}", "commit": subject.commit,
+    emulated = _flag(row.get("emulated", False)) or info.emulated
+    ours = {"artifact_sha256": row["sha256"], "device": info.device, "batch": 1, "profile": info.profile,
+            "session": f"{info.session}.{row['part'] + info.first_part - 1}", "commit": info.commit,
             "provenance": "fixture" if row["runtime"] == NULL else "emulated" if emulated else "measured"}
     told = {f.name: _frozen(row[f.name]) for f in dataclasses.fields(Measurement)
             if f.name in row and f.name not in ours and f.name != "schema"}

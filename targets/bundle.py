@@ -31,7 +31,7 @@ from targets.jobs import GATE, PROBE, PROFILES, SCHEMA, Profile, entry, script_o
 from targets.jobs import job as make_job
 from targets.unpacking import SUFFIX, check_name
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "on_device"
 RUN = "bundle_run.py"
 JOB = "job.json"
 TIMEOUT_S = 300  # for one answer of one process on the board

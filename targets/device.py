@@ -46,5 +46,5 @@ def power_modes(place: Place) -> dict[int, str]:
 def this_machine(root: Path) -> Place:
     """This machine. mmrt.py, which travels beside the probe to other machines, lies elsewhere on this one."""
     path = os.pathsep.join([str(runtime_folder()), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return Place(THIS_MACHINE, str(root.resolve()), sys.executable, str(Path(__file__).parent),
+    return Place(THIS_MACHINE, str(root.resolve()), sys.executable, str(Path(__file__).parent / "on_device"),
                  environment={**os.environ, "PYTHONPATH": path})

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from targets.unpacking import check_name
 
-REMOTE = Path(__file__).with_name("remote.py")
+REMOTE = Path(__file__).parent / "on_device" / "remote.py"
 PYTHON = (3, 8)  # the oldest that probe.py runs on
 ANSWER_BYTES = 1 << 16  # of remote.py's lines
 TAIL_BYTES = 1 << 14  # of what a command says on stderr, the last are kept

@@ -14,11 +14,11 @@ from mmprune import folder
 from mmprune.choices import pick
 from mmprune.records import Artifact, Measurement
 from targets import TARGETS, golden, mismatch
-from targets.answers import MAX_LINE_BYTES, NULL, ODD, Subject, device_from_row, measurement_from_probe
+from targets.answers import MAX_LINE_BYTES, NULL, ODD, SessionInfo, device_from_row, measurement_from_probe
 from targets.conform import MAX_TEXT, strict_json
 from targets.golden import GoldenCheck
 from targets.jobs import SCRIPTS, profile_named
-from targets.probe import RUNTIMES
+from targets.on_device.probe import RUNTIMES
 from targets.unpacking import SUFFIX, copy, read_members
 
 SCHEMA = 1
@@ -60,7 +60,7 @@ def import_results(root: Path, path: Path) -> Imported:
                 except ODD as err:
                     reason = f"{err} is missing" if isinstance(err, KeyError) else str(err)
                     raise ResultsError(f"{path}, line {number}: {reason[:MAX_TEXT]}; nothing was taken in") from err
-        if reader.subject is None:
+        if reader.info is None:
             raise ResultsError(f"{path} holds no session: is it the {NAME} that ./run wrote?")
         if reader.new:
             _append(root, list(reader.new.values()))
@@ -86,7 +86,7 @@ class _Reader:
 
     artifacts: dict[str, Artifact]
     known: dataclasses.InitVar[list[Measurement]]
-    subject: Subject | None = None
+    info: SessionInfo | None = None
     duplicates: int = 0
     new: dict[tuple[str, ...], Measurement] = dataclasses.field(default_factory=dict)
     golden: list[GoldenCheck] = dataclasses.field(default_factory=list)
@@ -101,7 +101,7 @@ class _Reader:
         pick("kind", kind, KINDS, owner="a row")
         if kind == "session":
             self._begin(row)
-        elif self.subject is None:
+        elif self.info is None:
             raise ValueError(f"a row of kind {kind!r} before any session")
         elif kind == "result":
             self._take_result(row)
@@ -125,13 +125,13 @@ class _Reader:
             raise ValueError(f"session {row['session']} was measured on another device before")
         profile = profile_named(str(row["profile"]["name"]))
         commit = row.get("commit") or row.get("mmprune") or "not told"  # older bundles tell the version alone
-        self.subject = Subject(device, emulated, profile.name, row["session"], commit)
+        self.info = SessionInfo(device, emulated, profile.name, row["session"], commit)
 
     def _take_result(self, row: dict[str, Any]) -> None:
         artifact = self._artifact(row)
         _runtime(row["runtime"])
-        assert self.subject is not None
-        made = measurement_from_probe(row, self.subject)
+        assert self.info is not None
+        made = measurement_from_probe(row, self.info)
         before = self.old.get(_key(made)) or self.new.get(_key(made))
         if before is None:
             self.new[_key(made)] = made

@@ -6,7 +6,7 @@ from typing import Any
 from mmprune.choices import pick
 from mmprune.records import DENSE, Artifact
 from targets import Target
-from targets.probe import GATE_TEMPERATURE_C, GATE_TIMEOUT_S
+from targets.on_device.probe import GATE_TEMPERATURE_C, GATE_TIMEOUT_S
 
 SCHEMA = 1
 PROBE = "probe.py"

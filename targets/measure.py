@@ -23,13 +23,13 @@ from mmprune.records import Artifact, Device, Measurement
 from mmprune.runtime_files import runtime_files
 from targets import LOCAL, Target, golden, jobs, load, mismatch
 from targets import answers as reading
-from targets.answers import NULL, MeasureError, Subject, short
+from targets.answers import NULL, MeasureError, SessionInfo, short
 from targets.device import device_of, power_modes, this_machine
 from targets.golden import Golden
 from targets.host import Board, Host, HostError, Place, connected, output
 from targets.jobs import Profile
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "on_device"
 PROBE = HERE / jobs.PROBE
 
 
@@ -125,14 +125,14 @@ class _Run:
         for script in dict.fromkeys(jobs.script_of(e["runtime"]) for e in entries):
             mine = [e for e in entries if jobs.script_of(e["runtime"]) == script]
             parts = max((int(m.session.rpartition(".")[2]) for m in found), default=0)
-            subject = Subject(self.device, self.emulated, profile.name, name, options.commit, parts + 1)
+            info = SessionInfo(self.device, self.emulated, profile.name, name, options.commit, parts + 1)
             job = {**jobs.job(self.place.folder, profile, mine, self.family, options.timeout_s),
                    "memory_bytes": options.memory_bytes, "pin_clocks": options.pin_clocks,
                    "gate": jobs.GATE if self.board and options.gate else None, "power_mode": self.power_mode,
                    "golden": expected}
             if expected and script == jobs.PROBE:  # others compare by themselves
-                self._run(golden.SCRIPT, job, reading.Answers(mine, subject, self.place.name), options)
-            found = found + self._run(script, job, reading.Answers(mine, subject, self.place.name), options)
+                self._run(golden.SCRIPT, job, reading.Answers(mine, info, self.place.name), options)
+            found = found + self._run(script, job, reading.Answers(mine, info, self.place.name), options)
         return found
 
     def _send_golden(self, artifacts: Sequence[Artifact], options: Options) -> str | None:

@@ -12,8 +12,8 @@ import test_families_export
 import torch
 from test_families_export import make_model
 
+from exporters.to_mmrt import write_mmrt
 from exporters.to_onnx import simplify
-from exporters.to_sparse import write_mmrt
 
 RUNTIME = Path(__file__).parents[1] / "runtime"
 SIZE, SPARSITY, SAME = 64, 0.9, 1e-4  # SAME: of the largest output

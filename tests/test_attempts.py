@@ -7,11 +7,11 @@ from functools import partial
 
 import onnx
 import pytest
-from test_exporters import make_subject, make_variant
+from test_exporters import make_input, make_variant
 
 from exporters import ExportError, run, to_onnx, to_openvino
 from exporters.artifact import read_finished
-from exporters.onnxruntime_int8 import keep_within
+from exporters.int8.onnxruntime import keep_within
 from exporters.run import export_one, export_variants
 from exporters.verify import VerifyError
 from mmprune.workers import WorkerError
@@ -28,7 +28,7 @@ def raises(err):
 
 def failure_of(tmp_path, variants=(VARIANT,), pairs=PAIRS):
     with pytest.raises(ExportError) as caught:
-        export_variants(tmp_path, variants, pairs, partial(make_subject, tmp_path))
+        export_variants(tmp_path, variants, pairs, partial(make_input, tmp_path))
     return str(caught.value)
 
 
@@ -61,8 +61,8 @@ def test_a_source_fails_once_for_all_that_is_made_from_it(tmp_path, monkeypatch)
 
 def test_variants_that_fail_of_the_same_share_a_line_and_the_others_are_made(tmp_path, monkeypatch):
     variants = [make_variant(f"v{i}", i) for i in (1, 2, 3)]
-    monkeypatch.setattr(to_onnx, "quantize", lambda model, subject, label: raises(
-        VerifyError(f"{label} is not the torch model, {subject.variant.seed == 3}"))())
+    monkeypatch.setattr(to_onnx, "quantize", lambda model, given, label: raises(
+        VerifyError(f"{label} is not the torch model, {given.variant.seed == 3}"))())
     assert failure_of(tmp_path, variants).split("\n") == ["v1/onnx-int8, v2/onnx-int8: is not the torch model, False",
                                                           "v3/onnx-int8: is not the torch model, True"]
     assert all(made(tmp_path, v.id) == {"onnx-fp32", "openvino-fp32"} for v in variants)
@@ -73,7 +73,7 @@ def test_a_variant_that_cannot_be_read_costs_the_variant(tmp_path):
     def make(variant):
         if variant.id == "v1":
             raise OSError("damaged")
-        return make_subject(tmp_path, variant)
+        return make_input(tmp_path, variant)
 
     with pytest.raises(ExportError, match=r"^v1: OSError in .*: damaged$"):
         export_variants(tmp_path, [make_variant("v1"), make_variant("v2")], PAIRS, make)
@@ -83,7 +83,7 @@ def test_a_variant_that_cannot_be_read_costs_the_variant(tmp_path):
 def test_a_full_disk_ends_all(tmp_path, monkeypatch):
     monkeypatch.setattr(to_openvino, "_save", raises(OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
-        export_variants(tmp_path, [make_variant()], PAIRS, partial(make_subject, tmp_path))
+        export_variants(tmp_path, [make_variant()], PAIRS, partial(make_input, tmp_path))
 
 
 def test_where_a_process_died_its_file_has_failed_and_the_others_are_made(tmp_path, monkeypatch):
@@ -114,14 +114,14 @@ def test_what_libraries_print_is_kept_for_a_failure_alone(tmp_path, monkeypatch,
         return simplify(model)
 
     monkeypatch.setattr(to_onnx, "simplify", noisy)
-    subject = make_subject(tmp_path, make_variant())
-    export_one(subject, "onnx", "fp32")
+    given = make_input(tmp_path, make_variant())
+    export_one(given, "onnx", "fp32")
     assert capfd.readouterr() == ("", "")
     assert not list(tmp_path.rglob("*.log"))
     monkeypatch.setattr(to_onnx, "finish", raises(ValueError("no")))
-    subject = make_subject(tmp_path / "b", make_variant())
+    given = make_input(tmp_path / "b", make_variant())
     with pytest.raises(ValueError, match="no"):
-        export_one(subject, "onnx", "fp32")
+        export_one(given, "onnx", "fp32")
     assert capfd.readouterr() == ("", "")
     log = (tmp_path / "b/variants/v1/onnx-fp32.log").read_text()
     assert "native noise" in log and "noise of python" in log and "Traceback" in log
@@ -131,7 +131,7 @@ def test_stages_reach_the_user_while_libraries_are_silenced(tmp_path, capfd):
     def show(done, total, label):
         print(f"{done:.1f} {label}", file=sys.stderr)
 
-    export_variants(tmp_path, [make_variant()], PAIRS, partial(make_subject, tmp_path), progress=show)
+    export_variants(tmp_path, [make_variant()], PAIRS, partial(make_input, tmp_path), progress=show)
     said = capfd.readouterr().err.splitlines()
     stages = ["0.0 v1/onnx-fp32 tracing", "0.0 v1/onnx-fp32 checking, 0 of 20 images", "1.0 v1",
               "1.0 v1/openvino-fp32 packing to know its size", "2.0 v1/onnx-int8 calibrating on 30 images", "3.0 v1"]
@@ -139,10 +139,10 @@ def test_stages_reach_the_user_while_libraries_are_silenced(tmp_path, capfd):
 
 
 def test_layers_that_are_ranked_are_counted(tmp_path):
-    subject, said = make_subject(tmp_path, make_variant()), []
-    model = onnx.load(tmp_path / export_one(subject, "onnx", "fp32").path)
+    given, said = make_input(tmp_path, make_variant()), []
+    model = onnx.load(tmp_path / export_one(given, "onnx", "fp32").path)
     with pytest.raises(ExportError, match="v1 loses"):
-        keep_within(to_onnx.quantize(model, subject, "v1")[0], model, (subject.images, subject.labels), -200, "v1",
+        keep_within(to_onnx.quantize(model, given, "v1")[0], model, (given.images, given.labels), -200, "v1",
                     said.append)
     assert said == ["float32 on 20 validation images", "int8 on 20 validation images",
                     *(f"ranking layer {i} of 3" for i in (1, 2, 3)),

@@ -19,9 +19,9 @@ from families import made_artifact, made_family, made_variant
 from onnx import TensorProto, helper, numpy_helper
 
 from exporters import load
-from exporters.to_sparse import write_mmrt
+from exporters.to_mmrt import write_mmrt
 from mmprune import folder
-from mmprune.points import PointsError, read_points
+from mmprune.results.points import PointsError, read_points
 from targets.golden import answer
 from targets.host import HostError
 from targets.jobs import Profile

@@ -21,13 +21,14 @@ from families import DEVICE, made_family
 from linear_models import real_family
 
 from mmprune import folder
-from mmprune.points import PointsError, read_points
-from mmprune.report import table
-from targets import TARGETS, answers, bundle_run, importing, load, mismatch, unpacking
+from mmprune.results.points import PointsError, read_points
+from mmprune.results.report import table
+from targets import TARGETS, answers, importing, load, mismatch, unpacking
 from targets.bundle import BundleError, Options, make_bundle
 from targets.golden import Golden, answer
 from targets.importing import ResultsError, describe, import_results
 from targets.jobs import PROFILES, Profile
+from targets.on_device import bundle_run
 from targets.unpacking import UnpackError, unpack
 
 RUN = Path(bundle_run.__file__)
@@ -260,7 +261,7 @@ def test_the_board_is_recognised_there_as_here(monkeypatch):
                for t in TARGETS.values() for isa in (t.isa, (*t.isa, *t.lacks), t.isa[:1])
                for machine in ("x86_64", "aarch64")]
     for device in devices:
-        monkeypatch.setattr("targets.bundle_run.platform.machine", lambda d=device: d.versions["machine"])
+        monkeypatch.setattr("targets.on_device.bundle_run.platform.machine", lambda d=device: d.versions["machine"])
         for target in TARGETS.values():
             there = bundle_run.mismatch(dataclasses.asdict(target), dataclasses.asdict(device))
             assert there == mismatch(target, device)

@@ -11,11 +11,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters import tensorrt_parser
-from exporters.check_tensorrt import INTEGER_OPERATORS, LEVELS, check
-from exporters.jetpack import JETPACKS, tensorrt_of
-from exporters.sparse24 import has_pattern24, sparse24
-from exporters.tensorrt_parser import ParserError, ParserVerdict, describe, parse
+from exporters.jetson import nvidia_parser as tensorrt_parser
+from exporters.jetson.jetpack import JETPACKS, tensorrt_of
+from exporters.jetson.nvidia_parser import ParserError, ParserVerdict, describe, parse
+from exporters.jetson.rules import INTEGER_OPERATORS, LEVELS, check
+from exporters.jetson.sparse24 import has_pattern24, sparse24
 
 TENSORRT_PYTHON = os.environ.get("MMPRUNE_TENSORRT_PYTHON", sys.executable)  # one that has tensorrt_rtx
 SHAPE = (1, 32, 4, 4)

@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 from test_models import COLOUR, GREY, tiny_state
 from torch import nn
 
-from mmprune.checkpoints import WeightsError, read_checkpoint
-from mmprune.models import Options, open_model
-from mmprune.weights import tensors_sha256
+from mmprune.models.checkpoints import WeightsError, read_checkpoint
+from mmprune.models.loading import Options, open_model
+from mmprune.models.weights import tensors_sha256
 
 FACTORY = '''
 from torch import nn

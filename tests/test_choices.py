@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from exporters import FORMATS, load
-from exporters.subject import CLIPPINGS
-from mmprune import asked
+from exporters.export_input import CLIPPINGS
 from mmprune.choices import LISTED, pick
-from mmprune.cli import cli
+from mmprune.cli import arguments as asked
+from mmprune.cli.commands import cli
 from mmprune.finetune import RECIPES
 from mmprune.masks import PATTERNS
 from mmprune.scores import SCORES
@@ -61,7 +61,7 @@ def test_what_is_no_name_is_refused_in_a_short_sentence(name):
 
 def test_nobody_words_it_by_hand():
     """Each site that does is one more where the way out is forgotten."""
-    sources = [p for folder in ("mmprune", "exporters", "targets") for p in sorted((ROOT / folder).glob("*.py"))]
+    sources = [p for folder in ("mmprune", "exporters", "targets") for p in sorted((ROOT / folder).rglob("*.py"))]
     words = re.compile(r"difflib|\(there are \{|no \w+ called \{")
     assert [p.name for p in sources if p.name not in ALONE | {"choices.py"} and words.search(p.read_text())] == []
 

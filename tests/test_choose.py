@@ -12,10 +12,10 @@ from families import DEVICE, TEST_IMAGES, made_artifact, made_family, made_measu
 from PIL import Image
 
 from mmprune import folder
-from mmprune.choose import Budget, choose, describe
-from mmprune.cli import cli
-from mmprune.deploy import RUNTIME_FILES, DeployError, _one_line, deploy
-from mmprune.points import read_points
+from mmprune.cli.commands import cli
+from mmprune.results.choose import Budget, choose, describe
+from mmprune.results.points import read_points
+from targets.deploy import RUNTIME_FILES, DeployError, _one_line, deploy
 
 MIB = 2**20
 # p90 is 1.2 times the latency here: 12, 9.6, 10.8 and 2.4 ms

@@ -9,8 +9,8 @@ from PIL import Image
 from timm.data.readers.reader_image_folder import find_images_and_targets
 from torchvision.datasets.folder import find_classes
 
-from mmprune.class_order import find_outputs
-from mmprune.data import DataError, DataFacts, describe_data, load_data
+from mmprune.data.class_order import find_outputs
+from mmprune.data.splits import DataError, DataFacts, describe_data, load_data
 from mmprune.records import Preprocess
 
 GREY = Preprocess((4, 4), (0.0,), (1.0,))

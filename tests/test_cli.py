@@ -19,11 +19,13 @@ import torch
 from PIL import Image
 from toys import SmallNet, ToySplit, planted
 
-from exporters import tensorrt_check, to_openvino
-from mmprune import asked, options
-from mmprune.cli import main
-from mmprune.models import Options
-from mmprune.preprocess import CROP_MODES, RESAMPLING
+from exporters import to_openvino
+from exporters.jetson import check as tensorrt_check
+from mmprune.cli import arguments as asked
+from mmprune.cli import options
+from mmprune.cli.commands import main
+from mmprune.data.preprocess import CROP_MODES, RESAMPLING
+from mmprune.models.loading import Options
 from mmprune.strategies import TEN
 
 TESTS = Path(__file__).parent
@@ -31,7 +33,7 @@ MODEL = f"{TESTS / 'toys.py'}:SmallNet"
 COMMANDS = ("build", "bench", "choose", "report", "strategies", "targets", "doctor")
 
 
-PROGRAM = "from mmprune.cli import main; main()"
+PROGRAM = "from mmprune.cli.commands import main; main()"
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mmprune import pixels
-from mmprune.class_order import find_outputs
-from mmprune.data import DataError, DataFacts, LoaderSplit, describe_data, load_data
+from mmprune.data import pixels
+from mmprune.data.class_order import find_outputs
+from mmprune.data.splits import DataError, DataFacts, LoaderSplit, describe_data, load_data
 from mmprune.records import Preprocess
 
 SHARED = Path(__file__).parents[2] / "shared/data"

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmprune import defaults
-from mmprune.data import describe_data, load_data
-from mmprune.defaults import default_data, default_model, default_weights
-from mmprune.models import Options, open_model
+from mmprune.data.splits import describe_data, load_data
+from mmprune.models import defaults
+from mmprune.models.defaults import default_data, default_model, default_weights
+from mmprune.models.loading import Options, open_model
 
 FOLDER = Path(__file__).parents[1] / "calibration_data"
 

@@ -9,12 +9,12 @@ from PIL import Image
 from test_cli import fails, mmprune
 from toys import Nearest, shades
 
-from mmprune.class_order import find_outputs
-from mmprune.data import DataFacts, Split
-from mmprune.dense_check import choose_order, examine
+from mmprune.data.class_order import find_outputs
+from mmprune.data.splits import DataFacts, Split
 from mmprune.finetune import accuracy
+from mmprune.models.dense_check import choose_order, examine
+from mmprune.models.source import Named, open_source
 from mmprune.records import Preprocess
-from mmprune.source import Named, open_source
 
 TOYS = Path(__file__).parent / "toys.py"
 GREY = Preprocess((4, 4), (0.0,), (1.0,))
@@ -54,7 +54,7 @@ def trained(order: list[str], path: Path) -> Path:
 
 
 def named(data: Path, weights: Path | None, class_order: str = "auto") -> Named:
-    from mmprune.models import Options
+    from mmprune.models.loading import Options
 
     return Named(f"{TOYS}:shades", weights, data, Options(mean=(0.0,), std=(1.0,)), 0, class_order)
 
@@ -65,8 +65,8 @@ def test_training_images_decide_for_the_order_of_the_weights(tmp_path, order, wo
     assert found.about["data"]["class_order"] == word and found.warnings == ()
     assert found.about["data"]["labels"] == found.about["data"]["classes"] == order
     assert any(f"class order {word}" in n and f"{word} 100.0%" in n and "0.0%" in n for n in found.notes)
-    bench = found.make_bench()
-    assert accuracy(bench.model, bench.test) == accuracy(bench.model, bench.validation) == 1.0
+    baseline = found.make_baseline()
+    assert accuracy(baseline.model, baseline.test) == accuracy(baseline.model, baseline.validation) == 1.0
 
 
 def test_an_order_of_the_users_is_taken_and_where_it_is_wrong_a_warning_comes(tmp_path):

@@ -2,7 +2,7 @@
 
 import threading
 
-from mmprune import doctor
+from mmprune.cli import doctor
 
 
 def test_lines_come_before_the_slow_ones_are_known_and_children_run_side_by_side(monkeypatch):

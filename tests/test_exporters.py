@@ -18,10 +18,12 @@ import torch
 from toys import INPUT_SHAPE, SmallNet, ToySplit
 
 import exporters
-from exporters import FORMATS, ExportError, load, mmrt_download, remove_channels, run, sizes, to_onnx
+from exporters import FORMATS, ExportError, load, run, sizes, to_onnx
 from exporters.artifact import read_finished
+from exporters.export_input import ExportInput
+from exporters.graph import remove_channels
+from exporters.mmrt import download as mmrt_download
 from exporters.run import export_one, export_variants, wanted_formats
-from exporters.subject import Subject
 from exporters.verify import VerifyError, verify
 from mmprune import folder
 from mmprune.layers import find_layers
@@ -38,7 +40,7 @@ def make_variant(name="v1", seed=0):
     return Variant(name, "uniform", "magnitude", "unstructured", "quick", seed, {}, 0.5, 0.0, 0.0)
 
 
-def make_subject(root, variant, images=20):
+def make_input(root, variant, images=20):
     """SmallNet with half of each weight zero, and BatchNorm statistics that do something."""
     torch.manual_seed(variant.seed)
     model = SmallNet().eval()
@@ -49,14 +51,14 @@ def make_subject(root, variant, images=20):
         for w in (model.conv1.weight, model.conv2.weight, model.fc.weight):
             w[w.abs() <= w.abs().flatten().kthvalue(w.numel() // 2).values] = 0
     split = ToySplit(images, 3)
-    return Subject(variant, model, root, find_layers(model, INPUT_SHAPE), split.images.numpy(), split.labels.numpy(),
-                   ToySplit(30, 1).images.numpy())
+    return ExportInput(variant, model, root, find_layers(model, INPUT_SHAPE), split.images.numpy(),
+                       split.labels.numpy(), ToySplit(30, 1).images.numpy())
 
 
 @pytest.mark.parametrize(("format", "precision"), ALL)
 def test_every_format_keeps_the_contract(format, precision, tmp_path):
-    subject = make_subject(tmp_path, make_variant())
-    artifact = export_one(subject, format, precision)
+    given = make_input(tmp_path, make_variant())
+    artifact = export_one(given, format, precision)
     files = [tmp_path / f for f in artifact.files]
     assert artifact.id == f"v1/{format}-{precision}"
     assert artifact.path == artifact.files[0]
@@ -65,31 +67,31 @@ def test_every_format_keeps_the_contract(format, precision, tmp_path):
     assert artifact.download_bytes == packed > 0
     assert artifact.sha256 == sizes.sha256(files)
     assert artifact.top1_agreement == 1.0
-    assert artifact.accuracy == (subject.logits.argmax(1) == subject.labels).mean()
-    state = subject.model.state_dict()
+    assert artifact.accuracy == (given.logits.argmax(1) == given.labels).mean()
+    state = given.model.state_dict()
     for layer, sparsity in artifact.layer_sparsity.items():
         assert sparsity >= float((state[layer] == 0).double().mean()) >= 0.5
-    assert set(artifact.layer_sparsity) == {layer.name for layer in subject.layers}
+    assert set(artifact.layer_sparsity) == {layer.name for layer in given.layers}
     assert read_finished(tmp_path, "v1", format, precision) == artifact
     assert not list(tmp_path.rglob("*.part"))
 
 
 @pytest.mark.parametrize(("format", "precision"), ALL)
 def test_a_second_export_does_nothing_and_a_cut_off_file_is_made_again(format, precision, tmp_path):
-    subject = make_subject(tmp_path, make_variant())
-    first = export_one(subject, format, precision)
+    given = make_input(tmp_path, make_variant())
+    first = export_one(given, format, precision)
     path = tmp_path / first.files[-1]
     stamp = path.stat().st_mtime_ns
-    assert export_one(subject, format, precision) == first
+    assert export_one(given, format, precision) == first
     assert path.stat().st_mtime_ns == stamp
     path.write_bytes(path.read_bytes()[:-100])
-    again = export_one(subject, format, precision)
+    again = export_one(given, format, precision)
     assert again.sha256 == sizes.sha256([tmp_path / f for f in again.files])
     assert again.max_abs_difference == first.max_abs_difference
 
 
 def test_the_onnx_file_is_what_devices_expect(tmp_path):
-    artifact = export_one(make_subject(tmp_path, make_variant()), "onnx", "fp32")
+    artifact = export_one(make_input(tmp_path, make_variant()), "onnx", "fp32")
     model = onnx.load(tmp_path / artifact.path)
     assert [i.name for i in model.graph.input] == ["input"]
     assert [o.name for o in model.graph.output] == ["logits"]
@@ -101,22 +103,22 @@ def test_the_onnx_file_is_what_devices_expect(tmp_path):
 
 
 def test_subnormal_weights_are_flushed_and_counted(tmp_path):
-    subject = make_subject(tmp_path, make_variant())
+    given = make_input(tmp_path, make_variant())
     with torch.no_grad():
-        subject.model.fc.weight[0, :2] = torch.tensor([1e-40, -1e-39])
-    artifact = export_one(subject, "onnx", "fp32")
+        given.model.fc.weight[0, :2] = torch.tensor([1e-40, -1e-39])
+    artifact = export_one(given, "onnx", "fp32")
     assert "2 subnormal weights flushed to 0" in artifact.notes
 
 
 def test_dead_channels_are_removed_with_equal_outputs(tmp_path, monkeypatch):
     monkeypatch.setattr(remove_channels, "BLOCKS", ())
-    subject = make_subject(tmp_path, make_variant())
+    given = make_input(tmp_path, make_variant())
     with torch.no_grad():
-        subject.model.conv1.weight[3] = 0
-        subject.model.bn1.bias[3] = -5  # relu makes it 0
-        subject.model.fc.weight.fill_(1)
-        subject.model.fc.weight[:, 7] = 0
-    artifact = export_one(subject, "onnx", "fp32")
+        given.model.conv1.weight[3] = 0
+        given.model.bn1.bias[3] = -5  # relu makes it 0
+        given.model.fc.weight.fill_(1)
+        given.model.fc.weight[:, 7] = 0
+    artifact = export_one(given, "onnx", "fp32")
     # conv1 on 8 x 9 places with 9 taps; conv2 with 9 taps on 8 inputs becomes 15 filters on 7; fc loses 3 products
     macs = 72 * 9 + 72 * 9 * (16 * 8 - 15 * 7) + 3
     assert artifact.notes == (f"2 channels without effect removed, {macs} multiply-accumulates fewer; "
@@ -128,11 +130,11 @@ def test_dead_channels_are_removed_with_equal_outputs(tmp_path, monkeypatch):
 def test_channels_stay_in_their_groups_of_four(tmp_path, monkeypatch, pattern):
     """As above, but the inputs behind a channel that goes would move into other groups: none goes."""
     monkeypatch.setattr(remove_channels, "BLOCKS", ())
-    subject = make_subject(tmp_path, replace(make_variant(), pattern=pattern))
+    given = make_input(tmp_path, replace(make_variant(), pattern=pattern))
     with torch.no_grad():
-        subject.model.conv1.weight[3] = 0
-        subject.model.bn1.bias[3] = -5
-    artifact = export_one(subject, "onnx", "fp32")
+        given.model.conv1.weight[3] = 0
+        given.model.bn1.bias[3] = -5
+    artifact = export_one(given, "onnx", "fp32")
     assert to_onnx.read_constants(tmp_path / artifact.path)["conv2.weight"].shape == (16, 8, 3, 3)
 
 
@@ -151,13 +153,13 @@ def test_channels_stay_in_whole_blocks():
 
 def test_a_removal_that_changes_the_outputs_is_dropped(tmp_path, monkeypatch):
     monkeypatch.setattr(remove_channels, "BLOCKS", ())
-    subject = make_subject(tmp_path, make_variant())
+    given = make_input(tmp_path, make_variant())
     with torch.no_grad():
-        subject.model.fc.weight.fill_(1)
-        subject.model.fc.weight[:, 7] = 0
+        given.model.fc.weight.fill_(1)
+        given.model.fc.weight[:, 7] = 0
     answers = iter([True, False])  # of simplify, of shrink
     monkeypatch.setattr(to_onnx, "same_answers", lambda *_: next(answers))
-    artifact = export_one(subject, "onnx", "fp32")
+    artifact = export_one(given, "onnx", "fp32")
     assert artifact.notes == ("1 channels without effect kept: removing them changed the outputs",)
     assert to_onnx.read_constants(tmp_path / artifact.path)["conv2.weight"].shape == (16, 8, 3, 3)
 
@@ -173,32 +175,32 @@ def test_a_simplifier_that_fills_zeros_in_is_caught(tmp_path, monkeypatch):
 
     monkeypatch.setattr(to_onnx, "simplify", densify)
     with pytest.raises(ExportError, match=r"v1/onnx-fp32: layer conv1.weight has 0 zeros in the file and 36 in torch"):
-        export_one(make_subject(tmp_path, make_variant()), "onnx", "fp32")
+        export_one(make_input(tmp_path, make_variant()), "onnx", "fp32")
     assert read_finished(tmp_path, "v1", "onnx", "fp32") is None
 
 
 def test_a_file_that_answers_otherwise_is_refused(tmp_path):
-    subject = make_subject(tmp_path, make_variant())
+    given = make_input(tmp_path, make_variant())
     message = r"v1 is not the torch model: max \|difference\| 1 \(at most .*\) with logits up to .* over 20 images"
     with pytest.raises(VerifyError, match=message):
-        verify(subject, lambda image: subject.model(torch.from_numpy(image)).detach().numpy() + 1, "fp32", "v1")
+        verify(given, lambda image: given.model(torch.from_numpy(image)).detach().numpy() + 1, "fp32", "v1")
     with pytest.raises(VerifyError, match="nan"):
-        verify(subject, lambda image: np.full((1, 3), np.nan, np.float32), "fp32", "v1")
+        verify(given, lambda image: np.full((1, 3), np.nan, np.float32), "fp32", "v1")
     with pytest.raises(VerifyError, match=r"answers shape \(20, 2\), torch \(20, 3\)"):
-        verify(subject, lambda image: np.zeros((1, 2), np.float32), "fp32", "v1")
+        verify(given, lambda image: np.zeros((1, 2), np.float32), "fp32", "v1")
 
 
 def test_all_variants_in_all_formats_and_only_what_is_missing(tmp_path, monkeypatch):
     variants = [make_variant("v1"), make_variant("v2", seed=1)]
     seen = []
-    make = partial(make_subject, tmp_path)
+    make = partial(make_input, tmp_path)
     artifacts = export_variants(tmp_path, variants, PAIRS, make, progress=lambda *p: seen.append(p))
     assert [a.id for a in artifacts] == [f"{v.id}/{f}-{p}" for v in variants for f, p in PAIRS]
     n = len(PAIRS)
     assert {row for row in seen if "/" not in row[2]} >= {(0, 2 * n, ""), (n, 2 * n, "v1"), (2 * n, 2 * n, "v2")}
     assert [done for done, *_ in seen] == sorted(done for done, *_ in seen)
     (tmp_path / artifacts[-1].path).unlink()
-    monkeypatch.setattr(run, "export_one", lambda subject, *pair: exported.append((subject.variant.id, *pair)))
+    monkeypatch.setattr(run, "export_one", lambda given, *pair: exported.append((given.variant.id, *pair)))
     exported = []
     left = export_variants(tmp_path, variants, PAIRS, make)
     assert exported == [("v2", *pair) for pair in PAIRS]
@@ -206,14 +208,14 @@ def test_all_variants_in_all_formats_and_only_what_is_missing(tmp_path, monkeypa
 
 
 def test_work_for_another_process_can_be_pickled(tmp_path):
-    setup = partial(run._Setup, partial(make_subject, tmp_path), PAIRS)
+    setup = partial(run._Setup, partial(make_input, tmp_path), PAIRS)
     assert pickle.loads(pickle.dumps((setup, run._export_variant)))[0]().formats == PAIRS
 
 
 @pytest.mark.slow
 def test_two_processes_make_the_same_files(tmp_path):
     variants = [make_variant("v1"), make_variant("v2", seed=1)]
-    one, two = (export_variants(root, variants, [("onnx", "fp32")], partial(make_subject, root), jobs)
+    one, two = (export_variants(root, variants, [("onnx", "fp32")], partial(make_input, root), jobs)
                 for jobs, root in ((1, tmp_path / "one"), (2, tmp_path / "two")))
     assert [a.sha256 for a in one] == [a.sha256 for a in two]
 
@@ -254,15 +256,15 @@ def test_importing_exporters_is_light():
 
 
 def test_subject_refuses_what_does_not_fit(tmp_path):
-    subject = make_subject(tmp_path, make_variant())
+    given = make_input(tmp_path, make_variant())
     with pytest.raises(ValueError, match="20 images need as many labels"):
-        replace(subject, labels=subject.labels[:3])
+        replace(given, labels=given.labels[:3])
     with pytest.raises(ValueError, match=r"images must be \(N, C, H, W\) float32"):
-        replace(subject, images=subject.images.astype(np.float64))
+        replace(given, images=given.images.astype(np.float64))
     with pytest.raises(ValueError, match=r"calibration images must be \(1, 8, 9\) float32 like the images, got \(9, 8"):
-        replace(subject, calibration=subject.images.swapaxes(1, 3))
+        replace(given, calibration=given.images.swapaxes(1, 3))
     with pytest.raises(ValueError, match="training mode"):
-        replace(subject, model=SmallNet())
+        replace(given, model=SmallNet())
 
 
 def test_download_size_is_a_tar_xz(tmp_path):
@@ -288,4 +290,4 @@ def test_a_damaged_record_says_what_to_do(tmp_path):
 def test_without_its_library_mmrt_says_how_to_build_it(tmp_path, monkeypatch):
     monkeypatch.setattr("mmprune.runtime_files.runtime_folder", lambda: tmp_path)
     with pytest.raises(ExportError, match="mmprune runtime build"):
-        export_one(make_subject(tmp_path, make_variant()), "mmrt", "fp32")
+        export_one(make_input(tmp_path, make_variant()), "mmrt", "fp32")

@@ -10,8 +10,8 @@ from timm.models.vgg import VGG
 from torch import nn
 
 from exporters import sizes
+from exporters.export_input import ExportInput
 from exporters.run import export_one
-from exporters.subject import Subject
 from mmprune.layers import find_layers
 from mmprune.records import Variant
 
@@ -66,9 +66,9 @@ def test_family_exports_with_its_zeros(name, tmp_path, monkeypatch):
     layers = find_layers(model, (1, 3, size, size))
     images = np.random.default_rng(1).standard_normal((4, 3, size, size), np.float32)
     variant = Variant("v0", "uniform", "magnitude", "unstructured", "quick", 0, {}, SPARSITY, 0.0, 0.0)
-    subject = Subject(variant, model, tmp_path, layers, images, np.zeros(4, np.int64))
-    artifact = export_one(subject, "onnx", "fp32")
-    scale = np.abs(subject.logits).max()
+    given = ExportInput(variant, model, tmp_path, layers, images, np.zeros(4, np.int64))
+    artifact = export_one(given, "onnx", "fp32")
+    scale = np.abs(given.logits).max()
     assert artifact.max_abs_difference <= 1e-4 * scale
     assert artifact.top1_agreement == 1.0
     weights = dict(model.named_parameters())

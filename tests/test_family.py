@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import make_bench
+from toys import make_baseline
 
 from mmprune import family, folder
 from mmprune.family import Request, Resources, build_family, claim, layers_of, load_variant, plan_family
@@ -32,7 +32,7 @@ def contents(root: Path) -> dict[str, str]:
 
 
 def test_records_say_what_the_files_hold(tmp_path):
-    variants = build_family(make_bench, REQUEST, tmp_path, Resources())
+    variants = build_family(make_baseline, REQUEST, tmp_path, Resources())
     assert [v.strategy for v in variants] == ["dense", "min", "mid", "max"]
     layers = {x["name"]: x for x in folder.read_manifest(tmp_path)["layers"]}
     assert set(layers) == {"conv1.weight", "conv2.weight", "fc.weight"}
@@ -42,28 +42,28 @@ def test_records_say_what_the_files_hold(tmp_path):
         assert variant.layer_sparsity["conv1.weight"] == int(72 * asked + 1e-6) / 72
         zeros = sum(int((state[n] == 0).sum()) for n in layers)
         assert variant.sparsity == zeros / (72 + 1152 + 48)
-        model = load_variant(tmp_path, variant, make_bench().model)
+        model = load_variant(tmp_path, variant, make_baseline().model)
         assert torch.equal(model.conv2.weight, state["conv2.weight"])
 
 
 def test_the_threads_of_the_caller_s_torch_stay(tmp_path):
     before = torch.get_num_threads()
-    build_family(make_bench, REQUEST, tmp_path, Resources(threads=before + 1))
+    build_family(make_baseline, REQUEST, tmp_path, Resources(threads=before + 1))
     assert torch.get_num_threads() == before
 
 
 def test_same_command_same_bits_and_nothing_is_done_twice(tmp_path):
-    build_family(make_bench, REQUEST, tmp_path / "a", Resources(threads=1))
-    build_family(make_bench, REQUEST, tmp_path / "b", Resources(threads=1))
+    build_family(make_baseline, REQUEST, tmp_path / "a", Resources(threads=1))
+    build_family(make_baseline, REQUEST, tmp_path / "b", Resources(threads=1))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("weights.safetensors")}
-    build_family(make_bench, REQUEST, tmp_path / "a", Resources(threads=1))
+    build_family(make_baseline, REQUEST, tmp_path / "a", Resources(threads=1))
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("weights.safetensors")}
 
 
 def test_several_jobs_make_the_same(tmp_path):
-    build_family(make_bench, REQUEST, tmp_path / "one", Resources(threads=1))
-    build_family(make_bench, REQUEST, tmp_path / "two", Resources(jobs=2, threads=1))
+    build_family(make_baseline, REQUEST, tmp_path / "one", Resources(threads=1))
+    build_family(make_baseline, REQUEST, tmp_path / "two", Resources(jobs=2, threads=1))
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
@@ -79,17 +79,17 @@ def four_threads():
 def test_threads_are_those_that_the_family_was_begun_with_not_what_is_left_to_make(tmp_path, monkeypatch,
                                                                                   four_threads, jobs):
     """Begun with two jobs on four threads and killed when one variant was left: that one, too, is made with two."""
-    build_family(make_bench, REQUEST, tmp_path, Resources(jobs=2))
+    build_family(make_baseline, REQUEST, tmp_path, Resources(jobs=2))
     whole = contents(tmp_path)
     assert folder.read_manifest(tmp_path)["threads"] == 2
     shutil.rmtree(next((tmp_path / "variants").glob("max-*")))
     real, seen = family.finetune, []
     monkeypatch.setattr(family, "finetune", lambda *a: (seen.append(torch.get_num_threads()), real(*a))[1])
-    build_family(make_bench, REQUEST, tmp_path, Resources(jobs=jobs))
+    build_family(make_baseline, REQUEST, tmp_path, Resources(jobs=jobs))
     assert seen == [2] and torch.get_num_threads() == 4
     assert contents(tmp_path) == whole
     with pytest.raises(folder.FolderError, match="made with 2 of torch's threads for each job, and 3 are asked for"):
-        build_family(make_bench, REQUEST, tmp_path, Resources(threads=3))
+        build_family(make_baseline, REQUEST, tmp_path, Resources(threads=3))
 
 
 @pytest.mark.parametrize("left", [1, 2, 3])
@@ -120,13 +120,13 @@ def slow(model, teacher, job, tick):
         tick(step, steps)
     return real(model, teacher, job, slow_tick)
 family.finetune = slow
-family.build_family(toys.make_bench, test_family.REQUEST, Path({root!r}), family.Resources(threads=1))
+family.build_family(toys.make_baseline, test_family.REQUEST, Path({root!r}), family.Resources(threads=1))
 """
 
 
 @pytest.mark.parametrize("wait_for", ["variants/*/checkpoint.pt", "variants/m*/variant.json", "manifest.json"])
 def test_killed_and_started_again(tmp_path, wait_for):
-    build_family(make_bench, REQUEST, tmp_path / "whole", Resources(threads=1))
+    build_family(make_baseline, REQUEST, tmp_path / "whole", Resources(threads=1))
     root = tmp_path / "killed"
     program = KILLED.format(tests=str(Path(__file__).parent), root=str(root))
     process = subprocess.Popen([sys.executable, "-c", program])
@@ -137,47 +137,47 @@ def test_killed_and_started_again(tmp_path, wait_for):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert len(list(root.glob("variants/*/variant.json"))) < 4
-    build_family(make_bench, REQUEST, root, Resources(threads=1))
+    build_family(make_baseline, REQUEST, root, Resources(threads=1))
     assert contents(root) == contents(tmp_path / "whole")
 
 
 def test_killed_between_a_variant_s_end_and_its_checkpoint_s(tmp_path):
-    variants = build_family(make_bench, REQUEST, tmp_path, Resources())
+    variants = build_family(make_baseline, REQUEST, tmp_path, Resources())
     whole = contents(tmp_path)
     (folder.variant_folder(tmp_path, variants[1].id) / "checkpoint.pt").write_bytes(b"of the last epoch")
-    build_family(make_bench, REQUEST, tmp_path, Resources())
+    build_family(make_baseline, REQUEST, tmp_path, Resources())
     assert contents(tmp_path) == whole
 
 
 def test_another_command_is_refused_and_told_what_differs(tmp_path):
-    build_family(make_bench, REQUEST, tmp_path, Resources())
+    build_family(make_baseline, REQUEST, tmp_path, Resources())
     before = contents(tmp_path)
     longer = make_recipe("default", epochs=3, batch_size=16)
     for other, words in ((replace(REQUEST, seed=1), "spec.seed: 0 there, 1 asked"),
                          (replace(REQUEST, recipe=longer), "spec.recipe.epochs: 2 there, 3 asked"),
                          (replace(REQUEST, pattern="2:4"), 'spec.pattern: "unstructured" there')):
         with pytest.raises(folder.FolderError, match=words):
-            build_family(make_bench, other, tmp_path, Resources())
+            build_family(make_baseline, other, tmp_path, Resources())
     with pytest.raises(folder.FolderError, match="weights_sha256"):
-        build_family(lambda: make_bench(seed=5), REQUEST, tmp_path, Resources())
+        build_family(lambda: make_baseline(seed=5), REQUEST, tmp_path, Resources())
     assert contents(tmp_path) == before
 
 
 def test_a_folder_with_other_things_in_it_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(folder.FolderError, match="is not empty and holds no family"):
-        build_family(make_bench, REQUEST, tmp_path, Resources())
+        build_family(make_baseline, REQUEST, tmp_path, Resources())
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
     with folder.locked(tmp_path), pytest.raises(folder.FolderError, match="another mmprune is working"):
-        build_family(make_bench, REQUEST, tmp_path, Resources())
+        build_family(make_baseline, REQUEST, tmp_path, Resources())
 
 
 def test_a_diverged_variant_is_left_out_and_the_others_go_on(tmp_path):
     request = replace(REQUEST, recipe=make_recipe("paper", epochs=1, lr=1e30))
-    assert [v.strategy for v in build_family(make_bench, request, tmp_path, Resources())] == ["dense"]
+    assert [v.strategy for v in build_family(make_baseline, request, tmp_path, Resources())] == ["dense"]
     failures = folder.read_manifest(tmp_path)["failures"]
     assert len(failures) == 3 and all("lower --lr" in reason for reason in failures.values())
 
@@ -185,7 +185,7 @@ def test_a_diverged_variant_is_left_out_and_the_others_go_on(tmp_path):
 def test_gradient_scores_are_stored_once(tmp_path):
     scores = ("magnitude", "gradient", "product")
     request = replace(REQUEST, scores=scores, strategies=("mid",))
-    variants = build_family(make_bench, request, tmp_path, Resources())
+    variants = build_family(make_baseline, request, tmp_path, Resources())
     assert [(v.strategy, v.score) for v in variants[1:]] == [("mid", score) for score in scores]
     assert set(load_file(tmp_path / "scores/gradient.safetensors")) == {"conv1.weight", "conv2.weight", "fc.weight"}
     assert len({v.id for v in variants}) == 4
@@ -198,7 +198,7 @@ def test_every_pattern_holds_through_every_score_and_recipe(tmp_path, pattern, r
     asked = {"layers": {"conv2*": [0.6, 0.8]}}
     request = Request(make_recipe(recipe, epochs=1, batch_size=32), ("magnitude", "gradient", "product"),
                       ("min", "max"), pattern, overrides=asked)
-    variants = build_family(make_bench, request, tmp_path, Resources())[1:]
+    variants = build_family(make_baseline, request, tmp_path, Resources())[1:]
     assert len(variants) == 6 and {v.pattern for v in variants} == {pattern}
     for variant in variants:
         manifest = folder.read_manifest(tmp_path)
@@ -214,7 +214,7 @@ def test_every_pattern_holds_through_every_score_and_recipe(tmp_path, pattern, r
 
 
 def test_records_from_before_blocks_were_counted_can_be_read(tmp_path):
-    variant = build_family(make_bench, REQUEST, tmp_path, Resources())[1]
+    variant = build_family(make_baseline, REQUEST, tmp_path, Resources())[1]
     path = folder.variant_folder(tmp_path, variant.id) / "variant.json"
     row = folder.read_json(path)
     del row["block_sparsity"]
@@ -224,22 +224,22 @@ def test_records_from_before_blocks_were_counted_can_be_read(tmp_path):
 
 def test_ids_hold_still():
     """An id may only change when what makes a variant changes: old folders must stay resumable."""
-    bench = make_bench()
+    baseline = make_baseline()
     with torch.no_grad():
-        for p in bench.model.parameters():
+        for p in baseline.model.parameters():
             p.fill_(0.5)
-    assert plan_family(bench, REQUEST)["variants"] == IDS
+    assert plan_family(baseline, REQUEST)["variants"] == IDS
 
 
 IDS = ["dense-c4a1329a", "min-magnitude-f7e535ee", "mid-magnitude-f27c3e58", "max-magnitude-f1bec6c0"]
 
 
 def test_a_damaged_file_is_named(tmp_path):
-    variants = build_family(make_bench, REQUEST, tmp_path, Resources())
+    variants = build_family(make_baseline, REQUEST, tmp_path, Resources())
     weights = tmp_path / variants[1].files["weights"]
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(folder.FolderError, match=r"weights\.safetensors is damaged"):
-        load_variant(tmp_path, variants[1], make_bench().model)
+        load_variant(tmp_path, variants[1], make_baseline().model)
     (tmp_path / "manifest.json").write_text('{"schema": 1,')
     with pytest.raises(folder.FolderError, match=r"manifest\.json is damaged"):
         folder.read_manifest(tmp_path)
@@ -280,7 +280,7 @@ def test_what_a_killed_writer_left_goes(tmp_path):
 def test_manifest_is_json_without_nan_and_all_files_can_be_read_by_whom_the_umask_lets(tmp_path):
     before = os.umask(0o022)
     try:
-        build_family(make_bench, REQUEST, tmp_path, Resources())
+        build_family(make_baseline, REQUEST, tmp_path, Resources())
     finally:
         os.umask(before)
     modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.rglob("*") if p.is_file()}

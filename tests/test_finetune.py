@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import ToySplit, make_bench
+from toys import ToySplit, make_baseline
 
 from mmprune.finetune import (
     OPTIMIZERS,
@@ -24,49 +24,50 @@ from mmprune.layout import to_device
 from mmprune.masks import make_masks
 
 
-def job_for(bench, recipe, **changes):
-    weights = {"conv1.weight": bench.model.conv1.weight, "conv2.weight": bench.model.conv2.weight}
+def job_for(baseline, recipe, **changes):
+    weights = {"conv1.weight": baseline.model.conv1.weight, "conv2.weight": baseline.model.conv2.weight}
     scores = {n: w.detach().abs() for n, w in weights.items()}
     sparsity = {"conv1.weight": 0.3, "conv2.weight": 0.7}
     masks = make_masks(scores, sparsity, "unstructured", dict.fromkeys(scores, "conv"))
-    return Job(masks, bench.train, bench.validation, recipe, 0, **changes)
+    return Job(masks, baseline.train, baseline.validation, recipe, 0, **changes)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_zeros_after_every_step_and_nothing_else_pruned(recipe, optimizer):
-    bench = make_bench()
-    model = copy.deepcopy(bench.model)
-    job = job_for(bench, replace(RECIPES[recipe], epochs=2, lr=0.05, weight_decay=0.1, optimizer=optimizer))
+    baseline = make_baseline()
+    model = copy.deepcopy(baseline.model)
+    job = job_for(baseline, replace(RECIPES[recipe], epochs=2, lr=0.05, weight_decay=0.1, optimizer=optimizer))
 
     def check(step, steps):
         assert steps == 4
         for name, mask in job.masks.items():
             assert (dict(model.named_parameters())[name][~mask] == 0).all()
 
-    finetune(model, bench.teacher, job, check)
+    finetune(model, baseline.teacher, job, check)
     for name, mask in job.masks.items():
         weight = dict(model.named_parameters())[name]
         assert int((weight == 0).sum()) == int((~mask).sum())
-        assert not torch.equal(weight[mask], dict(bench.model.named_parameters())[name][mask]), "nothing was trained"
+        assert not torch.equal(weight[mask], dict(baseline.model.named_parameters())[name][mask]), "nothing was trained"
 
 
 def test_it_learns():
-    bench = make_bench()
-    model = copy.deepcopy(bench.model)
-    before = accuracy(model, bench.test)
-    finetune(model, None, job_for(bench, replace(RECIPES["default"], epochs=15, distill=0.0, lr=0.02)), lambda *_: None)
+    baseline = make_baseline()
+    model = copy.deepcopy(baseline.model)
+    before = accuracy(model, baseline.test)
+    recipe = replace(RECIPES["default"], epochs=15, distill=0.0, lr=0.02)
+    finetune(model, None, job_for(baseline, recipe), lambda *_: None)
     assert before < 0.6
-    assert accuracy(model, bench.test) > 0.9
+    assert accuracy(model, baseline.test) > 0.9
 
 
 def test_no_epochs_means_masks_and_recalibration_only():
-    bench = make_bench()
-    model = copy.deepcopy(bench.model)
-    job = job_for(bench, make_recipe("default", epochs=0))
-    finetune(model, bench.teacher, job, lambda *_: pytest.fail("a step was made"))
-    assert torch.equal(model.fc.weight, bench.model.fc.weight)
-    assert not torch.equal(model.bn1.running_mean, bench.model.bn1.running_mean)
+    baseline = make_baseline()
+    model = copy.deepcopy(baseline.model)
+    job = job_for(baseline, make_recipe("default", epochs=0))
+    finetune(model, baseline.teacher, job, lambda *_: pytest.fail("a step was made"))
+    assert torch.equal(model.fc.weight, baseline.model.fc.weight)
+    assert not torch.equal(model.bn1.running_mean, baseline.model.bn1.running_mean)
 
 
 class Shifted(ToySplit):
@@ -79,23 +80,23 @@ class Shifted(ToySplit):
 
 @pytest.mark.parametrize("epochs", [0, 1, 2])
 def test_batchnorm_statistics_are_of_images_such_as_the_network_is_trained_on(epochs):
-    bench = replace(make_bench(), train=Shifted(96, 1))
-    model = copy.deepcopy(bench.model)
-    job = job_for(bench, make_recipe("default", epochs=epochs, batch_size=96))
-    finetune(model, bench.teacher, job, lambda *_: None)
+    baseline = replace(make_baseline(), train=Shifted(96, 1))
+    model = copy.deepcopy(baseline.model)
+    job = job_for(baseline, make_recipe("default", epochs=epochs, batch_size=96))
+    finetune(model, baseline.teacher, job, lambda *_: None)
     with torch.no_grad():
-        out = model.conv1(bench.train.images + 3.0)
+        out = model.conv1(baseline.train.images + 3.0)
     assert torch.allclose(model.bn1.running_mean, out.mean(dim=(0, 2, 3)), atol=1e-5)
 
 
 def test_recalibrated_statistics_are_plain_averages():
-    bench = make_bench()
-    job = job_for(bench, replace(RECIPES["default"], batch_size=96))
-    recalibrate(bench.model, bench.train, job)
+    baseline = make_baseline()
+    job = job_for(baseline, replace(RECIPES["default"], batch_size=96))
+    recalibrate(baseline.model, baseline.train, job)
     with torch.no_grad():
-        out = bench.model.conv1(bench.train.images)
-    assert torch.allclose(bench.model.bn1.running_mean, out.mean(dim=(0, 2, 3)), atol=1e-6)
-    assert bench.model.bn1.momentum == 0.1
+        out = baseline.model.conv1(baseline.train.images)
+    assert torch.allclose(baseline.model.bn1.running_mean, out.mean(dim=(0, 2, 3)), atol=1e-6)
+    assert baseline.model.bn1.momentum == 0.1
 
 
 def test_rate_of_the_default_recipe():
@@ -107,7 +108,7 @@ def test_rate_of_the_default_recipe():
 
 
 def test_patience_takes_the_best_epoch(monkeypatch):
-    bench = make_bench()
+    baseline = make_baseline()
     seen = iter([0.5, 0.9, 0.4, 0.3, 0.2, 0.1])
     states = []
 
@@ -116,22 +117,22 @@ def test_patience_takes_the_best_epoch(monkeypatch):
         return next(seen)
 
     monkeypatch.setattr("mmprune.finetune.accuracy", scripted)
-    model = copy.deepcopy(bench.model)
-    finetune(model, None, job_for(bench, replace(RECIPES["paper"], lr=0.01)), lambda *_: None)
+    model = copy.deepcopy(baseline.model)
+    finetune(model, None, job_for(baseline, replace(RECIPES["paper"], lr=0.01)), lambda *_: None)
     assert len(states) == 6  # epochs 1 to 5 (three without a better one), then the result
     assert torch.equal(model.fc.weight, states[1])
 
 
 def test_divergence_is_named():
-    bench = make_bench()
-    job = job_for(bench, replace(RECIPES["paper"], lr=1e30))
+    baseline = make_baseline()
+    job = job_for(baseline, replace(RECIPES["paper"], lr=1e30))
     with pytest.raises(Diverged, match=r"not finite|the loss became"):
-        finetune(copy.deepcopy(bench.model), None, job, lambda *_: None)
+        finetune(copy.deepcopy(baseline.model), None, job, lambda *_: None)
     with torch.no_grad():
-        bench.model.conv2.weight[0, 0, 0, 1] = float("nan")
-    job = replace(job_for(make_bench(), make_recipe("default", epochs=1)), masks={})
+        baseline.model.conv2.weight[0, 0, 0, 1] = float("nan")
+    job = replace(job_for(make_baseline(), make_recipe("default", epochs=1)), masks={})
     with pytest.raises(Diverged, match=r"conv2\.weight is not finite"):
-        finetune(bench.model, None, job, lambda *_: None)
+        finetune(baseline.model, None, job, lambda *_: None)
 
 
 def test_recipes_refuse_nonsense():
@@ -171,14 +172,14 @@ def test_the_teacher_is_asked_once_for_a_batch_that_comes_again():
 
 def test_distillation_pulls_towards_the_dense_model():
     """With the teacher's weight at 1 the labels do not matter: wrong ones leave the dense model where it is."""
-    bench = make_bench()
-    model = copy.deepcopy(bench.model)
+    baseline = make_baseline()
+    model = copy.deepcopy(baseline.model)
     recipe = replace(RECIPES["default"], distill=1.0, optimizer="sgd", lr=0.1, weight_decay=0.0)
     optimizer = OPTIMIZERS["sgd"](list(model.parameters()), lr=0.1, weight_decay=0.0)
-    images, labels = next(bench.train.batches(32))
-    soft = bench.teacher.logits(images, None)
+    images, labels = next(baseline.train.batches(32))
+    soft = baseline.teacher.logits(images, None)
     train_step(model, optimizer, (images, (labels + 1) % 3), soft, recipe)
-    assert torch.allclose(model.fc.weight, bench.model.fc.weight, atol=1e-6)
+    assert torch.allclose(model.fc.weight, baseline.model.fc.weight, atol=1e-6)
 
 
 def test_strided_1x1_convolutions_of_few_channels_are_not_trained_channels_last():

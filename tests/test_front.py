@@ -6,8 +6,8 @@ import pytest
 from families import DEVICE, made_artifact, made_family, made_measurement
 
 from mmprune import folder
-from mmprune.front import draw
-from mmprune.points import PointsError, pareto, read_points, read_session
+from mmprune.results.plot import draw
+from mmprune.results.points import PointsError, pareto, read_points, read_session
 
 ROWS = [("dense", 0.90, 0.0, 0.010), ("uniform", 0.88, 0.5, 0.008), ("erk", 0.85, 0.5, 0.009),
         ("lamp", 0.80, 0.8, 0.002)]

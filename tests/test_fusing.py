@@ -11,16 +11,16 @@ import torch
 from torch import nn
 from toys import ToySplit
 
+from exporters.export_input import ExportInput
 from exporters.run import export_one, lost_zeros
-from exporters.subject import Subject
 from mmprune import folder
-from mmprune.family import Bench, Request, Resources, build_family, layers_of, load_variant
+from mmprune.family import Baseline, Request, Resources, build_family, layers_of, load_variant
 from mmprune.finetune import make_recipe
-from mmprune.fusing import merge_branches
 from mmprune.layers import find_layers
-from mmprune.models import ModelError, Options, load_model, open_model
+from mmprune.models.fusing import merge_branches
+from mmprune.models.loading import ModelError, Options, load_model, open_model
+from mmprune.models.weights import tensors_sha256
 from mmprune.runtime_files import runtime_folder
-from mmprune.weights import tensors_sha256
 
 SHAPE = (1, 1, 8, 9)
 
@@ -221,23 +221,23 @@ def test_every_process_loads_the_merged_network_and_the_file_is_what_is_hashed(t
 def test_the_merged_network_is_pruned_trained_and_exported(tmp_path):
     torch.manual_seed(0)
     model = merge_branches(lively(Net(Branches)), SHAPE).model
-    bench = Bench(model, ToySplit(48, 1), ToySplit(12, 2), ToySplit(12, 3), SHAPE)
+    baseline = Baseline(model, ToySplit(48, 1), ToySplit(12, 2), ToySplit(12, 3), SHAPE)
     request = Request(make_recipe("default", epochs=1), strategies=("max",))
-    variant = build_family(lambda: bench, request, tmp_path, Resources())[1]
+    variant = build_family(lambda: baseline, request, tmp_path, Resources())[1]
     trained = load_variant(tmp_path, variant, model)
     assert not torch.equal(trained.blocks[0].gate.bias, model.blocks[0].gate.bias), "the gate is trained as well"
-    subject = subject_of(tmp_path, variant, trained, layers_of(folder.read_manifest(tmp_path)))
-    artifact = export_one(subject, "onnx", "fp32")
+    given = subject_of(tmp_path, variant, trained, layers_of(folder.read_manifest(tmp_path)))
+    artifact = export_one(given, "onnx", "fp32")
     kinds = Counter(node.op_type for node in onnx.load(tmp_path / artifact.path).graph.node)
     assert kinds["Conv"] == 3 and kinds["Add"] == 0
     if (runtime_folder() / "libmmrt.so").is_file():
-        in_file = export_one(subject, "mmrt", "fp32")
+        in_file = export_one(given, "mmrt", "fp32")
         assert in_file.layer_sparsity == pytest.approx(artifact.layer_sparsity) and lost_zeros([in_file]) == ()
 
 
 def subject_of(root, variant, model, layers):
     split = ToySplit(6, 5)
-    return Subject(variant, model, root, layers, split.images.numpy(), split.labels.numpy())
+    return ExportInput(variant, model, root, layers, split.images.numpy(), split.labels.numpy())
 
 
 class Twins(nn.Module):
@@ -262,8 +262,8 @@ def test_zeros_that_are_lost_in_mmrt_are_counted_there_and_said(tmp_path):
         for conv in (model.a, model.b):
             conv.weight[torch.rand_like(conv.weight) < 0.6] = 0
     union = float(((model.a.weight == 0) & (model.b.weight == 0)).float().mean())
-    bench = Bench(model, ToySplit(6, 1), ToySplit(6, 2), ToySplit(6, 3), SHAPE)
-    dense = build_family(lambda: bench, Request(make_recipe("default", epochs=0), strategies=("min",)), tmp_path,
+    baseline = Baseline(model, ToySplit(6, 1), ToySplit(6, 2), ToySplit(6, 3), SHAPE)
+    dense = build_family(lambda: baseline, Request(make_recipe("default", epochs=0), strategies=("min",)), tmp_path,
                          Resources())[0]
     layers = find_layers(model, SHAPE)
     artifact = export_one(subject_of(tmp_path, replace(dense, sparsity=0.6), model, layers), "mmrt", "fp32")

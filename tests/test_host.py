@@ -18,11 +18,12 @@ from test_cli import mmprune
 
 import targets.jobs
 from mmprune import folder
-from targets import fleet, remote
+from targets import fleet
 from targets.golden import answer
 from targets.host import REMOTE, Host, HostError, connected, output
 from targets.jobs import Profile
 from targets.measure import MeasureError, Options, measure
+from targets.on_device import remote
 from targets.unpacking import UnpackError
 
 TINY = Profile("smoke", samples=8, seconds=10, rounds=2, restarts=1)

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from exporters.calibration import left_out, read_images
-from mmprune.data import DataError, DataSet, describe_data, load_data
-from mmprune.image_files import SUFFIXES, find_images, notes_of
-from mmprune.image_sets import fingerprint
+from exporters.int8.calibration import left_out, read_images
+from mmprune.data.image_files import SUFFIXES, find_images, notes_of
+from mmprune.data.image_sets import fingerprint
+from mmprune.data.split_folders import split_of
+from mmprune.data.splits import DataError, DataSet, describe_data, load_data
 from mmprune.records import Preprocess
-from mmprune.split_folders import split_of
 
 GREY = Preprocess((4, 4), (0.0,), (1.0,))
 
@@ -168,7 +168,7 @@ def test_all_images_that_cannot_be_read_are_told_of_at_once(tmp_path):
 
 
 def test_images_read_when_they_are_asked_for_are_told_of_together(tmp_path, monkeypatch):
-    from mmprune import pixels
+    from mmprune.data import pixels
 
     monkeypatch.setattr(pixels, "LIMIT_BYTES", 1)
     root = fill(tmp_path, "train", "val")

@@ -17,11 +17,11 @@ ALLOWED = {  # package: which of ours it may import
 }
 OURS = {*ALLOWED, "benchmarks"}
 TRAVELLERS = {  # programs that run on a board: what they may import beside the standard library
-    "targets/probe.py": {"numpy", "onnxruntime", "openvino", "mmrt"},
-    "targets/bundle_run.py": {"golden_run"},
-    "targets/golden_run.py": {"numpy", "onnxruntime", "openvino"},
-    "targets/jetson_run.py": {"numpy", "probe", "tensorrt"},
-    "mmprune/preprocess.py": {"numpy", "PIL"},
+    "targets/on_device/probe.py": {"numpy", "onnxruntime", "openvino", "mmrt"},
+    "targets/on_device/bundle_run.py": {"golden_run"},
+    "targets/on_device/golden_run.py": {"numpy", "onnxruntime", "openvino"},
+    "targets/on_device/jetson_run.py": {"numpy", "probe", "tensorrt"},
+    "mmprune/data/preprocess.py": {"numpy", "PIL"},
 }
 HEAVY = ("torch", "timm", "onnx", "onnxruntime", "openvino", "numpy", "matplotlib", "PIL")
 
@@ -44,7 +44,7 @@ FILES = [p for package in ALLOWED for p in sorted((ROOT / package).rglob("*.py")
 def test_direction(path):
     package = path.relative_to(ROOT).parts[0]
     allowed = ALLOWED[package]
-    if path.name in ("cli.py", "asked.py", "boards.py"):
+    if path.parent.name == "cli" or path.name == "boards.py":
         allowed = {"mmprune", "exporters", "targets"}  # the command line looks outward
     if path.relative_to(ROOT).as_posix() in TRAVELLERS:
         allowed = set()
@@ -70,7 +70,7 @@ def test_no_drawers():
 
 SAY = """
 import contextlib, io, json, sys
-from mmprune.cli import main
+from mmprune.cli.commands import main
 
 said = []
 for words in json.loads(sys.argv[1]):
@@ -139,7 +139,7 @@ def test_the_first_line_comes_before_what_is_heavy(tmp_path, command):
     """A child in which nothing heavy can be imported has said its first line by then."""
     made_family(tmp_path, [("dense", 0.9, 0.0, 0.01)])
     code = ("import sys\nfor name in ('torch', 'timm', 'onnx', 'matplotlib'): sys.modules[name] = None\n"
-            "from mmprune.cli import main; main()")
+            "from mmprune.cli.commands import main; main()")
     words = [str(tmp_path) if word == "FAMILY" else word for word in command]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.stderr.startswith("loading ") and "ModuleNotFoundError" in done.stderr

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmprune import inert_pickle
-from mmprune.checkpoints import WeightsError, read_checkpoint
+from mmprune.models import inert_pickle
+from mmprune.models.checkpoints import WeightsError, read_checkpoint
 
 LEGACY = "_use_new_zipfile_serialization"
 
@@ -129,7 +129,7 @@ def test_what_is_named_is_never_the_real_thing():
                          ("collections", "defaultdict"), ("_codecs", "encode"), ("pathlib", "PosixPath")):
         found = reader.find_class(module, name)
         ours = type(found) if isinstance(found, inert_pickle.Maker) else found
-        assert ours.__mro__[-2 if ours is not inert_pickle.InertDict else 0].__module__ == "mmprune.inert_pickle"
+        assert ours.__mro__[-2 if ours is not inert_pickle.InertDict else 0].__module__ == "mmprune.models.inert_pickle"
 
 
 def test_weights_beside_a_call_of_the_system_are_refused_by_its_name(tmp_path):

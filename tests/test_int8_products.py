@@ -9,12 +9,12 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from test_exporters import make_subject, make_variant
+from test_exporters import make_input, make_variant
 from torch import nn
 from toys import INPUT_SHAPE
 
-from exporters.onnx_graph import fold_factors, read_net
-from exporters.onnxruntime_int8 import _mean_error, in_float, layers_of, quantize_for_onnxruntime
+from exporters.graph.onnx_graph import fold_factors, read_net
+from exporters.int8.onnxruntime import _mean_error, in_float, layers_of, quantize_for_onnxruntime
 from exporters.run import export_one
 from mmprune.layers import find_layers
 
@@ -111,36 +111,36 @@ def subject_of(tmp_path, name):
     for parameter in model.parameters():
         nn.init.normal_(parameter, 0, 0.3)
     model.eval()
-    subject = replace(make_subject(tmp_path, make_variant()), model=model, layers=find_layers(model, INPUT_SHAPE))
-    return replace(subject, labels=subject.logits.argmax(1).astype(np.int64))
+    given = replace(make_input(tmp_path, make_variant()), model=model, layers=find_layers(model, INPUT_SHAPE))
+    return replace(given, labels=given.logits.argmax(1).astype(np.int64))
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_product_is_made_in_int8(tmp_path, name):
-    subject = subject_of(tmp_path, name)
-    artifact = export_one(subject, "onnx", "int8")
+    given = subject_of(tmp_path, name)
+    artifact = export_one(given, "onnx", "int8")
     assert artifact.top1_agreement >= 0.9
-    assert artifact.max_abs_difference <= 0.2 * np.abs(subject.logits).max()
+    assert artifact.max_abs_difference <= 0.2 * np.abs(given.logits).max()
     floats = [note for note in artifact.notes if "left in float" in note]  # fewer scales than channels in the bias
     assert bool(floats) == (name == "transposed in groups"), floats
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_product_can_stay_in_float(tmp_path, name):
-    subject = subject_of(tmp_path, name)
-    model = onnx.load(tmp_path / export_one(subject, "onnx", "fp32").path)
-    quantized = quantize_for_onnxruntime(model, subject.calibration)
+    given = subject_of(tmp_path, name)
+    model = onnx.load(tmp_path / export_one(given, "onnx", "fp32").path)
+    quantized = quantize_for_onnxruntime(model, given.calibration)
     made = in_float(quantized, model, layers_of(quantized, model))
     dtypes = {i.name: i.data_type for i in made.graph.initializer}
-    assert all(dtypes[layer.name] == TensorProto.FLOAT for layer in subject.layers)
+    assert all(dtypes[layer.name] == TensorProto.FLOAT for layer in given.layers)
     onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
 @pytest.mark.skipif(not find_spec("nncf"), reason="nncf is missing")
 @pytest.mark.parametrize("name", ["gemm", "transposed in groups", "conv3d"])
 def test_openvino_takes_them_too(tmp_path, name):
-    subject = subject_of(tmp_path, name)
-    assert export_one(subject, "openvino", "int8").max_abs_difference <= 0.5 * np.abs(subject.logits).max()
+    given = subject_of(tmp_path, name)
+    assert export_one(given, "openvino", "int8").max_abs_difference <= 0.5 * np.abs(given.logits).max()
 
 
 def test_factors_of_a_gemm_go_into_its_constants(tmp_path):
@@ -167,6 +167,6 @@ class ByItsMean(nn.Module):
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_zeros_are_counted_where_a_black_image_would_make_nan(tmp_path, monkeypatch, precision):
     monkeypatch.setitem(MODELS, "by its mean", ByItsMean)
-    subject = subject_of(tmp_path, "by its mean")
-    assert np.isnan(subject.model(torch.zeros(INPUT_SHAPE)).detach().numpy()).all()
-    assert export_one(subject, "mmrt", precision).layer_sparsity["a.weight"] < 0.02  # int8 rounds one to 0
+    given = subject_of(tmp_path, "by its mean")
+    assert np.isnan(given.model(torch.zeros(INPUT_SHAPE)).detach().numpy()).all()
+    assert export_one(given, "mmrt", precision).layer_sparsity["a.weight"] < 0.02  # int8 rounds one to 0

@@ -15,10 +15,10 @@ from test_cli import TESTS, arguments, fails, mmprune, toy  # noqa: F401  (toy i
 from toys import WideNet
 
 from exporters import ExportError
-from exporters.sparse24 import sparse24
-from exporters.tensorrt_check import check_files, refuse
-from exporters.tensorrt_parser import ParserError, ParserVerdict
-from mmprune.cli import cli
+from exporters.jetson.check import check_files, refuse
+from exporters.jetson.nvidia_parser import ParserError, ParserVerdict
+from exporters.jetson.sparse24 import sparse24
+from mmprune.cli.commands import cli
 from mmprune.folder import read_artifacts, read_manifest, read_measurements, read_variants
 from mmprune.masks import DENSE_KINDS
 from mmprune.records import Artifact

@@ -20,10 +20,10 @@ from fake_nvpmodel import power_modes
 from families import made_family
 
 from mmprune import folder
-from mmprune.points import PointsError, read_points
+from mmprune.results.points import PointsError, read_points
 from targets.importing import import_results
 
-TARGETS = Path(__file__).parents[1] / "targets"
+TARGETS = Path(__file__).parents[1] / "targets" / "on_device"
 FIXTURES = Path(__file__).parent / "fixtures" / "tensorrt"
 PROGRAM = TARGETS / "jetson_run.py"
 TENSORRT_PYTHON = os.environ.get("MMPRUNE_TENSORRT_PYTHON", sys.executable)  # one that has tensorrt_rtx

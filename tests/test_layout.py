@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from toys import INPUT_SHAPE, SmallNet, ToySplit, make_bench
+from toys import INPUT_SHAPE, SmallNet, ToySplit, make_baseline
 
 from mmprune.finetune import RECIPES, Job, Teacher, accuracy, finetune, make_recipe
 from mmprune.layout import to_device
@@ -128,12 +128,12 @@ def test_a_model_is_tried_once_and_its_copies_never_again():
 
 def test_trained_bits_do_not_depend_on_the_trial():
     """Dropout and batch statistics are those of a model that was never tried."""
-    bench, results = make_bench(), []
+    baseline, results = make_baseline(), []
     for tried in (False, True):
-        model = copy.deepcopy(bench.model)
+        model = copy.deepcopy(baseline.model)
         if not tried:
             model._mmprune_channels_last = True
-        job = Job({}, bench.train, bench.validation, replace(RECIPES["default"], epochs=1, distill=0.0), 0)
+        job = Job({}, baseline.train, baseline.validation, replace(RECIPES["default"], epochs=1, distill=0.0), 0)
         finetune(model, None, job, lambda *_: None)
         results.append(model.state_dict())
     assert all(torch.equal(results[0][name], value) for name, value in results[1].items())

@@ -11,9 +11,9 @@ import pytest
 from families import DEVICE, made_family
 
 from mmprune import folder
-from mmprune.points import PointsError, read_points
+from mmprune.results.points import PointsError, read_points
 from targets import answers as reading
-from targets.answers import Answers, Subject, device_from_row, read_rows
+from targets.answers import Answers, SessionInfo, device_from_row, read_rows
 from targets.device import fingerprint, this_machine
 from targets.host import HostError, output
 from targets.jobs import PROFILES, Profile, profile_named
@@ -157,7 +157,7 @@ ROW = {"kind": "result", **ENTRY, "runtime_version": "1.32.0", "latencies_s": [[
 
 
 def answers(emulated=False):
-    return Answers([ENTRY], Subject(DEVICE, emulated, "smoke", "20260801T120000-abcdef", "abc", 3), "pi")
+    return Answers([ENTRY], SessionInfo(DEVICE, emulated, "smoke", "20260801T120000-abcdef", "abc", 3), "pi")
 
 
 def test_a_result_becomes_a_measurement_with_all_its_fields():

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from exporters import mmrt_file
-from exporters.mmrt_fusion import fuse
-from exporters.mmrt_int8 import FOUR, quantized, stored_size, uint8_tensors
-from exporters.mmrt_layout import View
-from exporters.mmrt_lowering import lower
-from exporters.mmrt_reading import read_graph
-from exporters.onnxruntime_int8 import quantize_for_onnxruntime
+from exporters.int8.onnxruntime import quantize_for_onnxruntime
+from exporters.mmrt import file as mmrt_file
+from exporters.mmrt.fusion import fuse
+from exporters.mmrt.layout import View
+from exporters.mmrt.lower import lower
+from exporters.mmrt.lower_int8 import FOUR, quantized, stored_size, uint8_tensors
+from exporters.mmrt.read import read_graph
+from exporters.to_mmrt import load_runtime, pack
 from exporters.to_onnx import simplify
-from exporters.to_sparse import load_runtime, pack
 from mmprune.runtime_files import runtime_files
 
 try:

@@ -10,8 +10,8 @@ from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
 from exporters import ExportError
-from exporters.mmrt_reading import OPSETS, READERS
-from exporters.to_sparse import load_runtime, pack
+from exporters.mmrt.read import OPSETS, READERS
+from exporters.to_mmrt import load_runtime, pack
 from mmprune.runtime_files import runtime_files
 
 try:

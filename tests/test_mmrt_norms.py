@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from exporters.to_mmrt import load_runtime, pack
 from exporters.to_onnx import simplify
-from exporters.to_sparse import load_runtime, pack
 from mmprune.runtime_files import runtime_files
 
 try:

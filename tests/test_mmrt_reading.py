@@ -5,15 +5,15 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from test_to_sparse import assert_same, make_onnx, noise
+from test_to_mmrt import assert_same, make_onnx, noise
 from torch import nn
 
 from exporters import ExportError
-from exporters.mmrt_fusion import fuse
-from exporters.mmrt_reading import OPSETS, read_graph
+from exporters.export_input import ExportInput
+from exporters.mmrt.fusion import fuse
+from exporters.mmrt.read import OPSETS, read_graph
 from exporters.run import export_one
-from exporters.subject import Subject
-from exporters.to_sparse import load_runtime, pack
+from exporters.to_mmrt import load_runtime, pack
 from mmprune.layers import find_layers
 from mmprune.records import Variant
 from mmprune.runtime_files import runtime_folder
@@ -314,8 +314,8 @@ def test_weights_that_only_padding_meets_are_not_missed(tmp_path):
     images = np.zeros((2, 3, 4, 4), np.float32)
     layers = find_layers(model, (1, 3, 4, 4))
     variant = Variant("v0", "uniform", "magnitude", "unstructured", "quick", 0, {}, 0.5, 0.0, 0.0)
-    subject = Subject(variant, model, tmp_path, layers, images, np.zeros(2, np.int64))
-    sparsity = export_one(subject, "mmrt", "fp32").layer_sparsity
+    given = ExportInput(variant, model, tmp_path, layers, images, np.zeros(2, np.int64))
+    sparsity = export_one(given, "mmrt", "fp32").layer_sparsity
     assert sparsity["second.weight"] == pytest.approx(5 / 9)
     assert sparsity.get("up.weight", 0.5) == pytest.approx(0.5)
     nodes = fuse(read_graph(onnx.load(next(tmp_path.glob("**/*.onnx"))))).nodes

@@ -10,8 +10,8 @@ import random_graphs
 from onnx import numpy_helper
 
 from exporters import ExportError
-from exporters.onnxruntime_int8 import quantize_for_onnxruntime
-from exporters.to_sparse import load_runtime, pack
+from exporters.int8.onnxruntime import quantize_for_onnxruntime
+from exporters.to_mmrt import load_runtime, pack
 from mmprune.runtime_files import runtime_files
 
 try:

@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from exporters import mmrt_file
-from exporters.mmrt_graph import Graph, Node
-from exporters.mmrt_int8 import quantized
-from exporters.mmrt_reading import read_graph
-from exporters.mmrt_tables import ACTS, quantized_bytes, rounded_in_place, with_tables
-from exporters.onnxruntime_int8 import quantize_for_onnxruntime
+from exporters.int8.onnxruntime import quantize_for_onnxruntime
+from exporters.mmrt import file as mmrt_file
+from exporters.mmrt.graph import Graph, Node
+from exporters.mmrt.int8_tables import ACTS, quantized_bytes, rounded_in_place, with_tables
+from exporters.mmrt.lower_int8 import quantized
+from exporters.mmrt.read import read_graph
+from exporters.to_mmrt import load_runtime, pack
 from exporters.to_onnx import simplify
-from exporters.to_sparse import load_runtime, pack
 from mmprune.runtime_files import runtime_files
 
 NO_ACT = ("none", 0.0, 0.0)

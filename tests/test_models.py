@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mmprune.asked import numbers
-from mmprune.factories import FactoryError
-from mmprune.image_sets import DataFacts
-from mmprune.models import ModelError, Options, check_forward, load_model, open_model, preprocess_of, resolve
+from mmprune.cli.arguments import numbers
+from mmprune.data.image_sets import DataFacts
+from mmprune.models.factories import FactoryError
+from mmprune.models.loading import ModelError, Options, check_forward, load_model, open_model, preprocess_of, resolve
+from mmprune.models.weights import WeightsError, put_weights, read_weights, rename_lite, tensors_sha256
 from mmprune.records import ModelSpec
-from mmprune.weights import WeightsError, put_weights, read_weights, rename_lite, tensors_sha256
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 FACTORY = '''

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from exporters.onnxruntime_int8 import quantize_for_onnxruntime
+from exporters.int8.onnxruntime import quantize_for_onnxruntime
+from exporters.to_mmrt import load_runtime, pack
 from exporters.to_onnx import simplify
-from exporters.to_sparse import load_runtime, pack
 from mmprune.runtime_files import runtime_files
 
 try:

@@ -10,7 +10,7 @@ from torch import nn
 from toys import ToySplit
 
 from mmprune.finetune import RECIPES, Job, finetune
-from mmprune.fusing import merge_branches
+from mmprune.models.fusing import merge_branches
 from mmprune.norms import MERGED, normed
 
 TRAIN = ToySplit(48, 1)

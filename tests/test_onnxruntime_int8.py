@@ -9,17 +9,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from onnx import numpy_helper
-from test_exporters import make_subject, make_variant
+from test_exporters import make_input, make_variant
 from torch import nn
-from toys import INPUT_SHAPE, ToySplit, make_bench
+from toys import INPUT_SHAPE, ToySplit, make_baseline
 
-from exporters import ExportError, calibration, onnxruntime_int8
-from exporters.activations import logits_of, observe
-from exporters.onnxruntime_int8 import correct_biases, in_float, keep_within, layers_of, quantize_for_onnxruntime
+from exporters import ExportError
+from exporters.export_family import InputMaker, export_family
+from exporters.export_input import Int8
+from exporters.graph.observe import logits_of, observe
+from exporters.int8 import calibration
+from exporters.int8 import onnxruntime as onnxruntime_int8
+from exporters.int8.onnxruntime import correct_biases, in_float, keep_within, layers_of, quantize_for_onnxruntime
 from exporters.run import export_one
-from exporters.subject import Int8
-from exporters.subjects import SubjectMaker, export_family
-from exporters.to_sparse import load_runtime, pack
+from exporters.to_mmrt import load_runtime, pack
 from mmprune.family import Request, Resources, build_family
 from mmprune.finetune import make_recipe
 from mmprune.layers import find_layers
@@ -27,13 +29,13 @@ from mmprune.runtime_files import runtime_files
 
 
 @pytest.fixture
-def subject(tmp_path):
-    return make_subject(tmp_path, make_variant())
+def given(tmp_path):
+    return make_input(tmp_path, make_variant())
 
 
 @pytest.fixture
-def model(subject):
-    return onnx.load(subject.root / export_one(subject, "onnx", "fp32").path)
+def model(given):
+    return onnx.load(given.root / export_one(given, "onnx", "fp32").path)
 
 
 @pytest.fixture
@@ -50,8 +52,8 @@ def constants(model):
     return {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
 
 
-def test_every_clipping_quantizes_what_it_is_given(subject, model):
-    images = np.concatenate([subject.calibration, 40 * np.ones_like(subject.calibration[:1])])  # one outlier
+def test_every_clipping_quantizes_what_it_is_given(given, model):
+    images = np.concatenate([given.calibration, 40 * np.ones_like(given.calibration[:1])])  # one outlier
     scales = {how: constants(quantize_for_onnxruntime(model, images, how))["input_scale"] for how in
               ("minmax", "percentile", "entropy")}
     low, high = images.min(), images.max()
@@ -126,14 +128,14 @@ def bias_of(model, name):
     return steps * scale
 
 
-def test_a_corrected_bias_makes_up_for_the_mean_error_of_the_weights(subject, model):
-    quantized = quantize_for_onnxruntime(model, subject.calibration)
+def test_a_corrected_bias_makes_up_for_the_mean_error_of_the_weights(given, model):
+    quantized = quantize_for_onnxruntime(model, given.calibration)
     before = constants(quantized)
-    assert correct_biases(quantized, model, subject.calibration) == 3
+    assert correct_biases(quantized, model, given.calibration) == 3
     after, floats = constants(quantized), constants(model)
     nodes = {node.name: node for node in model.graph.node}
     features = nodes["/fc/Gemm"].input[0]
-    mean = np.mean([arrays[features][0] for arrays in observe(model, [features], subject.calibration)], axis=0)
+    mean = np.mean([arrays[features][0] for arrays in observe(model, [features], given.calibration)], axis=0)
     rounded = before["fc.weight"] * before["fc.weight_scale"][:, None]
     expected = (floats["fc.weight"] - rounded) @ mean / before["fc.bias_quantized_scale"]
     assert np.abs(expected).max() > 1
@@ -142,12 +144,12 @@ def test_a_corrected_bias_makes_up_for_the_mean_error_of_the_weights(subject, mo
     assert {"fc.weight", "conv1.weight", "conv2.weight"} <= same, "biases alone are changed"
 
 
-def test_corrected_biases_bring_the_mean_logits_nearer(subject, model):
-    goal = logits_of(model, subject.images)
-    quantized = quantize_for_onnxruntime(model, subject.calibration)
-    before = np.abs((logits_of(quantized, subject.images) - goal).mean(0))
-    correct_biases(quantized, model, subject.calibration)
-    after = np.abs((logits_of(quantized, subject.images) - goal).mean(0))
+def test_corrected_biases_bring_the_mean_logits_nearer(given, model):
+    goal = logits_of(model, given.images)
+    quantized = quantize_for_onnxruntime(model, given.calibration)
+    before = np.abs((logits_of(quantized, given.images) - goal).mean(0))
+    correct_biases(quantized, model, given.calibration)
+    after = np.abs((logits_of(quantized, given.images) - goal).mean(0))
     assert after.max() < 0.5 * before.max()
 
 
@@ -173,8 +175,8 @@ def test_grouped_convolutions_and_transposed_weights_are_corrected_too(tmp_path)
     assert np.abs((logits_of(quantized, images) - goal).mean(0)).max() < 0.5 * before
 
 
-def test_a_layer_in_float_has_its_own_weights_again(subject, model):
-    quantized = quantize_for_onnxruntime(model, subject.calibration)
+def test_a_layer_in_float_has_its_own_weights_again(given, model):
+    quantized = quantize_for_onnxruntime(model, given.calibration)
     made = in_float(quantized, model, ["/conv2/Conv"])
     onnx.checker.check_model(made, full_check=True)
     before, after = constants(model), constants(made)
@@ -228,10 +230,10 @@ class Telling(nn.Module):
 
 
 @pytest.fixture
-def telling(subject):
-    """Telling as a subject, with validation images."""
+def telling(given):
+    """Telling as a given, with validation images."""
     model, images = Telling().eval(), ToySplit(90, 5)
-    return replace(subject, model=model, layers=find_layers(model, INPUT_SHAPE),
+    return replace(given, model=model, layers=find_layers(model, INPUT_SHAPE),
                    validation=(images.images.numpy(), images.labels.numpy()))
 
 
@@ -248,26 +250,26 @@ def test_the_layers_that_lose_most_stay_in_float(telling):
     assert note.endswith(": /conv2/Conv")
 
 
-def test_what_loses_little_stays_as_it_is_and_what_cannot_be_had_is_said(subject, model):
-    images, labels = subject.images, logits_of(model, subject.images).argmax(1)
-    quantized = quantize_for_onnxruntime(model, subject.calibration)
+def test_what_loses_little_stays_as_it_is_and_what_cannot_be_had_is_said(given, model):
+    images, labels = given.images, logits_of(model, given.images).argmax(1)
+    quantized = quantize_for_onnxruntime(model, given.calibration)
     assert keep_within(quantized, model, (images, labels), 100.0, "v1") == (quantized, ())
-    spoilt = quantize_for_onnxruntime(model, np.float32(1e4) * subject.calibration)  # steps too large for any weights
+    spoilt = quantize_for_onnxruntime(model, np.float32(1e4) * given.calibration)  # steps too large for any weights
     with pytest.raises(ExportError, match=r"v1 loses .* points of accuracy on 20 validation images, and .* with all "
                                           r"weights in float32: more than --max-drop 1; allow more"):
         keep_within(spoilt, model, (images, labels), 1.0, "v1")
 
 
-def test_max_drop_needs_validation_images(subject):
+def test_max_drop_needs_validation_images(given):
     with pytest.raises(ExportError, match="v1/onnx-int8: --max-drop needs validation images"):
-        export_one(replace(subject, int8=Int8(max_drop=1.0)), "onnx", "int8")
+        export_one(replace(given, int8=Int8(max_drop=1.0)), "onnx", "int8")
 
 
 @pytest.mark.usefixtures("runtime")
 def test_zeros_are_kept_and_mmrt_answers_the_same_where_layers_stay_in_float(telling):
-    subject = replace(telling, int8=Int8(max_drop=2.0))
-    zeros = export_one(subject, "onnx", "fp32").layer_sparsity
-    made = [export_one(subject, format, "int8") for format in ("onnx", "mmrt")]
+    given = replace(telling, int8=Int8(max_drop=2.0))
+    zeros = export_one(given, "onnx", "fp32").layer_sparsity
+    made = [export_one(given, format, "int8") for format in ("onnx", "mmrt")]
     for artifact in made:
         assert "1 of 3 layers stay in float32" in " ".join(artifact.notes)
         assert all(artifact.layer_sparsity[name] >= share for name, share in zeros.items())
@@ -276,8 +278,9 @@ def test_zeros_are_kept_and_mmrt_answers_the_same_where_layers_stay_in_float(tel
 
 def test_other_settings_make_the_file_anew(tmp_path):
     request = Request(make_recipe("default", 0, None, None), strategies=("min",))
-    variants = build_family(make_bench, request, tmp_path, Resources(threads=1))[:1]
-    made = [export_family(SubjectMaker(tmp_path, make_bench, None, how), variants, [("onnx", "int8"), ("onnx", "fp32")])
+    variants = build_family(make_baseline, request, tmp_path, Resources(threads=1))[:1]
+    formats = [("onnx", "int8"), ("onnx", "fp32")]
+    made = [export_family(InputMaker(tmp_path, make_baseline, None, how), variants, formats)
             for how in (Int8(), Int8(clipping="percentile"), Int8(bias_correction=False), Int8(max_drop=50))]
     notes = [next(note for note in row[0].notes if note.startswith("calibrated")) for row in made]
     assert [note.partition("), ranges by ")[2] for note in notes] == [
@@ -292,5 +295,5 @@ def test_settings_that_cannot_be(wrong):
         Int8(**wrong)
 
 
-def test_formats_without_settings_say_none(subject):
-    assert calibration.note_for("openvino", subject.calibration, Int8()) == calibration.describe(subject.calibration)
+def test_formats_without_settings_say_none(given):
+    assert calibration.note_for("openvino", given.calibration, Int8()) == calibration.describe(given.calibration)

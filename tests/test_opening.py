@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from mmprune.data import DataFacts
-from mmprune.factories import FactoryError
-from mmprune.models import ModelError, Options, load_model, open_model
+from mmprune.data.splits import DataFacts
+from mmprune.models.factories import FactoryError
+from mmprune.models.loading import ModelError, Options, load_model, open_model
+from mmprune.models.weights import WeightsError
 from mmprune.scores import ScoreError, mean_absolute_gradients
-from mmprune.weights import WeightsError
 
 FACTS = DataFacts(("a", "b", "c"), 3, (16, 16))
 MODELS = """

@@ -14,13 +14,13 @@ from torch import nn
 from toys import INPUT_SHAPE, ToySplit
 
 from exporters import to_onnx
-from exporters.subject import Subject
+from exporters.export_input import ExportInput
 from mmprune import folder
-from mmprune.family import Bench, Request, Resources, build_family, layers_of, load_variant
+from mmprune.family import Baseline, Request, Resources, build_family, layers_of, load_variant
 from mmprune.finetune import accuracy, make_recipe
 from mmprune.layers import find_layers
-from mmprune.models import ModelError, Options, load_model, open_model
-from mmprune.outputs import answer_with_logits, answers, check_training, words
+from mmprune.models.loading import ModelError, Options, load_model, open_model
+from mmprune.models.outputs import answer_with_logits, answers, check_training, words
 from mmprune.scores import mean_absolute_gradients
 
 Auxiliary = namedtuple("Auxiliary", "logits aux")
@@ -81,7 +81,7 @@ class BothNet(AuxiliaryNet):
 
 def bench_of(model):
     torch.manual_seed(0)
-    return Bench(model.eval(), ToySplit(96, 1), ToySplit(30, 2), ToySplit(60, 3), INPUT_SHAPE)
+    return Baseline(model.eval(), ToySplit(96, 1), ToySplit(30, 2), ToySplit(60, 3), INPUT_SHAPE)
 
 
 @pytest.mark.parametrize("make", [
@@ -89,20 +89,20 @@ def bench_of(model):
     lambda: AuxiliaryNet(lambda main, aux: {"aux": aux, "logits": main}),
     lambda: AuxiliaryNet(lambda main, aux: Record(aux.sum(), main))])
 def test_such_a_model_is_made_a_family_of_and_exported(make, tmp_path):
-    bench = bench_of(make())
+    baseline = bench_of(make())
     recipe = make_recipe("default", epochs=1, qat=True)
     request = Request(recipe, scores=("product",), strategies=("max",))
-    variant = build_family(lambda: bench, request, tmp_path, Resources())[1]
+    variant = build_family(lambda: baseline, request, tmp_path, Resources())[1]
     assert set(variant.layer_sparsity) == {"conv.weight", "conv2.weight", "fc.weight"} and variant.sparsity > 0.05
     names = [name for name, _ in AuxiliaryNet().named_parameters()]
-    assert [name for name, _ in bench.model.named_parameters()] == names
-    model = load_variant(tmp_path, variant, bench.model)
+    assert [name for name, _ in baseline.model.named_parameters()] == names
+    model = load_variant(tmp_path, variant, baseline.model)
     split = ToySplit(4, 5)
     layers = layers_of(folder.read_manifest(tmp_path))
-    subject = Subject(variant, model, tmp_path, layers, split.images.numpy(), split.labels.numpy())
-    artifact = to_onnx.export(subject, "fp32")
+    given = ExportInput(variant, model, tmp_path, layers, split.images.numpy(), split.labels.numpy())
+    artifact = to_onnx.export(given, "fp32")
     graph = onnx.load(tmp_path / artifact.path).graph
-    assert [o.name for o in graph.output] == ["logits"] and subject.logits.shape == (4, 3)
+    assert [o.name for o in graph.output] == ["logits"] and given.logits.shape == (4, 3)
     assert folder.read_manifest(tmp_path)["failures"] == {}
 
 

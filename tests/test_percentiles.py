@@ -7,10 +7,10 @@ import pytest
 from families import made_artifact, made_measurement, made_variant
 
 from mmprune import folder
-from mmprune.compare import compare, stability_notes
-from mmprune.disturbed import disturbed_rounds
-from mmprune.percentiles import latency_s, samples_needed, slower_allowed
 from mmprune.records import Gate
+from mmprune.results.disturbed import disturbed_rounds
+from mmprune.results.percentiles import latency_s, samples_needed, slower_allowed
+from mmprune.results.speedup import compare, stability_notes
 
 TABLE_90 = {64: 1, 100: 3, 200: 10, 500: 34, 662: 48, 1024: 80, 5000: 450, 24576: 2348}
 TABLE_99 = {662: 1, 1024: 3, 5000: 33, 24576: 209}

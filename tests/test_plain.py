@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from mmprune.layers import find_layers
-from mmprune.left_out import left_out
-from mmprune.models import Options, load_model, open_model
-from mmprune.plain import make_convolutions_plain, make_plain, plain_state
+from mmprune.models.left_out import left_out
+from mmprune.models.loading import Options, load_model, open_model
+from mmprune.models.plain import make_convolutions_plain, make_plain, plain_state
+from mmprune.models.weights import WeightsError, put_weights, tensors_sha256
 from mmprune.records import ModelSpec
-from mmprune.weights import WeightsError, put_weights, tensors_sha256
 
 SHAPE = (1, 3, 16, 16)
 FACTORY = '''
@@ -81,7 +81,7 @@ def factory(tmp_path: Path) -> str:
 
 
 def made(factory: str, name: str) -> nn.Module:
-    from mmprune.factories import call_factory
+    from mmprune.models.factories import call_factory
 
     model = call_factory(f"{factory}:{name}", {})
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_wrapped_layers_become_plain_and_answer_as_before(factory, tmp_path, nam
     model = made(factory, name)
     torch.save(model.state_dict(), tmp_path / "w.pt")
     if not weights:
-        from mmprune.factories import call_factory
+        from mmprune.models.factories import call_factory
 
         model = call_factory(f"{factory}:{name}", {}).eval()
     opened = open_model(f"{factory}:{name}", str(tmp_path / "w.pt") if weights else None, COLOUR, Options())

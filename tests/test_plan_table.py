@@ -2,10 +2,10 @@
 
 from toys import WideNet
 
-from mmprune.data import LoaderSplit
-from mmprune.family import Bench, Request, plan_family
+from mmprune.cli.plan_table import plan_table
+from mmprune.data.splits import LoaderSplit
+from mmprune.family import Baseline, Request, plan_family
 from mmprune.finetune import make_recipe
-from mmprune.plan_table import plan_table
 
 NONE = LoaderSplit(())
 # 288 weights of one input, 18,432 of 32, 18,432 of 64, 256 of 32: 37,408
@@ -13,9 +13,9 @@ OVERRIDES = {"kinds": {"*": [0.25, 0.75]}}
 
 
 def lines(pattern: str) -> list[list[str]]:
-    bench = Bench(WideNet(), NONE, NONE, NONE, (1, 1, 8, 9))
+    baseline = Baseline(WideNet(), NONE, NONE, NONE, (1, 1, 8, 9))
     request = Request(make_recipe("default"), strategies=("min", "mid", "max"), pattern=pattern, overrides=OVERRIDES)
-    return [line.split() for line in plan_table(plan_family(bench, request)).splitlines()]
+    return [line.split() for line in plan_table(plan_family(baseline, request)).splitlines()]
 
 
 def test_totals_are_of_every_pattern_the_rows_of_the_asked_one():

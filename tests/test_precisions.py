@@ -12,21 +12,24 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 from PIL import Image
-from test_exporters import make_subject, make_variant
+from test_exporters import make_input, make_variant
 from test_families_export import FAMILIES, make_model
 from torch import nn
-from toys import ToySplit, make_bench
+from toys import ToySplit, make_baseline
 
-from exporters import ExportError, calibration, onnxruntime_int8, openvino_int8, sizes, to_onnx, to_tensorrt, verify
-from exporters.check_tensorrt import check
-from exporters.onnxruntime_int8 import quantize_for_onnxruntime
-from exporters.quantize import check_zero_points, quantize_for_tensorrt, to_fp16
+from exporters import ExportError, sizes, to_onnx, to_tensorrt, verify
+from exporters.export_family import InputMaker, export_family
+from exporters.export_input import ExportInput
+from exporters.int8 import calibration
+from exporters.int8 import onnxruntime as onnxruntime_int8
+from exporters.int8 import openvino as openvino_int8
+from exporters.int8.onnxruntime import quantize_for_onnxruntime
+from exporters.int8.tensorrt import check_zero_points, quantize_for_tensorrt, to_fp16
+from exporters.jetson.rules import check
+from exporters.jetson.sparse24 import sparse24
 from exporters.run import export_one
-from exporters.sparse24 import sparse24
-from exporters.subject import Subject
-from exporters.subjects import SubjectMaker, export_family
 from exporters.verify import VerifyError
-from mmprune.data import DataError
+from mmprune.data.splits import DataError
 from mmprune.family import Request, Resources, build_family
 from mmprune.finetune import make_recipe
 from mmprune.layers import find_layers
@@ -39,19 +42,19 @@ without_nncf = pytest.mark.skipif(find_spec("nncf") is None, reason="nncf is mis
 
 
 @pytest.fixture
-def subject(tmp_path):
-    return make_subject(tmp_path, make_variant())
+def given(tmp_path):
+    return make_input(tmp_path, make_variant())
 
 
-def load(subject, artifact):
-    model = onnx.load(subject.root / artifact.path)
+def load(given, artifact):
+    model = onnx.load(given.root / artifact.path)
     return model, {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
 
 
 @pytest.mark.parametrize("format", ["onnx", "tensorrt"])
-def test_int8_weights_are_the_nearest_steps_of_one_scale_a_channel(format, subject):
-    _, floats = load(subject, export_one(subject, "onnx", "fp32"))
-    _, constants = load(subject, export_one(subject, format, "int8"))
+def test_int8_weights_are_the_nearest_steps_of_one_scale_a_channel(format, given):
+    _, floats = load(given, export_one(given, "onnx", "fp32"))
+    _, constants = load(given, export_one(given, format, "int8"))
     for name in LAYERS:
         integers, scale = constants[name], constants[f"{name}_scale"]
         assert integers.dtype == np.int8 and scale.shape == (len(integers),)
@@ -61,14 +64,14 @@ def test_int8_weights_are_the_nearest_steps_of_one_scale_a_channel(format, subje
         assert np.count_nonzero(integers) <= np.count_nonzero(floats[name]) == floats[name].size // 2
 
 
-def test_onnxruntimes_weights_leave_room_in_16_bits(subject):
+def test_onnxruntimes_weights_leave_room_in_16_bits(given):
     """Two products of uint8 and 7 bits: 2 * 255 * 64 = 32640 < 32768; with 8 bits they would overflow."""
-    _, constants = load(subject, export_one(subject, "onnx", "int8"))
+    _, constants = load(given, export_one(given, "onnx", "int8"))
     assert max(np.abs(constants[name]).max() for name in LAYERS) == 64
 
 
-def test_tensorrts_int8_is_what_its_parser_takes(subject):
-    model, constants = load(subject, export_one(subject, "tensorrt", "int8"))
+def test_tensorrts_int8_is_what_its_parser_takes(given):
+    model, constants = load(given, export_one(given, "tensorrt", "int8"))
     assert {a.dtype.name for a in constants.values()} <= {"int8", "float32", "int64"}
     assert constants["fc.bias"].dtype == np.float32, "an INT32 bias is refused"
     writers = {out: node for node in model.graph.node for out in node.output}
@@ -83,21 +86,21 @@ def test_tensorrts_int8_is_what_its_parser_takes(subject):
     assert model.opset_import[0].version == 17
 
 
-def test_tensorrts_ranges_are_the_largest_values_of_calibration(subject):
-    _, constants = load(subject, export_one(subject, "tensorrt", "int8"))
-    assert constants["input_scale"] == np.float32(np.abs(subject.calibration).max() / np.float32(127))
+def test_tensorrts_ranges_are_the_largest_values_of_calibration(given):
+    _, constants = load(given, export_one(given, "tensorrt", "int8"))
+    assert constants["input_scale"] == np.float32(np.abs(given.calibration).max() / np.float32(127))
 
 
-def test_fp16_has_fp16_weights_and_float32_ends(subject):
-    model, constants = load(subject, export_one(subject, "tensorrt", "fp16"))
+def test_fp16_has_fp16_weights_and_float32_ends(given):
+    model, constants = load(given, export_one(given, "tensorrt", "fp16"))
     assert {constants[name].dtype for name in LAYERS} == {np.dtype(np.float16)}
     ends = (model.graph.input[0], model.graph.output[0])
     assert [end.type.tensor_type.elem_type for end in ends] == 2 * [TensorProto.FLOAT]
     assert model.opset_import[0].version == 17
 
 
-def test_fp16_never_makes_a_zero_of_a_small_weight_nor_an_infinity_of_a_large_one(subject):
-    model, _ = load(subject, export_one(subject, "onnx", "fp32"))
+def test_fp16_never_makes_a_zero_of_a_small_weight_nor_an_infinity_of_a_large_one(given):
+    model, _ = load(given, export_one(given, "onnx", "fp32"))
     initializer = next(i for i in model.graph.initializer if i.name == "fc.weight")
     weight = numpy_helper.to_array(initializer).copy()
     weight[0, :2] = 1e-9, 0
@@ -111,15 +114,15 @@ def test_fp16_never_makes_a_zero_of_a_small_weight_nor_an_infinity_of_a_large_on
 
 
 @pytest.mark.parametrize("make", [to_fp16, quantize_for_onnxruntime, quantize_for_tensorrt])
-def test_the_model_that_a_typed_one_is_made_from_stays_as_it_is(make, subject):
-    model, _ = load(subject, export_one(subject, "onnx", "fp32"))
+def test_the_model_that_a_typed_one_is_made_from_stays_as_it_is(make, given):
+    model, _ = load(given, export_one(given, "onnx", "fp32"))
     before = model.SerializeToString()
-    make(model) if make is to_fp16 else make(model, subject.calibration)
+    make(model) if make is to_fp16 else make(model, given.calibration)
     assert model.SerializeToString() == before
 
 
 @pytest.mark.parametrize(("format", "precision"), TYPED)
-def test_zeros_that_were_filled_in_are_caught(format, precision, subject, monkeypatch):
+def test_zeros_that_were_filled_in_are_caught(format, precision, given, monkeypatch):
     """One weight of 36 zeros becomes the smallest step of its type."""
     def fill(model, *_):
         typed = real(model, *_)
@@ -134,11 +137,11 @@ def test_zeros_that_were_filled_in_are_caught(format, precision, subject, monkey
     real = getattr(module, name)
     monkeypatch.setattr(module, name, fill)
     with pytest.raises(ExportError, match=f"v1/{format}-{precision}: layer conv1.weight has 0 zeros .* and 36 in the"):
-        export_one(subject, format, precision)
+        export_one(given, format, precision)
 
 
-def test_a_zero_point_other_than_0_is_caught(subject):
-    model, _ = load(subject, export_one(subject, "tensorrt", "int8"))
+def test_a_zero_point_other_than_0_is_caught(given):
+    model, _ = load(given, export_one(given, "tensorrt", "int8"))
     check_zero_points(model, LAYERS, "v1")
     for initializer in model.graph.initializer:
         if initializer.name == "fc.weight_zero_point":
@@ -177,7 +180,7 @@ def sparse_subject(tmp_path):
     scores = {name: weight.detach().abs() for name, weight in weights.items()}
     apply_masks(weights, make_masks(scores, dict.fromkeys(scores, 0.6), "2:4", kinds))
     variant = Variant("v1", "uniform", "magnitude", "2:4", "quick", 0, {}, 0.5, 0.0, 0.0)
-    return Subject(variant, model, tmp_path, layers, split.images.numpy(), split.labels.numpy(),
+    return ExportInput(variant, model, tmp_path, layers, split.images.numpy(), split.labels.numpy(),
                    ToySplit(30, 1).images.numpy())
 
 
@@ -205,11 +208,11 @@ def test_one_weight_too_many_in_a_group_of_four_is_seen(sparse_subject):
 # ------------------------------------------------------------------------------------------------- a model that breaks
 
 @pytest.mark.parametrize("format", ["onnx", "tensorrt"])
-def test_a_model_that_int8_breaks_is_refused_with_the_numbers(format, subject):
+def test_a_model_that_int8_breaks_is_refused_with_the_numbers(format, given):
     """Calibrated on images a thousand times too dark, every activation is clipped."""
     with torch.no_grad():
-        subject.model.fc.bias.zero_()
-    dark = replace(subject, calibration=subject.calibration / 1000)
+        given.model.fc.bias.zero_()
+    dark = replace(given, calibration=given.calibration / 1000)
     with pytest.raises(VerifyError, match=rf"v1/{format}-int8 is not .* top-1 agreement 0.* accuracy 0.* against 0"):
         export_one(dark, format, "int8")
 
@@ -225,8 +228,8 @@ def verify_int8(tmp_path, torchs, files):
             return torch.from_numpy(torchs)[x[:, 0, 0, 0].long()]
 
     images = np.arange(100, dtype=np.float32).reshape(100, 1, 1, 1)
-    subject = Subject(make_variant(), Fixed().eval(), tmp_path, (), images, np.zeros(100, np.int64))
-    return verify.verify(subject, lambda image: files[image[:, 0, 0, 0].astype(int)], "int8", "v1")
+    given = ExportInput(make_variant(), Fixed().eval(), tmp_path, (), images, np.zeros(100, np.int64))
+    return verify.verify(given, lambda image: files[image[:, 0, 0, 0].astype(int)], "int8", "v1")
 
 
 def test_int8_may_flip_unsure_answers_and_not_lose_accuracy(tmp_path):
@@ -242,8 +245,8 @@ def test_int8_may_flip_unsure_answers_and_not_lose_accuracy(tmp_path):
 
 
 def test_a_drop_in_accuracy_is_in_the_notes(tmp_path, monkeypatch):
-    subject = make_subject(tmp_path, make_variant())
-    subject = replace(subject, labels=subject.logits.argmax(1))
+    given = make_input(tmp_path, make_variant())
+    given = replace(given, labels=given.logits.argmax(1))
     exact = to_onnx.open_file
     flip = {"left": 1}
 
@@ -255,37 +258,37 @@ def test_a_drop_in_accuracy_is_in_the_notes(tmp_path, monkeypatch):
             return -run(image) if flip["left"] == 0 else run(image)
         return answer
 
-    export_one(subject, "onnx", "fp32")
+    export_one(given, "onnx", "fp32")
     monkeypatch.setattr(to_onnx, "open_file", open_flipped)
-    assert "accuracy 5.00 percentage points below torch's" in export_one(subject, "onnx", "int8").notes
+    assert "accuracy 5.00 percentage points below torch's" in export_one(given, "onnx", "int8").notes
 
 
 # --------------------------------------------------------------------------------------------------------- calibration
 
 @pytest.mark.parametrize(("format", "precision"), [("onnx", "int8"), ("tensorrt", "int8"), ("openvino", "int8")])
-def test_without_calibration_images_there_is_no_int8(format, precision, subject):
-    bare = replace(subject, calibration=np.empty((0, 0, 0, 0), np.float32))
+def test_without_calibration_images_there_is_no_int8(format, precision, given):
+    bare = replace(given, calibration=np.empty((0, 0, 0, 0), np.float32))
     with pytest.raises(ExportError, match=f"v1/{format}-int8: int8 needs calibration images"):
         export_one(bare, format, precision)
 
 
 def test_calibration_images_are_training_images_and_always_the_same():
-    bench = make_bench()
-    images = calibration.draw_images(bench, 40)
-    train = {image.tobytes() for image in bench.train.images.numpy()}
-    test = {image.tobytes() for image in bench.test.images.numpy()}
+    baseline = make_baseline()
+    images = calibration.draw_images(baseline, 40)
+    train = {image.tobytes() for image in baseline.train.images.numpy()}
+    test = {image.tobytes() for image in baseline.test.images.numpy()}
     drawn = {image.tobytes() for image in images}
     assert len(drawn) == 40 and drawn < train and not drawn & test
-    assert np.array_equal(calibration.draw_images(make_bench(), 40), images)
-    assert len(calibration.draw_images(bench, 1000)) == len(bench.train)
+    assert np.array_equal(calibration.draw_images(make_baseline(), 40), images)
+    assert len(calibration.draw_images(baseline, 1000)) == len(baseline.train)
 
 
 def test_training_data_that_may_be_augmented_is_not_drawn():
-    bench = make_bench()
+    baseline = make_baseline()
     once = ToySplit(96, 1)
     once.repeatable = False
-    images = calibration.draw_images(replace(bench, train=once), 10)
-    assert {i.tobytes() for i in images} < {i.tobytes() for i in bench.validation.images.numpy()}
+    images = calibration.draw_images(replace(baseline, train=once), 10)
+    assert {i.tobytes() for i in images} < {i.tobytes() for i in baseline.validation.images.numpy()}
 
 
 def test_calibration_images_are_read_from_a_folder_without_labels(tmp_path):
@@ -302,26 +305,26 @@ def test_calibration_images_are_read_from_a_folder_without_labels(tmp_path):
         calibration.read_images(tmp_path / "nothing", preprocess)
 
 
-def test_the_record_says_on_what_the_file_was_calibrated(subject):
-    first = export_one(subject, "tensorrt", "int8").notes[-1]
+def test_the_record_says_on_what_the_file_was_calibrated(given):
+    first = export_one(given, "tensorrt", "int8").notes[-1]
     assert first.startswith("calibrated on 30 images (sha256 ")
-    assert calibration.describe(subject.calibration[:-1]) != first
+    assert calibration.describe(given.calibration[:-1]) != first
 
 
 def test_other_calibration_images_make_int8_anew_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setitem(verify.TOLERANCES, "int8", verify.Tolerance(1, 0.5))  # a net that was trained on nothing
     request = Request(make_recipe("default", 0, None, None), strategies=("min",))
-    variants = build_family(make_bench, request, tmp_path, Resources(threads=1))
+    variants = build_family(make_baseline, request, tmp_path, Resources(threads=1))
     kinds = [("onnx", "fp32"), ("onnx", "int8")]
 
     def times(read=None):
-        made = export_family(SubjectMaker(tmp_path, make_bench, read), variants, kinds)
+        made = export_family(InputMaker(tmp_path, make_baseline, read), variants, kinds)
         assert [a.precision for a in made] == ["fp32", "int8"] * len(variants)
         return made, [(tmp_path / a.path).stat().st_mtime_ns for a in made]
 
     first, then = times()
     assert times()[1] == then
-    others, now = times(lambda: calibration.draw_images(make_bench(), 7))
+    others, now = times(lambda: calibration.draw_images(make_baseline(), 7))
     assert [a == b for a, b in zip(then, now, strict=True)] == [True, False] * len(variants)
     assert "calibrated on 7 images" in " ".join(others[1].notes) and first[1].notes != others[1].notes
 
@@ -329,11 +332,11 @@ def test_other_calibration_images_make_int8_anew_and_nothing_else(tmp_path, monk
 # ---------------------------------------------------------------------------------------------------------------- NNCF
 
 @without_nncf
-def test_openvinos_int8_has_int8_weights_under_the_layers_names(subject):
+def test_openvinos_int8_has_int8_weights_under_the_layers_names(given):
     import openvino
 
-    artifact = export_one(subject, "openvino", "int8")
-    model = openvino.Core().read_model(str(subject.root / artifact.path))
+    artifact = export_one(given, "openvino", "int8")
+    model = openvino.Core().read_model(str(given.root / artifact.path))
     types = {op.get_friendly_name(): op.get_element_type() for op in model.get_ops()
              if op.get_type_name() == "Constant" and op.get_friendly_name() in LAYERS}
     assert types == dict.fromkeys(LAYERS, openvino.Type.i8)
@@ -362,9 +365,9 @@ print(sum(op.get_type_name() == "FakeQuantize" for op in quantized.get_ops()) > 
 @without_nncf
 @pytest.mark.parametrize(("first", "out", "error"), [
     ("", "True\n", ""), ("import nncf", "", "nncf was imported before with its telemetry on")])
-def test_nncf_sends_nothing_and_leaves_nothing_at_home(first, out, error, subject, tmp_path):
+def test_nncf_sends_nothing_and_leaves_nothing_at_home(first, out, error, given, tmp_path):
     """In a process of its own: NNCF turns its telemetry off by itself where it sees pytest."""
-    path = subject.root / export_one(subject, "onnx", "fp32").path
+    path = given.root / export_one(given, "onnx", "fp32").path
     home = tmp_path / "home"
     home.mkdir()
     root = Path(openvino_int8.__file__).parents[1]
@@ -387,10 +390,10 @@ def test_families_in_int8_and_fp16(name, tmp_path, monkeypatch):
     size, arguments = FAMILIES[name]
     model = make_model(name, **arguments)
     images = np.random.default_rng(1).standard_normal((24, 3, size, size), np.float32)
-    subject = Subject(Variant("v0", "uniform", "magnitude", "unstructured", "quick", 0, {}, 0.7, 0.0, 0.0), model,
+    given = ExportInput(Variant("v0", "uniform", "magnitude", "unstructured", "quick", 0, {}, 0.7, 0.0, 0.0), model,
                       tmp_path, find_layers(model, (1, 3, size, size)), images[:8], np.zeros(8, np.int64), images[8:])
     for format, precision in TYPED:
-        artifact = export_one(subject, format, precision)
+        artifact = export_one(given, format, precision)
         assert min(artifact.layer_sparsity.values()) >= 0.69
         if format == "tensorrt":
             assert [f for f in check(tmp_path / artifact.path) if f.level == "error"] == []

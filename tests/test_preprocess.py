@@ -16,15 +16,15 @@ from PIL import Image, ImageOps
 from timm.data import create_transform, resolve_data_config
 from toys import planted
 
-from exporters.calibration import read_images
-from mmprune import pixels
-from mmprune.data import Split, load_data
-from mmprune.deploy import CLASSIFIER, PREPROCESS
-from mmprune.image_sets import Part, read_folder
-from mmprune.models import Options
-from mmprune.preprocess import CROP_MODES, RESAMPLING, fit, fit_array, network_input, normalize, resized_size
+from exporters.int8.calibration import read_images
+from mmprune.data import pixels
+from mmprune.data.image_sets import Part, read_folder
+from mmprune.data.preprocess import CROP_MODES, RESAMPLING, fit, fit_array, network_input, normalize, resized_size
+from mmprune.data.splits import Split, load_data
+from mmprune.models.loading import Options
+from mmprune.models.source import Named, open_source
 from mmprune.records import Preprocess
-from mmprune.source import Named, open_source
+from targets.deploy import CLASSIFIER, PREPROCESS
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENETTE = Path(__file__).parents[2] / "shared/data/imagenette-small/val"
@@ -218,19 +218,20 @@ def hits(model: torch.nn.Module, split: Split) -> float:
 def test_the_reported_accuracy_is_the_deployed_one(tmp_path, kind, crop_all):
     model, _, arrays, labels = planted(tmp_path)
     opened = open_source(Named(model, None, tmp_path / kind, Options(crop_all=crop_all)))
-    bench = opened.make_bench()
-    p = opened.make_bench.preprocess
-    reported = hits(bench.model, bench.test)
+    baseline = opened.make_baseline()
+    p = opened.make_baseline.preprocess
+    reported = hits(baseline.model, baseline.test)
     kept = kind == "ring.npz" if crop_all is None else not crop_all
     assert p.crop_all is not kept and (reported == 1.0 if kept else reported < 0.8)
     [note] = [n for n in opened.notes if "model's size, 8x8, already" in n]
     assert ("taken as they are, as is" if kept else "--no-crop-all they") in note
     files = [tmp_path / "ring/test" / str(label) / f"{40 + i}.png" for i, label in enumerate(labels)]
     inputs = torch.from_numpy(np.concatenate(deployed(tmp_path / "d", p, files)))
-    assert float((bench.model(inputs).argmax(1).numpy() == labels).mean()) == reported
+    assert float((baseline.model(inputs).argmax(1).numpy() == labels).mean()) == reported
     for source in (tmp_path / "ring.npz", tmp_path / "ring/train"):
         seen = {x.tobytes() for x in read_images(source, p)}
-        trained = [x for split in (bench.train, bench.validation) for images, _ in split.batches(9) for x in images]
+        splits = (baseline.train, baseline.validation)
+        trained = [x for split in splits for images, _ in split.batches(9) for x in images]
         assert seen == {x.numpy().tobytes() for x in trained}
     assert network_input(arrays[0], p).tobytes() == inputs[0].numpy().tobytes()  # an array, as a camera gives
 
@@ -256,7 +257,7 @@ def test_a_picture_of_extreme_shape_is_not_resized_whole():
     small = Preprocess((16, 16), (0.5,), (0.5,), "bicubic")
     whole = fit(Image.fromarray(many), small)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmprune.preprocess.LARGEST", 100)
+        patch.setattr("mmprune.data.preprocess.LARGEST", 100)
         assert np.abs(fit(Image.fromarray(many), small).astype(int) - whole).max() <= 1
 
 

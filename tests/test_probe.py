@@ -16,13 +16,13 @@ import pytest
 from families import DEVICE
 
 from mmprune import folder
-from mmprune.compare import compare
-from mmprune.disturbed import disturbed_rounds
 from mmprune.records import Measurement
-from targets import probe
-from targets.answers import Subject, measurement_from_probe
+from mmprune.results.disturbed import disturbed_rounds
+from mmprune.results.speedup import compare
+from targets.answers import SessionInfo, measurement_from_probe
+from targets.on_device import probe
 
-PROBE = Path(__file__).parents[1] / "targets" / "probe.py"
+PROBE = Path(__file__).parents[1] / "targets" / "on_device" / "probe.py"
 TINY = {"samples": 8, "seconds": 10, "rounds": 2, "restarts": 1}
 RUNTIME_PACKAGES = {"numpy", "onnxruntime", "openvino", "mmrt"}
 # A runtime that dies, hangs or babbles as its model file says; appended to a copy of the probe
@@ -598,7 +598,7 @@ def test_beside_a_busy_loop_a_file_is_neither_faster_nor_slower_than_itself(tmp_
     results, errors = run(tmp_path, entries, tmp_path / "spin_probe.py",
                           {"samples": 24, "seconds": 5, "rounds": 6, "restarts": 1})
     assert errors == []
-    dense, same = (measurement_from_probe(row, Subject(DEVICE, False, "smoke", "s", "")) for row in results)
+    dense, same = (measurement_from_probe(row, SessionInfo(DEVICE, False, "smoke", "s", "")) for row in results)
     assert len(dense.preemptions) == len(dense.latencies_s) and sum(dense.preemptions) > 0
     assert compare(same, dense).verdict in ("too busy to tell", "no difference")
     if dense.waited_s:  # the kernel tells, and it sees the loop

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_finetune import job_for
-from toys import make_bench
+from toys import make_baseline
 
 from mmprune.family import Request, plan_family
 from mmprune.finetune import finetune, make_recipe
@@ -34,7 +34,7 @@ def test_inputs_become_256_steps_with_zero_among_them():
 
 
 def test_within_the_network_is_rounded_and_afterwards_as_before():
-    model, x = make_bench().model.eval(), torch.randn(4, 1, 8, 9)
+    model, x = make_baseline().model.eval(), torch.randn(4, 1, 8, 9)
     names, before = list(model.state_dict()), model(x)
     with pytest.raises(RuntimeError, match="a fault"), rounded(model):
         inside = model(x)
@@ -44,37 +44,37 @@ def test_within_the_network_is_rounded_and_afterwards_as_before():
 
 
 def test_masked_weights_stay_zero_and_names_stay_the_same():
-    bench = make_bench()
-    model = copy.deepcopy(bench.model)
-    job = job_for(bench, make_recipe("default", epochs=1, lr=0.02, qat=True))
+    baseline = make_baseline()
+    model = copy.deepcopy(baseline.model)
+    job = job_for(baseline, make_recipe("default", epochs=1, lr=0.02, qat=True))
     steps = []
-    finetune(model, bench.teacher, job, lambda *told: steps.append(told))
+    finetune(model, baseline.teacher, job, lambda *told: steps.append(told))
     assert steps[-1] == (4, 4), "one epoch more than was asked for"
     weights = dict(model.named_parameters())
     for name, mask in job.masks.items():
         assert int((weights[name] == 0).sum()) == int((~mask).sum())
-    assert model.state_dict().keys() == bench.model.state_dict().keys()
+    assert model.state_dict().keys() == baseline.model.state_dict().keys()
 
 
 def test_a_rounded_network_loses_less_after_it():
-    bench = make_bench()
+    baseline = make_baseline()
     losses = {}
     for qat in (False, True):
-        model = copy.deepcopy(bench.model)
+        model = copy.deepcopy(baseline.model)
         with torch.no_grad():
             model.bn1.bias[0] = -100
             model.conv2.weight[:, 0] = 12.0  # on a channel that is always 0: coarse steps for all other weights
         recipe = replace(make_recipe("default", epochs=4, lr=0.05, batch_size=8), qat=qat, distill=0.0)
-        finetune(model, None, job_for(bench, recipe), lambda *_: None)
+        finetune(model, None, job_for(baseline, recipe), lambda *_: None)
         with rounded(model), torch.no_grad():
-            model.train()(bench.train.images)  # the ranges
-            losses[qat] = float(F.cross_entropy(model.eval()(bench.test.images), bench.test.labels))
+            model.train()(baseline.train.images)  # the ranges
+            losses[qat] = float(F.cross_entropy(model.eval()(baseline.test.images), baseline.test.labels))
     assert losses[True] < losses[False]
 
 
 def test_it_makes_another_family_and_its_absence_the_same_as_ever():
-    bench = make_bench()
-    plain, aware = (plan_family(bench, Request(make_recipe("default", 1, qat=qat))) for qat in (False, True))
+    baseline = make_baseline()
+    plain, aware = (plan_family(baseline, Request(make_recipe("default", 1, qat=qat))) for qat in (False, True))
     assert "qat" not in plain["spec"]["recipe"] and aware["spec"]["recipe"]["qat"]
     assert not {t["id"] for t in plain["tasks"]} & {t["id"] for t in aware["tasks"]}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from test_cli import MODEL, mmprune, toy  # noqa: F401  (toy is a fixture)
-from toys import INPUT_SHAPE, ToySplit, make_bench
+from toys import INPUT_SHAPE, ToySplit, make_baseline
 
-from mmprune.cli import cli
+from mmprune.cli.commands import cli
 from mmprune.masks import PATTERNS
 from mmprune.strategies import TEN
 
@@ -44,7 +44,7 @@ def test_the_python_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     loaders = {name: list(ToySplit(48, i).batches(16)) for i, name in enumerate(("train", "validation", "test"))}
-    names = {"model": make_bench().model, **loaders}
+    names = {"model": make_baseline().model, **loaders}
     exec(code.replace("(1, 3, 224, 224)", str(INPUT_SHAPE)), names)
     assert [v.strategy for v in names["variants"]] == ["dense", *TEN]
 

@@ -7,8 +7,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.helper import make_node as op
 
-from exporters.onnx_graph import count_macs, read_net
-from exporters.remove_channels import remove_channels
+from exporters.graph.onnx_graph import count_macs, read_net
+from exporters.graph.remove_channels import remove_channels
 
 
 def make_model(nodes, constants, shape, outputs=(1, 1)):

@@ -6,9 +6,9 @@ import pytest
 from families import made_family, made_measurement
 
 from mmprune import folder
-from mmprune.grouped_notes import grouped_notes
-from mmprune.points import read_points
-from mmprune.report import table, write_report
+from mmprune.results.grouped_notes import grouped_notes
+from mmprune.results.points import read_points
+from mmprune.results.report import table, write_report
 
 
 @pytest.fixture

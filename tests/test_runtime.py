@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.to_sparse import write_mmrt
+from exporters.to_mmrt import write_mmrt
 
 ROOT = Path(__file__).parents[1]
 RUNTIME = ROOT / "runtime"

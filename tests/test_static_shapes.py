@@ -7,13 +7,13 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from test_exporters import make_subject, make_variant
+from test_exporters import make_input, make_variant
 from torch import nn
 from toys import INPUT_SHAPE
 
 from exporters import ExportError
+from exporters.graph.static_shapes import StaticShapes
 from exporters.run import export_one
-from exporters.static_shapes import StaticShapes
 from exporters.to_onnx import opset_of
 from mmprune.layers import find_layers
 
@@ -44,15 +44,15 @@ def with_model(tmp_path, model):
     torch.manual_seed(0)
     for parameter in model.parameters():
         nn.init.normal_(parameter, 0, 0.5)
-    return replace(make_subject(tmp_path, make_variant()), model=model.eval(), layers=find_layers(model, INPUT_SHAPE))
+    return replace(make_input(tmp_path, make_variant()), model=model.eval(), layers=find_layers(model, INPUT_SHAPE))
 
 
 @pytest.mark.parametrize("how", HOW)
 def test_attention_may_work_out_its_arguments(tmp_path, how):
-    subject = with_model(tmp_path, Attention(HOW[how], 8))
-    artifact = export_one(subject, "onnx", "fp32")
-    assert artifact.max_abs_difference <= 1e-5 * np.abs(subject.logits).max() and artifact.notes == ()
-    assert "forward" not in vars(subject.model)
+    given = with_model(tmp_path, Attention(HOW[how], 8))
+    artifact = export_one(given, "onnx", "fp32")
+    assert artifact.max_abs_difference <= 1e-5 * np.abs(given.logits).max() and artifact.notes == ()
+    assert "forward" not in vars(given.model)
 
 
 def test_queries_may_share_keys(tmp_path):
@@ -86,12 +86,12 @@ class Folds(nn.Module):
 
 
 def test_a_later_opset_is_taken_where_it_must_be_and_told(tmp_path):
-    subject = with_model(tmp_path, Folds())
-    made = [export_one(subject, *pair) for pair in (("onnx", "fp32"), ("openvino", "fp16"), ("onnx", "int8"))]
+    given = with_model(tmp_path, Folds())
+    made = [export_one(given, *pair) for pair in (("onnx", "fp32"), ("openvino", "fp16"), ("onnx", "int8"))]
     assert opset_of(onnx.load(tmp_path / made[0].path)) == opset_of(onnx.load(tmp_path / made[2].path)) == 18
     assert all("opset 18, as opset 17 will not do: Exporting the operator 'aten::col2im'" in a.notes[0] for a in made)
     with pytest.raises(ExportError, match="v1/tensorrt-fp16: the model needs opset 18, and TensorRT's files have 17"):
-        export_one(subject, "tensorrt", "fp16")
+        export_one(given, "tensorrt", "fp16")
 
 
 class Bilinear(nn.Module):
@@ -104,9 +104,9 @@ class Bilinear(nn.Module):
 
 
 def test_what_no_opset_has_is_said_in_one_sentence_and_the_graph_is_in_the_log(tmp_path, capfd):
-    subject = with_model(tmp_path, Bilinear())
+    given = with_model(tmp_path, Bilinear())
     with pytest.raises(ExportError) as caught:
-        export_one(subject, "onnx", "fp32")
+        export_one(given, "onnx", "fp32")
     assert str(caught.value) == ("v1/onnx-fp32: torch cannot write this model as ONNX: Exporting the operator 'aten::"
                                  "bilinear' to ONNX opset version 17 is not supported (nor at opsets 18 to 20)")
     assert capfd.readouterr() == ("", "")

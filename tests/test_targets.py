@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from families import DEVICE
 
 from exporters.run import wanted_formats
-from mmprune.cli import cli
+from mmprune.cli.commands import cli
 from mmprune.masks import PATTERNS
 from targets import LOCAL, TARGETS, load, mismatch, pattern_for
 

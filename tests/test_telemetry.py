@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmprune.deploy import RUN
+from targets.deploy import RUN
 
 ROOT = Path(__file__).parents[1]
 DEPLOYED = "import pathlib\nhere = pathlib.Path('.')\n" + RUN["openvino"].format(model="model.onnx", threads=1)

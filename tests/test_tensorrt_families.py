@@ -8,10 +8,10 @@ from test_check_tensorrt import TENSORRT_PYTHON, needs_tensorrt_rtx
 from test_families_export import FAMILIES, make_model
 
 from exporters import sizes, verify
-from exporters.check_tensorrt import check
+from exporters.export_input import ExportInput
+from exporters.jetson.nvidia_parser import parse
+from exporters.jetson.rules import check
 from exporters.run import export_one
-from exporters.subject import Subject
-from exporters.tensorrt_parser import parse
 from mmprune.layers import find_layers
 from mmprune.records import Variant
 
@@ -25,7 +25,7 @@ def random_subject(name, root):
     model = make_model(name, **arguments)
     images = np.random.default_rng(1).standard_normal((24, 3, size, size), np.float32)
     variant = Variant("v0", "uniform", "magnitude", "unstructured", "quick", 0, {}, 0.7, 0.0, 0.0)
-    return Subject(variant, model, root, find_layers(model, (1, 3, size, size)), images[:8], np.zeros(8, np.int64),
+    return ExportInput(variant, model, root, find_layers(model, (1, 3, size, size)), images[:8], np.zeros(8, np.int64),
                    images[8:])
 
 
@@ -34,9 +34,9 @@ def random_subject(name, root):
 def test_nvidia_s_parser_accepts_the_default_exports(name, tmp_path, monkeypatch):
     monkeypatch.setattr(sizes, "PRESET", 0)
     monkeypatch.setitem(verify.TOLERANCES, "int8", verify.Tolerance(1.0, 0.0))  # random weights: answers are luck
-    subject = random_subject(name, tmp_path)
+    given = random_subject(name, tmp_path)
     for precision in ("fp16", "int8"):
-        path = tmp_path / export_one(subject, "tensorrt", precision).path
+        path = tmp_path / export_one(given, "tensorrt", precision).path
         assert [f for f in check(path) if f.level == "error"] == []
         verdict = parse(path, TENSORRT_PYTHON)
         assert verdict.status == "accepted" and verdict.built, verdict

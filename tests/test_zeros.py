@@ -7,8 +7,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from exporters import ExportError
-from exporters.adaptive_pooling import windows
-from exporters.zeros import constant_layers, count_zeros, name_layers
+from exporters.graph.adaptive_pooling import windows
+from exporters.graph.zeros import constant_layers, count_zeros, name_layers
 
 A = np.float32([[1, 0, 2], [0, 3, 0]])  # 3 zeros
 B = np.float32([[0, 4, 4], [5, 0, 6]])  # 2 zeros

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mmprune.family import Bench
+from mmprune.family import Baseline
 
 
 class Inner(nn.Module):
@@ -105,9 +105,9 @@ class ToySplit:
 INPUT_SHAPE = (1, 1, 8, 9)
 
 
-def make_bench(seed: int = 0) -> Bench:
+def make_baseline(seed: int = 0) -> Baseline:
     torch.manual_seed(seed)
-    return Bench(SmallNet().eval(), ToySplit(96, 1), ToySplit(30, 2), ToySplit(60, 3), INPUT_SHAPE)
+    return Baseline(SmallNet().eval(), ToySplit(96, 1), ToySplit(30, 2), ToySplit(60, 3), INPUT_SHAPE)
 
 
 RING = """

@@ -1,0 +1,69 @@
+"""Export inputs of a family's variants, made in whatever process exports them."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from exporters.artifact import forget_others
+from exporters.export_input import ExportInput, Int8, Labelled
+from exporters.int8.calibration import draw_images, note_for
+from exporters.run import export_variants
+from mmprune.family import Baseline, layers_of, load_variant
+from mmprune.finetune import Split
+from mmprune.folder import read_manifest
+from mmprune.records import Artifact, Variant
+
+BATCH = 100
+
+
+@dataclass
+class InputMaker:
+    """Makes a variant's ExportInput; the baseline is made once a process, and does not travel to another.
+
+    read_calibration  gives the images for int8's ranges, (n, C, H, W) float32, normalized; None: of the training data
+    """
+
+    root: Path
+    make_baseline: Callable[[], Baseline]
+    read_calibration: Callable[[], np.ndarray] | None = None
+    int8: Int8 = field(default_factory=Int8)
+    _made: list[tuple[Baseline, np.ndarray]] = field(default_factory=list)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_made": []}
+
+    def open(self) -> tuple[Baseline, np.ndarray]:
+        """The baseline and the calibration images."""
+        if not self._made:
+            baseline = self.make_baseline()
+            self._made.append((baseline, self.read_calibration() if self.read_calibration else draw_images(baseline)))
+        return self._made[0]
+
+    def __call__(self, variant: Variant) -> ExportInput:
+        baseline, calibration = self.open()
+        images, labels = _whole(baseline.test)
+        model, layers = load_variant(self.root, variant, baseline.model), layers_of(read_manifest(self.root))
+        return ExportInput(variant, model, self.root, layers, images, labels, calibration, self.int8,
+                       _whole(baseline.validation) if self.int8.max_drop is not None else None)
+
+
+def _whole(split: Split) -> Labelled:
+    images, labels = zip(*split.batches(BATCH), strict=True)
+    return torch.cat(images).numpy(), torch.cat(labels).numpy()
+
+
+def export_family(maker: InputMaker, variants: Sequence[Variant], formats: Sequence[tuple[str, str]], jobs: int = 1,
+                  progress: Callable[[str, str, float, int], None] = lambda *_: None) -> list[Artifact]:
+    """Every variant in every (format, precision), verified on the test images; what is finished is not done again, but
+    int8 files that were calibrated on other images, or otherwise, are."""
+    quantized = [kind for kind in formats if kind[1] == "int8"]
+    if quantized:
+        images = maker.open()[1]
+        for variant, kind in itertools.product(variants, quantized):
+            forget_others(maker.root, variant.id, kind, note_for(kind[0], images, maker.int8))
+    return export_variants(maker.root, variants, formats, maker, jobs,
+                           lambda done, total, label: progress("export", label, done, total))

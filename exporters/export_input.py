@@ -1,0 +1,71 @@
+"""What an export starts from: the variant, its torch model, the images on which the file has to agree with it."""
+
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from exporters.attempts import Attempts
+from mmprune.choices import pick
+from mmprune.records import Layer, Variant
+
+Labelled = tuple[np.ndarray, np.ndarray]  # images (N, C, H, W) float32, normalized; labels (N,) int64
+CLIPPINGS = ("minmax", "percentile", "entropy")
+
+
+@dataclass(frozen=True)
+class Int8:
+    """How ONNX Runtime's and mmrt's INT8 is made (exporters/int8/onnxruntime.py). ValueError for what cannot be."""
+
+    clipping: str = "minmax"
+    bias_correction: bool = True
+    max_drop: float | None = None  # points of accuracy on validation images; None: whatever it loses
+
+    def __post_init__(self) -> None:
+        pick("clipping", self.clipping, CLIPPINGS)
+        if self.max_drop is not None and not self.max_drop >= 0:
+            raise ValueError(f"max_drop must be at least 0 points of accuracy, got {self.max_drop!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class ExportInput:
+    """A variant ready to be exported. ValueError when images and labels do not fit or the model is training."""
+
+    variant: Variant
+    model: torch.nn.Module  # eval mode, weights loaded, on the CPU
+    root: Path  # the family's folder
+    layers: tuple[Layer, ...]  # prunable layers
+    images: np.ndarray  # (N, C, H, W) float32, normalized
+    labels: np.ndarray  # (N,) int64
+    # For int8, like images but none of them; where there are none, int8 cannot be made.
+    calibration: np.ndarray = field(default_factory=partial(np.empty, (0, 0, 0, 0), np.float32))
+    int8: Int8 = field(default_factory=Int8)
+    validation: Labelled | None = None  # on which layers are chosen that stay in float32; never test images
+    attempts: Attempts = field(default_factory=Attempts, init=False)
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.dtype != np.float32 or len(self.images) == 0:
+            raise ValueError(f"images must be (N, C, H, W) float32 with N >= 1, got {self.images.shape} "
+                             f"{self.images.dtype}")
+        if self.labels.shape != (len(self.images),):
+            raise ValueError(f"{len(self.images)} images need as many labels, got {self.labels.shape}")
+        shape, dtype = self.calibration.shape[1:], self.calibration.dtype
+        if len(self.calibration) and (shape != self.images.shape[1:] or dtype != np.float32):
+            raise ValueError(f"calibration images must be {self.images.shape[1:]} float32 like the images, got {shape} "
+                             f"{dtype}")
+        if self.model.training:
+            raise ValueError("the model is in training mode; call model.eval() before exporting it")
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(1, C, H, W)"""
+        return (1, *self.images.shape[1:])
+
+    @cached_property
+    def logits(self) -> np.ndarray:
+        """What torch answers: (N, classes) float32, computed once for all formats of this variant."""
+        batches = np.array_split(self.images, max(1, len(self.images) // 16))
+        with torch.no_grad():
+            return np.concatenate([self.model(torch.from_numpy(b)).numpy() for b in batches])

@@ -1,0 +1,1 @@
+"""What every format may need of an ONNX graph: names and shapes, zeros counted, channels removed."""

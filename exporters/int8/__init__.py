@@ -1,0 +1,1 @@
+"""How int8 files are made: ranges from calibration images, one module a quantizer."""

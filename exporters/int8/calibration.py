@@ -1,0 +1,90 @@
+"""Calibration images: on them INT8 learns how large activations get. They are never test images."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from exporters import ExportError
+from exporters.export_input import ExportInput, Int8
+from mmprune.data.image_files import SUFFIXES, find_images, notes_of
+from mmprune.data.image_sets import DataError
+from mmprune.data.npz import read_npz
+from mmprune.data.pixels import Lazy
+from mmprune.data.preprocess import normalize
+from mmprune.family import Baseline
+from mmprune.records import Preprocess
+
+COUNT = 256  # NNCF takes 300, TensorRT's old calibrators 500
+BATCH = 64
+SHOWN = 3  # names in a note
+
+
+def draw_images(baseline: Baseline, count: int = COUNT) -> np.ndarray:
+    """`count` training images, or all where there are fewer: (n, C, H, W) float32, normalized, not augmented.
+
+    The same baseline gives the same images. Validation images where training batches cannot be repeated (a DataLoader
+    of the user's, which may augment).
+    """
+    split = baseline.train if baseline.train.repeatable else baseline.validation
+    found: list[torch.Tensor] = []
+    for images, _ in split.batches(BATCH, seed=0):  # shuffled: the classes may lie one after the other
+        found.append(images)
+        if sum(map(len, found)) >= count:
+            break
+    return np.ascontiguousarray(torch.cat(found)[:count].numpy(), np.float32)
+
+
+def read_images(path: Path, preprocess: Preprocess, count: int = COUNT) -> np.ndarray:
+    """`count` images, drawn with a fixed seed, of an .npz of mmprune's or of all image files below a folder.
+
+    Returns (n, C, H, W) float32, normalized; labels are not needed. DataError where there is none.
+    """
+    images: np.ndarray | tuple[Path, ...]
+    if path.suffix == ".npz" and path.is_file():
+        images = np.asarray(read_npz(path).train.images)
+    else:
+        images = find_images(path).files if path.is_dir() else ()
+    if len(images) == 0:
+        raise DataError("\n".join([f"no calibration images at {path}: give a folder of images ({', '.join(SUFFIXES)}) "
+                                   "or an .npz", *left_out(path)]))
+    chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:count])
+    return normalize(Lazy(images, preprocess)[chosen].transpose(0, 3, 1, 2), preprocess)
+
+
+def left_out(path: Path) -> tuple[str, ...]:
+    """Notes on the files of a folder of calibration images that are not read."""
+    return notes_of(path, find_images(path).left_out) if path.is_dir() else ()
+
+
+def images_of(given: ExportInput, label: str) -> np.ndarray:
+    """The given's calibration images. ExportError where it has none."""
+    if len(given.calibration) == 0:
+        raise ExportError(f"{label}: int8 needs calibration images, and the given has none; give it some of the "
+                          "training data, never the test images")
+    return given.calibration
+
+
+def describe(images: np.ndarray, how: Int8 | None = None) -> str:
+    """A note for the artifact's record: how many images, a hash by which the same ones are known again, settings."""
+    about = f"calibrated on {len(images)} images (sha256 {hashlib.sha256(images.tobytes()).hexdigest()[:8]})"
+    if how is None:
+        return about
+    biases = "biases corrected" if how.bias_correction else "biases as they were"
+    asked = "" if how.max_drop is None else f", at most {how.max_drop:g} points of accuracy to lose"
+    return f"{about}, ranges by {how.clipping}, {biases}{asked}"
+
+
+def note_for(format: str, images: np.ndarray, how: Int8) -> str:
+    """What describe says in an int8 file of this format; NNCF and the TensorRT files have no settings."""
+    return describe(images, how if format in ("onnx", "mmrt") else None)
+
+
+def note_floats(names: Sequence[str]) -> tuple[str, ...]:
+    """A note on the products that quantization left in float; () where there is none."""
+    if not names:
+        return ()
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return (f"{len(names)} products left in float: {', '.join(names[:SHOWN])}{more}",)

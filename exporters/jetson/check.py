@@ -1,0 +1,67 @@
+"""Everything that can be said here about a family's TensorRT files before a Jetson gets them, in words."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporters import ExportError
+from exporters.jetson.jetpack import tensorrt_of
+from exporters.jetson.nvidia_parser import ParserVerdict, describe, parse
+from exporters.jetson.rules import check
+from exporters.jetson.sparse24 import sparse24
+from mmprune.records import Artifact
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What there is to say of all files, and what keeps them from a board."""
+
+    lines: tuple[str, ...]
+    errors: tuple[str, ...]
+    refused: frozenset[str] = frozenset()  # ids of the artifacts that have errors
+
+
+def check_files(root: Path, artifacts: Sequence[Artifact], jetpack: str,
+                ask: Callable[[Path], ParserVerdict] = parse) -> Checked:
+    """Check the TensorRT files among the artifacts; what is said of several files is said once, with their number.
+
+    `ask` is NVIDIA's parser; it is not asked again once it is absent. ValueError for an unknown JetPack.
+    """
+    files = [a for a in artifacts if a.format == "tensorrt"]
+    tensorrt, told, errors, absent = tensorrt_of(jetpack).version, list[str](), list[tuple[str, str]](), False
+    for artifact in files:
+        path = root / artifact.path
+        for finding in check(path, jetpack):
+            if finding.level == "error":
+                errors.append((artifact.id, f"{finding.node or 'the file'}: {finding.message}"))
+            elif finding.level == "warning":
+                told.append(f"{finding.rule}: {finding.message}")
+        if not absent:
+            verdict = ask(path)
+            absent = verdict.status == "absent"
+            told.append("NVIDIA's parser: " + describe(verdict, tensorrt))
+            if verdict.status == "rejected":
+                errors.append((artifact.id, describe(verdict, tensorrt)))
+    counts = {line: told.count(line) for line in told}
+    lines = [f"{line} ({n} of {len(files)} files)" if n > 1 else line for line, n in counts.items()]
+    return Checked((*_sparsity(root, files), *lines), tuple(f"{name}: {text}" for name, text in errors),
+                   frozenset(name for name, _ in errors))
+
+
+def refuse(checked: Checked, jetpack: str, so: str = "nothing was bundled") -> None:
+    """ExportError where something keeps the files from a board."""
+    if checked.errors:
+        text = "\n".join(checked.errors)
+        raise ExportError(f"TensorRT of JetPack {jetpack} would not build these files; {so}:\n{text}")
+
+
+def _sparsity(root: Path, files: Sequence[Artifact]) -> list[str]:
+    """A line for all files of the same counts."""
+    found = dict[str, list[str]]()
+    for artifact in files:
+        layers = sparse24(root / artifact.path)
+        text = (f"of {len(layers)} layers {sum(v.pattern for v in layers)} are 2:4, {sum(v.shape for v in layers)} of "
+                f"a shape with sparse kernels, {sum(v.likely for v in layers)} likely to run them (a guess: the board "
+                "decides)")
+        found.setdefault(text, []).append(artifact.id)
+    return [f"{text}: {', '.join(names)}" for text, names in found.items()]

@@ -1,0 +1,246 @@
+"""Nodes become operations on views: one function a kind of node, in OPS. Most nodes that move data become views."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from exporters import ExportError
+from exporters.mmrt import file as f
+from exporters.mmrt import lower_products as products
+from exporters.mmrt import plan as p
+from exporters.mmrt.graph import INSTEAD, NO_ACT, Act, Graph, Node
+from exporters.mmrt.layout import DATA, View, cut, expand, reshape, segments, transpose
+
+SCALAR_ACTS = {"add": lambda c: (1.0, c), "sub": lambda c: (1.0, -c), "mul": lambda c: (c, 0.0),
+               "div": lambda c: (1.0 / c, 0.0)}  # x fn c == a x + b
+
+
+def lower(graph: Graph, precision: str) -> p.Plan:
+    """The whole graph. ExportError names the node that cannot be lowered."""
+    plan = p.start_plan(graph, precision)
+    for name in graph.inputs:
+        dims = graph.shapes[name]
+        is_image = len(dims) == 4 and dims[0] == 1
+        plan.inputs[name] = p.new_image(plan, dims[1], dims[2:]) if is_image else p.new_row_major(plan, dims)
+    plan.views.update(plan.inputs)
+    for place, node in enumerate(graph.nodes):
+        plan.place = place
+        try:
+            plan.views[node.output] = OPS[node.op](plan, node)
+        except ExportError:
+            raise
+        except Exception as err:  # a fault of ours: the model is refused, with the node that it is in
+            raise ExportError(f"mmrt cannot lower node {node.name} ({node.op} of {graph.shapes[node.output]}): "
+                              f"{type(err).__name__}: {err}; {INSTEAD}") from err
+        p.forget_dead(plan)
+    return plan
+
+
+# ---- moving data -------------------------------------------------------------------------------------------------
+
+
+def lower_reshape(plan: p.Plan, node: Node) -> View:
+    """A view where strides allow it, after splitting and transposing where the node says so; else a copy."""
+    view, dims = p.read(plan, node.inputs[0]), p.dims_of(plan, node)
+    if "split" in node.attrs:
+        split = reshape(view, node["split"])
+        assert split is not None  # an axis can always be split
+        view = transpose(split, node["perm"])
+    found = reshape(view, dims)
+    if found is not None:
+        return found
+    # Features, the runs of axes that are farthest apart in memory, become the rows; the rest goes into the order asked
+    # for, which is that of tokens.
+    runs = segments(view.dims, dims)
+    outer = max(runs, key=lambda run: max(view.strides[k] for k in run[0]))
+    order = [*outer[1], *(k for run in runs if run is not outer for k in run[1])]
+    if len(dims) == 4 and dims[0] == 1 and outer[1] == [1]:
+        new = p.result_image(plan, node.output)
+        as_old = reshape(new, view.dims)
+        if as_old is not None:
+            p.copy(plan, node.name, as_old, view)
+            return new
+    strides, size = p.pack(dims, order, len(outer[1]) if len(runs) > 1 else 0)
+    new = View(p.new_buffer(plan, size), 0, tuple(dims), strides)
+    as_old = reshape(new, view.dims)
+    assert as_old is not None  # each run is whole in `new`, so it splits as the old axes did
+    p.copy(plan, node.name, as_old, view)
+    return new
+
+
+def lower_transpose(plan: p.Plan, node: Node) -> View:
+    return transpose(p.read(plan, node.inputs[0]), node["perm"])
+
+
+def lower_slice(plan: p.Plan, node: Node) -> View:
+    return cut(p.read(plan, node.inputs[0]), node["starts"], node["steps"], p.dims_of(plan, node))
+
+
+def lower_expand(plan: p.Plan, node: Node) -> View:
+    return expand(p.read(plan, node.inputs[0]), p.dims_of(plan, node))
+
+
+def lower_concat(plan: p.Plan, node: Node) -> View:
+    dims, axis = p.dims_of(plan, node), node["axis"]
+    together = _together(plan, node)
+    if together is not None:
+        return together
+    if any(plan.homes.get(name, ("",))[0] == node.output for name in node.inputs):
+        dst = p.concat_image(plan, node.output)
+    else:
+        computed = [name for name in node.inputs if name not in plan.graph.constants]
+        largest = max(computed, key=lambda name: plan.graph.shapes[name][axis])
+        dst = p.new_like(plan, plan.views[largest], dims)
+    start = 0
+    for name in node.inputs:
+        shape = plan.graph.shapes[name]
+        part = cut(dst, [start if k == axis else 0 for k in range(len(dims))], [1] * len(dims), shape)
+        if plan.views.get(name) != part:
+            p.copy(plan, node.name, part, p.read(plan, name, part))
+        start += shape[axis]
+    return dst
+
+
+def _together(plan: p.Plan, node: Node) -> View | None:
+    """The parts as one view where they already lie one behind the other."""
+    if any(name in plan.graph.constants for name in node.inputs):
+        return None
+    views = [plan.views[name] for name in node.inputs]
+    offset, stride = views[0].offset, views[0].strides[node["axis"]]
+    for view in views:
+        if (view.buffer, view.offset, view.strides) != (views[0].buffer, offset, views[0].strides):
+            return None
+        offset += stride * view.dims[node["axis"]]
+    return replace(views[0], dims=p.dims_of(plan, node))
+
+
+def lower_pad(plan: p.Plan, node: Node) -> View:
+    dims, x = p.dims_of(plan, node), p.read(plan, node.inputs[0])
+    dst = p.new_like(plan, x, dims)
+    p.copy(plan, node.name, dst, p.constant(plan, np.float32(node["value"]), dst))
+    p.copy(plan, node.name, cut(dst, node["before"], [1] * len(dims), x.dims), x)
+    return dst
+
+
+# ---- elementwise -------------------------------------------------------------------------------------------------
+
+
+def lower_unary(plan: p.Plan, node: Node) -> View:
+    return _unary(plan, node, node.inputs[0], node["act"])
+
+
+def _unary(plan: p.Plan, node: Node, name: str, act: Act) -> View:
+    x = p.read(plan, name)
+    dst = x if p.can_overwrite(plan, node, name, []) else p.result_like(plan, node.output, x)
+    p.emit(plan, f.UNARY, node.name, dst, (*p.flat(plan, [dst, x]), *p.act_words(act)))
+    return dst
+
+
+def lower_binary(plan: p.Plan, node: Node) -> View:
+    dims, (a, b) = p.dims_of(plan, node), node.inputs
+    number = _scalar(plan, b)
+    if node["fn"] in ("add", "mul") and number is None and _scalar(plan, a) is not None:
+        number, a = _scalar(plan, a), b
+    if number is not None and node["fn"] in SCALAR_ACTS and node["act"][0] == "none" and plan.graph.shapes[a] == dims:
+        return _unary(plan, node, a, ("affine", *SCALAR_ACTS[node["fn"]](number)))
+    return _binary(plan, node, dims)
+
+
+def _binary(plan: p.Plan, node: Node, dims: tuple[int, ...]) -> View:
+    computed = [name for name in node.inputs if name not in plan.graph.constants]
+    main = max(computed, key=lambda name: np.prod(plan.graph.shapes[name]))
+    view = expand(plan.views[main], dims)
+    others = [plan.views[name] for name in computed if name != main]
+    dst = view if p.can_overwrite(plan, node, main, others) else p.result_like(plan, node.output, view)
+    views = p.flat(plan, [dst, *(p.read(plan, name, dst) for name in node.inputs)])
+    p.emit(plan, f.BINARY, node.name, dst, (f.BINARIES.index(node["fn"]), *views, *p.act_words(node["act"])))
+    return dst
+
+
+def _scalar(plan: p.Plan, name: str) -> float | None:
+    array = plan.graph.constants.get(name)
+    return float(array.reshape(())) if array is not None and array.size == 1 else None
+
+
+def lower_affine(plan: p.Plan, node: Node) -> View:
+    """Images: a depthwise convolution with one tap. Others: times a constant, plus a constant."""
+    x, dims, axis = p.read(plan, node.inputs[0]), p.dims_of(plan, node), node["axis"]
+    if len(dims) == 4 and dims[0] == 1 and axis == 1 and dims[2:] != (1, 1):
+        rows = p.image_rows(x, p.geometry(plan, dims[2:]).pitch)
+        if rows is not None:
+            y = p.result_image(plan, node.output)
+            out = p.image_rows(y, y.strides[2])
+            assert out is not None
+            p.emit(plan, f.DEPTHWISE, node.name, y,
+                   (rows, 1, 0, out, f.add_floats(plan.data, node["scale"]),
+                    f.add_floats(plan.data, node["shift"]), 0, *p.act_words(node["act"])))
+            return y
+    along = tuple(-1 if k == axis else 1 for k in range(len(dims)))
+    dst = x if p.can_overwrite(plan, node, node.inputs[0], []) else p.result_like(plan, node.output, x)
+    for fn, src, array, act in (("mul", x, node["scale"], NO_ACT), ("add", dst, node["shift"], node["act"])):
+        views = p.flat(plan, [dst, src, p.constant(plan, array.reshape(along), dst)])
+        p.emit(plan, f.BINARY, node.name, dst, (f.BINARIES.index(fn), *views, *p.act_words(act)))
+    return dst
+
+
+# ---- reductions --------------------------------------------------------------------------------------------------
+
+
+def lower_reduce(plan: p.Plan, node: Node) -> View:
+    x, axes = p.read(plan, node.inputs[0]), node["axes"]
+    count = int(np.prod([x.dims[k] for k in axes]))
+    dst = p.reduce(plan, node.name, node["kind"], x, axes, 1.0 / count if node["mean"] else 1.0)
+    found = reshape(dst, p.dims_of(plan, node))
+    assert found is not None  # the axes that went have length 1
+    return found
+
+
+def lower_softmax(plan: p.Plan, node: Node) -> View:
+    x = p.read(plan, node.inputs[0])
+    dst = p.result_like(plan, node.output, x)
+    p.emit(plan, f.SOFTMAX, node.name, dst, p.flat(plan, [dst, x], node["axis"]))
+    return dst
+
+
+def lower_norm(plan: p.Plan, node: Node) -> View:
+    x = p.read(plan, node.inputs[0])
+    dst = p.result_like(plan, node.output, x)
+    gain, bias = (node[k] if node[k] is None else np.asarray(node[k]).reshape(-1) for k in ("gain", "bias"))
+    if gain is not None or bias is not None:
+        length = x.dims[-1]
+        gain = np.ones(length, np.float32) if gain is None else gain
+        bias = np.zeros(length, np.float32) if bias is None else bias
+    unused = View(DATA, 0, (), ())
+    weights = [unused if a is None else p.row_major(plan, a) for a in (gain, bias)]
+    p.emit(plan, f.NORM, node.name, dst, (*p.flat(plan, [dst, x], len(x.dims) - 1), float(node["eps"]), *weights))
+    return dst
+
+
+# ---- the table ---------------------------------------------------------------------------------------------------
+
+
+OPS: dict[str, Callable[[p.Plan, Node], View]] = {
+    "affine": lower_affine,
+    "binary": lower_binary,
+    "concat": lower_concat,
+    "conv": products.lower_conv,
+    "dequantize": products.lower_dequantize,
+    "expand": lower_expand,
+    "linear": products.lower_linear,
+    "matmul": products.lower_matmul,
+    "norm": lower_norm,
+    "pad": lower_pad,
+    "pool": products.lower_pool,
+    "qmean": products.lower_qmean,
+    "qadd": products.lower_qadd,
+    "qmatmul": products.lower_matmul,
+    "qtable": products.lower_qtable,
+    "quantize": products.lower_quantize,
+    "reduce": lower_reduce,
+    "reshape": lower_reshape,
+    "slice": lower_slice,
+    "softmax": lower_softmax,
+    "transpose": lower_transpose,
+    "unary": lower_unary,
+}

