@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from exporters.artifact import forget_others
-from exporters.export_input import ExportInput, Int8, Labelled
+from exporters.export_input import ExportInput, Labelled
 from exporters.int8.calibration import draw_images, note_for
+from exporters.int8.settings import Int8
 from exporters.run import export_variants
 from mmprune.family import Baseline, layers_of, load_variant
 from mmprune.finetune import Split

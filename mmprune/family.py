@@ -19,13 +19,14 @@ from torch import nn
 
 from mmprune import __version__, folder
 from mmprune.choices import pick
-from mmprune.finetune import Diverged, Job, Recipe, Split, Teacher, accuracy, finetune, limit
+from mmprune.finetune import Diverged, Job, Split, Teacher, accuracy, finetune, limit
 from mmprune.layers import find_layers
 from mmprune.masks import check_pattern, make_masks, zeros_in_blocks
 from mmprune.models.outputs import answer_with_logits
 from mmprune.models.weights import tensors_sha256
 from mmprune.progress import Progress, quiet
 from mmprune.ranges import find_ranges, preset_name
+from mmprune.recipes import Recipe
 from mmprune.records import DENSE, SCHEMA, Layer, Strategy, Variant
 from mmprune.scores import BATCH_SIZE, BATCHES, NEEDS_GRADIENT, SCORES, make_scores, mean_absolute_gradients
 from mmprune.strategies import PAPER_TEN, TEN, paper_plan, plan

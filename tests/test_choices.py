@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 
 from exporters import FORMATS, load
-from exporters.export_input import CLIPPINGS
+from exporters.int8.settings import CLIPPINGS
 from mmprune.choices import LISTED, pick
 from mmprune.cli import arguments as asked
 from mmprune.cli.commands import cli
-from mmprune.finetune import RECIPES
 from mmprune.masks import PATTERNS
+from mmprune.recipes import RECIPES
 from mmprune.scores import SCORES
 from targets.jobs import PROFILES
 

@@ -25,7 +25,7 @@ from mmprune.cli import arguments as asked
 from mmprune.cli import options
 from mmprune.cli.commands import main
 from mmprune.data.preprocess import CROP_MODES, RESAMPLING
-from mmprune.models.loading import Options
+from mmprune.models.named import ModelOptions
 from mmprune.strategies import TEN
 
 TESTS = Path(__file__).parent
@@ -330,7 +330,7 @@ def test_interrupted(toy, tmp_path):
     assert "run the same command again to go on" in said
 
 
-def said(*words: str) -> Options:
+def said(*words: str) -> ModelOptions:
     """The model options that these words stand for."""
     found = []
     command = options.model_options(lambda **rest: found.append(asked.named(rest).options))
@@ -344,7 +344,7 @@ def test_how_images_are_fed_can_be_said():
     torchvisions = said("--img-size", "224", "--crop-pct", "224/256", "--interpolation", "bilinear")
     assert (torchvisions.crop_pct, torchvisions.interpolation) == (0.875, "bilinear")
     assert (said().crop_pct, said().crop_mode, said().crop_all) == (None, None, None)
-    assert said("--crop-mode", "squash", "--no-crop-all") == Options(crop_mode="squash", crop_all=False)
+    assert said("--crop-mode", "squash", "--no-crop-all") == ModelOptions(crop_mode="squash", crop_all=False)
     for crop, resize in ((224, 232), (224, 238), (240, 255), (299, 342), (384, 384), (32, 36), (480, 480)):
         assert int(crop / said("--crop-pct", f"{crop}/{resize}").crop_pct) == resize
     for words in (["--img-size", w] for w in ("0", "128x0", "-3", "128x256x3", "x", "12.5", "big", "")):

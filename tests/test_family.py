@@ -18,8 +18,8 @@ from toys import make_baseline
 
 from mmprune import family, folder
 from mmprune.family import Request, Resources, build_family, claim, layers_of, load_variant, plan_family
-from mmprune.finetune import RECIPES, make_recipe
 from mmprune.masks import PATTERNS, ZEROS, zeros_in_blocks
+from mmprune.recipes import RECIPES, make_recipe
 from mmprune.workers import Processes, run_tasks
 
 REQUEST = Request(make_recipe("default", epochs=2, batch_size=16), strategies=("min", "mid", "max"),

@@ -31,9 +31,9 @@ from exporters.run import export_one
 from exporters.verify import VerifyError
 from mmprune.data.splits import DataError
 from mmprune.family import Request, Resources, build_family
-from mmprune.finetune import make_recipe
 from mmprune.layers import find_layers
 from mmprune.masks import apply_masks, make_masks
+from mmprune.recipes import make_recipe
 from mmprune.records import Preprocess, Variant
 
 TYPED = [("onnx", "int8"), ("tensorrt", "fp16"), ("tensorrt", "int8")]

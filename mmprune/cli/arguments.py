@@ -155,10 +155,9 @@ def formats(usual: Iterable[str], words: tuple[str, ...], precisions: tuple[str,
 
 def named(rest: dict[str, Any]) -> Any:
     """The user's words as a source.Named."""
-    from mmprune.models.loading import Options
-    from mmprune.models.source import Named
+    from mmprune.models.named import ModelOptions, Named
 
-    options = Options(rest["num_classes"], rest["in_chans"], size(rest["img_size"]), rest["pretrained"],
+    options = ModelOptions(rest["num_classes"], rest["in_chans"], size(rest["img_size"]), rest["pretrained"],
                       numbers(rest["mean"], "--mean"), numbers(rest["std"], "--std"), rest["interpolation"],
                       fraction(rest["crop_pct"], "--crop-pct"), rest["crop_mode"], rest["crop_all"])
     return Named(rest["model"], rest["weights"], rest["data"], options, rest["seed"], rest.get("class_order", "auto"))
@@ -199,8 +198,8 @@ def calibration(path: Path | None, wanted: tuple[tuple[str, str], ...], preproce
 def request(rest: dict[str, Any], model: str, about: dict[str, Any], scores: tuple[str, ...], pattern: str) -> Any:
     """The user's words as a family.Request."""
     from mmprune.family import Request
-    from mmprune.finetune import make_recipe
     from mmprune.ranges import read_overrides
+    from mmprune.recipes import make_recipe
 
     recipe = make_recipe(rest["recipe"], rest.get("epochs"), rest.get("lr"), rest.get("batch_size"),
                          rest.get("qat", False))

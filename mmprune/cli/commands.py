@@ -91,7 +91,7 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
 
     from exporters import ExportError
     from exporters.export_family import InputMaker
-    from exporters.export_input import Int8
+    from exporters.int8.settings import Int8
     from exporters.run import lost_zeros, wanted_formats
     from mmprune import boards
     from mmprune.family import Resources, build_family

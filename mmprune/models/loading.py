@@ -19,6 +19,7 @@ from mmprune.models.factories import call_factory, find_factory, is_factory
 from mmprune.models.fusing import merge_branches
 from mmprune.models.heads import Ends, classes_of, find_ends, output_trouble, required_inputs
 from mmprune.models.left_out import frozen, left_out
+from mmprune.models.named import ModelOptions
 from mmprune.models.normalization import mean_and_std
 from mmprune.models.outputs import (
     OutputError,
@@ -38,22 +39,6 @@ Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the user says about the model; None: found out from the weights, the model or the data."""
-
-    num_classes: int | None = None
-    in_chans: int | None = None
-    image_size: tuple[int, int] | None = None  # height, width
-    pretrained: bool = False
-    mean: tuple[float, ...] | None = None  # one value, or one a channel, of images scaled to [0, 1]
-    std: tuple[float, ...] | None = None
-    interpolation: str | None = None
-    crop_pct: float | None = None
-    crop_mode: str | None = None
-    crop_all: bool | None = None  # see records.Preprocess
-
-
-@dataclass(frozen=True)
 class OpenedModel:
     """The dense model in eval mode on the CPU, and what it takes to make it again and to feed it."""
 
@@ -64,7 +49,7 @@ class OpenedModel:
     random_weights: bool  # neither --weights nor pretrained: nothing was learned
 
 
-def open_model(model: str, weights: str | None, facts: DataFacts | None, options: Options) -> OpenedModel:
+def open_model(model: str, weights: str | None, facts: DataFacts | None, options: ModelOptions) -> OpenedModel:
     """Resolve, load and check a model in one go."""
     spec, notes = resolve(model, weights, facts, options)
     loaded = _load(spec)
@@ -77,7 +62,7 @@ def open_model(model: str, weights: str | None, facts: DataFacts | None, options
 
 
 def resolve(model: str, weights: str | None, facts: DataFacts | None,
-            options: Options) -> tuple[ModelSpec, tuple[str, ...]]:
+            options: ModelOptions) -> tuple[ModelSpec, tuple[str, ...]]:
     """Everything needed to make the model, and notes; num_classes and in_chans from the weights, else from the data.
 
     The image size is the one asked for, else the model's own, else (a factory that states none) the data's.
@@ -114,7 +99,7 @@ def resolve(model: str, weights: str | None, facts: DataFacts | None,
     return spec, _weights_notes(model, spec) + read.notes
 
 
-def _other_channels(model: str, in_chans: int, options: Options) -> str:
+def _other_channels(model: str, in_chans: int, options: ModelOptions) -> str:
     images = "mmprune's images have 1 channel (grey) or 3 (red, green, blue)"
     if options.in_chans:
         return f"--in-chans {in_chans}: {images}; choose 1 or 3"
@@ -138,7 +123,7 @@ class _Draft:
     ends: Ends
 
 
-def _config(model: str, facts: DataFacts | None, options: Options) -> tuple[Config, _Draft | None]:
+def _config(model: str, facts: DataFacts | None, options: ModelOptions) -> tuple[Config, _Draft | None]:
     """timm's description of the model; for a factory its model's own, and that model."""
     if not is_factory(model):
         return timm_config(model), None
@@ -283,7 +268,7 @@ def check_forward(model: nn.Module, spec: ModelSpec) -> None:
 
 
 
-def preprocess_of(model: nn.Module, spec: ModelSpec, options: Options,
+def preprocess_of(model: nn.Module, spec: ModelSpec, options: ModelOptions,
                   data_size: tuple[int, int] | None = None) -> tuple[Preprocess, tuple[str, ...]]:
     """How images are fed to the model: what the user says, else the model's description, else defaults; and notes.
 

@@ -1,6 +1,6 @@
 """From what the user names (a model, weights, data) to the Baseline that a family is made on."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +10,13 @@ from mmprune.data.splits import DataSet, describe_data, load_data
 from mmprune.family import Baseline
 from mmprune.models import defaults
 from mmprune.models.dense_check import choose_order, examine
-from mmprune.models.loading import Options, load_model, open_model
+from mmprune.models.loading import load_model, open_model
+from mmprune.models.named import Named
 from mmprune.records import ModelSpec, Preprocess
 
 
 @dataclass(frozen=True)
-class Named:
-    """What the user named; None: the embedded default, or found out."""
-
-    model: str | None = None
-    weights: Path | None = None
-    data: Path | None = None
-    options: Options = field(default_factory=Options)
-    seed: int = 0
-    class_order: str = AUTO  # see class_order.find_outputs
-
-
-@dataclass(frozen=True)
-class BenchMaker:
+class BaselineMaker:
     """Makes the same Baseline in any process."""
 
     spec: ModelSpec
@@ -51,7 +40,7 @@ class BenchMaker:
 class Opened:
     """A model and its data, checked, ready to be made a family of."""
 
-    make_baseline: BenchMaker
+    make_baseline: BaselineMaker
     about: dict[str, Any]  # for the manifest: "model", "preprocess", "data"
     notes: tuple[str, ...]  # for the user to read
     warnings: tuple[str, ...] = ()  # of what would make all that follows worthless
@@ -93,7 +82,7 @@ def open_source(named: Named, cache: Path | None = None, device: str = "cpu") ->
     opened = open_model(named.model, weights, facts, options)
     num_classes = opened.spec.num_classes
     outputs = find_outputs(facts, num_classes, named.class_order)
-    maker = BenchMaker(opened.spec, opened.preprocess, named.data, named.seed, cache, named.class_order)
+    maker = BaselineMaker(opened.spec, opened.preprocess, named.data, named.seed, cache, named.class_order)
     loaded = maker.load()
     notes = opened.notes + loaded.notes
     warnings: tuple[str, ...] = ()

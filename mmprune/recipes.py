@@ -1,0 +1,49 @@
+"""Recipes: how a masked model is trained again, as values. Nothing heavy is loaded to read them."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mmprune.choices import pick
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a masked model is trained again."""
+
+    name: str
+    lr: float
+    epochs: int
+    batch_size: int
+    linear_decay: bool  # to zero, after a warm-up over the first 5 % of the steps; otherwise constant
+    distill: float  # weight of the dense model's soft labels in the loss, 0 for none
+    patience: int  # stop after so many epochs without a better validation accuracy and take the best; 0: take the last
+    renew_statistics: bool  # of BatchNorm, at the end (recalibrate)
+    weight_decay: float = 0.0
+    optimizer: str = "adamw"
+    qat: bool = False  # the last epoch on weights and activations rounded as int8's (mmprune/qat.py)
+
+
+# The paper's recipe: Adam at a constant 5e-5 (its ResNet-18 and Swin-T; VGG-11 took 1e-4), cross-entropy, patience 3.
+# Ours: a higher rate that falls to zero, taught by the dense model (Hinton et al. 2015): short retraining lives from a
+# large rate (Le and Hua, ICLR 2021; Zimmer et al. 2023).
+RECIPES: dict[str, Recipe] = {
+    "default": Recipe("default", lr=1e-3, epochs=3, batch_size=64, linear_decay=True, distill=0.7, patience=0,
+                      renew_statistics=True, weight_decay=1e-4),
+    "paper": Recipe("paper", lr=5e-5, epochs=20, batch_size=64, linear_decay=False, distill=0.0, patience=3,
+                    renew_statistics=False, optimizer="adam"),
+}
+
+
+def make_recipe(name: str, epochs: int | None = None, lr: float | None = None, batch_size: int | None = None,
+                qat: bool = False) -> Recipe:
+    """The named recipe with what the user changed; `qat` is one epoch more. ValueError for values that cannot be."""
+    pick("recipe", name, RECIPES)
+    given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
+    asked = {k: v for k, v in given.items() if v is not None}
+    if asked.get("epochs", 0) < 0 or asked.get("lr", 1) <= 0 or asked.get("batch_size", 1) < 1:
+        raise ValueError(f"a recipe needs epochs >= 0, lr > 0 and batch_size >= 1, got {asked}")
+    recipe = replace(RECIPES[name], **asked)
+    if qat and recipe.patience:
+        raise ValueError(f"the recipe {name!r} stops when it gets no better, so it has no last epoch for --qat; "
+                         "use the recipe 'default'")
+    return replace(recipe, qat=True, epochs=recipe.epochs + 1) if qat else recipe
