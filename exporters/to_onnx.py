@@ -31,7 +31,7 @@ from exporters.int8.tensorrt import check_zero_points, left_in_float
 from exporters.run import export_one
 from mmprune import __version__, folder
 from mmprune.choices import pick
-from mmprune.masks import ALIGNED
+from mmprune.patterns import ALIGNED
 from mmprune.records import Artifact
 
 PRECISIONS = ("fp32", "int8")

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from mmprune.folder import write_whole
 from mmprune.layout import to_device
-from mmprune.masks import apply_masks
 from mmprune.models.weights import not_finite
 from mmprune.norms import normed
+from mmprune.patterns import apply_masks
 from mmprune.qat import rounded
 from mmprune.recipes import Recipe
 

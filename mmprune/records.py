@@ -67,6 +67,17 @@ class Strategy:
                      f"strategy {self.name}: sparsity of {name} must be in [0, 1), got {value!r}")
 
 
+def crop_fraction(crop: float, resize: float) -> float:
+    """The crop_pct by which `crop` pixels become `resize` pixels, rounded down as preprocess.resized_size does.
+
+    224/232 = 0.96552, but 224 / 0.96552 may fall short of 232 by a rounding, and would be cut to 231.
+    """
+    value = crop / resize
+    while math.isfinite(value) and int(crop / value) < int(resize):
+        value = math.nextafter(value, 0)
+    return value
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """How an image becomes the NCHW float32 input: resize, crop, scale to [0, 1], subtract mean, divide by std.
@@ -127,7 +138,7 @@ class Variant:
     accuracy: float  # on test data, of the torch model
     validation_accuracy: float
     files: dict[str, str] = field(default_factory=dict)  # e.g. {"weights": "variants/<id>/weights.safetensors"}
-    # Weights in wholly zero blocks of four inputs (masks.zeros_in_blocks) over all prunable weights, counted; None in
+    # Weights in wholly zero blocks of four inputs (patterns.zeros_in_blocks) over all prunable weights, counted; None in
     # records that were written before it was.
     block_sparsity: float | None = None
 

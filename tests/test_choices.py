@@ -8,7 +8,7 @@ from exporters.int8.settings import CLIPPINGS
 from mmprune.choices import LISTED, pick
 from mmprune.cli import arguments as asked
 from mmprune.cli.commands import cli
-from mmprune.masks import PATTERNS
+from mmprune.patterns import PATTERNS
 from mmprune.recipes import RECIPES
 from mmprune.scores import SCORES
 from targets.jobs import PROFILES

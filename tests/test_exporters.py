@@ -27,7 +27,7 @@ from exporters.run import export_one, export_variants, wanted_formats
 from exporters.verify import VerifyError, verify
 from mmprune import folder
 from mmprune.layers import find_layers
-from mmprune.masks import ALIGNED
+from mmprune.patterns import ALIGNED
 from mmprune.records import Variant
 
 PAIRS = wanted_formats(list(FORMATS))

@@ -18,7 +18,7 @@ from toys import make_baseline
 
 from mmprune import family, folder
 from mmprune.family import Request, Resources, build_family, claim, layers_of, load_variant, plan_family
-from mmprune.masks import PATTERNS, ZEROS, zeros_in_blocks
+from mmprune.patterns import PATTERNS, ZEROS, zeros_in_blocks
 from mmprune.recipes import RECIPES, make_recipe
 from mmprune.workers import Processes, run_tasks
 

@@ -21,7 +21,7 @@ from mmprune.finetune import (
     train_step,
 )
 from mmprune.layout import to_device
-from mmprune.masks import make_masks
+from mmprune.patterns import make_masks
 
 
 def job_for(baseline, recipe, **changes):

@@ -32,7 +32,7 @@ from exporters.verify import VerifyError
 from mmprune.data.splits import DataError
 from mmprune.family import Request, Resources, build_family
 from mmprune.layers import find_layers
-from mmprune.masks import apply_masks, make_masks
+from mmprune.patterns import apply_masks, make_masks
 from mmprune.recipes import make_recipe
 from mmprune.records import Preprocess, Variant
 

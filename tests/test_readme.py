@@ -9,7 +9,7 @@ from test_cli import MODEL, mmprune, toy  # noqa: F401  (toy is a fixture)
 from toys import INPUT_SHAPE, ToySplit, make_baseline
 
 from mmprune.cli.commands import cli
-from mmprune.masks import PATTERNS
+from mmprune.patterns import PATTERNS
 from mmprune.strategies import TEN
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

@@ -14,7 +14,7 @@ Command = Callable[..., Any]
 OUT = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
-PATTERNS = ("unstructured", "2:4", "block-1x4")  # of masks.PATTERNS, which cannot be read without loading torch
+PATTERNS = ("unstructured", "2:4", "block-1x4")  # of patterns.PATTERNS, which cannot be read without loading torch
 
 
 def one_of(kind: str, *names: str) -> dict[str, Any]:

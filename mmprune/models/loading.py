@@ -36,6 +36,7 @@ from mmprune.models.weights import check_finite, fit_names, is_lite, put_weights
 from mmprune.records import CROP_PCTS, ModelSpec, Preprocess
 
 Config = Mapping[str, Any]
+Notes = tuple[str, ...]  # for the user to read
 
 
 @dataclass(frozen=True)
@@ -199,8 +200,7 @@ class _Loaded:
 
 
 def _load(spec: ModelSpec) -> _Loaded:
-    notes: tuple[str, ...] = ()
-    input_shape = (1, spec.in_chans, *spec.image_size)
+    notes: Notes = ()
     with one_thread():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -210,11 +210,46 @@ def _load(spec: ModelSpec) -> _Loaded:
         check_finite(model, spec.model)
         model.eval()
         notes += make_plain(model)
+    return _proved(model, spec, notes)
+
+
+def adopt(model: nn.Module, name: str, input_shape: tuple[int, int, int, int]) -> tuple[nn.Module, ModelSpec, Notes]:
+    """A model of the user's, ready to be pruned: a copy in eval mode on the CPU, what it is, and notes.
+
+    input_shape  (1, C, H, W)
+    ModelError where it cannot be copied, does not take the images, or gives no logits.
+    """
+    own = _copied(model, name).cpu().eval()
+    with one_thread():
+        check_finite(own, name)
+        notes = make_plain(own)
+    spec = ModelSpec(name, 0, input_shape[1], input_shape[2:])
     try:
-        copy.deepcopy(model)
+        with torch.no_grad():
+            out = answer_with_logits(own)(torch.zeros(input_shape))
     except Exception as err:  # whatever the model's own code raises
-        raise ModelError(f"{spec.model} cannot be copied ({short(err)}), and each variant is made of a copy; "
+        raise ModelError(f"{name} does not take {images_of(spec)}, as the loaders yield them ({short(err)})") from err
+    if not isinstance(out, Tensor) or out.ndim != 2:
+        raise ModelError(f"{name} returns {words(out)} for one image, no tensor of shape (1, classes) among them; "
+                         "return the logits alone, or call them 'logits' in a dict or named tuple")
+    loaded = _proved(own, replace(spec, num_classes=out.shape[1]), notes)
+    spec = replace(spec, num_classes=out.shape[1], weights_sha256=loaded.sha256)
+    more = (*left_out(loaded.model, input_shape), *frozen(loaded.model), *_check_answers(loaded.model, spec))
+    return loaded.model, spec, loaded.notes + more
+
+
+def _copied(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as err:  # whatever the model's own code raises
+        raise ModelError(f"{name} cannot be copied ({short(err)}), and each variant is made of a copy; "
                          "copy.deepcopy(model) must work") from err
+
+
+def _proved(model: nn.Module, spec: ModelSpec, notes: Notes) -> _Loaded:
+    """The model with its weights as they are, tried with a forward pass; its parallel branches are merged."""
+    input_shape = (1, spec.in_chans, *spec.image_size)
+    _copied(model, spec.model)
     answer_with_logits(model, spec.num_classes)
     check_forward(model, spec)
     notes += spare_images(model, input_shape)

@@ -4,8 +4,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmprune import folder
 from mmprune.data.class_order import AUTO, Outputs, find_outputs
-from mmprune.data.image_sets import DataFacts
+from mmprune.data.image_sets import DataError, DataFacts
 from mmprune.data.splits import DataSet, describe_data, load_data
 from mmprune.family import Baseline
 from mmprune.models import defaults
@@ -44,6 +45,22 @@ class Opened:
     about: dict[str, Any]  # for the manifest: "model", "preprocess", "data"
     notes: tuple[str, ...]  # for the user to read
     warnings: tuple[str, ...] = ()  # of what would make all that follows worthless
+
+
+def reopen(root: Path) -> Baseline:
+    """The dense model and the data of the family in a folder, as its manifest names them.
+
+    ValueError (DataError, ModelError ...) where they are not there any more, or no longer what they were.
+    """
+    manifest = folder.read_manifest(root)
+    data = manifest["data"]
+    if not data["path"]:
+        raise DataError(f"the family in {root} was made of a model and loaders in Python, which the folder does not "
+                        "hold: call mmprune.prune with them again, nothing that is finished is done again")
+    spec, preprocess = dict(manifest["model"]), dict(manifest["preprocess"])
+    preprocess.update({key: tuple(preprocess[key]) for key in ("image_size", "mean", "std")})
+    return BaselineMaker(ModelSpec(**{**spec, "image_size": tuple(spec["image_size"])}), Preprocess(**preprocess),
+                         Path(data["path"]), manifest["spec"]["seed"], root / "cache", data["class_order"])()
 
 
 def named_model(named: Named) -> Named:

@@ -60,11 +60,20 @@ def write_report(root: Path, points: Sequence[Point] | None = None) -> Path:
 
 def table(points: Sequence[Point]) -> str:
     """The measured points as aligned text for a terminal."""
-    rows = [_HEAD, *(_cells(p) for p in points)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
-    lines = [[row[0].ljust(widths[0]), row[1].ljust(widths[1]), *(map(str.rjust, row[2:], widths[2:]))] for row in rows]
-    text = "\n".join("  ".join(line).rstrip() for line in lines)
+    text = aligned(table_rows(points))
     return text + (f"\n* {FLAG}" if any(p.disturbed for p in points) else "")
+
+
+def table_rows(points: Sequence[Point]) -> list[tuple[str, ...]]:
+    """The head and a row a point, as text."""
+    return [_HEAD, *(_cells(p) for p in points)]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as text in columns: the first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
+    return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
 _HEAD = ("variant", "runtime", "sparsity %", "accuracy %", "p50 ms", "p90 ms", "p99 ms", "of dense", "99 % interval",
