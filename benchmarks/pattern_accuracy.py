@@ -27,8 +27,9 @@ from real_models import MODELS
 
 from exporters import ExportError
 from exporters.export_family import InputMaker
-from exporters.run import export_one, wanted_formats
+from exporters.run import export_one
 from exporters.verify import VerifyError
+from exporters.wanted import wanted_formats
 from mmprune.family import Baseline, Request, Resources, build_family
 from mmprune.layers import find_layers
 from mmprune.models.named import ModelOptions, Named

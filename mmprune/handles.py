@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING
 
 import targets
 from exporters.int8.settings import Int8
-from exporters.jetson.check import check_files, refuse
 from exporters.jetson.jetpack import DEFAULT, tensorrt_of
 from exporters.wanted import check_names, wanted_formats
 from mmprune import boards, folder
 from mmprune.boards import Measuring
-from mmprune.choices import nearest
+from mmprune.choices import pick
 from mmprune.progress import Progress, bars, say_loading, say_notes
 from mmprune.records import Artifact, Preprocess, Variant
 from mmprune.results.choose import Budget, Choice, choose, describe
 from mmprune.results.points import Point, PointsError, read_points
-from mmprune.results.report import aligned, table_rows, write_report
+from mmprune.results.table import aligned, table_rows
 
 if TYPE_CHECKING:  # they load torch and timm, which choosing and measuring do without
     import numpy as np
@@ -75,8 +74,7 @@ class Family:
         variants = self.variants
         found = [v for v in variants if name in (v.id, v.strategy)]
         if not found:
-            names = tuple(dict.fromkeys(v.strategy for v in variants))
-            raise KeyError(f"no variant called {name!r}{nearest(name, names)}")
+            pick("variant", name, tuple(dict.fromkeys(v.strategy for v in variants)), KeyError)
         if len(found) > 1:
             raise KeyError(f"{name!r} is several variants: name one of {', '.join(v.id for v in found)}")
         return Model(self, found[0])
@@ -132,6 +130,8 @@ class Family:
         tensorrt_of(jetpack)
         say_loading("what answers a few images, to compare the board's answers with")
         if "tensorrt" in runtimes:
+            from exporters.jetson.check import check_files, refuse
+
             checked = check_files(self.root, self.artifacts, jetpack)
             say_notes(checked.lines)
             refuse(checked, jetpack)
@@ -164,6 +164,8 @@ class Family:
 
     def report(self) -> Path:
         """Write report.md and front.png. Unmeasured families get the rest of the report, and PointsError."""
+        from mmprune.results.report import write_report
+
         try:
             points = self.points
         except PointsError:

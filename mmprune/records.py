@@ -138,8 +138,8 @@ class Variant:
     accuracy: float  # on test data, of the torch model
     validation_accuracy: float
     files: dict[str, str] = field(default_factory=dict)  # e.g. {"weights": "variants/<id>/weights.safetensors"}
-    # Weights in wholly zero blocks of four inputs (patterns.zeros_in_blocks) over all prunable weights, counted; None in
-    # records that were written before it was.
+    # Weights in wholly zero blocks of four inputs (patterns.zeros_in_blocks) over all prunable weights, counted; None
+    # in records that were written before it was.
     block_sparsity: float | None = None
 
     def __post_init__(self) -> None:

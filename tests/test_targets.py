@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 from families import DEVICE
 
-from exporters.run import wanted_formats
+from exporters.wanted import wanted_formats
 from mmprune.cli.commands import cli
 from mmprune.patterns import PATTERNS
 from targets import LOCAL, TARGETS, load, mismatch, pattern_for

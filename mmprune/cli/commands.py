@@ -248,7 +248,7 @@ def doctor() -> None:
 
 def _report(family: Any) -> None:
     """Draw, report, and print the table."""
-    from mmprune.results.report import table
+    from mmprune.results.table import table
 
     path = family.report()
     click.echo(table(family.points))

@@ -7,7 +7,10 @@ from typing import Any
 
 import click
 
+from exporters.int8.settings import CLIPPINGS
+from exporters.jetson.jetpack import DEFAULT
 from mmprune.choices import pick
+from mmprune.recipes import RECIPES
 
 Command = Callable[..., Any]
 
@@ -88,7 +91,7 @@ def model_options(command: Command) -> Command:
                      help="Resize and crop images that have the model's size already, too. Default: only a folder's."),
         click.option("--ranges", type=click.Path(exists=True, dir_okay=False, path_type=Path),
                      help='TOML with [kinds] and [layers], each "glob" = [low, high].'),
-        click.option("--recipe", **one_of("recipe", "default", "paper"), default="default", show_default=True,
+        click.option("--recipe", **one_of("recipe", *RECIPES), default="default", show_default=True,
                      help="paper: as published (constant rate, its interpolations, its shift towards 90 %)."),
         click.option("--strategies", metavar="NAME,NAME", help="Default: all ten."),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
@@ -115,7 +118,7 @@ def build_options(command: Command) -> Command:
         click.option("--precision", metavar="NAME,NAME", help="fp32, fp16, int8: each format in those that it has."),
         click.option("--calibration", type=click.Path(exists=True, path_type=Path),
                      help="Folder of images, or .npz, to find int8's ranges on. Default: 256 of the training images."),
-        click.option("--clipping", **one_of("clipping", "minmax", "percentile", "entropy"), default="minmax",
+        click.option("--clipping", **one_of("clipping", *CLIPPINGS), default="minmax",
                      show_default=True, help="Of int8's ranges, for ONNX Runtime and mmrt."),
         click.option("--bias-correction/--no-bias-correction", default=True, show_default=True,
                      help="Take what int8 weights are off in the mean from the biases."),
@@ -138,7 +141,7 @@ def host_options(command: Command) -> Command:
 
 def jetpack_option(command: Command) -> Command:
     """What the Jetson runs."""
-    return click.option("--jetpack", metavar="VERSION", default="6.2", show_default=True,
+    return click.option("--jetpack", metavar="VERSION", default=DEFAULT, show_default=True,
                         help="Of the Jetson, such as 7.2: its TensorRT's rules are what the files are checked against "
                              "before they are sent.")(command)
 

@@ -11,8 +11,8 @@ from mmprune.results.percentiles import samples_needed
 from mmprune.results.plot import draw
 from mmprune.results.points import Point, PointsError, Session, read_points, read_session
 from mmprune.results.speedup import TOO_BUSY
+from mmprune.results.table import FLAG, HEAD, cells
 
-FLAG = "of all samples, those too from which other programs took the CPU"
 HOW = """\
 Each artifact ran with each runtime in a process of its own, all of them alive side by side and started in
 random order; a round gives each a turn of consecutive inferences, in an order drawn anew for every round, while
@@ -56,42 +56,6 @@ def write_report(root: Path, points: Sequence[Point] | None = None) -> Path:
     path = root / "report.md"
     folder.write_whole(path, lambda part: part.write_text("\n\n".join(sections) + "\n"))
     return path
-
-
-def table(points: Sequence[Point]) -> str:
-    """The measured points as aligned text for a terminal."""
-    text = aligned(table_rows(points))
-    return text + (f"\n* {FLAG}" if any(p.disturbed for p in points) else "")
-
-
-def table_rows(points: Sequence[Point]) -> list[tuple[str, ...]]:
-    """The head and a row a point, as text."""
-    return [_HEAD, *(_cells(p) for p in points)]
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as text in columns: the first column to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
-    return "\n".join("  ".join(line).rstrip() for line in lines)
-
-
-_HEAD = ("variant", "runtime", "sparsity %", "accuracy %", "p50 ms", "p90 ms", "p99 ms", "of dense", "99 % interval",
-         "verdict", "peak MiB", "model MiB", "file MiB", "download MiB")
-
-
-def _cells(p: Point) -> tuple[str, ...]:
-    def ms(value: float | None) -> str:
-        return "-" if value is None else f"{value * 1e3:.2f}{'*' if p.disturbed else ''}"
-
-    def mib(value: int, digits: int) -> str:
-        return f"{value / 2**20:.{digits}f}"
-
-    ratio = ("-", "-", "-") if p.ratio is None else (
-        f"{p.ratio.value:.3f}", f"{p.ratio.low:.3f} to {p.ratio.high:.3f}", p.ratio.verdict)
-    return (f"{p.strategy}, {p.precision}", p.runtime, f"{p.sparsity * 100:.1f}",
-            f"{p.accuracy * 100:.2f}", ms(p.p50_s), ms(p.p90_s), ms(p.p99_s), *ratio,
-            mib(p.peak_bytes, 0), mib(p.memory_bytes, 0), mib(p.file_bytes, 2), mib(p.download_bytes, 2))
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -163,7 +127,7 @@ def _device(session: Session) -> str:
 
 
 def _costs(points: Sequence[Point]) -> str:
-    rows = _markdown(_HEAD, [_cells(p) for p in points])
+    rows = _markdown(HEAD, [cells(p) for p in points])
     flag = f" \\* {FLAG}." if any(p.disturbed for p in points) else ""
     return f"## What they cost on it\n\n{rows}\n\nAccuracies are of these very files on test data.{flag}"
 
