@@ -72,15 +72,15 @@ def _fail(message: str, code: int) -> None:
 
 
 @cli.command(epilog=EPILOG_BUILD)
-@click.option("--target", required=True, help="The device family to build for; `mmprune targets` lists them.")
+@click.option("--target", required=True, help="Device family to build for; `mmprune targets` lists them.")
 @model_options
 @build_options
 @jetpack_option
 def build(quiet: bool, **words: Any) -> None:
-    """Prune ten ways, fine-tune, export, verify, measure, report.
+    """Prune a model ten ways, fine-tune, export, verify and measure every variant, and write a report.
 
-    Where this machine is no board of the target, --host measures on one over ssh; without it a bundle is made for the
-    board. Killed or interrupted, it goes on from where it was with the same command.
+    If this machine is not a board of the target, --host measures on one over ssh; without it a bundle for the board is
+    made. If the build is interrupted, the same command continues where it stopped.
     """
     from mmprune.boards import what_to_do
     from mmprune.workflow import build as run
@@ -98,18 +98,19 @@ def build(quiet: bool, **words: Any) -> None:
 
 @cli.command(epilog="Example: mmprune bench mmprune-out --target x86 --profile full")
 @click.argument("family", type=OUT)
-@click.option("--target", help="`mmprune targets` lists them.")
+@click.option("--target", help="Device family; `mmprune targets` lists them.")
 @click.option("--fleet", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="TOML of [[board]] tables with host and target, instead of --target and --host.")
+              help="TOML file of boards ([[board]] with host and target), instead of --target and --host.")
 @click.option("--profile", **PROFILE)
-@click.option("--runtime", "runtimes", metavar="NAME,NAME", help="Default: all that the target has.")
-@click.option("--threads", type=click.IntRange(min=1), help="Of inference. Default: the target's.")
+@click.option("--runtime", "runtimes", metavar="NAME,NAME",
+              help="Runtimes to measure. Default: all that the target has.")
+@click.option("--threads", type=click.IntRange(min=1), help="Inference threads. Default: the target's.")
 @host_options
-@click.option("--quiet", is_flag=True, help="No progress bars, one line a stage.")
+@click.option("--quiet", is_flag=True, help="Print one line per stage instead of progress bars.")
 def bench(family: Path, target: str | None, fleet: Path | None, quiet: bool, **words: Any) -> None:
-    """Measure again what was built; the newest measurements are what report and choose read.
+    """Measure a family again; report and choose use the newest measurements.
 
-    With --host on a board, over the system's own ssh: nothing stays there but what --keep keeps. Several hosts are
+    --host measures on a board over the system's ssh and leaves nothing there unless --keep is given. Several hosts are
     measured side by side, one job at a time on each.
     """
     from mmprune.boards import measure_on
@@ -126,10 +127,10 @@ def bench(family: Path, target: str | None, fleet: Path | None, quiet: bool, **w
 @click.argument("family", type=OUT)
 @click.option("--target", required=True, help="`mmprune targets` lists them.")
 @click.option("--profile", **PROFILE)
-@click.option("--threads", type=click.IntRange(min=1), help="Of inference. Default: the target's.")
+@click.option("--threads", type=click.IntRange(min=1), help="Inference threads. Default: the target's.")
 @jetpack_option
 def bundle(family: Path, target: str, profile: str, threads: int | None, jetpack: str) -> None:
-    """One file with all that a board without network needs: models, programs, what they should answer."""
+    """Pack all that a board without network needs into one file: models, programs and expected outputs."""
     from mmprune.boards import Measuring, describe
     from mmprune.handles import Family
 
@@ -140,7 +141,7 @@ def bundle(family: Path, target: str, profile: str, threads: int | None, jetpack
 @click.argument("family", type=OUT)
 @click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def import_(family: Path, results: Path) -> None:
-    """Take in what a bundle's ./run measured on a board; all of it or, where something is wrong, nothing."""
+    """Import what a bundle's ./run measured on a board: all of it, or nothing if anything is wrong."""
     from mmprune.handles import Family
 
     click.echo(Family(family).import_results(results))
@@ -149,18 +150,19 @@ def import_(family: Path, results: Path) -> None:
 
 @cli.command(epilog="Example: mmprune choose mmprune-out --max-latency-ms 12 --min-accuracy 0.9 --out deploy")
 @click.argument("family", type=OUT)
-@click.option("--max-latency-ms", **above_zero(), help="At the percentile.")
-@click.option("--percentile", type=click.Choice(["50", "90", "99"]), default="90", show_default=True)
-@click.option("--max-size-mb", **above_zero(), help="Of the download, in MiB.")
-@click.option("--max-memory-mb", **above_zero(), help="Peak of the whole process, in MiB.")
+@click.option("--max-latency-ms", **above_zero(), help="Largest latency, at the percentile of --percentile.")
+@click.option("--percentile", type=click.Choice(["50", "90", "99"]), default="90", show_default=True,
+              help="Percentile of the latency.")
+@click.option("--max-size-mb", **above_zero(), help="Largest download, in MiB.")
+@click.option("--max-memory-mb", **above_zero(), help="Largest peak memory of the whole process, in MiB.")
 @click.option("--min-accuracy", metavar="SHARE", callback=fraction,
-              help="On test data: 0.92 or 92%; above 1 a plain number is percent, as in the tables.")
-@click.option("--runtime", help="Only this runtime.")
-@click.option("--out", type=OUT, help="Copy the winner there, with everything needed to run it.")
+              help="Lowest accuracy on test data: 0.92 or 92%.")
+@click.option("--runtime", help="Choose only among files of this runtime.")
+@click.option("--out", type=OUT, help="Copy the winner there with everything needed to run it.")
 def choose(family: Path, out: Path | None, **words: Any) -> None:
-    """The most accurate model within the budget: the winner, its margin, the runner-up, the nearest miss.
+    """Choose the most accurate model within a budget; shows its margin, the runner-up and the nearest miss.
 
-    Exits with 1 when nothing fits.
+    Exits with 1 if nothing fits.
     """
     from mmprune.handles import Chosen, Family
     from mmprune.results.choose import describe
@@ -178,7 +180,7 @@ def choose(family: Path, out: Path | None, **words: Any) -> None:
 @cli.command(epilog="Example: mmprune report mmprune-out")
 @click.argument("family", type=OUT)
 def report(family: Path) -> None:
-    """Write report.md and front.png of a family from what was measured."""
+    """Write report.md and front.png from what was measured."""
     from mmprune.handles import Family
 
     say_loading("matplotlib")
@@ -188,10 +190,10 @@ def report(family: Path) -> None:
 @cli.command(epilog="Example: mmprune strategies --model resnet18 --num-classes 10 --img-size 64")
 @model_options
 @click.option("--pattern", **one_of("pattern", *PATTERNS), default="unstructured", show_default=True,
-              help="Show what is left of the sparsities under it.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+              help="Show the sparsities that this pattern can give.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def strategies(as_json: bool, **words: Any) -> None:
-    """Show layers, kinds, ranges and the ten sparsity vectors of a model, without data and without training."""
+    """Show a model's layers, their sparsity ranges and the ten strategies, without data and training."""
     from mmprune.cli.plan_table import plan_json, plan_table
     from mmprune.workflow import plan
 
@@ -202,7 +204,7 @@ def strategies(as_json: bool, **words: Any) -> None:
 
 @cli.command(epilog="Example: mmprune targets")
 def targets() -> None:
-    """List the device families that can be built for."""
+    """List the device families that mmprune can build for."""
     import targets as package
 
     for name in (*package.TARGETS, package.LOCAL):
@@ -215,14 +217,15 @@ def targets() -> None:
 
 @cli.group()
 def runtime() -> None:
-    """mmrt, the sparse CPU runtime: build it."""
+    """Build mmrt, the sparse CPU runtime."""
 
 
 @runtime.command("build", epilog="Example: mmprune runtime build --target raspberry-pi-5 --out mmrt-pi5")
-@click.option("--target", help="`mmprune targets` lists them. Default: this machine.")
-@click.option("--out", type=OUT, help="Default: where mmprune finds it; for another architecture mmrt-NAME here.")
+@click.option("--target", help="Device family; `mmprune targets` lists them. Default: this machine.")
+@click.option("--out", type=OUT,
+              help="Output folder. Default: where mmprune finds it, or mmrt-NAME for another architecture.")
 def build_the_runtime(target: str | None, out: Path | None) -> None:
-    """Compile libmmrt.so and mmrt-bench with the C++17 compiler that is here (CXX names another)."""
+    """Compile libmmrt.so and mmrt-bench with the C++17 compiler on this machine, or the one in CXX."""
     from mmprune.runtime_files import build_runtime
     from targets import LOCAL, load
 
@@ -232,7 +235,7 @@ def build_the_runtime(target: str | None, out: Path | None) -> None:
 
 @cli.command(epilog="Example: mmprune doctor")
 def doctor() -> None:
-    """Say what of torch, runtimes, compilers and devices is usable here, and how to get the rest."""
+    """Check which parts of torch, runtimes, compilers and devices work here, and how to get the rest."""
     from mmprune.cli.doctor import examine
 
     good = True
