@@ -45,7 +45,8 @@ def finish(given: ExportInput, made: Made, run: Run) -> Artifact:
         file_bytes=file_bytes(made.files), sha256=sha256(made.files),
         download_bytes=download_bytes(made.files) if made.download_bytes is None else made.download_bytes,
         max_abs_difference=agreement.max_abs_difference, top1_agreement=agreement.top1_agreement,
-        accuracy=agreement.accuracy, layer_sparsity=made.layer_sparsity, notes=notes)
+        accuracy=agreement.accuracy, layer_sparsity=made.layer_sparsity, notes=notes,
+        reference=given.variant.reference)
     folder.write_artifact(given.root, artifact)
     return artifact
 
@@ -62,8 +63,7 @@ def read_finished(root: Path, variant: str, format: str, precision: str) -> Arti
     record = folder.artifact_record(root, variant, format, precision)
     if not record.is_file():
         return None
-    row = folder.read_json(record)
-    artifact = Artifact(**{**row, "files": tuple(row["files"]), "notes": tuple(row["notes"])})
+    artifact = folder.read_record(Artifact, record)
     paths = [root / file for file in artifact.files]
     whole = all(path.is_file() for path in paths) and sha256(paths) == artifact.sha256
     return artifact if whole else None

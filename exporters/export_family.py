@@ -12,7 +12,7 @@ from exporters.artifact import forget_others
 from exporters.export_input import ExportInput, Int8, Labelled
 from exporters.int8.calibration import draw_images, note_for
 from exporters.run import export_variants
-from mmprune.family import Baseline, layers_of, load_variant
+from mmprune.family import Baseline, load_variant
 from mmprune.finetune import Split
 from mmprune.folder import read_manifest
 from mmprune.records import Artifact, Variant
@@ -46,7 +46,7 @@ class InputMaker:
     def __call__(self, variant: Variant) -> ExportInput:
         baseline, calibration = self.open()
         images, labels = _whole(baseline.test)
-        model, layers = load_variant(self.root, variant, baseline.model), layers_of(read_manifest(self.root))
+        model, layers = load_variant(self.root, variant, baseline.model), read_manifest(self.root).layers
         return ExportInput(variant, model, self.root, layers, images, labels, calibration, self.int8,
                        _whole(baseline.validation) if self.int8.max_drop is not None else None)
 

@@ -19,6 +19,7 @@ from mmprune.masks import apply_masks
 from mmprune.models.weights import not_finite
 from mmprune.norms import normed
 from mmprune.qat import rounded
+from mmprune.records import Recipe
 
 Batch = tuple[Tensor, Tensor]
 
@@ -41,23 +42,6 @@ class Split(Protocol):
 
 class Diverged(RuntimeError):
     """A loss or a weight that is not a number; the message names the layer."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a masked model is trained again."""
-
-    name: str
-    lr: float
-    epochs: int
-    batch_size: int
-    linear_decay: bool  # to zero, after a warm-up over the first 5 % of the steps; otherwise constant
-    distill: float  # weight of the dense model's soft labels in the loss, 0 for none
-    patience: int  # stop after so many epochs without a better validation accuracy and take the best; 0: take the last
-    renew_statistics: bool  # of BatchNorm, at the end (recalibrate)
-    weight_decay: float = 0.0
-    optimizer: str = "adamw"
-    qat: bool = False  # the last epoch on weights and activations rounded as int8's (mmprune/qat.py)
 
 
 # The paper's recipe: Adam at a constant 5e-5 (its ResNet-18 and Swin-T; VGG-11 took 1e-4), cross-entropy, patience 3.

@@ -196,7 +196,7 @@ def calibration(path: Path | None, wanted: tuple[tuple[str, str], ...], preproce
     return read
 
 
-def request(rest: dict[str, Any], model: str, about: dict[str, Any], scores: tuple[str, ...], pattern: str) -> Any:
+def request(rest: dict[str, Any], model: str, source: Any, scores: tuple[str, ...], pattern: str) -> Any:
     """The user's words as a family.Request."""
     from mmprune.family import Request
     from mmprune.finetune import make_recipe
@@ -209,4 +209,4 @@ def request(rest: dict[str, Any], model: str, about: dict[str, Any], scores: tup
                     "ResNet-18 every layer is shifted towards 90 % in total, out of its range, as the authors do",))
     overrides = read_overrides(rest["ranges"]) if rest["ranges"] else {}
     return Request(recipe, scores, names(rest["strategies"]), pattern, rest["seed"], overrides,
-                   model, about, " ".join(["mmprune", *sys.argv[1:]]))
+                   model, source, " ".join(["mmprune", *sys.argv[1:]]))

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def build(target: str, score: str, profile: str, out: Path, quiet: bool, **rest:
     read = asked.calibration(rest["calibration"], wanted, opened.make_baseline.preprocess)
     int8 = Int8(rest["clipping"], rest["bias_correction"], rest["max_drop"])
     maker = InputMaker(out, opened.make_baseline, read, int8)
-    request = asked.request(rest, opened.make_baseline.spec.model, opened.about, scores, pattern)
+    request = asked.request(rest, opened.make_baseline.spec.model, opened.source, scores, pattern)
     with bars(quiet) as progress:
         variants = build_family(opened.make_baseline, request, out, resources, progress)
         artifacts, failed = _export(maker, variants, wanted, (resources.jobs, rest["jetpack"]), progress)
@@ -262,7 +263,7 @@ def choose(family: Path, out: Path | None, **limits: Any) -> None:
     latency = limits["max_latency_ms"]
     budget = Budget(latency and latency / 1e3, int(limits["percentile"]), asked.mib(limits["max_size_mb"]),
                     asked.mib(limits["max_memory_mb"]), limits["min_accuracy"], limits["runtime"])
-    choice = pick(read_points(family), budget, read_manifest(family)["data"]["test"])
+    choice = pick(read_points(family), budget, read_manifest(family).images.test)
     click.echo(describe(choice))
     if choice.winner is None:
         sys.exit(1)
@@ -294,15 +295,16 @@ def strategies(as_json: bool, **rest: Any) -> None:
     from mmprune.family import Baseline, plan_family
     from mmprune.models.loading import open_model
     from mmprune.models.source import named_model
+    from mmprune.records import Source
 
     named = named_model(asked.named(rest))
     opened = open_model(named.model or "", str(named.weights) if named.weights else None,
                         describe_data(named.data) if named.data else None, named.options)
     say_notes(opened.notes)
     bench = Baseline(opened.model, LoaderSplit(()), LoaderSplit(()), LoaderSplit(()), opened.preprocess.input_shape)
-    manifest = plan_family(bench, asked.request(rest, opened.spec.model, {}, ("magnitude",), rest["pattern"]))
+    manifest = plan_family(bench, asked.request(rest, opened.spec.model, Source(), ("magnitude",), rest["pattern"]))
     if as_json:
-        click.echo(json.dumps({k: manifest[k] for k in ("layers", "ranges", "strategies")}, indent=1))
+        click.echo(json.dumps({k: asdict(manifest)[k] for k in ("layers", "ranges", "strategies")}, indent=1))
     else:
         click.echo(plan_table(manifest))
 

@@ -1,24 +1,22 @@
 """A family's plan as text: layers, kinds, ranges and each strategy's sparsities as a pattern gives them."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from mmprune.records import Layer, Strategy
+from mmprune.records import Layer, Manifest, Strategy
 
 
-def plan_table(manifest: dict[str, Any]) -> str:
+def plan_table(manifest: Manifest) -> str:
     """One row a layer, a column a strategy, the totals last: of the plan's pattern, then of each other pattern."""
-    from mmprune.family import layers_of
     from mmprune.masks import ZEROS
 
-    layers, own = layers_of(manifest), manifest["spec"]["pattern"]
-    strategies = [Strategy(n, s) for n, s in manifest["strategies"].items()]
+    layers, own = manifest.layers, manifest.spec.pattern
+    strategies = [Strategy(n, s) for n, s in manifest.strategies.items()]
     short = [s.name.replace("classifier", "class.").replace("proportional", "proport.").replace("feature", "feat.")
              for s in strategies]
     rows = [["layer", "kind", "weights", "range", *short]]
     for x in layers:
-        bounds = manifest["ranges"][x.name]
-        span = f"{100 * bounds['low']:.0f}-{100 * bounds['high']:.0f}"
+        bounds = manifest.ranges[x.name]
+        span = f"{100 * bounds.low:.0f}-{100 * bounds.high:.0f}"
         rows.append([x.name.removesuffix(".weight"), x.kind, f"{x.params:,}", span,
                      *(_percent([x], s, own) for s in strategies)])
     weights = f"{sum(x.params for x in layers):,}"

@@ -1,8 +1,7 @@
 """From what the user names (a model, weights, data) to the Baseline that a family is made on."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from mmprune.data.class_order import AUTO, Outputs, find_outputs
 from mmprune.data.image_sets import DataFacts
@@ -11,7 +10,7 @@ from mmprune.family import Baseline
 from mmprune.models import defaults
 from mmprune.models.dense_check import choose_order, examine
 from mmprune.models.loading import Options, load_model, open_model
-from mmprune.records import ModelSpec, Preprocess
+from mmprune.records import LabelledData, ModelSpec, Preprocess, Source
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Opened:
     """A model and its data, checked, ready to be made a family of."""
 
     make_baseline: BenchMaker
-    about: dict[str, Any]  # for the manifest: "model", "preprocess", "data"
+    source: Source
     notes: tuple[str, ...]  # for the user to read
     warnings: tuple[str, ...] = ()  # of what would make all that follows worthless
 
@@ -67,13 +66,13 @@ def named_model(named: Named) -> Named:
                    data=named.data or defaults.default_data())
 
 
-def output_labels(facts: DataFacts, outputs: Outputs, num_classes: int) -> list[str]:
+def output_labels(facts: DataFacts, outputs: Outputs, num_classes: int) -> tuple[str, ...]:
     """A name for each output of the model: the class of the data that it stands for, else its number."""
     labels = [f"output {i}" for i in range(num_classes)]
     for name, index in zip(facts.classes, outputs.index.tolist(), strict=True):
         if index >= 0:
             labels[index] = name
-    return labels
+    return tuple(labels)
 
 
 def open_source(named: Named, cache: Path | None = None, device: str = "cpu") -> Opened:
@@ -105,11 +104,6 @@ def open_source(named: Named, cache: Path | None = None, device: str = "cpu") ->
         loaded = loaded if outputs.order == usual else maker.load()
     if not opened.random_weights:
         warnings = examine(opened.model, loaded.train, outputs, facts.classes, device)
-    about = {
-        "model": asdict(opened.spec),
-        "preprocess": asdict(opened.preprocess),
-        "data": {"path": str(named.data), "sha256": loaded.sha256, "classes": list(loaded.classes),
-                 "labels": output_labels(facts, outputs, num_classes), "class_order": outputs.order,
-                 "train": len(loaded.train), "validation": len(loaded.validation), "test": len(loaded.test)},
-    }
-    return Opened(maker, about, notes, warnings)
+    data = LabelledData(str(named.data), loaded.sha256, tuple(loaded.classes),
+                        output_labels(facts, outputs, num_classes), outputs.order)
+    return Opened(maker, Source(opened.spec, opened.preprocess, data), notes, warnings)
