@@ -20,7 +20,8 @@ def family(tmp_path):
 
 def test_the_report_has_what_was_asked_what_came_out_and_what_it_costs(family):
     text = write_report(family).read_text()
-    for line in ("- recipe: name short, lr 0.001, epochs 1", "- seed: 0", "| uniform | 50.0 | 88.00 | +2.00 | `uniform-0001` |",
+    for line in ("- recipe: name short, lr 0.001, epochs 1", "- seed: 0",
+                 "| uniform | 50.0 | 88.00 | +2.00 | `uniform-0001` |",
                  "| uniform, f32 | onnxruntime | 50.0 | 88.00 | 8.00 | 9.60 | - | 0.800 | 0.800 to 0.800 "
                  "| faster | 200 |",
                  "- governor: performance", "![Accuracy against latency, download and memory](front.png)",
