@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import nn
 
 from mmprune import __version__, folder
@@ -276,17 +276,21 @@ def write_model(root: Path, variant: Variant, model: nn.Module, layers: list[str
     folder.write_variant(root, replace(variant, layer_sparsity={n: zeros[n] / sizes[n] for n in layers},
                                        sparsity=sum(zeros.values()) / sum(sizes.values()),
                                        block_sparsity=in_blocks / sum(sizes.values()),
+                                       weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
                                        files={"weights": str(path.relative_to(root))}))
 
 
 def load_variant(root: Path, variant: Variant, dense: nn.Module) -> nn.Module:
     """A copy of the dense model with the variant's weights, in eval mode."""
     path = root / variant.files["weights"]
+    way_out = f"delete {path.parent} and run the same command again"
     try:
-        state = load_file(path)
+        content = path.read_bytes()
+        state = load(content)
     except (OSError, SafetensorError) as err:
-        way_out = f"delete {path.parent} and run the same command again"
         raise folder.FolderError(f"{path} is damaged ({err}); {way_out}") from err
+    if hashlib.sha256(content).hexdigest() != variant.weights_sha256:
+        raise folder.FolderError(f"{path} is not what was written there; {way_out}")
     model = copy.deepcopy(dense)
     model.load_state_dict(state)
     return model.eval()

@@ -220,6 +220,7 @@ class Variant:
     files: dict[str, str] = field(default_factory=dict)  # e.g. {"weights": "variants/<id>/weights.safetensors"}
     block_sparsity: float = 0.0  # as sparsity, of weights in wholly zero blocks of four inputs (masks.zeros_in_blocks)
     reference: bool = False  # the dense model
+    weights_sha256: str = ""  # of the file of weights
 
     def __post_init__(self) -> None:
         for name in ("sparsity", "block_sparsity", "accuracy", "validation_accuracy"):
@@ -245,6 +246,7 @@ class Artifact:
     layer_sparsity: dict[str, float]  # counted in this file
     notes: tuple[str, ...] = ()  # e.g. "12 all-zero channels removed", "3 subnormal weights flushed"
     reference: bool = False  # made from the dense model
+    made_with: dict[str, str] = field(default_factory=dict)  # see exporters/made_with.py
 
 
 @dataclass(frozen=True)

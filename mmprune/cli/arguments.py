@@ -141,7 +141,7 @@ def formats(usual: Iterable[str], words: tuple[str, ...], precisions: tuple[str,
         if "-" in word:
             raise click.BadParameter(f"{word!r} has its precision in its name: leave out one of the two",
                                      param_hint="--formats")
-    known = {name: load(name).PRECISIONS for name in dict.fromkeys(f.partition("-")[0] for f in words or usual)}
+    known = {name: tuple(load(name).ORIGINS) for name in dict.fromkeys(f.partition("-")[0] for f in words or usual)}
     for precision in precisions:
         if not any(precision in have for have in known.values()):
             have = "; ".join(f"{name}: {', '.join(all_of_it)}" for name, all_of_it in known.items())
