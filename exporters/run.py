@@ -9,6 +9,7 @@ from exporters import ExportError, load
 from exporters.artifact import LEFT, read_finished
 from exporters.attempts import Died, Failure, is_for_all, reason
 from exporters.export_input import ExportInput
+from exporters.made_with import Origin, expected_of
 from mmprune import folder
 from mmprune.records import Artifact, Variant
 from mmprune.workers import Processes, WorkerError, run_tasks
@@ -17,11 +18,11 @@ Progress = Callable[[float, int, str], None]  # (done, total, label)
 
 
 def export_one(given: ExportInput, format: str, precision: str) -> Artifact:
-    """The artifact of a variant: the finished one if its files are whole, else made anew.
+    """The artifact of a variant: the finished one if its files are whole and would be made the same, else made anew.
 
     What failed once for this given, and what is made from it, fails of the same without another try.
     """
-    done = read_finished(given.root, given.variant.id, format, precision)
+    done = read_finished(given.root, given.variant.id, format, precision, expected_of(given, (format, precision)))
     if done is not None:
         return done
     file = f"{format}-{precision}"
@@ -30,6 +31,13 @@ def export_one(given: ExportInput, format: str, precision: str) -> Artifact:
     with given.attempts.making(file, folder.export_log(given.root, given.variant.id, file)):
         given.attempts.doing("")
         return load(format).export(given, precision)
+
+
+def export_source(given: ExportInput, format: str, precision: str) -> Artifact:
+    """The artifact that this one is made from."""
+    origin: Origin = load(format).ORIGINS[precision]
+    assert origin.source is not None
+    return export_one(given, *origin.source)
 
 
 def quiet(done: float, total: int, label: str) -> None:

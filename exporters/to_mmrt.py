@@ -19,6 +19,7 @@ import onnx
 from exporters import ExportError
 from exporters.artifact import LEFT, Made, artifact_path, finish
 from exporters.export_input import ExportInput
+from exporters.made_with import Origin
 from exporters.mmrt import download as mmrt_download
 from exporters.mmrt import file as mmrt_file
 from exporters.mmrt.fusion import MERGED, fuse
@@ -26,13 +27,13 @@ from exporters.mmrt.lower import lower
 from exporters.mmrt.lower_int8 import quantized, stored_size
 from exporters.mmrt.plan import Plan, plan_words, stored_weights
 from exporters.mmrt.read import read_graph
-from exporters.run import export_one
+from exporters.run import export_source
 from mmprune import __version__, folder
 from mmprune.choices import pick
 from mmprune.records import Artifact
 from mmprune.runtime_files import runtime_files
 
-PRECISIONS = ("fp32", "fp16", "int8")
+ORIGINS = {"fp32": Origin(("onnx", "fp32")), "fp16": Origin(("onnx", "fp32")), "int8": Origin(("onnx", "int8"))}
 SUFFIX = ".mmrt"
 LOST = 1e-6  # of a layer's weights: rounding of a fraction, less than one weight of any layer
 
@@ -42,9 +43,9 @@ def export(given: ExportInput, precision: str) -> Artifact:
 
     int8 computes what the Q/DQ file of ONNX Runtime says, in the same arithmetic; what that leaves in float32 stays so.
     """
-    pick("precision", precision, PRECISIONS, ExportError, owner="mmrt")
+    pick("precision", precision, ORIGINS, ExportError, owner="mmrt")
     load_runtime()  # before the work: without it nothing can be verified
-    source = export_one(given, "onnx", "int8" if precision == "int8" else "fp32")
+    source = export_source(given, "mmrt", precision)
     path = artifact_path(given.root, given.variant.id, "mmrt", precision, SUFFIX)
     meta = {"mmprune": __version__, "variant": given.variant.id, "onnx_sha256": source.sha256}
     model = onnx.load(given.root / source.path)

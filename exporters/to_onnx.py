@@ -28,13 +28,17 @@ from exporters.graph.zeros import constant_layers, count_zeros, name_layers
 from exporters.int8 import calibration
 from exporters.int8.onnxruntime import quantize
 from exporters.int8.tensorrt import check_zero_points, left_in_float
-from exporters.run import export_one
+from exporters.made_with import Origin
+from exporters.run import export_source
 from mmprune import __version__, folder
 from mmprune.choices import pick
 from mmprune.patterns import ALIGNED
 from mmprune.records import Artifact
 
-PRECISIONS = ("fp32", "int8")
+ORIGINS = {
+    "fp32": Origin(packages=("torch", "onnx", "onnxsim")),
+    "int8": Origin(("onnx", "fp32"), ("onnxruntime",), ("calibration", "clipping", "bias_correction", "max_drop")),
+}
 SUFFIX = ".onnx"
 OPSET = 17  # the highest that TensorRT 8.6 (JetPack 6.0) and the TorchScript exporter both know in full
 LATER_OPSETS = (18, 19, 20)  # that the TorchScript exporter has
@@ -46,14 +50,14 @@ PROOF_IMAGES = 4
 
 def export(given: ExportInput, precision: str) -> Artifact:
     """Write, check and record the ONNX file. ExportError when zeros are lost, VerifyError when it answers otherwise."""
-    pick("precision", precision, PRECISIONS, ExportError, owner="onnx")
+    pick("precision", precision, ORIGINS, ExportError, owner="onnx")
     return _export_int8(given) if precision == "int8" else _export_fp32(given)
 
 
 def _export_int8(given: ExportInput) -> Artifact:
     label = f"{given.variant.id}/onnx-int8"
     calibration.images_of(given, label)  # before the work
-    source = export_one(given, "onnx", "fp32")
+    source = export_source(given, "onnx", "int8")
     model, notes = quantize(onnx.load(given.root / source.path), given, label)
     made = write_typed(given, source, model, ("onnx", "int8"), notes)
     return finish(given, made, open_file(made.files[0]))

@@ -18,8 +18,9 @@ from exporters.export_input import ExportInput
 from exporters.graph.zeros import count_zeros
 from exporters.int8 import calibration
 from exporters.int8 import openvino as openvino_int8
+from exporters.made_with import Origin
 from exporters.no_telemetry import no_telemetry
-from exporters.run import export_one
+from exporters.run import export_source
 from exporters.to_onnx import layer_weights, read_constants
 from mmprune.choices import pick
 from mmprune.records import Artifact
@@ -27,15 +28,19 @@ from mmprune.records import Artifact
 with no_telemetry():
     import openvino
 
-PRECISIONS = ("fp32", "fp16", "int8")
+ORIGINS = {
+    "fp32": Origin(("onnx", "fp32"), ("openvino",)),
+    "fp16": Origin(("onnx", "fp32"), ("openvino",)),
+    "int8": Origin(("onnx", "fp32"), ("openvino", "nncf"), ("calibration",)),
+}
 SUFFIX = ".xml"
 
 
 def export(given: ExportInput, precision: str) -> Artifact:
     """Write, check and record the IR; makes the ONNX file first if absent. ExportError, VerifyError as to_onnx."""
-    pick("precision", precision, PRECISIONS, ExportError, owner="openvino")
+    pick("precision", precision, ORIGINS, ExportError, owner="openvino")
     label = f"{given.variant.id}/openvino-{precision}"
-    source = export_one(given, "onnx", "fp32")
+    source = export_source(given, "openvino", precision)
     constants = read_constants(given.root / source.path)
     model, notes = openvino.Core().read_model(str(given.root / source.path)), source.notes
     if precision == "int8":

@@ -15,25 +15,30 @@ from exporters.artifact import finish
 from exporters.export_input import ExportInput
 from exporters.int8 import calibration
 from exporters.int8.tensorrt import quantize_for_tensorrt, to_fp16
-from exporters.run import export_one
+from exporters.made_with import Origin
+from exporters.run import export_source
 from exporters.to_onnx import OPSET, open_exact, opset_of, write_typed
 from mmprune.choices import pick
 from mmprune.records import Artifact
 
-PRECISIONS = ("fp32", "fp16", "int8")
+ORIGINS = {
+    "fp32": Origin(("onnx", "fp32")),
+    "fp16": Origin(("onnx", "fp32")),
+    "int8": Origin(("onnx", "fp32"), ("onnxruntime",), ("calibration",)),  # which finds the ranges
+}
 open_file = open_exact  # on ONNX Runtime: it checks the file here; the board builds an engine from it
 
 
 def export(given: ExportInput, precision: str) -> Artifact:
     """Write, check and record the file; makes the ONNX file first if absent. ExportError, VerifyError as to_onnx."""
-    pick("precision", precision, PRECISIONS, ExportError, owner="tensorrt")
+    pick("precision", precision, ORIGINS, ExportError, owner="tensorrt")
     label = f"{given.variant.id}/tensorrt-{precision}"
     make: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
         "fp32": lambda model: model,
         "fp16": to_fp16,
         "int8": lambda model: quantize_for_tensorrt(model, calibration.images_of(given, label)),
     }
-    source = export_one(given, "onnx", "fp32")
+    source = export_source(given, "tensorrt", precision)
     read = onnx.load(given.root / source.path)
     if opset_of(read) > OPSET:
         raise ExportError(f"{label}: the model needs opset {opset_of(read)}, and TensorRT's files have {OPSET}, which "

@@ -29,7 +29,7 @@ def wanted_formats(names: Sequence[str]) -> tuple[Kind, ...]:
     pairs: list[Kind] = []
     for text in names:
         name, _, precision = text.partition("-")
-        known = load(name).PRECISIONS
+        known = load(name).ORIGINS
         if precision:
             pick("precision", precision, known, owner=name)
         pairs += [(name, p) for p in ([precision] if precision else known) if precision or p != "int8"]
@@ -47,7 +47,7 @@ def format_names(usual: Iterable[str], names: Sequence[str], precisions: Sequenc
     for name in names:
         if "-" in name:
             raise ValueError(f"--formats {name} has its precision in its name: leave it out there, or in --precision")
-    known = {name: load(name).PRECISIONS for name in dict.fromkeys(f.partition("-")[0] for f in names or usual)}
+    known = {name: tuple(load(name).ORIGINS) for name in dict.fromkeys(f.partition("-")[0] for f in names or usual)}
     for precision in precisions:
         if not any(precision in have for have in known.values()):
             have = "; ".join(f"{name}: {', '.join(all_of_it)}" for name, all_of_it in known.items())

@@ -18,7 +18,7 @@ from mmprune.models.weights import not_finite
 from mmprune.norms import normed
 from mmprune.patterns import apply_masks
 from mmprune.qat import rounded
-from mmprune.recipes import Recipe
+from mmprune.records import Recipe
 
 Batch = tuple[Tensor, Tensor]
 

@@ -2,13 +2,12 @@
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from mmprune.data.loaders import count_images, labels_of, loader_facts, preprocess_of_loader
+from mmprune.data.loaders import labels_of, loader_facts, preprocess_of_loader
 from mmprune.data.splits import DataError, LoaderSplit
 from mmprune.family import Baseline, Request, Resources, build_family
 from mmprune.folder import read_manifest
@@ -21,7 +20,7 @@ from mmprune.patterns import check_pattern, make_masks
 from mmprune.progress import bars, say_notes, say_warnings
 from mmprune.ranges import check_overrides, find_ranges
 from mmprune.recipes import NOTES, make_recipe
-from mmprune.records import Preprocess
+from mmprune.records import LabelledData, Preprocess, Source
 from mmprune.scores import SCORES
 from mmprune.strategies import plan
 
@@ -59,16 +58,13 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
     baseline = Baseline(adopted, splits[0], splits[1], splits[2], facts.input_shape)
     say_notes(notes)
     say_warnings(near_guessing(adopted, splits[1], device))
-    preprocess = preprocess or preprocess_of_loader(test, facts.input_shape)
-    counts = {name: count_images(loader) for name, loader in (("train", train), ("validation", val), ("test", test))}
-    about = {"model": asdict(spec), "preprocess": asdict(preprocess) if preprocess else None,
-             "data": {"path": "", "sha256": facts.sha256, "classes": list(facts.classes), "class_order": "loader",
-                      "labels": labels_of(facts.classes, spec.num_classes), **counts}}
+    data = LabelledData("", facts.sha256, facts.classes, labels_of(facts.classes, spec.num_classes), "loader")
+    source = Source(spec, preprocess or preprocess_of_loader(test, facts.input_shape), data)
     scores = tuple(SCORES) if score == "all" else (score,)
     how = make_recipe(recipe, epochs, lr, None, qat)
     say_notes(NOTES[known] for known in NOTES if known == how.name)
     request = Request(how, scores, tuple(strategies), check_pattern(pattern), seed, check_overrides(ranges or {}),
-                      name, about)
+                      name, source)
     root = Path(out)
     with bars(quiet) as progress:
         build_family(lambda: baseline, request, root, Resources(device), progress)

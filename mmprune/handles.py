@@ -160,7 +160,7 @@ class Family:
 
     def choice(self, budget: Budget) -> Choice:
         """What fits the budget, or what comes nearest."""
-        return choose(self.points, budget, folder.read_manifest(self.root)["data"]["test"])
+        return choose(self.points, budget, folder.read_manifest(self.root).images.test)
 
     def report(self) -> Path:
         """Write report.md and front.png. Unmeasured families get the rest of the report, and PointsError."""

@@ -1,27 +1,10 @@
 """Recipes: how a masked model is trained again, as values. Nothing heavy is loaded to read them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from mmprune.choices import pick
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a masked model is trained again."""
-
-    name: str
-    lr: float
-    epochs: int
-    batch_size: int
-    linear_decay: bool  # to zero, after a warm-up over the first 5 % of the steps; otherwise constant
-    distill: float  # weight of the dense model's soft labels in the loss, 0 for none
-    patience: int  # stop after so many epochs without a better validation accuracy and take the best; 0: take the last
-    renew_statistics: bool  # of BatchNorm, at the end (recalibrate)
-    weight_decay: float = 0.0
-    optimizer: str = "adamw"
-    qat: bool = False  # the last epoch on weights and activations rounded as int8's (mmprune/qat.py)
-
+from mmprune.records import Recipe
 
 # The paper's recipe: Adam at a constant 5e-5 (its ResNet-18 and Swin-T; VGG-11 took 1e-4), cross-entropy, patience 3.
 # Ours: a higher rate that falls to zero, taught by the dense model (Hinton et al. 2015): short retraining lives from a

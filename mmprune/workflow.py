@@ -18,6 +18,7 @@ from mmprune.handles import Family
 from mmprune.models.named import Named
 from mmprune.progress import Progress, quiet, say_errors, say_loading, say_notes, say_warnings
 from mmprune.recipes import NOTES, RECIPES, Recipe
+from mmprune.records import Manifest, Source
 from mmprune.strategies import STRATEGIES
 
 ALL = "all"  # of the scores
@@ -73,7 +74,7 @@ def build(options: BuildOptions, progress: Progress = quiet) -> Family:
     say_warnings(opened.warnings)
     read = _calibration(options.calibration, wanted, opened.make_baseline.preprocess)
     pattern = targets.pattern_for(target, wanted) if options.pattern == AUTO else options.pattern
-    request = _request(options, opened.make_baseline.spec.model, opened.about, pattern)
+    request = _request(options, opened.make_baseline.spec.model, opened.source, pattern)
     jobs = options.jobs or (min(10, len(os.sched_getaffinity(0))) if options.device == "cpu" else 1)
     build_family(opened.make_baseline, request, options.out, Resources(options.device, jobs), progress)
     family = Family(options.out, opened.make_baseline)
@@ -100,7 +101,7 @@ def build(options: BuildOptions, progress: Progress = quiet) -> Family:
 
 
 def plan(source: Named, recipe: Recipe, strategies: tuple[str, ...] = (), pattern: str = "unstructured",
-         ranges: Path | None = None) -> dict[str, Any]:
+         ranges: Path | None = None) -> Manifest:
     """The manifest that a build would begin with: layers, kinds, ranges, strategies. No data is read, nothing trained.
 
     ValueError for a strategy that there is not, and for a model that cannot be opened.
@@ -136,7 +137,7 @@ def check_device(name: str) -> None:
         raise ValueError(f"--device: torch cannot use {name!r} here: {reason}") from err
 
 
-def _request(options: BuildOptions, model: str, about: dict[str, Any], pattern: str) -> Any:
+def _request(options: BuildOptions, model: str, source: Source, pattern: str) -> Any:
     from mmprune.family import Request
     from mmprune.patterns import check_pattern
     from mmprune.ranges import read_overrides
@@ -146,7 +147,7 @@ def _request(options: BuildOptions, model: str, about: dict[str, Any], pattern: 
     overrides = read_overrides(options.ranges) if options.ranges else {}
     say_notes(NOTES[name] for name in NOTES if name == options.recipe.name)
     return Request(options.recipe, scores, options.strategies, check_pattern(pattern), options.source.seed, overrides,
-                   model, about, options.command)
+                   model, source, options.command)
 
 
 def _calibration(path: Path | None, wanted: tuple[tuple[str, str], ...], preprocess: Any) -> Any:

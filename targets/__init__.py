@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprune.choices import pick
+from mmprune.from_json import from_json
 from mmprune.records import Device
 
 if sys.version_info >= (3, 11):
@@ -122,7 +123,6 @@ def _read(path: Path) -> Target:
     for key in sorted(told):
         pick("field", key, (*fields, "like"), owner=f"target {path}")
     row = {**base, "name": path.stem, "what": f"the board of {path.name}", **told}
-    row.update({key: tuple(row[key]) for key in ("formats", "isa", "lacks") if key in row})
     if missing := [name for name, f in fields.items() if name not in row and f.default is dataclasses.MISSING]:
         raise ValueError(f"target {path}: {missing[0]!r} is missing; like = \"raspberry-pi-5\" would give it")
-    return Target(**row)
+    return from_json(Target, row, f"target {path}")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import IO, Any
 
-from mmprune.records import Device, Gate, Measurement
-from targets.conform import MAX_TEXT, conform, strict_json
+from mmprune.records import Device, Measurement
+from targets.conform import MAX_TEXT, from_board, strict_json
 from targets.golden import GoldenCheck, check_of
 from targets.host import printable
 
@@ -60,11 +60,9 @@ def read_rows(lines: IO[bytes], where: str) -> Iterator[dict[str, Any]]:
 
 def device_from_row(row: Any) -> tuple[Device, bool]:
     """What a fingerprint says the device is, and whether it is an emulator. One of ODD for what is none."""
-    told = dict(row)
-    emulated = _flag(told.pop("emulated", False))
-    device = Device(**{**told, "isa": tuple(told["isa"])})
-    conform(device, Device, "device")
-    return device, emulated
+    fields = dict(row)
+    emulated = from_board(bool, fields.pop("emulated", False), "emulated")
+    return from_board(Device, fields), emulated
 
 
 class Answers:
@@ -103,8 +101,8 @@ class Answers:
         """(part, fraction); MeasureError."""
         part, fraction = row.get("part"), row.get("fraction")
         try:
-            conform(part, int, "part")
-            conform(fraction, float, "fraction")
+            from_board(int, part, "part")
+            from_board(float, fraction, "fraction")
         except ValueError as err:
             raise MeasureError(f"{self.where} says how far it is, but {short(err)}") from err
         return int(part or 0), min(1.0, float(fraction or 0))
@@ -114,18 +112,15 @@ def measurement_from_probe(row: dict[str, Any], info: SessionInfo) -> Measuremen
     """The record of a row of kind "result", checked field by field. ValueError, TypeError or KeyError."""
     if sum(map(len, row["latencies_s"])) + len(row["warmup_s"]) > MAX_SAMPLES:
         raise ValueError(f"it has more than {MAX_SAMPLES} samples")
-    conform(row["part"], int, "part")
+    from_board(int, row["part"], "part")
     datetime.fromisoformat(row["started"])
-    emulated = _flag(row.get("emulated", False)) or info.emulated
-    ours = {"artifact_sha256": row["sha256"], "device": info.device, "batch": 1, "profile": info.profile,
-            "session": f"{info.session}.{row['part'] + info.first_part - 1}", "commit": info.commit,
+    emulated = from_board(bool, row.get("emulated", False), "emulated") or info.emulated
+    ours = {"artifact_sha256": row["sha256"], "device": dataclasses.asdict(info.device), "batch": 1,
+            "profile": info.profile, "session": f"{info.session}.{row['part'] + info.first_part - 1}",
+            "commit": info.commit,
             "provenance": "fixture" if row["runtime"] == NULL else "emulated" if emulated else "measured"}
-    told = {f.name: _frozen(row[f.name]) for f in dataclasses.fields(Measurement)
-            if f.name in row and f.name not in ours and f.name != "schema"}
-    if told.get("gate"):
-        told["gate"] = Gate(**told["gate"])
-    made = Measurement(**told, **ours)
-    conform(made, Measurement, made.artifact)
+    theirs = {f.name for f in dataclasses.fields(Measurement)} - {*ours, "schema"}  # what else a row has is its frame
+    made = from_board(Measurement, {**{key: value for key, value in row.items() if key in theirs}, **ours})
     if made.processes and sum(made.processes) != len(made.latencies_s):
         raise ValueError(f"it has {len(made.latencies_s)} rounds, its processes {sum(made.processes)}")
     return made
@@ -134,14 +129,3 @@ def measurement_from_probe(row: dict[str, Any], info: SessionInfo) -> Measuremen
 def short(value: Any) -> str:
     """Some of a board's text, without what a terminal would take for orders."""
     return printable(str(value))[:MAX_TEXT // 5]
-
-
-def _frozen(value: Any) -> Any:
-    """Lists as tuples, which records hold."""
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"emulated must be true or false, got {value!r:.60}")
-    return value

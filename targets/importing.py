@@ -124,8 +124,7 @@ class _Reader:
         if self.devices.setdefault(row["session"], device) != device:
             raise ValueError(f"session {row['session']} was measured on another device before")
         profile = profile_named(str(row["profile"]["name"]))
-        commit = row.get("commit") or row.get("mmprune") or "not told"  # older bundles tell the version alone
-        self.info = SessionInfo(device, emulated, profile.name, row["session"], commit)
+        self.info = SessionInfo(device, emulated, profile.name, row["session"], row["commit"])
 
     def _take_result(self, row: dict[str, Any]) -> None:
         artifact = self._artifact(row)
@@ -135,7 +134,7 @@ class _Reader:
         before = self.old.get(_key(made)) or self.new.get(_key(made))
         if before is None:
             self.new[_key(made)] = made
-        elif dataclasses.replace(before, commit=made.commit) == made:  # it was not kept once
+        elif before == made:
             self.duplicates += 1
         else:
             raise ValueError(f"{artifact.id} on {made.runtime} in session {made.session} is in the family already, "

@@ -72,4 +72,4 @@ def test_names_that_the_options_repeat_are_those_of_the_library():
     tables = {"profile": PROFILES, "recipe": RECIPES, "clipping": CLIPPINGS, "score": (*SCORES, "all"),
               "pattern": PATTERNS}
     assert {name: said[name] for name in tables} == {name: f"[{'|'.join(table)}]" for name, table in tables.items()}
-    assert set(PRECISIONS) == {p for name in FORMATS for p in load(name).PRECISIONS}
+    assert set(PRECISIONS) == {p for name in FORMATS for p in load(name).ORIGINS}

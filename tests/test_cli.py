@@ -22,6 +22,7 @@ from toys import SmallNet, ToySplit, planted
 from exporters import to_openvino
 from exporters.jetson import check as tensorrt_check
 from exporters.wanted import format_names
+from mmprune import folder
 from mmprune.cli import arguments as words_of
 from mmprune.cli import options
 from mmprune.cli.commands import main
@@ -117,13 +118,13 @@ def small(toy, tmp_path_factory) -> Path:
 
 def test_build_leaves_everything(family):
     assert {"manifest.json", "measurements.jsonl", "report.md", "front.png"} <= {p.name for p in family.iterdir()}
-    manifest = json.loads((family / "manifest.json").read_text())
-    assert len(manifest["variants"]) == 11 and manifest["failures"] == {}
+    manifest = folder.read_manifest(family)
+    assert len(manifest.variants) == 11 and manifest.failures == {}
     rows = [json.loads(line) for line in (family / "measurements.jsonl").read_text().splitlines()]
     assert len(rows) == 11
     assert all(row["provenance"] == "measured" and sum(map(len, row["latencies_s"])) >= 64 for row in rows)
     text = (family / "report.md").read_text()
-    assert all(name in text for name in manifest["strategies"])
+    assert all(name in text for name in manifest.strategies)
 
 
 def test_the_same_command_again_does_nothing(family, toy):
@@ -291,7 +292,7 @@ def test_blocks_are_taken_where_only_int8_of_mmrt_is_asked_for(toy, tmp_path, fo
     words = ["--strategies", "max", "--formats", formats, "--epochs", "2"]
     done = mmprune(*arguments(toy, tmp_path / "out", *words))
     assert done.code == 0, done.stderr
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["spec"]["pattern"] == pattern
+    assert folder.read_manifest(tmp_path / "out").spec.pattern == pattern
     assert "| strategy | sparsity % | in zero blocks % |" in (tmp_path / "out" / "report.md").read_text()
 
 
@@ -396,7 +397,7 @@ def test_an_image_folder(tmp_path):
     done = mmprune("build", "--target", "x86", "--model", MODEL, "--data", tmp_path / "photos", "--strategies", "mid",
                    "--formats", "onnx", "--profile", "smoke", "--epochs", "1", "--batch-size", "8", "--out", out)
     assert done.code == 0, done.stderr
-    assert "no --weights" in done.stderr and json.loads((out / "manifest.json").read_text())["data"]["test"] == 12
+    assert "no --weights" in done.stderr and folder.read_manifest(out).images.test == 12
     (tmp_path / "photos" / "left" / "0.png").write_bytes(b"not a picture")
     again = ("build", "--target", "x86", "--model", MODEL, "--data", tmp_path / "photos", "--out", tmp_path / "b")
     fails(1, "0.png", *again)

@@ -9,7 +9,6 @@ import torch
 from timm.models.vgg import VGG
 from torch import nn
 
-from exporters import sizes
 from exporters.export_input import ExportInput
 from exporters.run import export_one
 from mmprune.layers import find_layers
@@ -59,8 +58,7 @@ def make_model(name: str, **arguments) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_family_exports_with_its_zeros(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(sizes, "PRESET", 0)  # the size is not in question here, and preset 6 takes a second a MB
+def test_family_exports_with_its_zeros(name, tmp_path):
     size, arguments = FAMILIES[name]
     model = make_model(name, **arguments)
     layers = find_layers(model, (1, 3, size, size))

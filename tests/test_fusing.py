@@ -14,7 +14,7 @@ from toys import ToySplit
 from exporters.export_input import ExportInput
 from exporters.run import export_one, lost_zeros
 from mmprune import folder
-from mmprune.family import Baseline, Request, Resources, build_family, layers_of, load_variant
+from mmprune.family import Baseline, Request, Resources, build_family, load_variant
 from mmprune.layers import find_layers
 from mmprune.models.fusing import merge_branches
 from mmprune.models.loading import ModelError, load_model, open_model
@@ -227,7 +227,7 @@ def test_the_merged_network_is_pruned_trained_and_exported(tmp_path):
     variant = build_family(lambda: baseline, request, tmp_path, Resources())[1]
     trained = load_variant(tmp_path, variant, model)
     assert not torch.equal(trained.blocks[0].gate.bias, model.blocks[0].gate.bias), "the gate is trained as well"
-    given = subject_of(tmp_path, variant, trained, layers_of(folder.read_manifest(tmp_path)))
+    given = subject_of(tmp_path, variant, trained, folder.read_manifest(tmp_path).layers)
     artifact = export_one(given, "onnx", "fp32")
     kinds = Counter(node.op_type for node in onnx.load(tmp_path / artifact.path).graph.node)
     assert kinds["Conv"] == 3 and kinds["Add"] == 0

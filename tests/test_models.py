@@ -1,5 +1,6 @@
 """Models from timm and from files, and weights files of every kind."""
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ from torch import nn
 
 from mmprune.cli.arguments import numbers
 from mmprune.data.image_sets import DataFacts
+from mmprune.models.checkpoints import read_checkpoint
 from mmprune.models.factories import FactoryError
 from mmprune.models.loading import ModelError, check_forward, load_model, open_model, preprocess_of, resolve
 from mmprune.models.named import ModelOptions
-from mmprune.models.weights import WeightsError, put_weights, read_weights, rename_lite, tensors_sha256
+from mmprune.models.weights import WeightsError, put_weights, tensors_sha256
 from mmprune.records import ModelSpec
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SHARED = Path(__file__).parents[2] / "shared/data"
 FACTORY = '''
 import torch
@@ -154,7 +157,7 @@ def test_output_of_other_size_names_both():
     lambda s: {"model": {k: v + 1 for k, v in s.items()}, "state_dict_ema": s}])
 def test_wrappers_and_prefixes_are_taken_off(tmp_path, wrap):
     torch.save(wrap(tiny_state()), tmp_path / "w.pt")
-    assert tensors_sha256(read_weights(tmp_path / "w.pt")) == tensors_sha256(tiny_state())
+    assert tensors_sha256(read_checkpoint(tmp_path / "w.pt").state) == tensors_sha256(tiny_state())
 
 
 def test_a_model_whose_own_names_bear_a_prefix_loads():
@@ -167,21 +170,21 @@ def test_a_model_whose_own_names_bear_a_prefix_loads():
 def test_refused_damaged_and_foreign_files_say_what_to_do(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
     with pytest.raises(WeightsError, match=r"refused.*state_dict"):
-        read_weights(tmp_path / "module.pt")
+        read_checkpoint(tmp_path / "module.pt")
     torch.save(tiny_state(), tmp_path / "w.pt")
     (tmp_path / "cut.pt").write_bytes((tmp_path / "w.pt").read_bytes()[:500])
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0")
     (tmp_path / "empty.pth").write_bytes(b"")
     for name in ("cut.pt", "cut.safetensors", "empty.pth"):
         with pytest.raises(WeightsError, match=name):
-            read_weights(tmp_path / name)
+            read_checkpoint(tmp_path / name)
     torch.save({"epoch": 3}, tmp_path / "none.pt")
     with pytest.raises(WeightsError, match="a dict of epoch"):
-        read_weights(tmp_path / "none.pt")
+        read_checkpoint(tmp_path / "none.pt")
     with pytest.raises(WeightsError, match=r"no weights file that mmprune reads \(\.safetensors"):
-        read_weights(Path(__file__))
+        read_checkpoint(Path(__file__))
     with pytest.raises(WeightsError, match="there is no weights file"):
-        read_weights(tmp_path / "absent.pt")
+        read_checkpoint(tmp_path / "absent.pt")
 
 
 def test_mismatch_names_first_keys_shapes_and_counts():
@@ -318,10 +321,13 @@ def test_weights_and_pretrained_exclude_each_other():
 
 
 def test_lite_names_become_timms():
+    spec = importlib.util.spec_from_file_location("real_models", BENCHMARKS / "real_models.py")
+    real_models = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(real_models)
     model = timm.create_model("tf_efficientnet_lite0")
     theirs = ("_conv_stem.weight", "_bn1.bias", "_fc.bias", "_blocks.0._depthwise_conv.weight",
               "_blocks.0._project_conv.weight", "_blocks.15._expand_conv.weight", "_blocks.15._bn2.running_var")
-    renamed = rename_lite({name: torch.zeros(1) for name in theirs}, [len(stage) for stage in model.blocks])
+    renamed = real_models.rename_lite({name: torch.zeros(1) for name in theirs}, [len(stage) for stage in model.blocks])
     assert set(renamed) <= set(model.state_dict())
     assert list(renamed)[3:] == ["blocks.0.0.conv_dw.weight", "blocks.0.0.conv_pw.weight", "blocks.6.0.conv_pw.weight",
                                  "blocks.6.0.bn3.running_var"]
@@ -331,7 +337,7 @@ def test_published_resnet20_loads_strictly():
     weights = SHARED / "cifar10-resnets/resnet20-12fca82f.th"
     if not weights.is_file():
         pytest.skip("needs the CIFAR-10 ResNets beside the checkout")
-    factory = Path(__file__).parents[1] / "benchmarks/resnet20_cifar10.py"
+    factory = BENCHMARKS / "resnet20_cifar10.py"
     opened = open_model(f"{factory}:resnet20", str(weights), None, ModelOptions())
     assert opened.preprocess.input_shape == (1, 3, 32, 32) and opened.spec.num_classes == 10
     assert sum(p.numel() for p in opened.model.parameters()) == 269722

@@ -16,7 +16,7 @@ from toys import INPUT_SHAPE, ToySplit
 from exporters import to_onnx
 from exporters.export_input import ExportInput
 from mmprune import folder
-from mmprune.family import Baseline, Request, Resources, build_family, layers_of, load_variant
+from mmprune.family import Baseline, Request, Resources, build_family, load_variant
 from mmprune.finetune import accuracy
 from mmprune.layers import find_layers
 from mmprune.models.loading import ModelError, load_model, open_model
@@ -100,12 +100,12 @@ def test_such_a_model_is_made_a_family_of_and_exported(make, tmp_path):
     assert [name for name, _ in baseline.model.named_parameters()] == names
     model = load_variant(tmp_path, variant, baseline.model)
     split = ToySplit(4, 5)
-    layers = layers_of(folder.read_manifest(tmp_path))
+    layers = folder.read_manifest(tmp_path).layers
     given = ExportInput(variant, model, tmp_path, layers, split.images.numpy(), split.labels.numpy())
     artifact = to_onnx.export(given, "fp32")
     graph = onnx.load(tmp_path / artifact.path).graph
     assert [o.name for o in graph.output] == ["logits"] and given.logits.shape == (4, 3)
-    assert folder.read_manifest(tmp_path)["failures"] == {}
+    assert folder.read_manifest(tmp_path).failures == {}
 
 
 def test_copies_and_pickles_keep_the_answer():

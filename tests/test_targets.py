@@ -91,6 +91,8 @@ def test_a_board_of_the_users_own(tmp_path):
     ('arch = "aarch64"', "'runtimes' is missing"),
     ('like = "raspberry-pi-5"\narch = "riscv64"', "no arch called 'riscv64'"),
     ('like = "raspberry-pi-5"\nthreads = 0', "threads must be 1 or more"),
+    ('like = "raspberry-pi-5"\nthreads = "4"', "b.toml.threads must be of type int, got '4'"),
+    ('like = "raspberry-pi-5"\nisa = "asimd"', "b.toml.isa must be a list, got 'asimd'"),
     ('like = "raspberry-pi-9"', "no target called 'raspberry-pi-9'"),
 ])
 def test_what_is_wrong_with_a_users_file_is_said(tmp_path, text, why):

@@ -69,18 +69,13 @@ def images_of(given: ExportInput, label: str) -> np.ndarray:
 
 
 def describe(images: np.ndarray, how: Int8 | None = None) -> str:
-    """A note for the artifact's record: how many images, a hash by which the same ones are known again, settings."""
+    """A note for people: how many images, a hash by which the same ones are known again, settings."""
     about = f"calibrated on {len(images)} images (sha256 {hashlib.sha256(images.tobytes()).hexdigest()[:8]})"
     if how is None:
         return about
     biases = "biases corrected" if how.bias_correction else "biases as they were"
     asked = "" if how.max_drop is None else f", at most {how.max_drop:g} points of accuracy to lose"
     return f"{about}, ranges by {how.clipping}, {biases}{asked}"
-
-
-def note_for(format: str, images: np.ndarray, how: Int8) -> str:
-    """What describe says in an int8 file of this format; NNCF and the TensorRT files have no settings."""
-    return describe(images, how if format in ("onnx", "mmrt") else None)
 
 
 def note_floats(names: Sequence[str]) -> tuple[str, ...]:

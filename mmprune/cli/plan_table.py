@@ -2,29 +2,29 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
 
-from mmprune.records import Layer, Strategy
+from mmprune.records import Layer, Manifest, Strategy
 
 
-def plan_json(manifest: dict[str, Any]) -> str:
+def plan_json(manifest: Manifest) -> str:
     """Layers, ranges and strategies, for programs."""
-    return json.dumps({key: manifest[key] for key in ("layers", "ranges", "strategies")}, indent=1)
+    row = asdict(manifest)
+    return json.dumps({key: row[key] for key in ("layers", "ranges", "strategies")}, indent=1)
 
 
-def plan_table(manifest: dict[str, Any]) -> str:
+def plan_table(manifest: Manifest) -> str:
     """One row a layer, a column a strategy, the totals last: of the plan's pattern, then of each other pattern."""
-    from mmprune.family import layers_of
     from mmprune.patterns import ZEROS
 
-    layers, own = layers_of(manifest), manifest["spec"]["pattern"]
-    strategies = [Strategy(n, s) for n, s in manifest["strategies"].items()]
+    layers, own = manifest.layers, manifest.spec.pattern
+    strategies = [Strategy(n, s) for n, s in manifest.strategies.items()]
     short = [s.name.replace("classifier", "class.").replace("proportional", "proport.").replace("feature", "feat.")
              for s in strategies]
     rows = [["layer", "kind", "weights", "range", *short]]
     for x in layers:
-        bounds = manifest["ranges"][x.name]
-        span = f"{100 * bounds['low']:.0f}-{100 * bounds['high']:.0f}"
+        bounds = manifest.ranges[x.name]
+        span = f"{100 * bounds.low:.0f}-{100 * bounds.high:.0f}"
         rows.append([x.name.removesuffix(".weight"), x.kind, f"{x.params:,}", span,
                      *(_percent([x], s, own) for s in strategies)])
     weights = f"{sum(x.params for x in layers):,}"

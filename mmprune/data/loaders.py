@@ -46,7 +46,7 @@ def loader_facts(train: Iterable[Any], validation: Iterable[Any], test: Iterable
                    for (a, b), (c, d) in zip(batches, again, strict=True)):
             raise DataError(f"the {name} loader yields other images, or another order, each time: what is measured on "
                             "it could not be repeated. Give it shuffle=False and no random augmentation")
-        digest.update(f"{name} {count_images(loader)}".encode())
+        digest.update(f"{name} {len(LoaderSplit(loader))}".encode())
         for images, labels in batches:
             digest.update(images.contiguous().numpy().tobytes() + labels.numpy().tobytes())
     if len(shapes) > 1:
@@ -121,13 +121,6 @@ def _numbers(values: Any, channels: int) -> tuple[float, ...]:
     return tuple(float(v) for v in (values.flatten().tolist() if isinstance(values, Tensor) else values))
 
 
-def count_images(loader: Iterable[Any]) -> int:
-    """Images of a loader with a data set, or of a list of batches; 0 where neither is there to say."""
-    if hasattr(loader, "dataset"):
-        return len(loader.dataset)
-    return sum(len(labels) for _, labels in loader) if isinstance(loader, Sequence) else 0
-
-
-def labels_of(classes: Sequence[str], num_classes: int) -> list[str]:
+def labels_of(classes: Sequence[str], num_classes: int) -> tuple[str, ...]:
     """A name for each output of the model: the data set's class of that number, else the number."""
-    return [classes[i] if i < len(classes) else f"output {i}" for i in range(num_classes)]
+    return tuple(classes[i] if i < len(classes) else f"output {i}" for i in range(num_classes))

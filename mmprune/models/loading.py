@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +31,7 @@ from mmprune.models.outputs import (
 )
 from mmprune.models.plain import make_convolutions_plain, make_plain, one_thread, plain_state
 from mmprune.models.timm_models import ModelError, create, images_of, short, timm_config
-from mmprune.models.weights import check_finite, fit_names, is_lite, put_weights, rename_lite, tensors_sha256
+from mmprune.models.weights import check_finite, fit_names, put_weights, tensors_sha256
 from mmprune.records import CROP_PCTS, ModelSpec, Preprocess
 
 Config = Mapping[str, Any]
@@ -73,7 +72,7 @@ def resolve(model: str, weights: str | None, facts: DataFacts | None,
     if options.pretrained and is_factory(model):
         raise ModelError(f"--pretrained is for timm models; {model} brings its own weights, or give --weights")
     config, draft = _config(model, facts, options)
-    read = _read_for(model, weights) if weights is not None else Checkpoint({})
+    read = read_checkpoint(Path(weights)) if weights is not None else Checkpoint({})
     state = plain_state(read.state)[0]
     published = config if options.pretrained else {}
     if draft is None:
@@ -157,17 +156,6 @@ def config_of(model: nn.Module) -> Config:
     return found if isinstance(found, Mapping) else found.to_dict()
 
 
-def _read_for(model: str, weights: str) -> Checkpoint:
-    read = read_checkpoint(Path(weights))
-    if is_lite(read.state) and not is_factory(model) and model.startswith("tf_efficientnet_lite"):
-        read = replace(read, state=rename_lite(read.state, _stage_sizes(timm.create_model(model))))
-    return read
-
-
-def _stage_sizes(model: Any) -> list[int]:
-    return [len(stage) for stage in model.blocks]
-
-
 def _dimension(state: Mapping[str, Tensor], config: Config, layer: str, axis: int) -> int | None:
     """The size along an axis of the weight of the description's "classifier" or "first_conv".
 
@@ -206,7 +194,7 @@ def _load(spec: ModelSpec) -> _Loaded:
             torch.manual_seed(0)
             model = _make(spec)
         if spec.weights is not None:
-            notes = put_weights(model, _read_for(spec.model, spec.weights).state, spec.weights)
+            notes = put_weights(model, read_checkpoint(Path(spec.weights)).state, spec.weights)
         check_finite(model, spec.model)
         model.eval()
         notes += make_plain(model)

@@ -1,8 +1,7 @@
 """From what the user names (a model, weights, data) to the Baseline that a family is made on."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from mmprune import folder
 from mmprune.data.class_order import AUTO, Outputs, find_outputs
@@ -13,7 +12,7 @@ from mmprune.models import defaults
 from mmprune.models.dense_check import choose_order, examine
 from mmprune.models.loading import load_model, open_model
 from mmprune.models.named import Named
-from mmprune.records import ModelSpec, Preprocess
+from mmprune.records import LabelledData, ModelSpec, Preprocess, Source
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Opened:
     """A model and its data, checked, ready to be made a family of."""
 
     make_baseline: BaselineMaker
-    about: dict[str, Any]  # for the manifest: "model", "preprocess", "data"
+    source: Source
     notes: tuple[str, ...]  # for the user to read
     warnings: tuple[str, ...] = ()  # of what would make all that follows worthless
 
@@ -53,14 +52,11 @@ def reopen(root: Path) -> Baseline:
     ValueError (DataError, ModelError ...) where they are not there any more, or no longer what they were.
     """
     manifest = folder.read_manifest(root)
-    data = manifest["data"]
-    if not data["path"]:
+    model, preprocess, data = manifest.source.model, manifest.source.preprocess, manifest.source.data
+    if model is None or preprocess is None or data is None or not data.path:
         raise DataError(f"the family in {root} was made of a model and loaders in Python, which the folder does not "
                         "hold: call mmprune.prune with them again, nothing that is finished is done again")
-    spec, preprocess = dict(manifest["model"]), dict(manifest["preprocess"])
-    preprocess.update({key: tuple(preprocess[key]) for key in ("image_size", "mean", "std")})
-    return BaselineMaker(ModelSpec(**{**spec, "image_size": tuple(spec["image_size"])}), Preprocess(**preprocess),
-                         Path(data["path"]), manifest["spec"]["seed"], root / "cache", data["class_order"])()
+    return BaselineMaker(model, preprocess, Path(data.path), manifest.spec.seed, root / "cache", data.class_order)()
 
 
 def named_model(named: Named) -> Named:
@@ -73,13 +69,13 @@ def named_model(named: Named) -> Named:
                    data=named.data or defaults.default_data())
 
 
-def output_labels(facts: DataFacts, outputs: Outputs, num_classes: int) -> list[str]:
+def output_labels(facts: DataFacts, outputs: Outputs, num_classes: int) -> tuple[str, ...]:
     """A name for each output of the model: the class of the data that it stands for, else its number."""
     labels = [f"output {i}" for i in range(num_classes)]
     for name, index in zip(facts.classes, outputs.index.tolist(), strict=True):
         if index >= 0:
             labels[index] = name
-    return labels
+    return tuple(labels)
 
 
 def open_source(named: Named, cache: Path | None = None, device: str = "cpu") -> Opened:
@@ -111,11 +107,6 @@ def open_source(named: Named, cache: Path | None = None, device: str = "cpu") ->
         loaded = loaded if outputs.order == usual else maker.load()
     if not opened.random_weights:
         warnings = examine(opened.model, loaded.train, outputs, facts.classes, device)
-    about = {
-        "model": asdict(opened.spec),
-        "preprocess": asdict(opened.preprocess),
-        "data": {"path": str(named.data), "sha256": loaded.sha256, "classes": list(loaded.classes),
-                 "labels": output_labels(facts, outputs, num_classes), "class_order": outputs.order,
-                 "train": len(loaded.train), "validation": len(loaded.validation), "test": len(loaded.test)},
-    }
-    return Opened(maker, about, notes, warnings)
+    data = LabelledData(str(named.data), loaded.sha256, tuple(loaded.classes),
+                        output_labels(facts, outputs, num_classes), outputs.order)
+    return Opened(maker, Source(opened.spec, opened.preprocess, data), notes, warnings)
