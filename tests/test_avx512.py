@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from mmrt_models import RUN_MODEL, RUNTIME, SAME, builder, write_models
 
-BOARD = Path(__file__).with_name("x86_board.sh")
+BOARD = Path(__file__).with_name("support") / "x86_board.sh"
 BOARD_NEEDS = ("bochs-bin", "genisoimage", "cpio", "apt-get")
 WITH = {"avx512": "corei7_skylake_x", "avx512vnni": "corei7_icelake_u"}  # the set of kernels that is its best
 WITHOUT = "corei7_haswell_4770"

@@ -1,7 +1,5 @@
 """The command line as its users meet it: whole runs on a toy, exact words for what goes wrong, exit codes."""
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -9,51 +7,28 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
 import torch
+from command_line import MODEL, arguments, fails, mmprune
 from PIL import Image
-from toys import SmallNet, ToySplit, planted
+from toys import SmallNet, planted
 
 from exporters import to_openvino
 from exporters.jetson import check as tensorrt_check
 from mmprune.cli import arguments as asked
 from mmprune.cli import options
-from mmprune.cli.commands import main
 from mmprune.data.preprocess import CROP_MODES, RESAMPLING
 from mmprune.models.loading import Options
 from mmprune.strategies import TEN
 
-TESTS = Path(__file__).parent
-MODEL = f"{TESTS / 'toys.py'}:SmallNet"
 COMMANDS = ("build", "bench", "choose", "report", "strategies", "targets", "doctor")
 
 
 PROGRAM = "from mmprune.cli.commands import main; main()"
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    stdout: str
-    stderr: str
-
-
-def mmprune(*arguments: object) -> Done:
-    """The program with these arguments, in this process: starting it anew would spend the time on importing torch."""
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["mmprune", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    return Done(code, out.getvalue(), err.getvalue())
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
@@ -61,35 +36,6 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     program = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {PROGRAM}"
     return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], stdout=subprocess.DEVNULL,
                             stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def fails(code: int, words: str, *arguments: object) -> None:
-    """An exception that gets through is a traceback for the user: it fails the test by itself."""
-    done = mmprune(*arguments)
-    assert (done.code, words in done.stderr) == (code, True), done.stderr
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory) -> Path:
-    """A folder with trained weights of the toy model and its data."""
-    root = tmp_path_factory.mktemp("toy")
-    torch.manual_seed(0)
-    torch.save({"state_dict": {f"module.{k}": v for k, v in SmallNet().state_dict().items()}}, root / "toy.pth")
-    for split in (ToySplit(150, 1), ToySplit(60, 2)):
-        images = ((split.images.clamp(-1, 3) + 1) * 63).byte().permute(0, 2, 3, 1).numpy()
-        which = "train" if len(split) == 150 else "test"
-        np.savez(root / f"{which}.npz", images=images, labels=split.labels.numpy())
-    parts = {which: np.load(root / f"{which}.npz") for which in ("train", "test")}
-    np.savez_compressed(root / "toy.npz", **{f"{w}_{k}": parts[w][k] for w in parts for k in ("images", "labels")})
-    return root
-
-
-def arguments(toy: Path, out: Path, *more: object) -> list[object]:
-    """A small run: three strategies, two formats."""
-    return ["build", "--target", "x86", "--model", MODEL, "--weights", toy / "toy.pth", "--data", toy / "toy.npz",
-            "--mean", "0.3", "--std", "0.3", "--epochs", "1", "--strategies", "min,mid,max",
-            "--formats", "onnx,openvino-fp16",
-            "--profile", "smoke", "--jobs", "1", "--out", out, "--quiet", *more]
 
 
 def whole(toy: Path, out: Path) -> list[object]:

@@ -14,16 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import make_baseline
+from toys import REQUEST, make_baseline
 
 from mmprune import family, folder
 from mmprune.family import Request, Resources, build_family, claim, layers_of, load_variant, plan_family
 from mmprune.finetune import RECIPES, make_recipe
 from mmprune.masks import PATTERNS, ZEROS, zeros_in_blocks
 from mmprune.workers import Processes, run_tasks
-
-REQUEST = Request(make_recipe("default", epochs=2, batch_size=16), strategies=("min", "mid", "max"),
-                  overrides={"layers": {"conv*": [0.2, 0.8]}})
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -111,7 +108,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import toys, test_family
+import toys
 from mmprune import family
 real = family.finetune
 def slow(model, teacher, job, tick):
@@ -120,7 +117,7 @@ def slow(model, teacher, job, tick):
         tick(step, steps)
     return real(model, teacher, job, slow_tick)
 family.finetune = slow
-family.build_family(toys.make_baseline, test_family.REQUEST, Path({root!r}), family.Resources(threads=1))
+family.build_family(toys.make_baseline, toys.REQUEST, Path({root!r}), family.Resources(threads=1))
 """
 
 
@@ -128,7 +125,7 @@ family.build_family(toys.make_baseline, test_family.REQUEST, Path({root!r}), fam
 def test_killed_and_started_again(tmp_path, wait_for):
     build_family(make_baseline, REQUEST, tmp_path / "whole", Resources(threads=1))
     root = tmp_path / "killed"
-    program = KILLED.format(tests=str(Path(__file__).parent), root=str(root))
+    program = KILLED.format(tests=str(Path(__file__).parent / "support"), root=str(root))
     process = subprocess.Popen([sys.executable, "-c", program])
     deadline = time.monotonic() + 60
     while not list(root.glob(wait_for)) and time.monotonic() < deadline:

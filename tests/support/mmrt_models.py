@@ -7,15 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import pytest
-import test_families_export
 import torch
-from test_families_export import make_model
+from timm_families import make_model
 
 from exporters.to_mmrt import write_mmrt
 from exporters.to_onnx import simplify
 
-RUNTIME = Path(__file__).parents[1] / "runtime"
+RUNTIME = Path(__file__).parents[2] / "runtime"
 SIZE, SPARSITY, SAME = 64, 0.9, 1e-4  # SAME: of the largest output
 
 RUN_MODEL = r"""
@@ -50,13 +48,11 @@ def write_models(models: Mapping[str, Mapping[str, int]], out: Path) -> None:
     """image.raw, and of each model (arguments of timm) NAME.mmrt and NAME.npy: ONNX Runtime's logits for it."""
     image = np.random.default_rng(0).standard_normal((1, 3, SIZE, SIZE), np.float32)
     image.tofile(out / "image.raw")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(test_families_export, "SPARSITY", SPARSITY)
-        for name, arguments in models.items():
-            torch.onnx.export(make_model(name, **arguments), (torch.from_numpy(image),), out / "model.onnx",
-                              dynamo=False, opset_version=17, input_names=["input"], output_names=["logits"])
-            model, _ = simplify(onnx.load(out / "model.onnx"))
-            write_mmrt(model, out / f"{name}.mmrt")
-            session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-            np.save(out / f"{name}.npy", session.run(None, {"input": image})[0])
+    for name, arguments in models.items():
+        torch.onnx.export(make_model(name, SPARSITY, **arguments), (torch.from_numpy(image),), out / "model.onnx",
+                          dynamo=False, opset_version=17, input_names=["input"], output_names=["logits"])
+        model, _ = simplify(onnx.load(out / "model.onnx"))
+        write_mmrt(model, out / f"{name}.mmrt")
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        np.save(out / f"{name}.npy", session.run(None, {"input": image})[0])
     (out / "model.onnx").unlink()

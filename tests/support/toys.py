@@ -8,7 +8,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mmprune.family import Baseline
+from mmprune.data.image_sets import DataFacts
+from mmprune.family import Baseline, Request
+from mmprune.finetune import Job, make_recipe
+from mmprune.masks import make_masks
 
 
 class Inner(nn.Module):
@@ -103,11 +106,28 @@ class ToySplit:
 
 
 INPUT_SHAPE = (1, 1, 8, 9)
+GREY = DataFacts(("a", "b", "c", "d", "e"), 1, (8, 8))
+COLOUR = DataFacts(("a", "b", "c"), 3, (16, 16))
+REQUEST = Request(make_recipe("default", epochs=2, batch_size=16), strategies=("min", "mid", "max"),
+                  overrides={"layers": {"conv*": [0.2, 0.8]}})
 
 
 def make_baseline(seed: int = 0) -> Baseline:
     torch.manual_seed(seed)
     return Baseline(SmallNet().eval(), ToySplit(96, 1), ToySplit(30, 2), ToySplit(60, 3), INPUT_SHAPE)
+
+
+def job_for(baseline, recipe, **changes):
+    weights = {"conv1.weight": baseline.model.conv1.weight, "conv2.weight": baseline.model.conv2.weight}
+    scores = {n: w.detach().abs() for n, w in weights.items()}
+    sparsity = {"conv1.weight": 0.3, "conv2.weight": 0.7}
+    masks = make_masks(scores, sparsity, "unstructured", dict.fromkeys(scores, "conv"))
+    return Job(masks, baseline.train, baseline.validation, recipe, 0, **changes)
+
+
+def tiny_state(classes: int = 3, channels: int = 1) -> dict[str, torch.Tensor]:
+    return {"0.weight": torch.ones(2, channels, 3, 3), "0.bias": torch.zeros(2),
+            "3.weight": torch.arange(2.0 * classes).view(classes, 2), "3.bias": torch.zeros(classes)}
 
 
 RING = """
