@@ -31,3 +31,19 @@ def tensorrt_rtx() -> None:
     """Skips where NVIDIA's own parser is missing."""
     if subprocess.run([TENSORRT_PYTHON, "-c", "import tensorrt_rtx"], capture_output=True, check=False).returncode:
         pytest.skip("needs tensorrt-rtx-cu12, here or in the Python that MMPRUNE_TENSORRT_PYTHON names")
+
+
+LONGEST = ("test_avx512", "test_arm64", "test_board", "test_sanitized", "test_cli", "test_family")  # they start first
+MACHINES = ("machine", "ran", "results_without", "built")  # fixtures: with other parameters another machine or build
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In several processes (--dist loadgroup), what shares a machine or a file's fixtures is one process's."""
+    if not hasattr(config, "workerinput"):
+        return
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    for item in items:
+        given = getattr(item, "callspec", None)
+        machine = [str(given.params[name]) for name in MACHINES if given and name in given.params]
+        item.add_marker(pytest.mark.xdist_group("-".join([item.path.stem, *machine])))

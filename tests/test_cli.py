@@ -60,6 +60,7 @@ def small(toy, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_build_leaves_everything(family):
     assert {"manifest.json", "measurements.jsonl", "report.md", "front.png"} <= {p.name for p in family.iterdir()}
     manifest = json.loads((family / "manifest.json").read_text())
@@ -71,23 +72,23 @@ def test_build_leaves_everything(family):
     assert all(name in text for name in manifest["strategies"])
 
 
-def test_the_same_command_again_does_nothing(family, toy):
-    before = {p: p.stat().st_mtime_ns for p in family.rglob("variants/*/*")}
-    done = mmprune(*whole(toy, family))
+def test_the_same_command_again_does_nothing(small, toy):
+    before = {p: p.stat().st_mtime_ns for p in small.rglob("variants/*/*")}
+    done = mmprune(*arguments(toy, small))
     assert done.code == 0, done.stderr
-    assert before == {p: p.stat().st_mtime_ns for p in family.rglob("variants/*/*")}
-    assert len((family / "measurements.jsonl").read_text().splitlines()) == 11
+    assert before == {p: p.stat().st_mtime_ns for p in small.rglob("variants/*/*")}
+    assert len((small / "measurements.jsonl").read_text().splitlines()) == 8
 
 
-def test_choose_takes_a_model_that_runs_by_itself(family, tmp_path):
-    done = mmprune("choose", family, "--max-latency-ms", "1000", "--out", tmp_path / "deploy")
+def test_choose_takes_a_model_that_runs_by_itself(small, tmp_path):
+    done = mmprune("choose", small, "--max-latency-ms", "1000", "--out", tmp_path / "deploy")
     assert done.code == 0, done.stderr
     assert "nearest miss" in done.stdout or "runner-up" in done.stdout
     assert (tmp_path / "deploy" / "infer.py").is_file()
 
 
-def test_choose_exits_with_1_when_nothing_fits(family, tmp_path):
-    done = mmprune("choose", family, "--max-latency-ms", "0.000001", "--out", tmp_path / "deploy")
+def test_choose_exits_with_1_when_nothing_fits(small, tmp_path):
+    done = mmprune("choose", small, "--max-latency-ms", "0.000001", "--out", tmp_path / "deploy")
     assert done.code == 1 and not (tmp_path / "deploy").exists()
     assert "nothing fits" in done.stdout.lower()
 
@@ -101,6 +102,7 @@ def test_bench_measures_again(small, tmp_path):
     assert mmprune("report", copy).code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["variants/*/onnx-fp32.json", "measurements.jsonl"])
 def test_killed_while_exporting_or_measuring_it_goes_on(toy, small, tmp_path, moment):
     out = tmp_path / "out"
@@ -132,8 +134,12 @@ def test_strategies_without_data():
     assert "layer4.1.conv2" in table and "75-95" in table and "total, unstructured" in table
 
 
-def test_targets_and_doctor():
+def test_targets():
     assert "x86" in mmprune("targets").stdout
+
+
+@pytest.mark.slow
+def test_doctor():
     done = mmprune("doctor")
     assert done.code == 0 and "onnxruntime" in done.stdout
 
@@ -213,6 +219,7 @@ def test_a_file_that_cannot_be_made_costs_itself(toy, tmp_path, monkeypatch):
     assert "\nmin" in done.stdout and "report.md" in done.stdout
 
 
+@pytest.mark.slow
 def test_all_precisions_are_points_of_one_front(toy, tmp_path):
     out, images = tmp_path / "out", tmp_path / "images"
     images.mkdir()

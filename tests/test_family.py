@@ -72,11 +72,21 @@ def four_threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def begun_with_two_jobs(tmp_path_factory):
+    """Made by two jobs on four threads."""
+    before, root = torch.get_num_threads(), tmp_path_factory.mktemp("begun") / "family"
+    torch.set_num_threads(4)
+    build_family(make_baseline, REQUEST, root, Resources(jobs=2))
+    torch.set_num_threads(before)
+    return root
+
+
 @pytest.mark.parametrize("jobs", [2, 1, 4])
-def test_threads_are_those_that_the_family_was_begun_with_not_what_is_left_to_make(tmp_path, monkeypatch,
-                                                                                  four_threads, jobs):
+def test_threads_are_those_that_the_family_was_begun_with_not_what_is_left_to_make(begun_with_two_jobs, tmp_path,
+                                                                                  monkeypatch, four_threads, jobs):
     """Begun with two jobs on four threads and killed when one variant was left: that one, too, is made with two."""
-    build_family(make_baseline, REQUEST, tmp_path, Resources(jobs=2))
+    shutil.copytree(begun_with_two_jobs, tmp_path, dirs_exist_ok=True)
     whole = contents(tmp_path)
     assert folder.read_manifest(tmp_path)["threads"] == 2
     shutil.rmtree(next((tmp_path / "variants").glob("max-*")))
@@ -89,7 +99,7 @@ def test_threads_are_those_that_the_family_was_begun_with_not_what_is_left_to_ma
         build_family(make_baseline, REQUEST, tmp_path, Resources(threads=3))
 
 
-@pytest.mark.parametrize("left", [1, 2, 3])
+@pytest.mark.parametrize("left", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_job_s_threads_do_not_depend_on_the_tasks_left(four_threads, left):
     seen = []
     run_tasks(say_threads, make_nothing, list(range(left)), Processes(jobs=2), lambda *told: seen.append(told[-1]))
@@ -121,7 +131,8 @@ family.build_family(toys.make_baseline, toys.REQUEST, Path({root!r}), family.Res
 """
 
 
-@pytest.mark.parametrize("wait_for", ["variants/*/checkpoint.pt", "variants/m*/variant.json", "manifest.json"])
+@pytest.mark.parametrize("wait_for", ["variants/*/checkpoint.pt", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in ("variants/m*/variant.json", "manifest.json"))])
 def test_killed_and_started_again(tmp_path, wait_for):
     build_family(make_baseline, REQUEST, tmp_path / "whole", Resources(threads=1))
     root = tmp_path / "killed"
