@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -145,3 +146,10 @@ def test_the_first_line_comes_before_what_is_heavy(tmp_path, command):
     words = [str(tmp_path) if word == "FAMILY" else word for word in command]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.stderr.startswith("loading ") and "ModuleNotFoundError" in done.stderr
+
+
+def test_no_test_imports_a_test():
+    """What tests share is in tests/support, also for programs that a test writes."""
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    assert [p.name for p in tests if re.search(r"^\s*(from|import)\s.*\btest_\w+", p.read_text(), re.MULTILINE)] == []
+    assert {p.name for p in tests if p.parent == ROOT / "tests" and not p.name.startswith("test_")} == {"conftest.py"}

@@ -18,15 +18,15 @@ import onnx
 import pytest
 from fake_nvpmodel import power_modes
 from families import made_family
+from tensorrt_rtx_python import TENSORRT_PYTHON, needs_tensorrt_rtx
 
 from mmprune import folder
 from mmprune.results.points import PointsError, read_points
 from targets.importing import import_results
 
 TARGETS = Path(__file__).parents[1] / "targets" / "on_device"
-FIXTURES = Path(__file__).parent / "fixtures" / "tensorrt"
+FIXTURES = Path(__file__).parent / "support" / "fixtures" / "tensorrt"
 PROGRAM = TARGETS / "jetson_run.py"
-TENSORRT_PYTHON = os.environ.get("MMPRUNE_TENSORRT_PYTHON", sys.executable)  # one that has tensorrt_rtx
 
 sys.path.insert(0, str(TARGETS))
 import jetson_run as jetson  # noqa: E402  as on the board: probe.py lies beside it
@@ -471,15 +471,6 @@ def test_the_old_power_mode_comes_back_after_a_signal_or_at_the_next_start(tmp_p
 
 
 # ---------------------------------------------------------------------------------------------- TensorRT's Python API
-
-def has_tensorrt_rtx():
-    done = subprocess.run([TENSORRT_PYTHON, "-c", "import tensorrt_rtx"], capture_output=True, check=False)
-    return done.returncode == 0
-
-
-needs_tensorrt_rtx = pytest.mark.skipif(
-    not has_tensorrt_rtx(), reason="needs tensorrt-rtx-cu12, here or in the Python that MMPRUNE_TENSORRT_PYTHON names")
-
 
 def small_model(path, operator="Relu"):
     shape = [1, 2, 4, 4]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from mmrt_build import native_mmrt
 from onnx import TensorProto, helper, numpy_helper
 
 from exporters.to_mmrt import write_mmrt
@@ -32,10 +33,8 @@ def module(path: Path):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The library, mmrt-bench and the C++ tests, in a folder of their own."""
-    out = tmp_path_factory.mktemp("mmrt")
-    module(RUNTIME / "build.py").build(out, tests=True)
-    return out
+    """The library, mmrt-bench and the C++ tests."""
+    return native_mmrt(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
