@@ -121,10 +121,10 @@ int mmrt_load(const char* path, int threads, mmrt_model** model) {
 int mmrt_load_memory(const void* data, size_t bytes, int threads, mmrt_model** model) {
     if (!data) return fail(MMRT_BAD_ARGUMENT, "data is null");
     return load(threads, model, [&] {
-        const uint8_t* file = static_cast<const uint8_t*>(data);
-        if (reinterpret_cast<uintptr_t>(data) % alignof(float) == 0) return std::make_unique<mmrt::Model>(file, bytes, threads);
-        const std::vector<uint8_t> aligned(file, file + bytes);  // constants are read as floats
-        return std::make_unique<mmrt::Model>(aligned.data(), bytes, threads);
+        const std::shared_ptr<const uint8_t> lent(static_cast<const uint8_t*>(data), [](const uint8_t*) {});  // only until this returns
+        auto made = std::make_unique<mmrt::Model>(mmrt::Bytes(lent, int64_t(bytes)), threads);
+        if (lent.use_count() > 1) throw std::logic_error("a step keeps a part of the file");
+        return made;
     });
 }
 

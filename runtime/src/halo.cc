@@ -33,12 +33,13 @@ void fill_halo(const HaloDesc& d, float* arena, int row, int end, int64_t begin,
     }
 }
 
+Step make_halo(const HaloDesc& d, const Kernels&, int) { return make_halos({d}); }
+
 Step make_halos(std::vector<HaloDesc> halos) {
     int64_t lines = 0;
     for (const HaloDesc& halo : halos) lines += halo.image.dims[1];
     const int planes = int(halos.front().image.dims[0]), per_item = int(std::max<int64_t>(1, ITEM_LINES / lines));
     Step step;
-    step.op = "HALO";
     step.kernel = "fill";
     step.items = (planes + per_item - 1) / per_item;
     step.run = [halos = std::move(halos), planes, per_item](int item, float* arena) {

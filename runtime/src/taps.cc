@@ -29,22 +29,14 @@ void run_row(const Kernels& kernels, const TapsTask& task) {
 
 }  // namespace
 
-Step make_depthwise(const DepthwiseDesc& desc, const Kernels& kernels) {
-    struct Packed {
-        DepthwiseDesc d;
-        std::vector<float> weights, bias;
-    };
-    auto packed = std::make_shared<Packed>();
-    packed->d = desc;
-    packed->weights.assign(desc.weights, desc.weights + desc.y.count * desc.taps.size());
-    if (desc.bias) packed->bias.assign(desc.bias, desc.bias + desc.y.count);
+Step make_depthwise(const DepthwiseDesc& desc, const Kernels& kernels, int) {
+    auto shared = std::make_shared<DepthwiseDesc>(desc);
     Step step;
-    step.op = "DEPTHWISE";
     step.kernel = std::string("taps ") + kernels.name;
     step.macs = step.needed_macs = double(desc.y.count) * desc.y.positions * double(desc.taps.size());
     step.items = items(desc.y);
-    step.run = [packed, &kernels](int item, float* arena) {
-        const DepthwiseDesc& d = packed->d;
+    step.run = [shared, &kernels](int item, float* arena) {
+        const DepthwiseDesc& d = *shared;
         const int begin = item * channels_per_item(d.y), end = std::min(d.y.count, begin + channels_per_item(d.y));
         for (int c = begin; c < end; ++c) {
             TapsTask task{};
@@ -53,8 +45,8 @@ Step make_depthwise(const DepthwiseDesc& desc, const Kernels& kernels) {
             task.positions = d.y.positions;
             task.taps = d.taps.data();
             task.n_taps = int(d.taps.size());
-            task.weights = packed->weights.data() + c * d.taps.size();
-            task.start = packed->bias.empty() ? 0.f : packed->bias[c];
+            task.weights = d.weights.data() + c * d.taps.size();
+            task.start = d.bias.empty() ? 0.f : d.bias[c];
             task.residual = d.has_residual ? arena + d.residual.offset + c * d.residual.stride : nullptr;
             task.act = d.act;
             run_row(kernels, task);
@@ -63,10 +55,9 @@ Step make_depthwise(const DepthwiseDesc& desc, const Kernels& kernels) {
     return step;
 }
 
-Step make_pool(const PoolDesc& desc, const Kernels& kernels) {
+Step make_pool(const PoolDesc& desc, const Kernels& kernels, int) {
     auto d = std::make_shared<PoolDesc>(desc);
     Step step;
-    step.op = "POOL";
     step.kernel = std::string("taps ") + kernels.name;
     step.items = items(desc.y);
     step.run = [d, &kernels](int item, float* arena) {
@@ -78,7 +69,7 @@ Step make_pool(const PoolDesc& desc, const Kernels& kernels) {
             task.positions = d->y.positions;
             task.taps = d->taps.data();
             task.n_taps = int(d->taps.size());
-            task.maximum = d->kind == 0;
+            task.maximum = d->kind == Pooling::max;
             task.scale = d->scale;
             run_row(kernels, task);
         }

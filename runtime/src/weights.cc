@@ -32,7 +32,7 @@ float half_to_float(uint16_t half) {
 int64_t bitmask_bytes(int64_t elements) { return (elements + 511) / 512 * 64; }
 
 RowReader::RowReader(const Weights& weights, int64_t rows, int64_t columns)
-    : weights_(weights), values_(weights.data + (weights.encoding == 1 ? bitmask_bytes(rows * columns) : 0)), columns_(columns) {}
+    : weights_(weights), values_(weights.data.data() + (weights.encoding == 1 ? bitmask_bytes(rows * columns) : 0)), columns_(columns) {}
 
 float RowReader::value(int64_t index) const {
     if (weights_.dtype == 1) {
@@ -65,7 +65,7 @@ int64_t count_nonzeros(const Weights& weights, int64_t elements) {
             count += (weights.data[2 * i] | (weights.data[2 * i + 1] & 0x7F)) != 0;
         } else {
             float value;
-            std::memcpy(&value, weights.data + 4 * i, sizeof value);
+            std::memcpy(&value, weights.data.data() + 4 * i, sizeof value);
             count += value != 0;
         }
     }

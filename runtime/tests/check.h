@@ -24,6 +24,11 @@ inline bool near(float got, double want, double absolute_sum) {
     return std::fabs(got - want) <= 1e-6 + 2e-6 * absolute_sum;
 }
 
+inline std::vector<uint8_t> as_bytes(const std::vector<float>& values) {
+    const uint8_t* first = reinterpret_cast<const uint8_t*>(values.data());
+    return {first, first + values.size() * sizeof(float)};
+}
+
 struct Random {  // a linear congruential generator: the same numbers on every platform
     uint64_t state;
     explicit Random(uint64_t seed) : state(seed * 2654435761u + 1) {}
