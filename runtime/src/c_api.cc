@@ -78,7 +78,8 @@ bool any_null(const void* const* pointers, size_t count) {
 int run(mmrt_model* model, const float* const* inputs, float* const* outputs) {
     if (!model) return fail(MMRT_BAD_ARGUMENT, "model is null");
     const mmrt::Model& m = *model->model;
-    if (any_null(reinterpret_cast<const void* const*>(inputs), m.inputs().size()) || any_null(reinterpret_cast<const void* const*>(outputs), m.outputs().size()))
+    if (any_null(reinterpret_cast<const void* const*>(inputs), m.inputs().size()) ||
+        any_null(reinterpret_cast<const void* const*>(outputs), m.outputs().size()))
         return fail(MMRT_BAD_ARGUMENT, "an input or output is null");
     return guarded([&] {
         model->model->run(inputs, outputs);
@@ -102,8 +103,8 @@ std::string profile_json(const mmrt::Model& model) {
         char numbers[160];
         std::snprintf(numbers, sizeof numbers, ", \"seconds\": %.9f, \"macs\": %.0f, \"needed_macs\": %.0f}", model.seconds()[i], steps[i].macs,
                       steps[i].needed_macs);
-        text += (i ? ", " : "") + std::string("{\"name\": ") + quoted(steps[i].name) + ", \"op\": " + quoted(steps[i].op) + ", \"kernel\": " +
-                quoted(steps[i].kernel) + numbers;
+        text += (i ? ", " : "") + std::string("{\"name\": ") + quoted(steps[i].name) + ", \"op\": " + quoted(steps[i].op) +
+                ", \"kernel\": " + quoted(steps[i].kernel) + numbers;
     }
     text += "]";
     return text;

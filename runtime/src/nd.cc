@@ -361,9 +361,7 @@ Step axis_step(const View& dst, const View& src, const Kernels& kernels, Columns
 
 }  // namespace
 
-Step make_softmax(const SoftmaxDesc& d, const Kernels& kernels, int) {
-    return axis_step(d.dst, d.src, kernels, kernels.softmax, kernels.softmax_row);
-}
+Step make_softmax(const SoftmaxDesc& d, const Kernels& kernels, int) { return axis_step(d.dst, d.src, kernels, kernels.softmax, kernels.softmax_row); }
 
 Step make_norm(const NormDesc& d, const Kernels& kernels, int) {
     return axis_step(
@@ -371,7 +369,9 @@ Step make_norm(const NormDesc& d, const Kernels& kernels, int) {
         [eps = d.eps, gain = d.gain, bias = d.bias, &kernels](const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length, int64_t n) {
             kernels.norm(x, x_row, y, y_row, length, n, eps, gain.data(), bias.data());
         },
-        [eps = d.eps, gain = d.gain, bias = d.bias, &kernels](const float* x, float* y, int64_t n) { kernels.norm_row(x, y, n, eps, gain.data(), bias.data()); });
+        [eps = d.eps, gain = d.gain, bias = d.bias, &kernels](const float* x, float* y, int64_t n) {
+            kernels.norm_row(x, y, n, eps, gain.data(), bias.data());
+        });
 }
 
 namespace {

@@ -61,11 +61,12 @@ template <class F>
 void each_block(const QLinearDesc& d, F see) {
     const int words = d.x.count / d.groups, taps = int(d.taps.size());
     int64_t bit = 0;
+    const uint8_t* mask = d.mask.data();
     const int8_t* values = d.values.data();
     for (int row = 0; row < 4 * d.y.count; ++row)
         for (int c = 0; c < words; ++c)
             for (int t = 0; t < taps; ++t, ++bit)
-                if (d.mask[bit >> 3] >> (bit & 7) & 1) {
+                if (mask[bit >> 3] >> (bit & 7) & 1) {
                     see(row, c, t, values);
                     values += 4;
                 }

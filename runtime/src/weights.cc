@@ -46,10 +46,11 @@ float RowReader::value(int64_t index) const {
 }
 
 void RowReader::next(float* row) {
-    for (int64_t k = 0; k < columns_; ++k, ++bit_) {
-        const bool present = weights_.encoding == 0 || (weights_.data[bit_ >> 3] >> (bit_ & 7) & 1);
-        row[k] = present ? value(value_++) : 0.f;
-    }
+    const uint8_t* mask = weights_.encoding == 1 ? weights_.data.data() : nullptr;
+    int64_t bit = bit_, next = value_;
+    for (int64_t k = 0; k < columns_; ++k, ++bit) row[k] = !mask || (mask[bit >> 3] >> (bit & 7) & 1) ? value(next++) : 0.f;
+    bit_ = bit;
+    value_ = next;
 }
 
 void RowReader::skip(int64_t rows) {

@@ -118,9 +118,11 @@ void append_quantized(File* file, std::vector<Words>* operations) {
     operations->push_back(operation(14, "qpool", {c, {2, 0, 1}, d}));
     operations->push_back(operation(20, "qtable", {d, c, {add_bytes(&file->data, Buffer(256, 7))}}));
     const Words square = view(1600, {3, 3}, {48, 1});
-    operations->push_back(operation(21, "qmatmul", {view(1700, {3, 3}, {8, 1}), square, view(1650, {3, 3}, {9, 1}), {bits(0.1f), 3, bits(0.2f), 4, bits(0.3f), 5, bits(0.07f)}}));
+    operations->push_back(
+        operation(21, "qmatmul", {view(1700, {3, 3}, {8, 1}), square, view(1650, {3, 3}, {9, 1}), {bits(0.1f), 3, bits(0.2f), 4, bits(0.3f), 5, bits(0.07f)}}));
     operations->push_back(operation(15, "qadd", {a, d, e, {bits(0.5f), bits(0.4f), bits(-15.2f), 0, 250}}));
-    operations->push_back(operation(12, "qsum", {e, {1, 0, 1}, a, {kept, 1, factors, biases}, rounding, {1}, d, {1, bits(1.f), bits(0.1f), bits(-128.3f), 0, 255}}));
+    operations->push_back(
+        operation(12, "qsum", {e, {1, 0, 1}, a, {kept, 1, factors, biases}, rounding, {1}, d, {1, bits(1.f), bits(0.1f), bits(-128.3f), 0, 255}}));
     operations->push_back(operation(17, "dequantize", {a, view(1600, {3, 23}, {48, 1}), {bits(0.1f), 100}}));
     operations->push_back(operation(18, "qmean", {view(1000, {1, 4, 5}, {48, 6, 1}), view(1500, {1, 1}, {1, 1}), {bits(0.05f), -2560}, rounding}));
     operations->push_back(operation(7, "both", {{0}, view(780, {3, 3}, {5, 1}), view(780, {3, 3}, {5, 1}), view(1600, {3, 3}, {48, 1}), NO_ACT}));
@@ -241,7 +243,8 @@ void test_everything() {
     check::that(mmrt_run(model, inputs, nullptr) == MMRT_BAD_ARGUMENT, "a null pointer is an error");
     const auto before = logits;
     image[2 * 20 + 3 * 5 + 4] = NAN;
-    check::that(mmrt_run(model, inputs, outputs) == MMRT_NOT_FINITE && std::strstr(mmrt_last_error(), "input image: element [0, 2, 3, 4] is nan"), "NaN is refused");
+    check::that(mmrt_run(model, inputs, outputs) == MMRT_NOT_FINITE && std::strstr(mmrt_last_error(), "input image: element [0, 2, 3, 4] is nan"),
+                "NaN is refused");
     image[2 * 20 + 3 * 5 + 4] = -INFINITY;
     check::that(mmrt_run(model, inputs, outputs) == MMRT_NOT_FINITE, "infinity is refused");
     for (size_t k = 0; k < image.size(); ++k) image[k] = float(k % 7) - 3;
@@ -428,7 +431,9 @@ void test_rows() {
 
 void test_quantized() {
     const Words x = view(100, {2, 16}, {16, 1}), y = view(200, {1, 16}, {16, 1}), rounding = {3, 0, 255};
-    auto linear = [&](const Words& taps, const Words& weights, const Words& end, const Words& in) { return with(operation(12, "q", {in, taps, {1}, y, weights, end, {0}})); };
+    auto linear = [&](const Words& taps, const Words& weights, const Words& end, const Words& in) {
+        return with(operation(12, "q", {in, taps, {1}, y, weights, end, {0}}));
+    };
     const Buffer fine = linear({1, 0}, {0, 0, 0, 0}, rounding, x).bytes();
     check::that(read_plan(fine).operations.size() == 1, "a quantized layer of zeros");
     refused(linear({1, 500}, {0, 0, 0, 0}, rounding, x), "a tap of 500 leaves the arena");
@@ -564,7 +569,10 @@ void fuzz(int count) {
             case 0: bytes.resize(random.next() % whole.size()); break;
             case 1: bytes[random.next() % bytes.size()] ^= uint8_t(1 + random.next() % 255); break;
             case 2: mutate_header(&bytes, &random); break;
-            case 3: file.data[random.next() % file.data.size()] ^= uint8_t(1 + random.next() % 255); bytes = file.bytes(); break;
+            case 3:
+                file.data[random.next() % file.data.size()] ^= uint8_t(1 + random.next() % 255);
+                bytes = file.bytes();
+                break;
             default: mutate_plan(&file, &random); bytes = file.bytes();
         }
         load_and_run(bytes);

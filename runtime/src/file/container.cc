@@ -28,7 +28,7 @@ void refuse(const std::string& what) { throw FormatError("not a usable .mmrt fil
 
 Bytes map_file(const std::string& path) {
     const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    struct stat about {};
+    struct stat about{};
     if (fd < 0 || fstat(fd, &about) != 0) {
         const std::string why = std::strerror(errno);
         if (fd >= 0) close(fd);

@@ -19,8 +19,7 @@ Weights read_weights(Words& words, int64_t elements) {
     const int64_t mask = out.encoding == 1 ? bitmask_bytes(elements) : 0;
     out.data = words.blob(unit, "weights", mask + out.values * (out.dtype == 1 ? 2 : 4));
     const int64_t expected = out.encoding == 1 ? ones(out.data, elements) : elements;
-    if (out.values != expected)
-        words.refuse("the weights have " + std::to_string(out.values) + " values and need " + std::to_string(expected));
+    if (out.values != expected) words.refuse("the weights have " + std::to_string(out.values) + " values and need " + std::to_string(expected));
     return out;
 }
 

@@ -90,9 +90,10 @@ QLinearDesc read_qlinear(Words& words) {
     check_weights(words, d.values);
     read_outputs(words, d.y.count, &d.multiplier, &d.bias);
     std::vector<int64_t> sizes(size_t(4 * d.y.count));
+    const uint8_t* mask = d.mask.data();
     const int8_t* values = d.values.data();
     for (int64_t bit = 0; bit < elements; ++bit)
-        if (d.mask[bit >> 3] >> (bit & 7) & 1)
+        if (mask[bit >> 3] >> (bit & 7) & 1)
             for (int k = 0; k < 4; ++k) sizes[bit / per_row] += std::abs(*values++);
     check_sums(words, d.bias, sizes);
     d.out = read_rounding(words);

@@ -103,7 +103,8 @@ Act Words::act() {
 }
 
 Rows as_rows(const Words& words, const View& view, const char* what) {
-    if (!view.constant.empty() || view.dims.size() != 2 || (view.strides[1] != 1 && view.dims[1] != 1)) words.refuse(std::string(what) + " is not rows of the arena");
+    if (!view.constant.empty() || view.dims.size() != 2 || (view.strides[1] != 1 && view.dims[1] != 1))
+        words.refuse(std::string(what) + " is not rows of the arena");
     return {view.offset, view.strides[0], int(view.dims[0]), int(view.dims[1])};
 }
 
@@ -137,7 +138,8 @@ bool read_residual(Words& words, const Rows& y, Rows* residual) {
     if (words.number("has_residual", 0, 1) == 0) return false;
     *residual = as_rows(words, words.view("residual"), "residual");
     if (residual->count != y.count || residual->positions != y.positions) words.refuse("residual has another shape than y");
-    if (is_column(y) && y.count > 1 && residual->stride != 1) words.refuse("residual is not a column as y is: its stride is " + std::to_string(residual->stride));
+    if (is_column(y) && y.count > 1 && residual->stride != 1)
+        words.refuse("residual is not a column as y is: its stride is " + std::to_string(residual->stride));
     if (end_of(*residual, whole_vectors(y.positions)) > words.arena() + SLACK) words.refuse("residual's last row runs past the arena");
     return true;
 }
