@@ -29,7 +29,7 @@ ISAS = {
                 "neon_dotprod": ("-fno-schedule-insns", "-march=armv8.2-a+dotprod")},
 }
 TESTS = ("test_elementwise", "test_linear", "test_loader", "test_nd", "test_nonfinite", "test_quantized")
-# -fno-strict-aliasing: the arena holds floats, words and bytes. -Werror=switch: a row of operations.inc that a switch forgets
+# The arena holds floats, words and bytes: no strict aliasing. A switch that forgets a row of operations.inc is an error
 FLAGS = ("-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-pthread", "-fno-strict-aliasing", "-Wall",
          "-Wextra", "-Werror=switch", "-Wno-psabi")
 KERNEL_FLAGS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
@@ -60,11 +60,15 @@ def run(command: list) -> None:
         raise BuildError(f"{' '.join(str(w) for w in command)}\n{done.stderr.strip()[-4000:]}")
 
 
-def write_compile_commands(objects: Path, commands) -> None:
-    """What clangd and clang-tidy read: how each file is compiled."""
-    objects.mkdir(parents=True, exist_ok=True)
-    rows = [{"directory": str(objects), "file": command[-3], "arguments": command} for command in commands]
-    (objects / "compile_commands.json").write_text(json.dumps(rows, indent=1))
+def compile_commands(compiler: str, arch: str, objects: Path, tests: bool, extra: list) -> dict:
+    """How each file is compiled, by its path here without the ending: the last words are `-c source -o object`."""
+    units = {f"src/{name}": () for name in SOURCES}
+    units.update({f"src/isa_{isa}": (*KERNEL_FLAGS, *flags) for isa, flags in ISAS[arch].items()})
+    units["tools/mmrt_bench"] = ()
+    units.update({f"tests/{name}": () for name in TESTS if tests})
+    includes = [f"-I{HERE / folder}" for folder in ("src", "include")]
+    return {name: [compiler, *FLAGS, *flags, *extra, *includes, "-c", str(HERE / f"{name}.cc"),
+                   "-o", str(objects / f"{name}.o")] for name, flags in units.items()}
 
 
 def build(out: Path = HERE, arch: str = "", tests: bool = False, sanitize: str = "", jobs: int = 0) -> list:
@@ -75,28 +79,25 @@ def build(out: Path = HERE, arch: str = "", tests: bool = False, sanitize: str =
     compiler = find_compiler(arch)
     extra = list(SANITIZERS[sanitize]) if sanitize else []
     objects = (out / f"build-{arch}{sanitize and f'-{sanitize}'}").resolve()
+    commands = compile_commands(compiler, arch, objects, tests, extra)
+    made = {name: command[-1] for name, command in commands.items()}
+    objects.mkdir(parents=True, exist_ok=True)
+    (objects / "compile_commands.json").write_text(json.dumps(  # what clangd and clang-tidy read
+        [{"directory": str(objects), "file": words[-3], "arguments": words} for words in commands.values()], indent=1))
     shared = [*HERE.glob("src/**/*.inc"), *HERE.glob("*/**/*.h"), Path(__file__)]
     headers = max(p.stat().st_mtime for p in shared)
-    units = {f"src/{name}": () for name in SOURCES}
-    units.update({f"src/isa_{isa}": (*KERNEL_FLAGS, *flags) for isa, flags in ISAS[arch].items()})
-    units["tools/mmrt_bench"] = ()
-    units.update({f"tests/{name}": () for name in TESTS if tests})
-    commands = {name: [compiler, *FLAGS, *flags, *extra, *(f"-I{HERE / d}" for d in ("src", "include")), "-c",
-                       str(HERE / f"{name}.cc"), "-o", str(objects / f"{name}.o")]
-                for name, flags in units.items()}
-    write_compile_commands(objects, commands.values())
 
     def compile_one(command: list) -> None:
-        source, made = Path(command[-3]), Path(command[-1])
-        made.parent.mkdir(parents=True, exist_ok=True)
-        if not made.is_file() or made.stat().st_mtime < max(headers, source.stat().st_mtime):
+        source, target = Path(command[-3]), Path(command[-1])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.is_file() or target.stat().st_mtime < max(headers, source.stat().st_mtime):
             run(command)
 
     with concurrent.futures.ThreadPoolExecutor(jobs or len(os.sched_getaffinity(0))) as pool:
         list(pool.map(compile_one, commands.values()))
-    library = [commands[name][-1] for name in units if name.startswith("src/")]
-    programs = {out / "libmmrt.so": ["-shared", *library], out / "mmrt-bench": [commands["tools/mmrt_bench"][-1], *library]}
-    programs.update({out / name: [commands[f"tests/{name}"][-1], *library] for name in TESTS if tests})
+    library = [path for name, path in made.items() if name.startswith("src/")]
+    programs = {out / "libmmrt.so": ["-shared", *library], out / "mmrt-bench": [made["tools/mmrt_bench"], *library]}
+    programs.update({out / name: [made[f"tests/{name}"], *library] for name in TESTS if tests})
     for path, parts in programs.items():
         part = path.with_name(path.name + ".part")
         run([compiler, "-pthread", *(extra or LINK), *parts, "-o", part])

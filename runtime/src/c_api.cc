@@ -124,7 +124,7 @@ int mmrt_load_memory(const void* data, size_t bytes, int threads, mmrt_model** m
     return load(threads, model, [&] {
         const std::shared_ptr<const uint8_t> lent(static_cast<const uint8_t*>(data), [](const uint8_t*) {});  // only until this returns
         auto made = std::make_unique<mmrt::Model>(mmrt::Bytes(lent, int64_t(bytes)), threads);
-        if (lent.use_count() > 1) throw std::logic_error("a step keeps a part of the file");
+        if (lent.use_count() > 1) throw std::logic_error("a step keeps a part of the file, which is the caller's");
         return made;
     });
 }

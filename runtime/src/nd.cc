@@ -6,6 +6,7 @@
 #include <limits>
 #include <memory>
 #include <numeric>
+#include <stdexcept>
 
 namespace mmrt {
 namespace {
@@ -239,7 +240,7 @@ double start(Reduction kind) {
         case Reduction::sum:
         case Reduction::l2: return 0;
     }
-    __builtin_unreachable();
+    throw std::logic_error("no such reduction");
 }
 
 double combine(Reduction kind, double a, double b) {  // NaN stays
@@ -249,7 +250,7 @@ double combine(Reduction kind, double a, double b) {  // NaN stays
         case Reduction::sum:
         case Reduction::l2: return a + b;
     }
-    __builtin_unreachable();
+    throw std::logic_error("no such reduction");
 }
 
 double finish(const ReduceDesc& d, double folded) {
@@ -259,7 +260,7 @@ double finish(const ReduceDesc& d, double folded) {
         case Reduction::max:
         case Reduction::min: return folded;
     }
-    __builtin_unreachable();
+    throw std::logic_error("no such reduction");
 }
 
 float reduce_one(const Reduce& r, const float* x, const Kernels& kernels) {

@@ -1,6 +1,7 @@
 // DEPTHWISE and POOL: an item is a few channels.
 #include <algorithm>
 #include <memory>
+#include <stdexcept>
 
 #include "kernels.h"
 
@@ -12,6 +13,14 @@ constexpr int64_t ITEM_ELEMENTS = 32 * 1024;  // of output: large enough to be w
 int channels_per_item(const Rows& y) { return int(std::max<int64_t>(1, ITEM_ELEMENTS / std::max(1, y.positions))); }
 
 int items(const Rows& y) { return (y.count + channels_per_item(y) - 1) / channels_per_item(y); }
+
+bool takes_maximum(Pooling kind) {
+    switch (kind) {
+        case Pooling::max: return true;
+        case Pooling::sum: return false;
+    }
+    throw std::logic_error("no such pool");
+}
 
 // Kernels write whole vectors; a single position is written alone, since with a stride of 1 its neighbour is another channel.
 void run_row(const Kernels& kernels, const TapsTask& task) {
@@ -60,7 +69,7 @@ Step make_pool(const PoolDesc& desc, const Kernels& kernels, int) {
     Step step;
     step.kernel = std::string("taps ") + kernels.name;
     step.items = items(desc.y);
-    step.run = [d, &kernels](int item, float* arena) {
+    step.run = [d, maximum = takes_maximum(desc.kind), &kernels](int item, float* arena) {
         const int begin = item * channels_per_item(d->y), end = std::min(d->y.count, begin + channels_per_item(d->y));
         for (int c = begin; c < end; ++c) {
             TapsTask task{};
@@ -69,7 +78,7 @@ Step make_pool(const PoolDesc& desc, const Kernels& kernels, int) {
             task.positions = d->y.positions;
             task.taps = d->taps.data();
             task.n_taps = int(d->taps.size());
-            task.maximum = d->kind == Pooling::max;
+            task.maximum = maximum;
             task.scale = d->scale;
             run_row(kernels, task);
         }
