@@ -1,8 +1,9 @@
 """A variant as .mmrt: its finished ONNX file lowered to a plan for our own runtime, the zeros left out.
 
-ONNX is read (mmrt_reading) into few kinds of node (mmrt_graph), these are merged (mmrt_fusion) and become operations on
-views of one arena (mmrt_lowering, with mmrt_windows for convolutions, mmrt_layout for memory, mmrt_plan for the plan as
-it grows); mmrt_file makes the bytes. runtime/FORMAT.md is the contract with the runtime.
+In exporters/mmrt/: ONNX is read (read.py, read_*.py) into few kinds of node (graph.py), products on uint8 are put
+together (int8_graph.py), nodes are merged (fusion.py) and become operations on views of one arena (lower.py, lower_*.py
+with windows.py for convolutions, layout.py for memory, plan.py for the plan as it grows); plan_words.py and file.py
+make the bytes. runtime/FORMAT.md is the contract with the runtime.
 """
 
 import importlib.util
@@ -20,12 +21,14 @@ from exporters import ExportError
 from exporters.artifact import LEFT, Made, artifact_path, finish
 from exporters.export_input import ExportInput
 from exporters.made_with import Origin
-from exporters.mmrt import download as mmrt_download
-from exporters.mmrt import file as mmrt_file
+from exporters.mmrt import download
+from exporters.mmrt.file import pack_file
 from exporters.mmrt.fusion import MERGED, fuse
+from exporters.mmrt.int8_graph import quantized
+from exporters.mmrt.int8_numbers import stored_size
 from exporters.mmrt.lower import lower
-from exporters.mmrt.lower_int8 import quantized, stored_size
-from exporters.mmrt.plan import Plan, plan_words, stored_weights
+from exporters.mmrt.plan import Plan
+from exporters.mmrt.plan_words import plan_words, stored_weights
 from exporters.mmrt.read import read_graph
 from exporters.run import export_source
 from mmprune import __version__, folder
@@ -62,7 +65,7 @@ def export(given: ExportInput, precision: str) -> Artifact:
                               f"{source.layer_sparsity[name]:.2%} in the ONNX file it was made from")
     sparsity = {**source.layer_sparsity, **counted, **merged}  # depthwise layers have no operation of their own kind
     given.attempts.doing("packing to know its size")
-    packed = len(mmrt_download.pack(content))
+    packed = len(download.pack(content))
     return finish(given, Made("mmrt", precision, (path,), sparsity, source.notes + notes, packed), open_file(path))
 
 
@@ -154,6 +157,6 @@ def pack(model: onnx.ModelProto, precision: str = "fp32", meta: Mapping[str, Any
 
 def _packed(plan: Plan, meta: Mapping[str, Any]) -> bytes:
     words = plan_words(plan)
-    about = {**meta, "precision": plan.precision, "floats": plan.data.floats}  # floats: for mmrt_download
+    about = {**meta, "precision": plan.precision, "floats": plan.data.floats}  # floats: for mmrt/download.py
     sections = {"PLAN": words, "DATA": b"".join(plan.data.blobs), "META": json.dumps(about, sort_keys=True).encode()}
-    return mmrt_file.pack_file(sections)
+    return pack_file(sections)

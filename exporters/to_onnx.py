@@ -26,8 +26,8 @@ from exporters.graph.remove_channels import remove_channels
 from exporters.graph.static_shapes import StaticShapes, image_alone
 from exporters.graph.zeros import constant_layers, count_zeros, name_layers
 from exporters.int8 import calibration
+from exporters.int8.checks import check_zero_points, left_in_float
 from exporters.int8.onnxruntime import quantize
-from exporters.int8.tensorrt import check_zero_points, left_in_float
 from exporters.made_with import Origin
 from exporters.run import export_source
 from mmprune import __version__, folder
@@ -64,18 +64,18 @@ def _export_int8(given: ExportInput) -> Artifact:
 
 
 def write_typed(given: ExportInput, source: Artifact, model: onnx.ModelProto, kind: tuple[str, str],
-                told: tuple[str, ...] = ()) -> Made:
+                more: tuple[str, ...] = ()) -> Made:
     """Write a model that was made from a finished ONNX file, and count its zeros.
 
     kind  (format, precision) of the new file
-    told  notes on how it was made
+    more  notes on how it was made
     ExportError when a layer has fewer zeros than in the source.
     """
     label = f"{given.variant.id}/{'-'.join(kind)}"
     weights = layer_weights(given)
     names = {name.partition("#")[0].partition("[")[0] for name in read_constants(given.root / source.path)}
     in_file = {name: weight for name, weight in weights.items() if name in names}
-    notes = source.notes + told
+    notes = source.notes + more
     if kind[1] == "int8":
         check_zero_points(model, weights, label)
         notes += left_in_float(model)

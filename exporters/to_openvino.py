@@ -1,4 +1,4 @@
-"""A variant as OpenVINO IR (.xml and .bin), made from its finished ONNX file; INT8 by NNCF (openvino_int8).
+"""A variant as OpenVINO IR (.xml and .bin), made from its finished ONNX file; INT8 by NNCF (int8/openvino.py).
 
 openvino.Core().read_model and openvino.save_model, not convert_model: that one needs telemetry's package.
 """
@@ -17,7 +17,7 @@ from exporters.artifact import Made, artifact_path, finish
 from exporters.export_input import ExportInput
 from exporters.graph.zeros import count_zeros
 from exporters.int8 import calibration
-from exporters.int8 import openvino as openvino_int8
+from exporters.int8.openvino import left_in_float, quantize
 from exporters.made_with import Origin
 from exporters.no_telemetry import no_telemetry
 from exporters.run import export_source
@@ -46,8 +46,8 @@ def export(given: ExportInput, precision: str) -> Artifact:
     if precision == "int8":
         images = calibration.images_of(given, label)
         given.attempts.doing(f"calibrating on {len(images)} images")
-        model = openvino_int8.quantize(model, images, constants)
-        notes += (calibration.describe(images), *openvino_int8.left_in_float(model))
+        model = quantize(model, images, constants)
+        notes += (calibration.describe(images), *left_in_float(model))
     path = artifact_path(given.root, given.variant.id, "openvino", precision, SUFFIX)
     files = _save(model, path, precision)
     names = {name.partition("#")[0].partition("[")[0] for name in constants}

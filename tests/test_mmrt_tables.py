@@ -18,8 +18,8 @@ from torch import nn
 from exporters.int8.onnxruntime import quantize_for_onnxruntime
 from exporters.mmrt import file as mmrt_file
 from exporters.mmrt.graph import Graph, Node
+from exporters.mmrt.int8_graph import quantized
 from exporters.mmrt.int8_tables import ACTS, FUNCTIONS, quantized_bytes, rounded_in_place, with_tables
-from exporters.mmrt.lower_int8 import quantized
 from exporters.mmrt.read import read_graph
 from exporters.to_mmrt import load_runtime, pack
 from exporters.to_onnx import simplify

@@ -17,7 +17,9 @@ from exporters import ExportError
 from exporters.export_family import InputMaker, export_family
 from exporters.graph.observe import logits_of, observe
 from exporters.int8 import onnxruntime as onnxruntime_int8
-from exporters.int8.onnxruntime import correct_biases, in_float, keep_within, layers_of, quantize_for_onnxruntime
+from exporters.int8.biases import correct_biases
+from exporters.int8.mixed import in_float, keep_within, layers_of
+from exporters.int8.onnxruntime import quantize_for_onnxruntime
 from exporters.int8.settings import Int8
 from exporters.run import export_one
 from exporters.to_mmrt import load_runtime, pack

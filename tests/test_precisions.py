@@ -22,11 +22,13 @@ from exporters.export_input import ExportInput
 from exporters.int8 import calibration
 from exporters.int8 import onnxruntime as onnxruntime_int8
 from exporters.int8 import openvino as openvino_int8
+from exporters.int8.checks import check_zero_points
 from exporters.int8.onnxruntime import quantize_for_onnxruntime
-from exporters.int8.tensorrt import check_zero_points, quantize_for_tensorrt, to_fp16
+from exporters.int8.tensorrt import quantize_for_tensorrt
 from exporters.jetson.rules import check
 from exporters.jetson.sparse24 import sparse24
 from exporters.run import export_one
+from exporters.to_tensorrt import to_fp16
 from exporters.verify import VerifyError
 from mmprune.data.splits import DataError
 from mmprune.layers import find_layers

@@ -1,7 +1,6 @@
 """Calibration images: on them INT8 learns how large activations get. They are never test images."""
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from mmprune.records import Preprocess
 
 COUNT = 256  # NNCF takes 300, TensorRT's old calibrators 500
 BATCH = 64
-SHOWN = 3  # names in a note
 
 
 def draw_images(baseline: Baseline, count: int = COUNT) -> np.ndarray:
@@ -76,11 +74,3 @@ def describe(images: np.ndarray, how: Int8 | None = None) -> str:
     biases = "biases corrected" if how.bias_correction else "biases as they were"
     asked = "" if how.max_drop is None else f", at most {how.max_drop:g} points of accuracy to lose"
     return f"{about}, ranges by {how.clipping}, {biases}{asked}"
-
-
-def note_floats(names: Sequence[str]) -> tuple[str, ...]:
-    """A note on the products that quantization left in float; () where there is none."""
-    if not names:
-        return ()
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return (f"{len(names)} products left in float: {', '.join(names[:SHOWN])}{more}",)

@@ -205,8 +205,6 @@ def _draw(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     return np.sort(np.concatenate(picked))
 
 
-
-
 def _augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Shift every image at random and mirror every other one; (n, C, H, W) uint8 in and out."""
     n, _, height, width = pixels.shape

@@ -290,7 +290,6 @@ def check_forward(model: nn.Module, spec: ModelSpec) -> None:
         raise ModelError(f"{spec.model} returns {trouble}")
 
 
-
 def preprocess_of(model: nn.Module, spec: ModelSpec, options: ModelOptions,
                   data_size: tuple[int, int] | None = None) -> tuple[Preprocess, tuple[str, ...]]:
     """How images are fed to the model: what the user says, else the model's description, else defaults; and notes.
