@@ -28,14 +28,14 @@ def open_odd(path, threads):
         print("noise of a runtime on stdout")
         time.sleep(0.001)
 
-    return Opened([], lambda: step, {})
+    return Opened([], lambda: step, {}, None)
 
 
 def open_spin(path, threads):
     """Some milliseconds on the core that its model file names."""
     with open(path) as f:
         os.sched_setaffinity(0, {int(f.read().split()[0])})
-    return Opened([], lambda: lambda: sum(range(150000)), {})
+    return Opened([], lambda: lambda: sum(range(150000)), {}, None)
 
 
 RUNTIMES["odd"] = Runtime(open_odd, "", lambda: "", ())

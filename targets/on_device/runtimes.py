@@ -19,7 +19,8 @@ SEED = 0
 # shapes: of the inputs, in their order; a dimension that is not fixed is no number
 # step: a function of one array an input -> a function () -> outputs, which runs one inference; outputs[0] is the first
 # settings: what it runs with, as text, for the record
-Opened = namedtuple("Opened", "shapes step settings")
+# model: the runtime's own object
+Opened = namedtuple("Opened", "shapes step settings model")
 
 
 def open_onnxruntime(model, threads, config=()):
@@ -39,7 +40,7 @@ def open_onnxruntime(model, threads, config=()):
     def step(*arrays):
         return functools.partial(session.run, None, dict(zip(names, arrays)))  # noqa: B905  Python 3.8 has no `strict`
 
-    return Opened([i.shape for i in inputs], step, {"provider": "CPU", "execution": "sequential"})
+    return Opened([i.shape for i in inputs], step, {"provider": "CPU", "execution": "sequential"}, session)
 
 
 @contextlib.contextmanager
@@ -75,13 +76,14 @@ def open_openvino(path, threads):
     shapes = [[n.get_length() if n.is_static else None for n in port.partial_shape] for port in model.inputs]
     return Opened(shapes, step, {"precision": model.get_property("INFERENCE_PRECISION_HINT").to_string(),
                                  "streams": str(model.get_property("NUM_STREAMS")),
-                                 "pinning": str(model.get_property("ENABLE_CPU_PINNING")).lower()})
+                                 "pinning": str(model.get_property("ENABLE_CPU_PINNING")).lower()}, model)
 
 
-def open_mmrt(path, threads):
-    model = importlib.import_module("mmrt").Model(path, threads)  # beside the program, on PYTHONPATH or loaded already
+def open_mmrt(path, threads, mmrt=None):
+    """`mmrt`: the module, where it lies neither beside the program nor on PYTHONPATH."""
+    model = (mmrt or importlib.import_module("mmrt")).Model(path, threads)
     return Opened([shape for _, shape in model.inputs], lambda *arrays: functools.partial(model, *arrays),
-                  {"kernels": model.kernels})
+                  {"kernels": model.kernels}, model)
 
 
 def mmrt_version():
@@ -96,7 +98,7 @@ def mmrt_version():
 def open_null(path, threads):
     """Sleeps 1 ms: lets the whole way be tested where no runtime is installed."""
     with open(path, "rb"):
-        return Opened([], lambda: lambda: time.sleep(0.001), {"sleep_s": "0.001"})
+        return Opened([], lambda: lambda: time.sleep(0.001), {"sleep_s": "0.001"}, None)
 
 
 def version(packages):
