@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from timm_families import FAMILIES, SPARSITY, make_model
+from timm_families import FAMILIES, SPARSITY, make_model, some_slow
 
 from exporters import sizes
 from exporters.export_input import ExportInput
@@ -12,7 +12,7 @@ from mmprune.layers import find_layers
 from mmprune.records import Variant
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", some_slow(FAMILIES))
 def test_family_exports_with_its_zeros(name, tmp_path, monkeypatch):
     monkeypatch.setattr(sizes, "PRESET", 0)  # the size is not in question here, and preset 6 takes a second a MB
     size, arguments = FAMILIES[name]

@@ -13,7 +13,7 @@ import torch
 from export_inputs import make_input, make_variant
 from onnx import TensorProto, numpy_helper
 from PIL import Image
-from timm_families import FAMILIES, make_model
+from timm_families import FAMILIES, make_model, some_slow
 from torch import nn
 from toys import ToySplit, make_baseline
 
@@ -355,7 +355,7 @@ def refuse(*_): sys.exit(print("a connection was tried", file=sys.stderr))
 socket.socket.connect = socket.getaddrinfo = refuse
 {first}
 import numpy as np
-from exporters import openvino_int8
+from exporters.int8 import openvino as openvino_int8
 model = openvino_int8.openvino.Core().read_model(sys.argv[1])
 quantized = openvino_int8.quantize(model, np.random.default_rng(0).standard_normal((4, 1, 8, 9), np.float32), ())
 print(sum(op.get_type_name() == "FakeQuantize" for op in quantized.get_ops()) > 0)
@@ -370,7 +370,7 @@ def test_nncf_sends_nothing_and_leaves_nothing_at_home(first, out, error, given,
     path = given.root / export_one(given, "onnx", "fp32").path
     home = tmp_path / "home"
     home.mkdir()
-    root = Path(openvino_int8.__file__).parents[1]
+    root = Path(openvino_int8.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", QUIET.format(first=first), str(path)], capture_output=True, text=True,
                           cwd=root, env={"HOME": str(home), "PATH": "/usr/bin:/bin"}, check=False)
     assert done.stdout == out
@@ -381,8 +381,8 @@ def test_nncf_sends_nothing_and_leaves_nothing_at_home(first, out, error, given,
 
 # ------------------------------------------------------------------------------------------------------------ families
 
-@pytest.mark.parametrize("name", ["resnet10t", "regnety_002", "tf_efficientnet_lite0", "convnext_atto",
-                                  "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", some_slow(["resnet10t", "regnety_002", "tf_efficientnet_lite0", "convnext_atto",
+                                            "vit_tiny_patch16_224"]))
 def test_families_in_int8_and_fp16(name, tmp_path, monkeypatch):
     """Zeros are counted by export_one; here: the answers of nets with random weights, and TensorRT's rules."""
     monkeypatch.setattr(sizes, "PRESET", 0)
