@@ -35,7 +35,7 @@ def module(path: Path):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The library, mmrt-bench and the C++ tests."""
+    """The library and mmrt-bench."""
     return native_mmrt(tmp_path_factory)
 
 
@@ -66,7 +66,8 @@ def model_file(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_its_own_tests(built):
+def test_its_own_tests(tmp_path_factory):
+    built = native_mmrt(tmp_path_factory, tests=True)
     names = module(RUNTIME / "build.py").TESTS
     assert names
     for name in names:
