@@ -63,7 +63,8 @@ def deployed(folder, model):
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_timing_golden_outputs_the_check_of_an_export_and_a_deployed_folder_ask_for_the_same(family, asked, tmp_path, runtime):
+def test_whoever_opens_a_file_asks_for_the_same(family, asked, tmp_path, runtime):
+    """Timing, golden outputs, the check of an export and a deployed folder."""
     root, by_format = family
     artifact = by_format["onnx" if runtime == "onnxruntime" else "openvino"]
     path = root / artifact.path
