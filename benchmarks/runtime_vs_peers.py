@@ -6,8 +6,8 @@
 
 Any timm model, random weights, magnitude mask: every convolution and linear gets the given sparsity but the stem, the
 depthwise convolutions and the classifier, which stay dense. Every (sparsity, runtime) is a process of its own; they
-take turns in random order, as in all that mmprune measures (targets/on_device/rounds.py). The ratio is p50 of the
-faster of ONNX Runtime and OpenVINO on the dense model over p50; its spread are the quartiles over the rounds, each round's
+take turns in random order, as in all that mmprune measures (on_device/rounds.py). The ratio is p50 of the faster
+of ONNX Runtime and OpenVINO on the dense model over p50; its spread are the quartiles over the rounds, each round's
 medians being compared with the same round's. onnxruntime-int8 is the dense model quantized (static, symmetric weights).
 DeepSparse needs packages of its time: all then run in a virtual environment made for it, .venv-deepsparse; where that
 cannot be had, it is left out. MMRT_ISA=avx2 forces the kernels. One JSON line for each row with --json, raw samples
