@@ -25,16 +25,20 @@ from exporters.graph.remove_channels import remove_channels
 from exporters.graph.static_shapes import StaticShapes, image_alone
 from exporters.graph.zeros import constant_layers, count_zeros, name_layers
 from exporters.int8 import calibration
+from exporters.int8.checks import check_zero_points, left_in_float
 from exporters.int8.onnxruntime import quantize
-from exporters.int8.tensorrt import check_zero_points, left_in_float
-from exporters.run import export_one
+from exporters.made_with import Origin
+from exporters.run import export_source
 from mmprune import __version__, folder
 from mmprune.choices import pick
-from mmprune.masks import ALIGNED
+from mmprune.patterns import ALIGNED
 from mmprune.records import Artifact
 from targets.on_device.runtimes import answers, open_onnxruntime
 
-PRECISIONS = ("fp32", "int8")
+ORIGINS = {
+    "fp32": Origin(packages=("torch", "onnx", "onnxsim")),
+    "int8": Origin(("onnx", "fp32"), ("onnxruntime",), ("calibration", "clipping", "bias_correction", "max_drop")),
+}
 SUFFIX = ".onnx"
 OPSET = 17  # the highest that TensorRT 8.6 (JetPack 6.0) and the TorchScript exporter both know in full
 LATER_OPSETS = (18, 19, 20)  # that the TorchScript exporter has
@@ -46,32 +50,32 @@ PROOF_IMAGES = 4
 
 def export(given: ExportInput, precision: str) -> Artifact:
     """Write, check and record the ONNX file. ExportError when zeros are lost, VerifyError when it answers otherwise."""
-    pick("precision", precision, PRECISIONS, ExportError, owner="onnx")
+    pick("precision", precision, ORIGINS, ExportError, owner="onnx")
     return _export_int8(given) if precision == "int8" else _export_fp32(given)
 
 
 def _export_int8(given: ExportInput) -> Artifact:
     label = f"{given.variant.id}/onnx-int8"
     calibration.images_of(given, label)  # before the work
-    source = export_one(given, "onnx", "fp32")
+    source = export_source(given, "onnx", "int8")
     model, notes = quantize(onnx.load(given.root / source.path), given, label)
     made = write_typed(given, source, model, ("onnx", "int8"), notes)
     return finish(given, made, open_file(made.files[0]))
 
 
 def write_typed(given: ExportInput, source: Artifact, model: onnx.ModelProto, kind: tuple[str, str],
-                told: tuple[str, ...] = ()) -> Made:
+                more: tuple[str, ...] = ()) -> Made:
     """Write a model that was made from a finished ONNX file, and count its zeros.
 
     kind  (format, precision) of the new file
-    told  notes on how it was made
+    more  notes on how it was made
     ExportError when a layer has fewer zeros than in the source.
     """
     label = f"{given.variant.id}/{'-'.join(kind)}"
     weights = layer_weights(given)
     names = {name.partition("#")[0].partition("[")[0] for name in read_constants(given.root / source.path)}
     in_file = {name: weight for name, weight in weights.items() if name in names}
-    notes = source.notes + told
+    notes = source.notes + more
     if kind[1] == "int8":
         check_zero_points(model, weights, label)
         notes += left_in_float(model)

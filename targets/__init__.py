@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprune.choices import pick
+from mmprune.from_json import from_json
 from mmprune.records import Device
 from targets.on_device import board
 from targets.on_device.power import POWER
@@ -32,7 +33,7 @@ class Target:
     arch: str  # as `uname -m` says it
     runtimes: dict[str, str]  # runtime: the format that it runs; in order of preference
     threads: int  # to measure with unless told otherwise; the number of cores where the board is all the model's
-    pattern: str  # of masks.PATTERNS: what pays there for float files, see pattern_for
+    pattern: str  # of patterns.PATTERNS: what pays there for float files, see pattern_for
     formats: tuple[str, ...]  # what `build` makes: "onnx-fp32" or "openvino" for all of its precisions
     isa: tuple[str, ...] = ()  # CPU features, as the kernel names them, that every board of the family has
     lacks: tuple[str, ...] = ()  # and those that none has: they tell a Pi 4 from a Pi 5
@@ -113,8 +114,7 @@ def _read(path: Path) -> Target:
     for key in sorted(told):
         pick("field", key, (*fields, "like"), owner=f"target {path}")
     row = {**base, "name": path.stem, "what": f"the board of {path.name}", **told}
-    row.update({key: tuple(row[key]) for key in ("formats", "isa", "lacks") if key in row})
     if missing := [name for name, f in fields.items() if name not in row and f.default is dataclasses.MISSING]:
         raise ValueError(f"target {path}: {missing[0]!r} is missing; like = \"raspberry-pi-5\" would give it")
     pick("arch", row["arch"], ARCHITECTURES, owner=f"target {path}")
-    return Target(**row)
+    return from_json(Target, row, f"target {path}")

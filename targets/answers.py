@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import IO, Any
 
 from mmprune.choices import pick
-from mmprune.records import Device, Gate, Measurement
-from targets.conform import MAX_TEXT, conform, strict_json
+from mmprune.records import Device, Measurement
+from targets.conform import MAX_TEXT, from_board, strict_json
 from targets.golden import GoldenCheck, check_of
 from targets.host import printable
 from targets.jobs import NULL, profile_named
@@ -78,11 +78,9 @@ def reason_of(err: Exception) -> str:
 
 def device_from_row(row: Any) -> tuple[Device, bool]:
     """What a fingerprint says the device is, and whether it is an emulator. One of ODD for what is none."""
-    told = dict(row)
-    emulated = _flag(told.pop("emulated", False))
-    device = Device(**{**told, "isa": tuple(told["isa"])})
-    conform(device, Device, "device")
-    return device, emulated
+    fields = dict(row)
+    emulated = from_board(bool, fields.pop("emulated", False), "emulated")
+    return from_board(Device, fields), emulated
 
 
 @dataclass
@@ -119,8 +117,8 @@ class Reader:
             self.checks.append(check_of(row))
             return self.checks[-1]
         if kind == "progress":
-            conform(row["part"], int, "part")
-            conform(row["fraction"], float, "fraction")
+            from_board(int, row["part"], "part")
+            from_board(float, row["fraction"], "fraction")
             return Progress(row["part"], min(1.0, float(row["fraction"])), row.get("comparing") is True)
         if kind == "error":
             (self.unlike if row.get("comparing") is True else self.errors).append(short(row["message"], MAX_TEXT))
@@ -153,26 +151,21 @@ def _session(row: dict[str, Any]) -> SessionInfo:
         raise ValueError(f"{row['session']!r:.60} is no session's name")
     device, emulated = device_from_row(row["device"])
     profile = profile_named(str(row["profile"]["name"]))
-    commit = row.get("commit") or row.get("mmprune") or "not told"  # older bundles tell the version alone
-    return SessionInfo(device, emulated, profile.name, row["session"], commit)
+    return SessionInfo(device, emulated, profile.name, row["session"], row["commit"])
 
 
 def measurement_from_probe(row: dict[str, Any], info: SessionInfo) -> Measurement:
     """The record of a row of kind "result", checked field by field. ValueError, TypeError or KeyError."""
     if sum(map(len, row["latencies_s"])) + len(row["warmup_s"]) > MAX_SAMPLES:
         raise ValueError(f"it has more than {MAX_SAMPLES} samples")
-    conform(row["part"], int, "part")
+    from_board(int, row["part"], "part")
     datetime.fromisoformat(row["started"])
-    emulated = _flag(row.get("emulated", False)) or info.emulated
-    ours = {"artifact_sha256": row["sha256"], "device": info.device, "batch": 1, "profile": info.profile,
-            "session": f"{info.session}.{row['part']}", "commit": info.commit,
+    emulated = from_board(bool, row.get("emulated", False), "emulated") or info.emulated
+    ours = {"artifact_sha256": row["sha256"], "device": dataclasses.asdict(info.device), "batch": 1,
+            "profile": info.profile, "session": f"{info.session}.{row['part']}", "commit": info.commit,
             "provenance": "fixture" if row["runtime"] == NULL else "emulated" if emulated else "measured"}
-    told = {f.name: _frozen(row[f.name]) for f in dataclasses.fields(Measurement)
-            if f.name in row and f.name not in ours and f.name != "schema"}
-    if told.get("gate"):
-        told["gate"] = Gate(**told["gate"])
-    made = Measurement(**told, **ours)
-    conform(made, Measurement, made.artifact)
+    theirs = {f.name for f in dataclasses.fields(Measurement)} - {*ours, "schema"}  # what else a row has is its frame
+    made = from_board(Measurement, {**{key: value for key, value in row.items() if key in theirs}, **ours})
     if made.processes and sum(made.processes) != len(made.latencies_s):
         raise ValueError(f"it has {len(made.latencies_s)} rounds, its processes {sum(made.processes)}")
     return made
@@ -181,14 +174,3 @@ def measurement_from_probe(row: dict[str, Any], info: SessionInfo) -> Measuremen
 def short(value: Any, most: int = MAX_TEXT // 5) -> str:
     """Some of a board's text, without what a terminal would take for orders."""
     return printable(str(value))[:most]
-
-
-def _frozen(value: Any) -> Any:
-    """Lists as tuples, which records hold."""
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"emulated must be true or false, got {value!r:.60}")
-    return value

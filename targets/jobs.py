@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mmprune.choices import pick
-from mmprune.records import DENSE, Artifact
+from mmprune.records import Artifact
 from targets import Target
 from targets.on_device.job import SCHEMA
 from targets.on_device.watch import GATE_TEMPERATURE_C, GATE_TIMEOUT_S
@@ -58,12 +58,7 @@ def entries(target: Target, artifacts: Sequence[Artifact], runtimes: Iterable[st
 def entry(artifact: Artifact, runtime: str, threads: int) -> dict[str, Any]:
     """One artifact on one runtime."""
     return {"artifact": artifact.id, "path": artifact.path, "files": list(artifact.files), "sha256": artifact.sha256,
-            "runtime": runtime, "threads": threads, "reference": is_dense(artifact.variant)}
-
-
-def is_dense(variant_id: str) -> bool:
-    """Whether this is the unpruned reference: its strategy's name begins the id."""
-    return variant_id == DENSE or variant_id.startswith(DENSE + "-")
+            "runtime": runtime, "threads": threads, "reference": artifact.reference}
 
 
 def job(root: str, profile: Profile, entries: list[dict[str, Any]], target: Target, timeout_s: float) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """The command line as its users meet it: whole runs on a toy, exact words for what goes wrong, exit codes."""
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -9,51 +7,30 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
 import torch
+from command_line import MODEL, arguments, fails, mmprune
 from PIL import Image
-from toys import SmallNet, ToySplit, planted
+from toys import SmallNet, planted
 
 from exporters import to_openvino
 from exporters.jetson import check as tensorrt_check
-from mmprune.cli import arguments as asked
+from exporters.wanted import format_names
+from mmprune import folder
+from mmprune.cli import arguments as words_of
 from mmprune.cli import options
-from mmprune.cli.commands import main
 from mmprune.data.preprocess import CROP_MODES, RESAMPLING
-from mmprune.models.loading import Options
+from mmprune.models.named import ModelOptions
 from mmprune.strategies import TEN
 
-TESTS = Path(__file__).parent
-MODEL = f"{TESTS / 'toys.py'}:SmallNet"
 COMMANDS = ("build", "bench", "choose", "report", "strategies", "targets", "doctor")
 
 
 PROGRAM = "from mmprune.cli.commands import main; main()"
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    stdout: str
-    stderr: str
-
-
-def mmprune(*arguments: object) -> Done:
-    """The program with these arguments, in this process: starting it anew would spend the time on importing torch."""
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["mmprune", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    return Done(code, out.getvalue(), err.getvalue())
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
@@ -61,35 +38,6 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     program = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {PROGRAM}"
     return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], stdout=subprocess.DEVNULL,
                             stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def fails(code: int, words: str, *arguments: object) -> None:
-    """An exception that gets through is a traceback for the user: it fails the test by itself."""
-    done = mmprune(*arguments)
-    assert (done.code, words in done.stderr) == (code, True), done.stderr
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory) -> Path:
-    """A folder with trained weights of the toy model and its data."""
-    root = tmp_path_factory.mktemp("toy")
-    torch.manual_seed(0)
-    torch.save({"state_dict": {f"module.{k}": v for k, v in SmallNet().state_dict().items()}}, root / "toy.pth")
-    for split in (ToySplit(150, 1), ToySplit(60, 2)):
-        images = ((split.images.clamp(-1, 3) + 1) * 63).byte().permute(0, 2, 3, 1).numpy()
-        which = "train" if len(split) == 150 else "test"
-        np.savez(root / f"{which}.npz", images=images, labels=split.labels.numpy())
-    parts = {which: np.load(root / f"{which}.npz") for which in ("train", "test")}
-    np.savez_compressed(root / "toy.npz", **{f"{w}_{k}": parts[w][k] for w in parts for k in ("images", "labels")})
-    return root
-
-
-def arguments(toy: Path, out: Path, *more: object) -> list[object]:
-    """A small run: three strategies, two formats."""
-    return ["build", "--target", "x86", "--model", MODEL, "--weights", toy / "toy.pth", "--data", toy / "toy.npz",
-            "--mean", "0.3", "--std", "0.3", "--epochs", "1", "--strategies", "min,mid,max",
-            "--formats", "onnx,openvino-fp16",
-            "--profile", "smoke", "--jobs", "1", "--out", out, "--quiet", *more]
 
 
 def whole(toy: Path, out: Path) -> list[object]:
@@ -114,34 +62,35 @@ def small(toy, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_build_leaves_everything(family):
     assert {"manifest.json", "measurements.jsonl", "report.md", "front.png"} <= {p.name for p in family.iterdir()}
-    manifest = json.loads((family / "manifest.json").read_text())
-    assert len(manifest["variants"]) == 11 and manifest["failures"] == {}
+    manifest = folder.read_manifest(family)
+    assert len(manifest.variants) == 11 and manifest.failures == {}
     rows = [json.loads(line) for line in (family / "measurements.jsonl").read_text().splitlines()]
     assert len(rows) == 11
     assert all(row["provenance"] == "measured" and sum(map(len, row["latencies_s"])) >= 64 for row in rows)
     text = (family / "report.md").read_text()
-    assert all(name in text for name in manifest["strategies"])
+    assert all(name in text for name in manifest.strategies)
 
 
-def test_the_same_command_again_does_nothing(family, toy):
-    before = {p: p.stat().st_mtime_ns for p in family.rglob("variants/*/*")}
-    done = mmprune(*whole(toy, family))
+def test_the_same_command_again_does_nothing(small, toy):
+    before = {p: p.stat().st_mtime_ns for p in small.rglob("variants/*/*")}
+    done = mmprune(*arguments(toy, small))
     assert done.code == 0, done.stderr
-    assert before == {p: p.stat().st_mtime_ns for p in family.rglob("variants/*/*")}
-    assert len((family / "measurements.jsonl").read_text().splitlines()) == 11
+    assert before == {p: p.stat().st_mtime_ns for p in small.rglob("variants/*/*")}
+    assert len((small / "measurements.jsonl").read_text().splitlines()) == 8
 
 
-def test_choose_takes_a_model_that_runs_by_itself(family, tmp_path):
-    done = mmprune("choose", family, "--max-latency-ms", "1000", "--out", tmp_path / "deploy")
+def test_choose_takes_a_model_that_runs_by_itself(small, tmp_path):
+    done = mmprune("choose", small, "--max-latency-ms", "1000", "--out", tmp_path / "deploy")
     assert done.code == 0, done.stderr
     assert "nearest miss" in done.stdout or "runner-up" in done.stdout
     assert (tmp_path / "deploy" / "infer.py").is_file()
 
 
-def test_choose_exits_with_1_when_nothing_fits(family, tmp_path):
-    done = mmprune("choose", family, "--max-latency-ms", "0.000001", "--out", tmp_path / "deploy")
+def test_choose_exits_with_1_when_nothing_fits(small, tmp_path):
+    done = mmprune("choose", small, "--max-latency-ms", "0.000001", "--out", tmp_path / "deploy")
     assert done.code == 1 and not (tmp_path / "deploy").exists()
     assert "nothing fits" in done.stdout.lower()
 
@@ -155,6 +104,7 @@ def test_bench_measures_again(small, tmp_path):
     assert mmprune("report", copy).code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["variants/*/onnx-fp32.json", "measurements.jsonl"])
 def test_killed_while_exporting_or_measuring_it_goes_on(toy, small, tmp_path, moment):
     out = tmp_path / "out"
@@ -186,8 +136,12 @@ def test_strategies_without_data():
     assert "layer4.1.conv2" in table and "75-95" in table and "total, unstructured" in table
 
 
-def test_targets_and_doctor():
+def test_targets():
     assert "x86" in mmprune("targets").stdout
+
+
+@pytest.mark.slow
+def test_doctor():
     done = mmprune("doctor")
     assert done.code == 0 and "onnxruntime" in done.stdout
 
@@ -217,18 +171,20 @@ def test_what_users_get_wrong(toy, tmp_path):
     fails(1, f"no calibration images at {tmp_path}: give a folder of images",
           *build("--model", MODEL, "--precision", "int8", "--calibration", tmp_path))
     fails(2, "no precision called 'int4' (there are fp32", *build("--model", MODEL, "--precision", "int4"))
-    fails(2, "'fp16' is none of these formats' (onnx: fp32", *build("--formats", "onnx", "--precision", "fp16"))
+    fails(2, "--precision fp16 is none of these formats' (onnx: fp32",
+          *build("--formats", "onnx", "--precision", "fp16"))
     fails(2, "nan is no number above zero", *build("--lr", "nan"))
-    fails(2, "'onnx-fp32' has its precision in its name", *build("--formats", "onnx-fp32", "--precision", "int8"))
+    fails(2, "--formats onnx-fp32 has its precision in its name",
+          *build("--formats", "onnx-fp32", "--precision", "int8"))
     assert not (out / "manifest.json").exists()
 
 
 def test_precision_is_of_the_formats_named_too():
     usual = ("onnx-fp32", "openvino")
-    assert asked.formats(usual, (), ()) == usual
-    assert asked.formats(usual, ("onnx",), ()) == ("onnx",)
-    assert asked.formats(usual, ("onnx",), ("fp32", "int8")) == ("onnx-fp32", "onnx-int8")
-    assert asked.formats(usual, (), ("int8",)) == ("onnx-int8", "openvino-int8")
+    assert format_names(usual, (), ()) == usual
+    assert format_names(usual, ("onnx",), ()) == ("onnx",)
+    assert format_names(usual, ("onnx",), ("fp32", "int8")) == ("onnx-fp32", "onnx-int8")
+    assert format_names(usual, (), ("int8",)) == ("onnx-int8", "openvino-int8")
 
 
 def test_without_nncf_openvino_int8_is_a_note_unless_it_was_named(monkeypatch, capsys):
@@ -236,10 +192,10 @@ def test_without_nncf_openvino_int8_is_a_note_unless_it_was_named(monkeypatch, c
     note = "note: no openvino-int8 files: they need the package nncf: pip install nncf\n"
     usual, both = ("onnx-fp32", "openvino"), ("fp32", "int8")
     for words in ((), ("onnx", "openvino")):
-        assert asked.formats(usual, words, both) == ("onnx-fp32", "onnx-int8", "openvino-fp32")
+        assert format_names(usual, words, both) == ("onnx-fp32", "onnx-int8", "openvino-fp32")
         assert capsys.readouterr().err == note
-    assert asked.formats(usual, ("openvino-int8", "onnx"), ()) == ("openvino-int8", "onnx")
-    assert asked.formats(usual, ("openvino",), ("int8",)) == ("openvino-int8",)
+    assert format_names(usual, ("openvino-int8", "onnx"), ()) == ("openvino-int8", "onnx")
+    assert format_names(usual, ("openvino",), ("int8",)) == ("openvino-int8",)
     assert capsys.readouterr().err == ""
 
 
@@ -267,6 +223,7 @@ def test_a_file_that_cannot_be_made_costs_itself(toy, tmp_path, monkeypatch):
     assert "\nmin" in done.stdout and "report.md" in done.stdout
 
 
+@pytest.mark.slow
 def test_all_precisions_are_points_of_one_front(toy, tmp_path):
     out, images = tmp_path / "out", tmp_path / "images"
     images.mkdir()
@@ -288,7 +245,7 @@ def test_blocks_are_taken_where_only_int8_of_mmrt_is_asked_for(toy, tmp_path, fo
     words = ["--strategies", "max", "--formats", formats, "--epochs", "2"]
     done = mmprune(*arguments(toy, tmp_path / "out", *words))
     assert done.code == 0, done.stderr
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["spec"]["pattern"] == pattern
+    assert folder.read_manifest(tmp_path / "out").spec.pattern == pattern
     assert "| strategy | sparsity % | in zero blocks % |" in (tmp_path / "out" / "report.md").read_text()
 
 
@@ -330,10 +287,10 @@ def test_interrupted(toy, tmp_path):
     assert "run the same command again to go on" in said
 
 
-def said(*words: str) -> Options:
+def said(*words: str) -> ModelOptions:
     """The model options that these words stand for."""
     found = []
-    command = options.model_options(lambda **rest: found.append(asked.named(rest).options))
+    command = options.model_options(lambda **rest: found.append(words_of.named(rest).options))
     click.command()(command).main(args=list(words), standalone_mode=False)
     return found[0]
 
@@ -344,7 +301,7 @@ def test_how_images_are_fed_can_be_said():
     torchvisions = said("--img-size", "224", "--crop-pct", "224/256", "--interpolation", "bilinear")
     assert (torchvisions.crop_pct, torchvisions.interpolation) == (0.875, "bilinear")
     assert (said().crop_pct, said().crop_mode, said().crop_all) == (None, None, None)
-    assert said("--crop-mode", "squash", "--no-crop-all") == Options(crop_mode="squash", crop_all=False)
+    assert said("--crop-mode", "squash", "--no-crop-all") == ModelOptions(crop_mode="squash", crop_all=False)
     for crop, resize in ((224, 232), (224, 238), (240, 255), (299, 342), (384, 384), (32, 36), (480, 480)):
         assert int(crop / said("--crop-pct", f"{crop}/{resize}").crop_pct) == resize
     for words in (["--img-size", w] for w in ("0", "128x0", "-3", "128x256x3", "x", "12.5", "big", "")):
@@ -393,7 +350,7 @@ def test_an_image_folder(tmp_path):
     done = mmprune("build", "--target", "x86", "--model", MODEL, "--data", tmp_path / "photos", "--strategies", "mid",
                    "--formats", "onnx", "--profile", "smoke", "--epochs", "1", "--batch-size", "8", "--out", out)
     assert done.code == 0, done.stderr
-    assert "no --weights" in done.stderr and json.loads((out / "manifest.json").read_text())["data"]["test"] == 12
+    assert "no --weights" in done.stderr and folder.read_manifest(out).images.test == 12
     (tmp_path / "photos" / "left" / "0.png").write_bytes(b"not a picture")
     again = ("build", "--target", "x86", "--model", MODEL, "--data", tmp_path / "photos", "--out", tmp_path / "b")
     fails(1, "0.png", *again)

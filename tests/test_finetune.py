@@ -5,31 +5,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import ToySplit, make_baseline
+from toys import ToySplit, job_for, make_baseline
 
 from mmprune.finetune import (
     OPTIMIZERS,
-    RECIPES,
     Diverged,
-    Job,
     Teacher,
     accuracy,
     finetune,
-    make_recipe,
     rate_factor,
     recalibrate,
     train_step,
 )
 from mmprune.layout import to_device
-from mmprune.masks import make_masks
-
-
-def job_for(baseline, recipe, **changes):
-    weights = {"conv1.weight": baseline.model.conv1.weight, "conv2.weight": baseline.model.conv2.weight}
-    scores = {n: w.detach().abs() for n, w in weights.items()}
-    sparsity = {"conv1.weight": 0.3, "conv2.weight": 0.7}
-    masks = make_masks(scores, sparsity, "unstructured", dict.fromkeys(scores, "conv"))
-    return Job(masks, baseline.train, baseline.validation, recipe, 0, **changes)
+from mmprune.recipes import RECIPES, make_recipe
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -16,6 +17,8 @@ ALLOWED = {  # package: which of ours it may import
     "exporters": {"exporters", "mmprune", "targets"},  # of targets the LEAVES alone
     "targets": {"targets", "mmprune"},
 }
+# the whole way, from Python and from the command line
+OUTWARD = {f"mmprune/{name}.py" for name in ("__init__", "workflow", "handles", "from_python", "boards")}
 OURS = {*ALLOWED, "benchmarks"}
 ON_DEVICE = ROOT / "targets" / "on_device"
 LEAVES = {"runtimes", "jetpacks"}  # of on_device: what exporters may import, too; they import nothing of ours
@@ -71,8 +74,8 @@ FILES = [p for package in ALLOWED for p in sorted((ROOT / package).rglob("*.py")
 def test_direction(path):
     package = path.relative_to(ROOT).parts[0]
     allowed = ALLOWED[package]
-    if path.parent.name == "cli" or path.name == "boards.py":
-        allowed = {"mmprune", "exporters", "targets"}  # the command line looks outward
+    if path.parent.name == "cli" or path.relative_to(ROOT).as_posix() in OUTWARD:
+        allowed = {"mmprune", "exporters", "targets"}
     if path.relative_to(ROOT).as_posix() in TRAVELLERS:
         allowed = set()
     assert imports(path) & OURS <= allowed
@@ -189,3 +192,10 @@ def test_the_first_line_comes_before_what_is_heavy(tmp_path, command):
     words = [str(tmp_path) if word == "FAMILY" else word for word in command]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.stderr.startswith("loading ") and "ModuleNotFoundError" in done.stderr
+
+
+def test_no_test_imports_a_test():
+    """What tests share is in tests/support, also for programs that a test writes."""
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    assert [p.name for p in tests if re.search(r"^\s*(from|import)\s.*\btest_\w+", p.read_text(), re.MULTILINE)] == []
+    assert {p.name for p in tests if p.parent == ROOT / "tests" and not p.name.startswith("test_")} == {"conftest.py"}

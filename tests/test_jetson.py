@@ -18,6 +18,7 @@ import onnx
 import pytest
 from fake_nvpmodel import power_modes
 from families import made_family
+from tensorrt_rtx_python import TENSORRT_PYTHON, needs_tensorrt_rtx
 
 from mmprune import folder
 from mmprune.results.points import PointsError, read_points
@@ -26,9 +27,8 @@ from targets.on_device import arms, engines, jetson, nvpmodel, trtexec
 from targets.on_device.job import Refused, sha256_of
 
 HOME = Path(__file__).parents[1] / "targets"  # the folder above on_device, as on a board
-FIXTURES = Path(__file__).parent / "fixtures" / "tensorrt"
+FIXTURES = Path(__file__).parent / "support" / "fixtures" / "tensorrt"
 PROGRAM = [sys.executable, "-m", "on_device.jetson"]
-TENSORRT_PYTHON = os.environ.get("MMPRUNE_TENSORRT_PYTHON", sys.executable)  # one that has tensorrt_rtx
 
 ORIN = {"etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic, EABI: aarch64\n",
         "proc/device-tree/model": "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super\0",
@@ -473,15 +473,6 @@ def test_the_old_power_mode_comes_back_after_a_signal_or_at_the_next_start(tmp_p
 
 
 # ---------------------------------------------------------------------------------------------- TensorRT's Python API
-
-def has_tensorrt_rtx():
-    done = subprocess.run([TENSORRT_PYTHON, "-c", "import tensorrt_rtx"], capture_output=True, check=False)
-    return done.returncode == 0
-
-
-needs_tensorrt_rtx = pytest.mark.skipif(
-    not has_tensorrt_rtx(), reason="needs tensorrt-rtx-cu12, here or in the Python that MMPRUNE_TENSORRT_PYTHON names")
-
 
 def small_model(path, operator="Relu"):
     shape = [1, 2, 4, 4]

@@ -181,9 +181,10 @@ def test_what_ran_on_an_emulator_is_no_measurement():
     ({"runtime": "openvino"}, "no runtime called 'openvino'"),
     ({"sha256": "6" * 64}, "and '666.* on the board"),
     ({"sha256": None}, "and None on the board"),
-    ({"latencies_s": [[-0.01]], "processes": [1]}, "must be positive"),
-    ({"latencies_s": [[float("nan")]], "processes": [1]}, "must be positive"),
-    ({"latencies_s": [["0.01"]], "processes": [1]}, "must be real number"),
+    ({"latencies_s": [[-0.01]], "processes": [1]}, "must not be negative"),
+    ({"latencies_s": [[0]], "processes": [1]}, "must be positive"),
+    ({"latencies_s": [[float("nan")]], "processes": [1]}, "must be finite"),
+    ({"latencies_s": [["0.01"]], "processes": [1]}, "latencies_s must be of type float, got '0.01'"),
     ({"latencies_s": [], "processes": []}, "there must be some"),
     ({"latencies_s": 3}, "not iterable"),
     ({"processes": [1]}, "it has 2 rounds, its processes 1"),
@@ -193,9 +194,10 @@ def test_what_ran_on_an_emulator_is_no_measurement():
     ({"part": "1/../../x"}, "part must be of type int"),
     ({"started": "yesterday"}, "isoformat"),
     ({"notes": ["\x1b[2J"]}, "printable"),
-    ({"emulated": 0}, "emulated must be true or false"),
-    ({"gate": {"limit_c": 60}}, "missing"),
-    ({"settings": {"a": 3}}, "settings must be of type str"),
+    ({"emulated": 0}, "emulated must be of type bool"),
+    ({"gate": {"limit_c": 60}}, "gate.timeout_s is missing"),
+    ({"gate": {**ROW["gate"], "who": "me"}}, "gate has no field called 'who'"),
+    ({"settings": {"a": 3}}, "settings.a must be of type str"),
     ({"provenance": "measured", "runtime": "null"}, "no runtime called 'null'"),
 ])
 def test_results_that_are_none_are_refused(change, message):
@@ -204,7 +206,7 @@ def test_results_that_are_none_are_refused(change, message):
 
 
 def test_a_field_that_is_missing_is_named():
-    with pytest.raises(MeasureError, match="'load_s'"):
+    with pytest.raises(MeasureError, match="load_s is missing"):
         answers()({key: value for key, value in ROW.items() if key != "load_s"})
 
 

@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_fusing import SHAPE, Branches, Net, lively
+from branched_nets import SHAPE, Branches, Net, lively
 from torch import nn
 from toys import ToySplit
 
-from mmprune.finetune import RECIPES, Job, finetune
+from mmprune.finetune import Job, finetune
 from mmprune.models.fusing import merge_branches
 from mmprune.norms import MERGED, normed
+from mmprune.recipes import RECIPES
 
 TRAIN = ToySplit(48, 1)
 NAMES = ("blocks.0.one", "blocks.1.one")

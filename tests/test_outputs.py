@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,20 +10,22 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from auxiliary_nets import Auxiliary, AuxiliaryNet, BothNet
 from torch import nn
 from toys import INPUT_SHAPE, ToySplit
 
 from exporters import to_onnx
 from exporters.export_input import ExportInput
 from mmprune import folder
-from mmprune.family import Baseline, Request, Resources, build_family, layers_of, load_variant
-from mmprune.finetune import accuracy, make_recipe
+from mmprune.family import Baseline, Request, Resources, build_family, load_variant
+from mmprune.finetune import accuracy
 from mmprune.layers import find_layers
-from mmprune.models.loading import ModelError, Options, load_model, open_model
+from mmprune.models.loading import ModelError, load_model, open_model
+from mmprune.models.named import ModelOptions
 from mmprune.models.outputs import answer_with_logits, answers, check_training, words
+from mmprune.recipes import make_recipe
 from mmprune.scores import mean_absolute_gradients
 
-Auxiliary = namedtuple("Auxiliary", "logits aux")
 FEATURES, LOGITS, OTHER = torch.zeros(2, 7), torch.zeros(2, 3), torch.ones(2, 3)
 
 
@@ -53,32 +55,6 @@ def test_what_has_no_answer_is_named_with_its_shapes():
     assert answers(FEATURES, 2, None)[0][1] is FEATURES, "nobody said how many classes there are"
 
 
-class AuxiliaryNet(nn.Module):
-    """SmallNet's kind with an auxiliary head that runs in training only, as GoogLeNet and Inception have them."""
-
-    def __init__(self, pack=Auxiliary):
-        super().__init__()
-        self.pack = pack
-        self.conv = nn.Conv2d(1, 8, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(8)
-        self.aux = nn.Linear(8, 3)
-        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
-        self.fc = nn.Linear(8, 3)
-
-    def forward(self, x):
-        x = torch.relu(self.norm(self.conv(x)))
-        logits = self.fc(torch.relu(self.conv2(x)).mean((2, 3)))
-        return self.pack(logits, self.aux(x.mean((2, 3)))) if self.training else logits
-
-
-class BothNet(AuxiliaryNet):
-    """A tuple in evaluation mode as well, where the auxiliary head runs for nothing."""
-
-    def forward(self, x):
-        x = torch.relu(self.norm(self.conv(x)))
-        return self.fc(torch.relu(self.conv2(x)).mean((2, 3))), self.aux(x.mean((2, 3))), x
-
-
 def bench_of(model):
     torch.manual_seed(0)
     return Baseline(model.eval(), ToySplit(96, 1), ToySplit(30, 2), ToySplit(60, 3), INPUT_SHAPE)
@@ -98,12 +74,12 @@ def test_such_a_model_is_made_a_family_of_and_exported(make, tmp_path):
     assert [name for name, _ in baseline.model.named_parameters()] == names
     model = load_variant(tmp_path, variant, baseline.model)
     split = ToySplit(4, 5)
-    layers = layers_of(folder.read_manifest(tmp_path))
+    layers = folder.read_manifest(tmp_path).layers
     given = ExportInput(variant, model, tmp_path, layers, split.images.numpy(), split.labels.numpy())
     artifact = to_onnx.export(given, "fp32")
     graph = onnx.load(tmp_path / artifact.path).graph
     assert [o.name for o in graph.output] == ["logits"] and given.logits.shape == (4, 3)
-    assert folder.read_manifest(tmp_path)["failures"] == {}
+    assert folder.read_manifest(tmp_path).failures == {}
 
 
 def test_copies_and_pickles_keep_the_answer():
@@ -127,7 +103,7 @@ def test_scores_and_accuracy_are_of_the_answer():
 FACTORIES = '''
 import torch
 from torch import nn
-from test_outputs import AuxiliaryNet, BothNet
+from auxiliary_nets import AuxiliaryNet, BothNet
 
 def good(): return AuxiliaryNet()
 def both(): return BothNet()
@@ -142,7 +118,7 @@ def fails(): return AuxiliaryNet(lambda main, aux: main.view(7, 7))
 
 def opened(tmp_path, name):
     (tmp_path / "mine.py").write_text(FACTORIES)
-    options = Options(num_classes=3, in_chans=1, image_size=(8, 9), mean=(0.5,), std=(0.5,))
+    options = ModelOptions(num_classes=3, in_chans=1, image_size=(8, 9), mean=(0.5,), std=(0.5,))
     return open_model(f"{tmp_path}/mine.py:{name}", None, None, options)
 
 

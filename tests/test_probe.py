@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from families import DEVICE
 
-from mmprune import folder
+from mmprune.from_json import from_json
 from mmprune.records import Measurement
 from mmprune.results.disturbed import disturbed_rounds
 from mmprune.results.speedup import compare
@@ -25,7 +25,7 @@ from targets.on_device import board, clocks, power, probe, sysfs, watch
 
 HOME = Path(__file__).parents[1] / "targets"  # the folder above on_device, as on a board
 PROBE = [sys.executable, "-m", "on_device.probe"]
-ODD_PROBE = [sys.executable, str(Path(__file__).with_name("odd_runtimes.py"))]
+ODD_PROBE = [sys.executable, str(Path(__file__).parent / "support" / "odd_runtimes.py")]
 TINY = {"samples": 8, "seconds": 10, "rounds": 2, "restarts": 1}
 
 
@@ -416,15 +416,10 @@ def test_a_job_with_everything_on_a_jetsons_tree(tmp_path, commands):
     told = board.fingerprint("jetson-orin-nano", root)
     told.pop("emulated")
     made.update(artifact_sha256=row["sha256"], device=told, batch=1, profile="quick", session="s.1",
-                provenance="fixture")
-    record = folder.measurement_from_row(made)
+                provenance="fixture", commit="0.1.0")
+    record = from_json(Measurement, made)
     assert record.gate.reached and record.device.soc == "nvidia,tegra234" and isinstance(record.turns_s, tuple)
-    assert folder.measurement_from_row(json.loads(json.dumps(dataclasses.asdict(record)))) == record
-    # and a line from before these fields is still one
-    new = {f.name for f in dataclasses.fields(Measurement) if f.default is not dataclasses.MISSING} - {"schema"}
-    old = {k: v for k, v in made.items() if k not in new}
-    old["device"] = {k: v for k, v in told.items() if k not in ("soc", "clock_min_hz", "desktop", "cooler")}
-    assert folder.measurement_from_row(old).notes == () and folder.measurement_from_row(old).gate is None
+    assert from_json(Measurement, json.loads(json.dumps(dataclasses.asdict(record)))) == record
 
 
 def test_without_these_keys_nothing_is_waited_for_and_no_power_read(tmp_path):

@@ -63,8 +63,7 @@ def deployed(folder, model):
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_whoever_opens_a_file_asks_for_the_same(family, asked, tmp_path, runtime):
-    """Timing, golden outputs, the check of an export and a deployed folder."""
+def test_timing_golden_outputs_verification_and_deploy_ask_for_the_same(family, asked, tmp_path, runtime):
     root, by_format = family
     artifact = by_format["onnx" if runtime == "onnxruntime" else "openvino"]
     path = root / artifact.path
