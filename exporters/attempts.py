@@ -94,7 +94,7 @@ def reason(err: Exception, label: str) -> str:
     words = " ".join(text.split())
     words = f"{words[:LONGEST]} ..." if len(words) > LONGEST else words
     frames = traceback.extract_tb(err.__traceback__)
-    ours = [frame for frame in frames if Path(frame.filename).parent.name in OURS]
+    ours = [frame for frame in frames if set(Path(frame.filename).parts[-3:-1]) & set(OURS)]
     where = (ours or frames)[-1] if frames else None
     place = f" in {'/'.join(Path(where.filename).parts[-2:])}, line {where.lineno}" if where else ""
     return f"{type(err).__name__}{place}" + (f": {words}" if words else "")

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from exporters.artifact import forget_others
-from exporters.export_input import ExportInput, Int8, Labelled
-from exporters.int8.calibration import draw_images, note_for
+from exporters.artifact import read_finished
+from exporters.export_input import ExportInput, Labelled, quantized_with
+from exporters.int8.calibration import draw_images
+from exporters.int8.settings import Int8
+from exporters.made_with import made_with
 from exporters.run import export_variants
-from mmprune.family import Baseline, layers_of, load_variant
+from mmprune.family import Baseline, load_variant
 from mmprune.finetune import Split
 from mmprune.folder import read_manifest
 from mmprune.records import Artifact, Variant
@@ -46,7 +48,7 @@ class InputMaker:
     def __call__(self, variant: Variant) -> ExportInput:
         baseline, calibration = self.open()
         images, labels = _whole(baseline.test)
-        model, layers = load_variant(self.root, variant, baseline.model), layers_of(read_manifest(self.root))
+        model, layers = load_variant(self.root, variant, baseline.model), read_manifest(self.root).layers
         return ExportInput(variant, model, self.root, layers, images, labels, calibration, self.int8,
                        _whole(baseline.validation) if self.int8.max_drop is not None else None)
 
@@ -58,12 +60,14 @@ def _whole(split: Split) -> Labelled:
 
 def export_family(maker: InputMaker, variants: Sequence[Variant], formats: Sequence[tuple[str, str]], jobs: int = 1,
                   progress: Callable[[str, str, float, int], None] = lambda *_: None) -> list[Artifact]:
-    """Every variant in every (format, precision), verified on the test images; what is finished is not done again, but
-    int8 files that were calibrated on other images, or otherwise, are."""
-    quantized = [kind for kind in formats if kind[1] == "int8"]
-    if quantized:
-        images = maker.open()[1]
-        for variant, kind in itertools.product(variants, quantized):
-            forget_others(maker.root, variant.id, kind, note_for(kind[0], images, maker.int8))
+    """Every variant in every (format, precision), verified on the test images.
+
+    What is finished is not done again, unless it was made from other weights, on other calibration images, with other
+    settings or by other versions of what makes it.
+    """
+    is_quantized = any(precision == "int8" for _, precision in formats)
+    int8 = quantized_with(maker.open()[1], maker.int8) if is_quantized else {}
+    for variant, kind in itertools.product(variants, formats):
+        read_finished(maker.root, variant.id, *kind, made_with(variant, kind, int8))  # and forget what is stale
     return export_variants(maker.root, variants, formats, maker, jobs,
                            lambda done, total, label: progress("export", label, done, total))

@@ -1,5 +1,6 @@
 """What an export starts from: the variant, its torch model, the images on which the file has to agree with it."""
 
+import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -8,25 +9,18 @@ import numpy as np
 import torch
 
 from exporters.attempts import Attempts
-from mmprune.choices import pick
+from exporters.int8.settings import Int8
 from mmprune.records import Layer, Variant
 
 Labelled = tuple[np.ndarray, np.ndarray]  # images (N, C, H, W) float32, normalized; labels (N,) int64
-CLIPPINGS = ("minmax", "percentile", "entropy")
 
 
-@dataclass(frozen=True)
-class Int8:
-    """How ONNX Runtime's and mmrt's INT8 is made (exporters/int8/onnxruntime.py). ValueError for what cannot be."""
-
-    clipping: str = "minmax"
-    bias_correction: bool = True
-    max_drop: float | None = None  # points of accuracy on validation images; None: whatever it loses
-
-    def __post_init__(self) -> None:
-        pick("clipping", self.clipping, CLIPPINGS)
-        if self.max_drop is not None and not self.max_drop >= 0:
-            raise ValueError(f"max_drop must be at least 0 points of accuracy, got {self.max_drop!r}")
+def quantized_with(images: np.ndarray, how: Int8) -> dict[str, str]:
+    """What int8 depends on: the calibration images and the user's settings."""
+    digest = hashlib.sha256(f"{images.shape} {images.dtype}".encode())
+    digest.update(np.ascontiguousarray(images).data)
+    return {"calibration": digest.hexdigest(), "clipping": how.clipping, "bias_correction": str(how.bias_correction),
+            "max_drop": str(how.max_drop)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +56,10 @@ class ExportInput:
     def input_shape(self) -> tuple[int, ...]:
         """(1, C, H, W)"""
         return (1, *self.images.shape[1:])
+
+    @cached_property
+    def quantized_with(self) -> dict[str, str]:
+        return quantized_with(self.calibration, self.int8)
 
     @cached_property
     def logits(self) -> np.ndarray:

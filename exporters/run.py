@@ -9,8 +9,8 @@ from exporters import ExportError, load
 from exporters.artifact import LEFT, read_finished
 from exporters.attempts import Died, Failure, is_for_all, reason
 from exporters.export_input import ExportInput
+from exporters.made_with import Origin, expected_of
 from mmprune import folder
-from mmprune.choices import pick
 from mmprune.records import Artifact, Variant
 from mmprune.workers import Processes, WorkerError, run_tasks
 
@@ -18,11 +18,11 @@ Progress = Callable[[float, int, str], None]  # (done, total, label)
 
 
 def export_one(given: ExportInput, format: str, precision: str) -> Artifact:
-    """The artifact of a variant: the finished one if its files are whole, else made anew.
+    """The artifact of a variant: the finished one if its files are whole and would be made the same, else made anew.
 
     What failed once for this given, and what is made from it, fails of the same without another try.
     """
-    done = read_finished(given.root, given.variant.id, format, precision)
+    done = read_finished(given.root, given.variant.id, format, precision, expected_of(given, (format, precision)))
     if done is not None:
         return done
     file = f"{format}-{precision}"
@@ -33,23 +33,15 @@ def export_one(given: ExportInput, format: str, precision: str) -> Artifact:
         return load(format).export(given, precision)
 
 
+def export_source(given: ExportInput, format: str, precision: str) -> Artifact:
+    """The artifact that this one is made from."""
+    origin: Origin = load(format).ORIGINS[precision]
+    assert origin.source is not None
+    return export_one(given, *origin.source)
+
+
 def quiet(done: float, total: int, label: str) -> None:
     """The Progress that says nothing."""
-
-
-def wanted_formats(formats: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """(format, precision) pairs from "openvino-fp16" or "onnx" (all its precisions but int8). ValueError for others.
-
-    int8 is made where it is asked for by name: it changes answers, and a model that does not stand it is refused.
-    """
-    pairs: list[tuple[str, str]] = []
-    for text in formats:
-        name, _, precision = text.partition("-")
-        known = load(name).PRECISIONS
-        if precision:
-            pick("precision", precision, known, owner=name)
-        pairs += [(name, p) for p in ([precision] if precision else known) if precision or p != "int8"]
-    return tuple(dict.fromkeys(pairs))
 
 
 def lost_zeros(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
@@ -97,28 +89,28 @@ class _Course:
     failures: list[tuple[str, Failure]] = field(default_factory=list)  # (variant, failure)
     again: list[_Task] = field(default_factory=list)
 
-    def report(self, task: _Task, share: float, word: _Stage | WorkerError | tuple[Failure, ...] | None) -> None:
+    def report(self, task: _Task, share: float, event: _Stage | WorkerError | tuple[Failure, ...] | None) -> None:
         variant = task.variant.id
-        if isinstance(word, WorkerError):
-            self._mourn(task, word)
+        if isinstance(event, WorkerError):
+            self._note_death(task, event)
             return
         label = variant
-        if isinstance(word, _Stage):
-            self.at[variant] = word.file
-            label = f"{variant}/{word.file} {word.what}".rstrip()
-        elif word:
-            self.failures += [(variant, failure) for failure in word]
+        if isinstance(event, _Stage):
+            self.at[variant] = event.file
+            label = f"{variant}/{event.file} {event.what}".rstrip()
+        elif event:
+            self.failures += [(variant, failure) for failure in event]
         self.shares[variant] = share
         done = self.before + sum(share * self.missing[name] for name, share in self.shares.items())
         self.progress(round(done, 6), self.total, label)
 
-    def _mourn(self, task: _Task, err: WorkerError) -> None:
+    def _note_death(self, task: _Task, err: WorkerError) -> None:
         """The file that killed its process has failed; the variant's others are tried again without it."""
-        file, words = self.at.pop(task.variant.id, ""), str(err).partition(";")[0]
+        file, cause = self.at.pop(task.variant.id, ""), str(err).partition(";")[0]
         if not file or file in dict(task.dead):
-            self.failures.append((task.variant.id, Failure("", words)))
+            self.failures.append((task.variant.id, Failure("", cause)))
         else:
-            self.again.append(replace(task, dead=(*task.dead, (file, words))))
+            self.again.append(replace(task, dead=(*task.dead, (file, cause))))
 
 
 def export_variants(root: Path, variants: Sequence[Variant], formats: Sequence[tuple[str, str]],
@@ -143,7 +135,7 @@ def export_variants(root: Path, variants: Sequence[Variant], formats: Sequence[t
         tasks, course.again = course.again, []
     if course.failures:
         order = [v.id for v in variants]
-        raise ExportError("\n".join(_told(sorted(course.failures, key=lambda found: order.index(found[0])))))
+        raise ExportError("\n".join(_lines_of(sorted(course.failures, key=lambda found: order.index(found[0])))))
     found = [read_finished(root, v.id, *pair) for v in variants for pair in formats]
     return [artifact for artifact in found if artifact is not None]
 
@@ -159,8 +151,8 @@ def _export_variant(setup: _Setup, task: _Task, tick: Callable[..., None]) -> tu
         return (Failure("", reason(err, variant.id)),)
     attempts = given.attempts
     attempts.watch = lambda file, what: tick(step, count, _Stage(file, what))
-    for file, words in task.dead:
-        attempts.failed[file] = Died(words)
+    for file, cause in task.dead:
+        attempts.failed[file] = Died(cause)
         attempts.logs[file] = folder.export_log(given.root, variant.id, file)
     for step, pair in enumerate(setup.formats):
         try:
@@ -172,7 +164,7 @@ def _export_variant(setup: _Setup, task: _Task, tick: Callable[..., None]) -> tu
     return attempts.failures(variant.id) or None
 
 
-def _told(failures: Iterable[tuple[str, Failure]]) -> list[str]:
+def _lines_of(failures: Iterable[tuple[str, Failure]]) -> list[str]:
     """A line for each cause, with all files that it cost."""
     files: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     logs: dict[tuple[str, tuple[str, ...]], Path] = {}
@@ -182,8 +174,8 @@ def _told(failures: Iterable[tuple[str, Failure]]) -> list[str]:
         if failure.log is not None:
             logs.setdefault(key, failure.log)
     lines = []
-    for (words, also), names in files.items():
+    for (cause, also), names in files.items():
         derived = f"; so there is no {', '.join(also)} either" if also else ""
-        more = f" (more in {logs[words, also]})" if (words, also) in logs else ""
-        lines.append(f"{', '.join(names)}: {words}{derived}{more}")
+        more = f" (more in {logs[cause, also]})" if (cause, also) in logs else ""
+        lines.append(f"{', '.join(names)}: {cause}{derived}{more}")
     return lines

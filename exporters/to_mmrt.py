@@ -1,8 +1,9 @@
 """A variant as .mmrt: its finished ONNX file lowered to a plan for our own runtime, the zeros left out.
 
-ONNX is read (mmrt_reading) into few kinds of node (mmrt_graph), these are merged (mmrt_fusion) and become operations on
-views of one arena (mmrt_lowering, with mmrt_windows for convolutions, mmrt_layout for memory, mmrt_plan for the plan as
-it grows); mmrt_file makes the bytes. runtime/FORMAT.md is the contract with the runtime.
+In exporters/mmrt/: ONNX is read (read.py, read_*.py) into few kinds of node (graph.py), products on uint8 are put
+together (int8_graph.py), nodes are merged (fusion.py) and become operations on views of one arena (lower.py, lower_*.py
+with windows.py for convolutions, layout.py for memory, plan.py for the plan as it grows); plan_words.py and file.py
+make the bytes. runtime/FORMAT.md is the contract with the runtime.
 """
 
 import importlib.util
@@ -19,20 +20,24 @@ import onnx
 from exporters import ExportError
 from exporters.artifact import LEFT, Made, artifact_path, finish
 from exporters.export_input import ExportInput
-from exporters.mmrt import download as mmrt_download
-from exporters.mmrt import file as mmrt_file
+from exporters.made_with import Origin
+from exporters.mmrt import download
+from exporters.mmrt.file import pack_file
 from exporters.mmrt.fusion import MERGED, fuse
+from exporters.mmrt.int8_graph import quantized
+from exporters.mmrt.int8_numbers import stored_size
 from exporters.mmrt.lower import lower
-from exporters.mmrt.lower_int8 import quantized, stored_size
-from exporters.mmrt.plan import Plan, plan_words, stored_weights
+from exporters.mmrt.plan import Plan
+from exporters.mmrt.plan_words import plan_words, stored_weights
 from exporters.mmrt.read import read_graph
-from exporters.run import export_one
+from exporters.run import export_source
 from mmprune import __version__, folder
 from mmprune.choices import pick
 from mmprune.records import Artifact
 from mmprune.runtime_files import runtime_files
+from targets.on_device.runtimes import answers, open_mmrt
 
-PRECISIONS = ("fp32", "fp16", "int8")
+ORIGINS = {"fp32": Origin(("onnx", "fp32")), "fp16": Origin(("onnx", "fp32")), "int8": Origin(("onnx", "int8"))}
 SUFFIX = ".mmrt"
 LOST = 1e-6  # of a layer's weights: rounding of a fraction, less than one weight of any layer
 
@@ -42,9 +47,9 @@ def export(given: ExportInput, precision: str) -> Artifact:
 
     int8 computes what the Q/DQ file of ONNX Runtime says, in the same arithmetic; what that leaves in float32 stays so.
     """
-    pick("precision", precision, PRECISIONS, ExportError, owner="mmrt")
+    pick("precision", precision, ORIGINS, ExportError, owner="mmrt")
     load_runtime()  # before the work: without it nothing can be verified
-    source = export_one(given, "onnx", "int8" if precision == "int8" else "fp32")
+    source = export_source(given, "mmrt", precision)
     path = artifact_path(given.root, given.variant.id, "mmrt", precision, SUFFIX)
     meta = {"mmprune": __version__, "variant": given.variant.id, "onnx_sha256": source.sha256}
     model = onnx.load(given.root / source.path)
@@ -61,7 +66,7 @@ def export(given: ExportInput, precision: str) -> Artifact:
                               f"{source.layer_sparsity[name]:.2%} in the ONNX file it was made from")
     sparsity = {**source.layer_sparsity, **counted, **merged}  # depthwise layers have no operation of their own kind
     given.attempts.doing("packing to know its size")
-    packed = len(mmrt_download.pack(content))
+    packed = len(download.pack(content))
     return finish(given, Made("mmrt", precision, (path,), sparsity, source.notes + notes, packed), open_file(path))
 
 
@@ -74,7 +79,7 @@ def _count_zeros(given: ExportInput, model: onnx.ModelProto, path: Path,
     Then the same of layers that are parallel convolutions and became one with others: the share of zeros in that one,
     which is lower where their masks differ.
     """
-    profile = _open(path).profile(given.images[:1])  # of zeros some norms make NaN, which an int8 file refuses
+    profile = _open(path).model.profile(given.images[:1])  # of zeros some norms make NaN, which an int8 file refuses
     steps = [s for s in profile if s["op"] in ("LINEAR", "QLINEAR")]
     dims = {i.name: tuple(i.dims) for i in model.graph.initializer}
     users = {name: node for node in model.graph.node for name in node.input}
@@ -114,15 +119,14 @@ def _merge_notes(given: ExportInput, source: Artifact, merged: Mapping[str, floa
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """The file in our runtime on one CPU thread: image (1, C, H, W) -> logits (1, classes)."""
-    model = _open(path)
-    return lambda image: model(image)[0]
+    return answers(_open(path))
 
 
 def _open(path: Path) -> Any:
-    """The runtime's model. ExportError where it refuses the file."""
+    """On one thread. ExportError where our runtime refuses the file."""
     runtime = load_runtime()
     try:
-        return runtime.Model(str(path), 1)
+        return open_mmrt(str(path), 1, runtime)
     except runtime.MmrtError as err:
         raise ExportError(str(err)) from None  # its own class lives in a module that no other process knows
 
@@ -153,6 +157,6 @@ def pack(model: onnx.ModelProto, precision: str = "fp32", meta: Mapping[str, Any
 
 def _packed(plan: Plan, meta: Mapping[str, Any]) -> bytes:
     words = plan_words(plan)
-    about = {**meta, "precision": plan.precision, "floats": plan.data.floats}  # floats: for mmrt_download
+    about = {**meta, "precision": plan.precision, "floats": plan.data.floats}  # floats: for mmrt/download.py
     sections = {"PLAN": words, "DATA": b"".join(plan.data.blobs), "META": json.dumps(about, sort_keys=True).encode()}
-    return mmrt_file.pack_file(sections)
+    return pack_file(sections)

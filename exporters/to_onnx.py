@@ -6,12 +6,11 @@ The constants of the layers carry their torch names (zeros.name_layers); metadat
 """
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import onnxsim
 import torch
 from onnx import numpy_helper
@@ -26,15 +25,20 @@ from exporters.graph.remove_channels import remove_channels
 from exporters.graph.static_shapes import StaticShapes, image_alone
 from exporters.graph.zeros import constant_layers, count_zeros, name_layers
 from exporters.int8 import calibration
+from exporters.int8.checks import check_zero_points, left_in_float
 from exporters.int8.onnxruntime import quantize
-from exporters.int8.tensorrt import check_zero_points, left_in_float
-from exporters.run import export_one
+from exporters.made_with import Origin
+from exporters.run import export_source
 from mmprune import __version__, folder
 from mmprune.choices import pick
-from mmprune.masks import ALIGNED
+from mmprune.patterns import ALIGNED
 from mmprune.records import Artifact
+from targets.on_device.runtimes import answers, open_onnxruntime
 
-PRECISIONS = ("fp32", "int8")
+ORIGINS = {
+    "fp32": Origin(packages=("torch", "onnx", "onnxsim")),
+    "int8": Origin(("onnx", "fp32"), ("onnxruntime",), ("calibration", "clipping", "bias_correction", "max_drop")),
+}
 SUFFIX = ".onnx"
 OPSET = 17  # the highest that TensorRT 8.6 (JetPack 6.0) and the TorchScript exporter both know in full
 LATER_OPSETS = (18, 19, 20)  # that the TorchScript exporter has
@@ -46,32 +50,32 @@ PROOF_IMAGES = 4
 
 def export(given: ExportInput, precision: str) -> Artifact:
     """Write, check and record the ONNX file. ExportError when zeros are lost, VerifyError when it answers otherwise."""
-    pick("precision", precision, PRECISIONS, ExportError, owner="onnx")
+    pick("precision", precision, ORIGINS, ExportError, owner="onnx")
     return _export_int8(given) if precision == "int8" else _export_fp32(given)
 
 
 def _export_int8(given: ExportInput) -> Artifact:
     label = f"{given.variant.id}/onnx-int8"
     calibration.images_of(given, label)  # before the work
-    source = export_one(given, "onnx", "fp32")
+    source = export_source(given, "onnx", "int8")
     model, notes = quantize(onnx.load(given.root / source.path), given, label)
     made = write_typed(given, source, model, ("onnx", "int8"), notes)
     return finish(given, made, open_file(made.files[0]))
 
 
 def write_typed(given: ExportInput, source: Artifact, model: onnx.ModelProto, kind: tuple[str, str],
-                told: tuple[str, ...] = ()) -> Made:
+                more: tuple[str, ...] = ()) -> Made:
     """Write a model that was made from a finished ONNX file, and count its zeros.
 
     kind  (format, precision) of the new file
-    told  notes on how it was made
+    more  notes on how it was made
     ExportError when a layer has fewer zeros than in the source.
     """
     label = f"{given.variant.id}/{'-'.join(kind)}"
     weights = layer_weights(given)
     names = {name.partition("#")[0].partition("[")[0] for name in read_constants(given.root / source.path)}
     in_file = {name: weight for name, weight in weights.items() if name in names}
-    notes = source.notes + told
+    notes = source.notes + more
     if kind[1] == "int8":
         check_zero_points(model, weights, label)
         notes += left_in_float(model)
@@ -117,22 +121,12 @@ def _export_fp32(given: ExportInput) -> Artifact:
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """The file in ONNX Runtime on one CPU thread: images (1, C, H, W) float32 -> logits (1, classes) float32."""
-    return _run(str(path))
+    return answers(open_onnxruntime(str(path), 1))
 
 
 def open_exact(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """As open_file, but Q/DQ round what float32 computes: ONNX Runtime's INT8 kernels may overflow, not TensorRT's."""
-    return _run(str(path), {"session.disable_quant_qdq": "1"})
-
-
-def _run(model: str | bytes, settings: Mapping[str, str] | None = None) -> Callable[[np.ndarray], np.ndarray]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only: warnings about unused initializers are not for our user
-    for key, value in (settings or {}).items():
-        options.add_session_config_entry(key, value)
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return lambda image: session.run([OUTPUT], {INPUT: image})[0]
+    return answers(open_onnxruntime(str(path), 1, (("session.disable_quant_qdq", "1"),)))
 
 
 def layer_weights(given: ExportInput) -> dict[str, np.ndarray]:
@@ -213,7 +207,7 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
 
 def same_answers(a: onnx.ModelProto, b: onnx.ModelProto, images: np.ndarray, tolerance: float) -> bool:
     """Whether two models differ by at most this fraction of the largest logit. images (N, 1, C, H, W)"""
-    run_a, run_b = _run(a.SerializeToString()), _run(b.SerializeToString())
+    run_a, run_b = (answers(open_onnxruntime(model.SerializeToString(), 1)) for model in (a, b))
     for image in images:
         left, right = run_a(image), run_b(image)
         if left.shape != right.shape or not np.abs(left - right).max() <= tolerance * np.abs(left).max():

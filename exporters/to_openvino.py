@@ -1,4 +1,4 @@
-"""A variant as OpenVINO IR (.xml and .bin), made from its finished ONNX file; INT8 by NNCF (openvino_int8).
+"""A variant as OpenVINO IR (.xml and .bin), made from its finished ONNX file; INT8 by NNCF (int8/openvino.py).
 
 openvino.Core().read_model and openvino.save_model, not convert_model: that one needs telemetry's package.
 """
@@ -17,32 +17,37 @@ from exporters.artifact import Made, artifact_path, finish
 from exporters.export_input import ExportInput
 from exporters.graph.zeros import count_zeros
 from exporters.int8 import calibration
-from exporters.int8 import openvino as openvino_int8
-from exporters.no_telemetry import no_telemetry
-from exporters.run import export_one
+from exporters.int8.openvino import left_in_float, quantize
+from exporters.made_with import Origin
+from exporters.run import export_source
 from exporters.to_onnx import layer_weights, read_constants
 from mmprune.choices import pick
 from mmprune.records import Artifact
+from targets.on_device.runtimes import answers, no_telemetry, open_openvino
 
 with no_telemetry():
     import openvino
 
-PRECISIONS = ("fp32", "fp16", "int8")
+ORIGINS = {
+    "fp32": Origin(("onnx", "fp32"), ("openvino",)),
+    "fp16": Origin(("onnx", "fp32"), ("openvino",)),
+    "int8": Origin(("onnx", "fp32"), ("openvino", "nncf"), ("calibration",)),
+}
 SUFFIX = ".xml"
 
 
 def export(given: ExportInput, precision: str) -> Artifact:
     """Write, check and record the IR; makes the ONNX file first if absent. ExportError, VerifyError as to_onnx."""
-    pick("precision", precision, PRECISIONS, ExportError, owner="openvino")
+    pick("precision", precision, ORIGINS, ExportError, owner="openvino")
     label = f"{given.variant.id}/openvino-{precision}"
-    source = export_one(given, "onnx", "fp32")
+    source = export_source(given, "openvino", precision)
     constants = read_constants(given.root / source.path)
     model, notes = openvino.Core().read_model(str(given.root / source.path)), source.notes
     if precision == "int8":
         images = calibration.images_of(given, label)
         given.attempts.doing(f"calibrating on {len(images)} images")
-        model = openvino_int8.quantize(model, images, constants)
-        notes += (calibration.describe(images), *openvino_int8.left_in_float(model))
+        model = quantize(model, images, constants)
+        notes += (calibration.describe(images), *left_in_float(model))
     path = artifact_path(given.root, given.variant.id, "openvino", precision, SUFFIX)
     files = _save(model, path, precision)
     names = {name.partition("#")[0].partition("[")[0] for name in constants}
@@ -55,9 +60,7 @@ def export(given: ExportInput, precision: str) -> Artifact:
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """The file in OpenVINO on one CPU thread, computing in float32: image (1, C, H, W) -> logits (1, classes)."""
-    config = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(str(path), "CPU", config).create_infer_request()
-    return lambda image: np.array(request.infer([image])[0])  # a copy: the request reuses its output
+    return answers(open_openvino(str(path), 1))
 
 
 FULL_BYTES = 2**20  # less free space than this, and the disk is what failed

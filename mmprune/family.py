@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import nn
 
 from mmprune import __version__, folder
 from mmprune.choices import pick
-from mmprune.finetune import Diverged, Job, Recipe, Split, Teacher, accuracy, finetune, limit
+from mmprune.finetune import Diverged, Job, Split, Teacher, accuracy, finetune, limit
 from mmprune.layers import find_layers
-from mmprune.masks import check_pattern, make_masks, zeros_in_blocks
 from mmprune.models.outputs import answer_with_logits
 from mmprune.models.weights import tensors_sha256
+from mmprune.patterns import check_pattern, make_masks, zeros_in_blocks
 from mmprune.progress import Progress, quiet
 from mmprune.ranges import find_ranges, preset_name
-from mmprune.records import DENSE, SCHEMA, Layer, Strategy, Variant
+from mmprune.records import DENSE, ImageCounts, Manifest, Recipe, Source, Spec, Strategy, Task, Variant
 from mmprune.scores import BATCH_SIZE, BATCHES, NEEDS_GRADIENT, SCORES, make_scores, mean_absolute_gradients
 from mmprune.strategies import PAPER_TEN, TEN, paper_plan, plan
 from mmprune.workers import Processes, run_tasks, threads_of, torch_threads
@@ -62,17 +62,8 @@ class Request:
     seed: int = 0
     overrides: dict[str, Any] = field(default_factory=dict)  # see ranges.read_overrides
     model_name: str = ""  # chooses the preset of ranges
-    about: dict[str, Any] = field(default_factory=dict)  # into the manifest: "model", "preprocess", "data"
+    source: Source = field(default_factory=Source)
     command: str = ""
-
-
-@dataclass(frozen=True)
-class Task:
-    """One variant to make."""
-
-    id: str
-    score: str
-    strategy: Strategy
 
 
 @dataclass(frozen=True)
@@ -84,8 +75,8 @@ class Resources:
     threads: int = 0  # torch's, of each job; 0: as the family in the folder has them, else all of them over the jobs
 
 
-def plan_family(baseline: Baseline, request: Request) -> dict[str, Any]:
-    """The manifest of the family: layers, ranges, strategies and the variants' ids. Trains nothing."""
+def plan_family(baseline: Baseline, request: Request) -> Manifest:
+    """The family's layers, ranges, strategies and variants. Trains nothing."""
     layers = find_layers(baseline.model, baseline.input_shape)
     ranges = find_ranges(request.model_name, layers, request.overrides)
     if request.recipe.name == "paper":
@@ -95,34 +86,34 @@ def plan_family(baseline: Baseline, request: Request) -> dict[str, Any]:
     check_pattern(request.pattern)
     for score in request.scores:
         pick("score", score, SCORES)
-    recipe = asdict(request.recipe)
-    if not request.recipe.qat:
-        del recipe["qat"]  # families from before there was such a thing keep their names
-    spec = {"recipe": recipe, "scores": list(request.scores), "pattern": request.pattern,
-            "seed": request.seed}
-    made_of = {**request.about, "weights_sha256": tensors_sha256(baseline.model.state_dict())}
-    tasks = [Task(variant_id(s, score, spec, made_of), score, s) for score in request.scores for s in strategies]
+    spec = Spec(request.recipe, request.scores, request.pattern, request.seed)
+    images = ImageCounts(len(baseline.train), len(baseline.validation), len(baseline.test))
+    made_of = _identity(request.source, images, tensors_sha256(baseline.model.state_dict()))
+    tasks = tuple(Task(variant_id(s, score, spec, made_of), score, s.name)
+                  for score in request.scores for s in strategies)
     dense = Strategy(DENSE, {x.name: 0.0 for x in layers})
-    return {
-        "schema": SCHEMA, "mmprune": __version__, "command": request.command, "spec": spec, **made_of,
-        "layers": [asdict(x) for x in layers],
-        "ranges": {n: asdict(r) for n, r in ranges.items()},
-        "strategies": {s.name: s.sparsity for s in strategies},
-        "variants": [variant_id(dense, "none", {}, made_of), *(t.id for t in tasks)],
-        "tasks": [asdict(t) for t in tasks],
-        "failures": {},
-    }
+    return Manifest(request.command, spec, request.source, images, made_of["weights_sha256"], tuple(layers), ranges,
+                    {s.name: s.sparsity for s in strategies}, variant_id(dense, "none", None, made_of), tasks,
+                    mmprune=__version__)
 
 
-def variant_id(strategy: Strategy, score: str, spec: dict[str, Any], made_of: dict[str, Any]) -> str:
-    """A name and eight hex digits over everything that made the variant, but for where its files lie."""
-    # the labels tell all that the class order changes
-    data = {k: v for k, v in made_of.get("data", {}).items() if k not in ("path", "class_order")}
-    model = {k: v for k, v in made_of.get("model", {}).items() if k != "weights"}  # the weights' sha256 is in made_of
-    if ".py:" in model.get("model", ""):
-        model["model"] = Path(model["model"]).name  # where the file lies changes nothing
-    content = {**made_of, "data": data, "model": model, "spec": {k: v for k, v in spec.items() if k != "scores"},
-               "score": score, "strategy": asdict(strategy)}
+def _identity(source: Source, images: ImageCounts, weights_sha256: str) -> dict[str, Any]:
+    """All that makes a family's models and images what they are, but for where the files lie."""
+    row = {**asdict(source), "images": asdict(images), "weights_sha256": weights_sha256}
+    if row["data"]:
+        del row["data"]["path"], row["data"]["class_order"]  # the labels tell all that the order changes
+    if row["model"]:
+        del row["model"]["weights"]
+        if ".py:" in row["model"]["model"]:
+            row["model"]["model"] = Path(row["model"]["model"]).name
+    return row
+
+
+def variant_id(strategy: Strategy, score: str, spec: Spec | None, made_of: dict[str, Any]) -> str:
+    """A name and eight hex digits over everything that makes the variant. spec: None for the dense model"""
+    how = asdict(spec) if spec else {}
+    how.pop("scores", None)
+    content = {**made_of, "spec": how, "score": score, "strategy": asdict(strategy)}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     return f"{DENSE}-{digest}" if strategy.name == DENSE else f"{strategy.name}-{score}-{digest}"
 
@@ -137,11 +128,11 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
     """
     with folder.locked(root), torch_threads(family_threads(root, resources)) as threads:
         baseline = make_baseline()
-        manifest = claim(root, {**plan_family(baseline, request), "threads": threads})
+        manifest = claim(root, replace(plan_family(baseline, request), threads=threads))
         make_dense(root, manifest, baseline, resources.device)
         if set(request.scores) & set(NEEDS_GRADIENT):
             make_gradients(root, manifest, baseline, resources.device, progress)
-        tasks = [Task(t["id"], t["score"], Strategy(**t["strategy"])) for t in manifest["tasks"]]
+        tasks = manifest.tasks
         open_tasks = [t for t in tasks if not _is_done(root, t.id)]
         for task in tasks:
             if task not in open_tasks:  # killed after its end was marked and before its checkpoint went
@@ -156,10 +147,10 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
             if failure is not None:
                 failures[task.id] = failure
             shares[task.id] = share
-            progress("fine-tune", task.strategy.name, sum(shares.values()), len(tasks))
+            progress("fine-tune", task.strategy, sum(shares.values()), len(tasks))
 
         run_tasks(setup, make, open_tasks, Processes(resources.jobs, threads), report)
-        folder.write_json(root / folder.MANIFEST, {**manifest, "failures": failures})
+        folder.write_manifest(root, replace(manifest, failures=failures))
     return folder.read_variants(root)
 
 
@@ -169,39 +160,40 @@ def family_threads(root: Path, resources: Resources) -> int:
 
     FolderError when others are asked for than those of the family in the folder.
     """
-    path = root / folder.MANIFEST
-    begun = folder.read_json(path).get("threads", 0) if path.is_file() else 0
+    begun = folder.read_manifest(root).threads if folder.holds_family(root) else 0
     if begun and resources.threads not in (0, begun):
         raise folder.FolderError(f"the family in {root} is made with {begun} of torch's threads for each job, and "
                                  f"{resources.threads} are asked for; leave that out, or choose another folder")
     return begun or resources.threads or threads_of(resources.jobs)
 
 
-def claim(root: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+def claim(root: Path, manifest: Manifest) -> Manifest:
     """Write the manifest into a fresh folder, or check that the folder's own asks for the same variants."""
-    path = root / folder.MANIFEST
-    if path.is_file():
-        old = folder.read_json(path)
-        if old.get("variants") != manifest["variants"]:
+    if folder.holds_family(root):
+        old = folder.read_manifest(root)
+        if old.variants != manifest.variants:
             raise folder.FolderError(f"{root} holds another family ({_differences(old, manifest)}); "
                                      "choose another --out, or delete that folder")
-        return {**manifest, "failures": {}}
+        return manifest
     if any(p.name not in (".lock", "cache") for p in root.iterdir()):  # decoded images may be there already
         raise folder.FolderError(f"{root} is not empty and holds no family; choose another --out")
-    folder.write_json(path, manifest)
+    folder.write_manifest(root, manifest)
     return manifest
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+def _differences(old: Manifest, new: Manifest) -> str:
     """The first few leaves in which two manifests differ, in words."""
     def leaves(value: Any, at: str) -> dict[str, Any]:
         if isinstance(value, dict):
             return {k: v for key, sub in value.items() for k, v in leaves(sub, f"{at}.{key}" if at else key).items()}
         return {at: value}
 
-    keys = ("spec", "model", "weights_sha256", "data", "preprocess", "ranges", "strategies")
-    # through JSON, where the old one has been: tuples are lists there
-    a, b = (leaves(json.loads(json.dumps({k: m.get(k) for k in keys})), "") for m in (old, new))
+    def of(manifest: Manifest) -> dict[str, Any]:
+        row = asdict(manifest)
+        keys = ("spec", "weights_sha256", "images", "ranges", "strategies")
+        return leaves({**row["source"], **{key: row[key] for key in keys}}, "")
+
+    a, b = of(old), of(new)
     differing = [k for k in {**a, **b} if a.get(k) != b.get(k)]
     words = [f"{k}: {_short(a.get(k))} there, {_short(b.get(k))} asked" for k in differing[:3]]
     return "; ".join(words) or "it was made by another version of mmprune"
@@ -220,24 +212,24 @@ def checkpoint_of(root: Path, variant: str) -> Path:
     return folder.variant_folder(root, variant) / "checkpoint.pt"
 
 
-def make_dense(root: Path, manifest: dict[str, Any], baseline: Baseline, device: str) -> None:
+def make_dense(root: Path, manifest: Manifest, baseline: Baseline, device: str) -> None:
     """The reference: the model as it came."""
-    variant = manifest["variants"][0]
-    if _is_done(root, variant):
+    if _is_done(root, manifest.dense):
         return
     model = copy.deepcopy(baseline.model)
     scored = accuracy(model, baseline.validation, device), accuracy(model, baseline.test, device)
-    record = Variant(variant, DENSE, "none", "none", "none", manifest["spec"]["seed"], {}, 0.0, scored[1], scored[0])
-    write_model(root, record, model.cpu(), [x["name"] for x in manifest["layers"]])
+    record = Variant(manifest.dense, DENSE, "none", "none", "none", manifest.spec.seed, {}, 0.0, scored[1], scored[0],
+                     reference=True)
+    write_model(root, record, model.cpu(), [x.name for x in manifest.layers])
 
 
-def make_gradients(root: Path, manifest: dict[str, Any], baseline: Baseline, device: str, progress: Progress) -> None:
+def make_gradients(root: Path, manifest: Manifest, baseline: Baseline, device: str, progress: Progress) -> None:
     path = root / "scores" / "gradient.safetensors"
     if path.is_file():
         return
-    names = [x["name"] for x in manifest["layers"]]
+    names = [x.name for x in manifest.layers]
     total = min(BATCHES, max(1, len(baseline.train) // BATCH_SIZE))
-    batches = limit(baseline.train.batches(BATCH_SIZE, seed=manifest["spec"]["seed"]), total)
+    batches = limit(baseline.train.batches(BATCH_SIZE, seed=manifest.spec.seed), total)
     tick = partial(_tick_scores, progress, total)
     found = mean_absolute_gradients(baseline.model, names, batches, device, tick)
     folder.write_whole(path, lambda part: save_file(found, part))
@@ -250,11 +242,12 @@ def _tick_scores(progress: Progress, total: int, done: int) -> None:
 def make_variant(root: Path, request: Request, resources: Resources, baseline: Baseline, task: Task,
                  tick: Callable[[int, int], None]) -> str | None:
     """Mask, fine-tune, count, write. The reason when the training diverged, else None."""
+    manifest = folder.read_manifest(root)
+    sparsity, kinds = manifest.strategies[task.strategy], {layer.name: layer.kind for layer in manifest.layers}
     weights = dict(baseline.model.named_parameters())
     gradients = load_file(root / "scores" / "gradient.safetensors") if task.score in NEEDS_GRADIENT else {}
-    scores = make_scores(task.score, {n: weights[n] for n in task.strategy.sparsity}, gradients)
-    kinds = {layer.name: layer.kind for layer in layers_of(folder.read_manifest(root))}
-    masks = make_masks(scores, task.strategy.sparsity, request.pattern, kinds)
+    scores = make_scores(task.score, {n: weights[n] for n in sparsity}, gradients)
+    masks = make_masks(scores, sparsity, request.pattern, kinds)
     checkpoint = checkpoint_of(root, task.id)
     job = Job(masks, baseline.train, baseline.validation, request.recipe, request.seed, resources.device, checkpoint)
     model = copy.deepcopy(baseline.model)
@@ -264,9 +257,9 @@ def make_variant(root: Path, request: Request, resources: Resources, baseline: B
         checkpoint.unlink(missing_ok=True)
         return str(err)
     test_accuracy = accuracy(model, baseline.test, resources.device)
-    record = Variant(task.id, task.strategy.name, task.score, request.pattern, request.recipe.name, request.seed,
+    record = Variant(task.id, task.strategy, task.score, request.pattern, request.recipe.name, request.seed,
                      {}, 0.0, test_accuracy, validation_accuracy)
-    write_model(root, record, model.cpu(), list(task.strategy.sparsity))
+    write_model(root, record, model.cpu(), list(sparsity))
     checkpoint.unlink(missing_ok=True)
     return None
 
@@ -283,21 +276,21 @@ def write_model(root: Path, variant: Variant, model: nn.Module, layers: list[str
     folder.write_variant(root, replace(variant, layer_sparsity={n: zeros[n] / sizes[n] for n in layers},
                                        sparsity=sum(zeros.values()) / sum(sizes.values()),
                                        block_sparsity=in_blocks / sum(sizes.values()),
+                                       weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
                                        files={"weights": str(path.relative_to(root))}))
 
 
 def load_variant(root: Path, variant: Variant, dense: nn.Module) -> nn.Module:
     """A copy of the dense model with the variant's weights, in eval mode."""
     path = root / variant.files["weights"]
+    way_out = f"delete {path.parent} and run the same command again"
     try:
-        state = load_file(path)
+        content = path.read_bytes()
+        state = load(content)
     except (OSError, SafetensorError) as err:
-        way_out = f"delete {path.parent} and run the same command again"
         raise folder.FolderError(f"{path} is damaged ({err}); {way_out}") from err
+    if hashlib.sha256(content).hexdigest() != variant.weights_sha256:
+        raise folder.FolderError(f"{path} is not what was written there; {way_out}")
     model = copy.deepcopy(dense)
     model.load_state_dict(state)
     return model.eval()
-
-
-def layers_of(manifest: dict[str, Any]) -> tuple[Layer, ...]:
-    return tuple(Layer(**{**row, "shape": tuple(row["shape"])}) for row in manifest["layers"])

@@ -18,10 +18,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from mmprune.records import Artifact, Device, Gate, Measurement, Variant
+from mmprune.from_json import from_json
+from mmprune.records import MANIFEST_SCHEMA, Artifact, Manifest, Measurement, Variant
 
+T = TypeVar("T")
 MANIFEST = "manifest.json"
 MEASUREMENTS = "measurements.jsonl"
 
@@ -66,14 +68,37 @@ def read_json(path: Path) -> Any:
         raise FolderError(f"{path} is damaged ({err}); delete it and run the same command again") from err
 
 
-def read_manifest(root: Path) -> dict[str, Any]:
-    if not (root / MANIFEST).is_file():
+def read_record(cls: type[T], path: Path) -> T:
+    """The record of a file. FolderError where the file is not there, is damaged or holds another."""
+    try:
+        return from_json(cls, read_json(path))
+    except ValueError as err:
+        raise FolderError(f"{path} is not what this mmprune writes ({err}); delete it and run the same command "
+                          "again") from err
+
+
+def holds_family(root: Path) -> bool:
+    return (root / MANIFEST).is_file()
+
+
+def read_manifest(root: Path) -> Manifest:
+    """FolderError where there is none, and for one of another version."""
+    if not holds_family(root):
         raise FolderError(f"{root} holds no family (no {MANIFEST} in it); make one with `mmprune build --out {root}`")
-    return read_json(root / MANIFEST)
+    row = read_json(root / MANIFEST)
+    schema = row.get("schema") if isinstance(row, dict) else None
+    if schema != MANIFEST_SCHEMA:
+        raise FolderError(f"{root} holds a family of schema {schema}, and this mmprune reads schema {MANIFEST_SCHEMA}: "
+                          "build it anew in another folder")
+    return read_record(Manifest, root / MANIFEST)
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    write_json(root / MANIFEST, asdict(manifest))
 
 
 def read_variant(root: Path, variant_id: str) -> Variant:
-    return Variant(**read_json(variant_folder(root, variant_id) / "variant.json"))
+    return read_record(Variant, variant_folder(root, variant_id) / "variant.json")
 
 
 def write_variant(root: Path, variant: Variant) -> None:
@@ -82,7 +107,7 @@ def write_variant(root: Path, variant: Variant) -> None:
 
 def read_variants(root: Path) -> list[Variant]:
     """The finished variants, in the order of the manifest; the dense one first."""
-    ids = read_manifest(root)["variants"]
+    ids = read_manifest(root).variants
     return [read_variant(root, i) for i in ids if (variant_folder(root, i) / "variant.json").is_file()]
 
 
@@ -100,9 +125,7 @@ def read_artifacts(root: Path) -> list[Artifact]:
     found = []
     for variant in read_variants(root):
         for path in sorted(variant_folder(root, variant.id).glob("*-*.json")):
-            row = read_json(path)
-            row["files"], row["notes"] = tuple(row["files"]), tuple(row["notes"])
-            found.append(Artifact(**row))
+            found.append(read_record(Artifact, path))
     return found
 
 
@@ -121,15 +144,6 @@ def append_measurement(root: Path, measurement: Measurement) -> None:
         os.fsync(f.fileno())
 
 
-def measurement_from_row(row: dict[str, Any]) -> Measurement:
-    """The record from its JSON form. ValueError or TypeError where the row is not one."""
-    device, gate = {**row["device"], "isa": tuple(row["device"]["isa"])}, row.get("gate")
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
-    fields.update(device=Device(**device), gate=Gate(**gate) if gate else None,
-                  latencies_s=tuple(tuple(r) for r in row["latencies_s"]))
-    return Measurement(**fields)
-
-
 def read_measurements(root: Path) -> list[Measurement]:
     """Every whole line. A last line that a crash cut short is passed over; damage anywhere else is an error."""
     path = root / MEASUREMENTS
@@ -141,8 +155,8 @@ def read_measurements(root: Path) -> list[Measurement]:
         if not line.strip():
             continue
         try:
-            found.append(measurement_from_row(json.loads(line)))
-        except (ValueError, TypeError, KeyError) as err:
+            found.append(from_json(Measurement, json.loads(line)))
+        except ValueError as err:
             if number == len(lines):
                 break  # no newline after it: the write was cut off
             raise FolderError(f"{path}, line {number} is not a measurement ({err})") from err

@@ -5,10 +5,11 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 
-SCHEMA = 1
+SCHEMA = 1  # of Measurement
+MANIFEST_SCHEMA = 2
 PROVENANCES = ("measured", "emulated", "fixture")  # only "measured" may stand in a table or plot as a device's cost
 CROP_PCTS = (0.05, 2.0)  # timm publishes 0.875 to 1.15
-DENSE = "dense"  # the strategy name (and variant id prefix) of the unpruned reference
+DENSE = "dense"  # the strategy of the unpruned reference
 
 
 def _require(condition: bool, message: str) -> None:
@@ -67,6 +68,17 @@ class Strategy:
                      f"strategy {self.name}: sparsity of {name} must be in [0, 1), got {value!r}")
 
 
+def crop_fraction(crop: float, resize: float) -> float:
+    """The crop_pct by which `crop` pixels become `resize` pixels, rounded down as preprocess.resized_size does.
+
+    224/232 = 0.96552, but 224 / 0.96552 may fall short of 232 by a rounding, and would be cut to 231.
+    """
+    value = crop / resize
+    while math.isfinite(value) and int(crop / value) < int(resize):
+        value = math.nextafter(value, 0)
+    return value
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """How an image becomes the NCHW float32 input: resize, crop, scale to [0, 1], subtract mean, divide by std.
@@ -113,8 +125,98 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class LabelledData:
+    """The labelled images that the user named."""
+
+    path: str
+    sha256: str
+    classes: tuple[str, ...]  # of the data, in the order of its labels
+    labels: tuple[str, ...]  # a name for each output of the model
+    class_order: str  # one of class_order.ORDERS, or a file
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """How many images a model is trained, chosen and tested on."""
+
+    train: int
+    validation: int
+    test: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a family is made of, as the user named it; None for what was given in Python."""
+
+    model: ModelSpec | None = None
+    preprocess: Preprocess | None = None
+    data: LabelledData | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a masked model is trained again."""
+
+    name: str
+    lr: float
+    epochs: int
+    batch_size: int
+    linear_decay: bool  # to zero, after a warm-up over the first 5 % of the steps; otherwise constant
+    distill: float  # weight of the dense model's soft labels in the loss, 0 for none
+    patience: int  # stop after so many epochs without a better validation accuracy and take the best; 0: take the last
+    renew_statistics: bool  # of BatchNorm, at the end (finetune.recalibrate)
+    weight_decay: float = 0.0
+    optimizer: str = "adamw"
+    qat: bool = False  # the last epoch on weights and activations rounded as int8's (mmprune/qat.py)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """How all of a family's variants are made."""
+
+    recipe: Recipe
+    scores: tuple[str, ...]
+    pattern: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """One variant to make."""
+
+    id: str
+    score: str
+    strategy: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A family: what it is made of, how, and which variants it has when it is finished."""
+
+    command: str
+    spec: Spec
+    source: Source
+    images: ImageCounts
+    weights_sha256: str  # of the dense model as it is pruned (weights.tensors_sha256)
+    layers: tuple[Layer, ...]
+    ranges: dict[str, Range]  # by Layer.name
+    strategies: dict[str, dict[str, float]]  # by name: sparsity by Layer.name
+    dense: str  # the id of the dense variant
+    tasks: tuple[Task, ...]  # the others
+    failures: dict[str, str] = field(default_factory=dict)  # by variant id: why there is none
+    threads: int = 0  # torch's, of each job
+    mmprune: str = ""  # version
+    schema: int = MANIFEST_SCHEMA
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The variants' ids, the dense one first."""
+        return (self.dense, *(task.id for task in self.tasks))
+
+
+@dataclass(frozen=True)
 class Variant:
-    """A pruned, fine-tuned model; the dense model is the variant whose strategy is "dense"."""
+    """A pruned, fine-tuned model, or the dense model that the others are compared with."""
 
     id: str
     strategy: str
@@ -127,15 +229,13 @@ class Variant:
     accuracy: float  # on test data, of the torch model
     validation_accuracy: float
     files: dict[str, str] = field(default_factory=dict)  # e.g. {"weights": "variants/<id>/weights.safetensors"}
-    # Weights in wholly zero blocks of four inputs (masks.zeros_in_blocks) over all prunable weights, counted; None in
-    # records that were written before it was.
-    block_sparsity: float | None = None
+    block_sparsity: float = 0.0  # as sparsity, of weights in wholly zero blocks of four (patterns.zeros_in_blocks)
+    reference: bool = False  # the dense model
+    weights_sha256: str = ""  # of the file of weights
 
     def __post_init__(self) -> None:
-        for name in ("sparsity", "accuracy", "validation_accuracy"):
+        for name in ("sparsity", "block_sparsity", "accuracy", "validation_accuracy"):
             _fraction(getattr(self, name), f"{name} of {self.id}")
-        if self.block_sparsity is not None:
-            _fraction(self.block_sparsity, f"block_sparsity of {self.id}")
 
 
 @dataclass(frozen=True)
@@ -156,6 +256,8 @@ class Artifact:
     accuracy: float  # of this file on test data
     layer_sparsity: dict[str, float]  # counted in this file
     notes: tuple[str, ...] = ()  # e.g. "12 all-zero channels removed", "3 subnormal weights flushed"
+    reference: bool = False  # made from the dense model
+    made_with: dict[str, str] = field(default_factory=dict)  # see exporters/made_with.py
 
 
 @dataclass(frozen=True)
@@ -222,7 +324,7 @@ class Measurement:
     session: str  # measurements of one session were interleaved and can be paired
     started: str  # ISO 8601, UTC
     provenance: str
-    commit: str = ""
+    commit: str  # of mmprune, or its version where it is no checkout
     settings: dict[str, str] = field(default_factory=dict)  # the runtime's knobs as it reports them
     processes: tuple[int, ...] = ()  # rounds by each fresh process, in order; () where one made them all
     throttled: bool = False

@@ -88,27 +88,9 @@ def plan(names: Sequence[str], layers: Sequence[Layer], ranges: dict[str, Range]
     return tuple(Strategy(n, STRATEGIES[pick("strategy", n, STRATEGIES)](layers, ranges)) for n in names)
 
 
-def same_models(strategies: Sequence[Strategy], layers: Sequence[Layer]) -> list[tuple[str, str]]:
-    """Pairs of strategies that prune exactly the same number of weights in every layer of this model."""
-    first: dict[tuple[int, ...], str] = {}
-    pairs = []
-    for s in strategies:
-        counts = tuple(zero_count(x.params, s.sparsity[x.name]) for x in layers)
-        if counts in first:
-            pairs.append((first[counts], s.name))
-        first.setdefault(counts, s.name)
-    return pairs
-
-
 def zero_count(params: int, sparsity: float) -> int:
     """floor(n * sparsity), guarded against 0.29 * 100 = 28.999..."""
     return int(params * sparsity + 1e-6)
-
-
-def total_sparsity(strategy: Strategy, layers: Sequence[Layer]) -> float:
-    """Zeros over all prunable weights, if the masks are as asked."""
-    zeros = sum(zero_count(x.params, strategy.sparsity[x.name]) for x in layers)
-    return zeros / sum(x.params for x in layers)
 
 
 def shift_towards(strategy: Strategy, layers: Sequence[Layer], target: float) -> Strategy:

@@ -11,7 +11,7 @@ from export_inputs import make_input, make_variant
 
 from exporters import ExportError, run, to_onnx, to_openvino
 from exporters.artifact import read_finished
-from exporters.int8.onnxruntime import keep_within
+from exporters.int8.mixed import keep_within
 from exporters.run import export_one, export_variants
 from exporters.verify import VerifyError
 from mmprune.workers import WorkerError

@@ -13,7 +13,8 @@ from mmprune.data.class_order import find_outputs
 from mmprune.data.splits import DataFacts, Split
 from mmprune.finetune import accuracy
 from mmprune.models.dense_check import choose_order, examine
-from mmprune.models.source import Named, open_source
+from mmprune.models.named import Named
+from mmprune.models.source import open_source
 from mmprune.records import Preprocess
 
 GREY = Preprocess((4, 4), (0.0,), (1.0,))
@@ -53,16 +54,16 @@ def trained(order: list[str], path: Path) -> Path:
 
 
 def named(data: Path, weights: Path | None, class_order: str = "auto") -> Named:
-    from mmprune.models.loading import Options
+    from mmprune.models.named import ModelOptions
 
-    return Named(f"{TOYS}:shades", weights, data, Options(mean=(0.0,), std=(1.0,)), 0, class_order)
+    return Named(f"{TOYS}:shades", weights, data, ModelOptions(mean=(0.0,), std=(1.0,)), 0, class_order)
 
 
 @pytest.mark.parametrize(("order", "word"), [(AS_STRINGS, "torchvision"), (list(SHADES), "timm")])
 def test_training_images_decide_for_the_order_of_the_weights(tmp_path, order, word):
     found = open_source(named(write_shades(tmp_path / "data"), trained(order, tmp_path / "a.pth")))
-    assert found.about["data"]["class_order"] == word and found.warnings == ()
-    assert found.about["data"]["labels"] == found.about["data"]["classes"] == order
+    assert found.source.data.class_order == word and found.warnings == ()
+    assert found.source.data.labels == found.source.data.classes == tuple(order)
     assert any(f"class order {word}" in n and f"{word} 100.0%" in n and "0.0%" in n for n in found.notes)
     baseline = found.make_baseline()
     assert accuracy(baseline.model, baseline.test) == accuracy(baseline.model, baseline.validation) == 1.0
@@ -76,14 +77,14 @@ def test_an_order_of_the_users_is_taken_and_where_it_is_wrong_a_warning_comes(tm
     assert "2 is output 4" in warning and "right on 100.0%" in warning
     (tmp_path / "names.txt").write_text("\n".join(AS_STRINGS))
     found = open_source(named(data, weights, str(tmp_path / "names.txt")))
-    assert found.warnings == () and found.about["data"]["labels"] == AS_STRINGS
+    assert found.warnings == () and found.source.data.labels == tuple(AS_STRINGS)
 
 
 def test_nothing_is_asked_where_nothing_was_learned(tmp_path):
     data = write_shades(tmp_path / "data", count=5)
     found = open_source(Named("resnet18", None, data))
     assert found.warnings == () and not any("class order" in n for n in found.notes)
-    assert found.about["data"]["labels"] == list(SHADES)
+    assert found.source.data.labels == tuple(SHADES)
 
 
 def test_the_warning_comes_loud_before_anything_is_made(tmp_path):

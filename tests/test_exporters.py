@@ -19,19 +19,20 @@ from export_inputs import make_input, make_variant
 from toys import INPUT_SHAPE, SmallNet
 
 import exporters
-from exporters import FORMATS, ExportError, load, run, sizes, to_onnx
-from exporters.artifact import read_finished
+from exporters import FORMATS, ExportError, load, run, to_onnx
+from exporters.artifact import download_bytes, read_finished, sha256
 from exporters.graph import remove_channels
 from exporters.mmrt import download as mmrt_download
-from exporters.run import export_one, export_variants, wanted_formats
+from exporters.run import export_one, export_variants
 from exporters.verify import VerifyError, verify
+from exporters.wanted import wanted_formats
 from mmprune import folder
-from mmprune.masks import ALIGNED
+from mmprune.patterns import ALIGNED
 
 PAIRS = wanted_formats(list(FORMATS))
 NEEDS = {("openvino", "int8"): "nncf"}
 ALL = [pytest.param(f, p, marks=[] if find_spec(NEEDS.get((f, p), "onnx")) else pytest.mark.skip("nncf is missing"))
-       for f in FORMATS for p in load(f).PRECISIONS]
+       for f in FORMATS for p in load(f).ORIGINS]
 
 
 @pytest.mark.parametrize(("format", "precision"), ALL)
@@ -42,9 +43,9 @@ def test_every_format_keeps_the_contract(format, precision, tmp_path):
     assert artifact.id == f"v1/{format}-{precision}"
     assert artifact.path == artifact.files[0]
     assert artifact.file_bytes == sum(f.stat().st_size for f in files) > 0
-    packed = len(mmrt_download.pack(files[0].read_bytes())) if format == "mmrt" else sizes.download_bytes(files)
+    packed = len(mmrt_download.pack(files[0].read_bytes())) if format == "mmrt" else download_bytes(files)
     assert artifact.download_bytes == packed > 0
-    assert artifact.sha256 == sizes.sha256(files)
+    assert artifact.sha256 == sha256(files)
     assert artifact.top1_agreement == 1.0
     assert artifact.accuracy == (given.logits.argmax(1) == given.labels).mean()
     state = given.model.state_dict()
@@ -65,7 +66,7 @@ def test_a_second_export_does_nothing_and_a_cut_off_file_is_made_again(format, p
     assert path.stat().st_mtime_ns == stamp
     path.write_bytes(path.read_bytes()[:-100])
     again = export_one(given, format, precision)
-    assert again.sha256 == sizes.sha256([tmp_path / f for f in again.files])
+    assert again.sha256 == sha256([tmp_path / f for f in again.files])
     assert again.max_abs_difference == first.max_abs_difference
 
 
@@ -250,12 +251,12 @@ def test_download_size_is_a_tar_xz(tmp_path):
     """As `tar` and `xz -0` make it of the same files, whatever their dates and owners."""
     path = tmp_path / "zeros.bin"
     path.write_bytes(bytes(1 << 20))
-    assert 100 < sizes.download_bytes([path]) < 1000
+    assert 100 < download_bytes([path]) < 1000
     path.write_bytes(np.random.default_rng(0).standard_normal(20_000).astype(np.float32).tobytes())
     with tarfile.open(tmp_path / "it.tar", "w", format=tarfile.GNU_FORMAT) as tar:
         tar.add(path, path.name)
     by_hand = len(lzma.compress((tmp_path / "it.tar").read_bytes(), preset=0))
-    assert sizes.download_bytes([path]) == pytest.approx(by_hand, abs=100)
+    assert download_bytes([path]) == pytest.approx(by_hand, abs=100)
 
 
 def test_a_damaged_record_says_what_to_do(tmp_path):

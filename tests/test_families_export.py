@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from timm_families import FAMILIES, SPARSITY, make_model, some_slow
 
-from exporters import sizes
 from exporters.export_input import ExportInput
 from exporters.run import export_one
 from mmprune.layers import find_layers
@@ -13,8 +12,7 @@ from mmprune.records import Variant
 
 
 @pytest.mark.parametrize("name", some_slow(FAMILIES))
-def test_family_exports_with_its_zeros(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(sizes, "PRESET", 0)  # the size is not in question here, and preset 6 takes a second a MB
+def test_family_exports_with_its_zeros(name, tmp_path):
     size, arguments = FAMILIES[name]
     model = make_model(name, **arguments)
     layers = find_layers(model, (1, 3, size, size))

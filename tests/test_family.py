@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from toys import REQUEST, make_baseline
 
 from mmprune import family, folder
-from mmprune.family import Request, Resources, build_family, claim, layers_of, load_variant, plan_family
-from mmprune.finetune import RECIPES, make_recipe
-from mmprune.masks import PATTERNS, ZEROS, zeros_in_blocks
+from mmprune.family import Request, Resources, build_family, claim, load_variant, plan_family
+from mmprune.patterns import PATTERNS, ZEROS, zeros_in_blocks
+from mmprune.recipes import RECIPES, make_recipe
+from mmprune.records import Preprocess, Source
 from mmprune.workers import Processes, run_tasks
 
 
@@ -31,7 +32,7 @@ def contents(root: Path) -> dict[str, str]:
 def test_records_say_what_the_files_hold(tmp_path):
     variants = build_family(make_baseline, REQUEST, tmp_path, Resources())
     assert [v.strategy for v in variants] == ["dense", "min", "mid", "max"]
-    layers = {x["name"]: x for x in folder.read_manifest(tmp_path)["layers"]}
+    layers = {x.name: x for x in folder.read_manifest(tmp_path).layers}
     assert set(layers) == {"conv1.weight", "conv2.weight", "fc.weight"}
     for variant, asked in zip(variants[1:], (0.2, 0.5, 0.8), strict=True):
         state = load_file(tmp_path / variant.files["weights"])
@@ -88,7 +89,7 @@ def test_threads_are_those_that_the_family_was_begun_with_not_what_is_left_to_ma
     """Begun with two jobs on four threads and killed when one variant was left: that one, too, is made with two."""
     shutil.copytree(begun_with_two_jobs, tmp_path, dirs_exist_ok=True)
     whole = contents(tmp_path)
-    assert folder.read_manifest(tmp_path)["threads"] == 2
+    assert folder.read_manifest(tmp_path).threads == 2
     shutil.rmtree(next((tmp_path / "variants").glob("max-*")))
     real, seen = family.finetune, []
     monkeypatch.setattr(family, "finetune", lambda *a: (seen.append(torch.get_num_threads()), real(*a))[1])
@@ -186,7 +187,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
 def test_a_diverged_variant_is_left_out_and_the_others_go_on(tmp_path):
     request = replace(REQUEST, recipe=make_recipe("paper", epochs=1, lr=1e30))
     assert [v.strategy for v in build_family(make_baseline, request, tmp_path, Resources())] == ["dense"]
-    failures = folder.read_manifest(tmp_path)["failures"]
+    failures = folder.read_manifest(tmp_path).failures
     assert len(failures) == 3 and all("lower --lr" in reason for reason in failures.values())
 
 
@@ -210,9 +211,9 @@ def test_every_pattern_holds_through_every_score_and_recipe(tmp_path, pattern, r
     assert len(variants) == 6 and {v.pattern for v in variants} == {pattern}
     for variant in variants:
         manifest = folder.read_manifest(tmp_path)
-        sparsity = manifest["strategies"][variant.strategy]
-        zeros = {x.name: ZEROS[pattern](x.shape, sparsity[x.name], x.kind) for x in layers_of(manifest)}
-        assert {n: round(s * x.params) for x in layers_of(manifest) for n, s in variant.layer_sparsity.items()
+        sparsity = manifest.strategies[variant.strategy]
+        zeros = {x.name: ZEROS[pattern](x.shape, sparsity[x.name], x.kind) for x in manifest.layers}
+        assert {n: round(s * x.params) for x in manifest.layers for n, s in variant.layer_sparsity.items()
                 if n == x.name} == zeros
         weights = load_file(tmp_path / variant.files["weights"])
         in_blocks = sum(zeros_in_blocks(weights[n]) for n in zeros)
@@ -221,13 +222,16 @@ def test_every_pattern_holds_through_every_score_and_recipe(tmp_path, pattern, r
             assert in_blocks == sum(zeros.values()) > 0
 
 
-def test_records_from_before_blocks_were_counted_can_be_read(tmp_path):
+def test_a_record_that_lacks_a_field_or_has_one_more_is_refused_by_name(tmp_path):
     variant = build_family(make_baseline, REQUEST, tmp_path, Resources())[1]
     path = folder.variant_folder(tmp_path, variant.id) / "variant.json"
     row = folder.read_json(path)
-    del row["block_sparsity"]
-    folder.write_json(path, row)
-    assert folder.read_variant(tmp_path, variant.id) == replace(variant, block_sparsity=None)
+    folder.write_json(path, {k: v for k, v in row.items() if k != "seed"})
+    with pytest.raises(folder.FolderError, match=r"variant.json is not what this mmprune writes \(seed is missing\)"):
+        folder.read_variant(tmp_path, variant.id)
+    folder.write_json(path, {**row, "sead": 1})
+    with pytest.raises(folder.FolderError, match="variant has no field called 'sead'"):
+        folder.read_variant(tmp_path, variant.id)
 
 
 def test_ids_hold_still():
@@ -236,10 +240,10 @@ def test_ids_hold_still():
     with torch.no_grad():
         for p in baseline.model.parameters():
             p.fill_(0.5)
-    assert plan_family(baseline, REQUEST)["variants"] == IDS
+    assert plan_family(baseline, REQUEST).variants == IDS
 
 
-IDS = ["dense-c4a1329a", "min-magnitude-f7e535ee", "mid-magnitude-f27c3e58", "max-magnitude-f1bec6c0"]
+IDS = ("dense-4e9c7093", "min-magnitude-f5dd4aa2", "mid-magnitude-2152673a", "max-magnitude-add3f099")
 
 
 def test_a_damaged_file_is_named(tmp_path):
@@ -248,7 +252,7 @@ def test_a_damaged_file_is_named(tmp_path):
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(folder.FolderError, match=r"weights\.safetensors is damaged"):
         load_variant(tmp_path, variants[1], make_baseline().model)
-    (tmp_path / "manifest.json").write_text('{"schema": 1,')
+    (tmp_path / "manifest.json").write_text('{"schema": 2,')
     with pytest.raises(folder.FolderError, match=r"manifest\.json is damaged"):
         folder.read_manifest(tmp_path)
 
@@ -296,10 +300,22 @@ def test_manifest_is_json_without_nan_and_all_files_can_be_read_by_whom_the_umas
     assert json.loads((tmp_path / "manifest.json").read_text())["spec"]["recipe"]["epochs"] == 2
 
 
-def test_a_family_that_says_less_of_its_images_is_another_and_only_what_differs_is_named(tmp_path):
-    """As an older mmprune wrote it; tuples have become lists in the file, which is no difference."""
-    now = {"variants": ["mid-2"], "preprocess": {"image_size": (8, 8), "crop_pct": 0.5, "crop_mode": "center"}}
-    claim(tmp_path, {"variants": ["mid-1"], "preprocess": {"image_size": (8, 8), "crop_pct": 0.5}})
-    words = r'another family \(preprocess.crop_mode: null there, "center" asked\);'
+def test_a_family_of_other_images_is_another_and_only_what_differs_is_named(tmp_path):
+    """Tuples have become lists in the file, which is no difference."""
+    asked = [replace(REQUEST, source=Source(preprocess=Preprocess((8, 8), (0.5,), (0.5,), crop_mode=mode)))
+             for mode in ("center", "squash")]
+    before, now = (plan_family(make_baseline(), request) for request in asked)
+    claim(tmp_path, before)
+    assert claim(tmp_path, before) == before == folder.read_manifest(tmp_path)
+    words = r'another family \(preprocess.crop_mode: "center" there, "squash" asked\);'
     with pytest.raises(folder.FolderError, match=words):
         claim(tmp_path, now)
+
+
+@pytest.mark.parametrize("row", [{"schema": 1, "variants": ["dense-1"]}, {"variants": []}, []])
+def test_a_family_of_another_version_is_refused_in_one_sentence(tmp_path, row):
+    folder.write_json(tmp_path / folder.MANIFEST, row)
+    words = r"holds a family of schema (1|None), and this mmprune reads schema 2: build it anew in another folder$"
+    for act in (folder.read_manifest, lambda root: build_family(make_baseline, REQUEST, root, Resources())):
+        with pytest.raises(folder.FolderError, match=words):
+            act(tmp_path)

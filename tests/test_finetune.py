@@ -9,17 +9,16 @@ from toys import ToySplit, job_for, make_baseline
 
 from mmprune.finetune import (
     OPTIMIZERS,
-    RECIPES,
     Diverged,
     Teacher,
     accuracy,
     finetune,
-    make_recipe,
     rate_factor,
     recalibrate,
     train_step,
 )
 from mmprune.layout import to_device
+from mmprune.recipes import RECIPES, make_recipe
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -14,7 +14,9 @@ from torch import nn
 from toys import INPUT_SHAPE
 
 from exporters.graph.onnx_graph import fold_factors, read_net
-from exporters.int8.onnxruntime import _mean_error, in_float, layers_of, quantize_for_onnxruntime
+from exporters.int8.biases import mean_error
+from exporters.int8.mixed import in_float, layers_of
+from exporters.int8.onnxruntime import quantize_for_onnxruntime
 from exporters.run import export_one
 from mmprune.layers import find_layers
 
@@ -52,14 +54,14 @@ def test_the_mean_error_is_what_the_lost_part_of_the_weights_would_have_given(na
     x = np.broadcast_to(mean.reshape(1, -1, *[1] * len(places)), shape)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     y = session.run(None, {"x": np.ascontiguousarray(x)})[0]
-    found = _mean_error(read_net(model), model.graph.node[0], lost, mean)
+    found = mean_error(read_net(model), model.graph.node[0], lost, mean)
     np.testing.assert_allclose(found, y.mean(axis=tuple(i for i in range(y.ndim) if i != 1)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("attributes", [{"alpha": 0.5}, {"beta": 2.0}, {"transA": 1}])
 def test_a_product_with_factors_has_no_error_that_we_know(attributes):
     model, _ = one_node("Gemm", np.ones((4, 6), np.float32), (), attributes)
-    assert _mean_error(read_net(model), model.graph.node[0], np.ones((4, 6)), np.ones(4)) is None
+    assert mean_error(read_net(model), model.graph.node[0], np.ones((4, 6)), np.ones(4)) is None
 
 
 class Body(nn.Module):

@@ -20,7 +20,7 @@ from exporters.jetson.nvidia_parser import ParserError, ParserVerdict
 from exporters.jetson.sparse24 import sparse24
 from mmprune.cli.commands import cli
 from mmprune.folder import read_artifacts, read_manifest, read_measurements, read_variants
-from mmprune.masks import DENSE_KINDS
+from mmprune.patterns import DENSE_KINDS
 from mmprune.records import Artifact
 from mmprune.strategies import TEN
 
@@ -56,14 +56,14 @@ def groups_of_four(path, layer):
 def test_the_chosen_layers_of_all_ten_are_2_4_in_both_files(family):
     root, _ = family
     manifest = read_manifest(root)
-    kinds = {layer["name"]: layer["kind"] for layer in manifest["layers"]}
+    kinds = {layer.name: layer.kind for layer in manifest.layers}
     variants = {v.id: v for v in read_variants(root)}
     seen = set()
     for artifact in (a for a in read_artifacts(root) if a.format == "tensorrt"):
         strategy = variants[artifact.variant].strategy
         if strategy == "dense":
             continue
-        asked = manifest["strategies"][strategy]
+        asked = manifest.strategies[strategy]
         chosen = {name for name in asked if asked[name] >= 0.5 and kinds[name] not in DENSE_KINDS}
         assert chosen, strategy
         assert {v.weight for v in sparse24(root / artifact.path) if v.pattern} == chosen, artifact.id

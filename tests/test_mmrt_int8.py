@@ -15,9 +15,10 @@ from torch import nn
 from exporters.int8.onnxruntime import quantize_for_onnxruntime
 from exporters.mmrt import file as mmrt_file
 from exporters.mmrt.fusion import fuse
+from exporters.mmrt.int8_graph import quantized, uint8_tensors
+from exporters.mmrt.int8_numbers import FOUR, stored_size
 from exporters.mmrt.layout import View
 from exporters.mmrt.lower import lower
-from exporters.mmrt.lower_int8 import FOUR, quantized, stored_size, uint8_tensors
 from exporters.mmrt.read import read_graph
 from exporters.to_mmrt import load_runtime, pack
 from exporters.to_onnx import simplify

@@ -17,11 +17,13 @@ from toys import INPUT_SHAPE, ToySplit
 from exporters import to_onnx
 from exporters.export_input import ExportInput
 from mmprune import folder
-from mmprune.family import Baseline, Request, Resources, build_family, layers_of, load_variant
-from mmprune.finetune import accuracy, make_recipe
+from mmprune.family import Baseline, Request, Resources, build_family, load_variant
+from mmprune.finetune import accuracy
 from mmprune.layers import find_layers
-from mmprune.models.loading import ModelError, Options, load_model, open_model
+from mmprune.models.loading import ModelError, load_model, open_model
+from mmprune.models.named import ModelOptions
 from mmprune.models.outputs import answer_with_logits, answers, check_training, words
+from mmprune.recipes import make_recipe
 from mmprune.scores import mean_absolute_gradients
 
 FEATURES, LOGITS, OTHER = torch.zeros(2, 7), torch.zeros(2, 3), torch.ones(2, 3)
@@ -72,12 +74,12 @@ def test_such_a_model_is_made_a_family_of_and_exported(make, tmp_path):
     assert [name for name, _ in baseline.model.named_parameters()] == names
     model = load_variant(tmp_path, variant, baseline.model)
     split = ToySplit(4, 5)
-    layers = layers_of(folder.read_manifest(tmp_path))
+    layers = folder.read_manifest(tmp_path).layers
     given = ExportInput(variant, model, tmp_path, layers, split.images.numpy(), split.labels.numpy())
     artifact = to_onnx.export(given, "fp32")
     graph = onnx.load(tmp_path / artifact.path).graph
     assert [o.name for o in graph.output] == ["logits"] and given.logits.shape == (4, 3)
-    assert folder.read_manifest(tmp_path)["failures"] == {}
+    assert folder.read_manifest(tmp_path).failures == {}
 
 
 def test_copies_and_pickles_keep_the_answer():
@@ -116,7 +118,7 @@ def fails(): return AuxiliaryNet(lambda main, aux: main.view(7, 7))
 
 def opened(tmp_path, name):
     (tmp_path / "mine.py").write_text(FACTORIES)
-    options = Options(num_classes=3, in_chans=1, image_size=(8, 9), mean=(0.5,), std=(0.5,))
+    options = ModelOptions(num_classes=3, in_chans=1, image_size=(8, 9), mean=(0.5,), std=(0.5,))
     return open_model(f"{tmp_path}/mine.py:{name}", None, None, options)
 
 

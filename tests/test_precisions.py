@@ -17,23 +17,22 @@ from timm_families import FAMILIES, make_model, some_slow
 from torch import nn
 from toys import ToySplit, make_baseline
 
-from exporters import ExportError, sizes, to_onnx, to_tensorrt, verify
-from exporters.export_family import InputMaker, export_family
+from exporters import ExportError, to_onnx, to_tensorrt, verify
 from exporters.export_input import ExportInput
 from exporters.int8 import calibration
 from exporters.int8 import onnxruntime as onnxruntime_int8
 from exporters.int8 import openvino as openvino_int8
+from exporters.int8.checks import check_zero_points
 from exporters.int8.onnxruntime import quantize_for_onnxruntime
-from exporters.int8.tensorrt import check_zero_points, quantize_for_tensorrt, to_fp16
+from exporters.int8.tensorrt import quantize_for_tensorrt
 from exporters.jetson.rules import check
 from exporters.jetson.sparse24 import sparse24
 from exporters.run import export_one
+from exporters.to_tensorrt import to_fp16
 from exporters.verify import VerifyError
 from mmprune.data.splits import DataError
-from mmprune.family import Request, Resources, build_family
-from mmprune.finetune import make_recipe
 from mmprune.layers import find_layers
-from mmprune.masks import apply_masks, make_masks
+from mmprune.patterns import apply_masks, make_masks
 from mmprune.records import Preprocess, Variant
 
 TYPED = [("onnx", "int8"), ("tensorrt", "fp16"), ("tensorrt", "int8")]
@@ -311,24 +310,6 @@ def test_the_record_says_on_what_the_file_was_calibrated(given):
     assert calibration.describe(given.calibration[:-1]) != first
 
 
-def test_other_calibration_images_make_int8_anew_and_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setitem(verify.TOLERANCES, "int8", verify.Tolerance(1, 0.5))  # a net that was trained on nothing
-    request = Request(make_recipe("default", 0, None, None), strategies=("min",))
-    variants = build_family(make_baseline, request, tmp_path, Resources(threads=1))
-    kinds = [("onnx", "fp32"), ("onnx", "int8")]
-
-    def times(read=None):
-        made = export_family(InputMaker(tmp_path, make_baseline, read), variants, kinds)
-        assert [a.precision for a in made] == ["fp32", "int8"] * len(variants)
-        return made, [(tmp_path / a.path).stat().st_mtime_ns for a in made]
-
-    first, then = times()
-    assert times()[1] == then
-    others, now = times(lambda: calibration.draw_images(make_baseline(), 7))
-    assert [a == b for a, b in zip(then, now, strict=True)] == [True, False] * len(variants)
-    assert "calibrated on 7 images" in " ".join(others[1].notes) and first[1].notes != others[1].notes
-
-
 # ---------------------------------------------------------------------------------------------------------------- NNCF
 
 @without_nncf
@@ -385,7 +366,6 @@ def test_nncf_sends_nothing_and_leaves_nothing_at_home(first, out, error, given,
                                             "vit_tiny_patch16_224"]))
 def test_families_in_int8_and_fp16(name, tmp_path, monkeypatch):
     """Zeros are counted by export_one; here: the answers of nets with random weights, and TensorRT's rules."""
-    monkeypatch.setattr(sizes, "PRESET", 0)
     monkeypatch.setitem(verify.TOLERANCES, "int8", verify.Tolerance(0.25, 0.75))
     size, arguments = FAMILIES[name]
     model = make_model(name, **arguments)

@@ -21,10 +21,10 @@ from mmprune.data import pixels
 from mmprune.data.image_sets import Part, read_folder
 from mmprune.data.preprocess import CROP_MODES, RESAMPLING, fit, fit_array, network_input, normalize, resized_size
 from mmprune.data.splits import Split, load_data
-from mmprune.models.loading import Options
-from mmprune.models.source import Named, open_source
+from mmprune.models.named import ModelOptions, Named
+from mmprune.models.source import open_source
 from mmprune.records import Preprocess
-from targets.deploy import CLASSIFIER, PREPROCESS
+from targets.deploy import PROGRAMS
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENETTE = Path(__file__).parents[2] / "shared/data/imagenette-small/val"
@@ -79,12 +79,13 @@ def odd_images() -> dict[str, tuple[Image.Image, dict]]:
 def deployed(folder: Path, preprocess: Preprocess, files: list[Path], python: tuple[str, ...] = ()) -> list[np.ndarray]:
     """What the deployed program would feed its network for these files, in a process that has no mmprune."""
     folder.mkdir()
-    (folder / "classifier.py").write_text(CLASSIFIER.format(run="run = None\n"))
-    (folder / "preprocess.py").write_bytes(PREPROCESS.read_bytes())
+    for path in PROGRAMS:
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "model.json").write_text('{"runtime": "null", "model": "labels.txt", "threads": 1}')
     (folder / "labels.txt").write_text("only\n")
     (folder / "preprocess.json").write_text(json.dumps(asdict(preprocess)))
-    program = (f"import sys; sys.path.insert(0, {str(folder)!r}); import numpy, classifier\n"
-               f"numpy.savez('inputs.npz', *[classifier.preprocess(f) for f in {list(map(str, files))!r}])\n"
+    program = (f"import sys; sys.path.insert(0, {str(folder)!r}); import numpy, infer; prepare = infer.load().prepare\n"
+               f"numpy.savez('inputs.npz', *[prepare(f) for f in {list(map(str, files))!r}])\n"
                "assert 'mmprune' not in sys.modules and 'torch' not in sys.modules")
     subprocess.run([sys.executable, *python, "-c", program], cwd=folder, check=True)
     with np.load(folder / "inputs.npz") as made:
@@ -217,7 +218,7 @@ def hits(model: torch.nn.Module, split: Split) -> float:
 @pytest.mark.parametrize("kind", ["ring.npz", "ring"])
 def test_the_reported_accuracy_is_the_deployed_one(tmp_path, kind, crop_all):
     model, _, arrays, labels = planted(tmp_path)
-    opened = open_source(Named(model, None, tmp_path / kind, Options(crop_all=crop_all)))
+    opened = open_source(Named(model, None, tmp_path / kind, ModelOptions(crop_all=crop_all)))
     baseline = opened.make_baseline()
     p = opened.make_baseline.preprocess
     reported = hits(baseline.model, baseline.test)

@@ -6,9 +6,11 @@ import pytest
 from families import made_family, made_measurement
 
 from mmprune import folder
+from mmprune.records import Source
 from mmprune.results.grouped_notes import grouped_notes
 from mmprune.results.points import read_points
-from mmprune.results.report import table, write_report
+from mmprune.results.report import write_report
+from mmprune.results.table import table
 
 
 @pytest.fixture
@@ -19,7 +21,8 @@ def family(tmp_path):
 
 def test_the_report_has_what_was_asked_what_came_out_and_what_it_costs(family):
     text = write_report(family).read_text()
-    for line in ("- recipe: short", "- seed: 0", "| uniform | 50.0 | 88.00 | +2.00 | `uniform-0001` |",
+    for line in ("- recipe: name short, lr 0.001, epochs 1", "- seed: 0",
+                 "| uniform | 50.0 | 88.00 | +2.00 | `uniform-0001` |",
                  "| uniform, f32 | onnxruntime | 50.0 | 88.00 | 8.00 | 9.60 | - | 0.800 | 0.800 to 0.800 "
                  "| faster | 200 |",
                  "- governor: performance", "![Accuracy against latency, download and memory](front.png)",
@@ -45,7 +48,7 @@ def test_zero_blocks_stand_where_they_are_of_use_and_nowhere_else(family):
     folder.write_variant(family, replace(uniform, pattern="block-1x4", block_sparsity=0.484))
     text = write_report(family).read_text()
     assert "| strategy | sparsity % | in zero blocks % | accuracy % |" in text
-    assert "| dense | 0.0 | - | 90.00 |" in text and "| uniform | 50.0 | 48.4 | 88.00 | +2.00 |" in text
+    assert "| dense | 0.0 | 0.0 | 90.00 |" in text and "| uniform | 50.0 | 48.4 | 88.00 | +2.00 |" in text
     folder.write_variant(family, replace(uniform, block_sparsity=0.01))
     assert "in zero blocks" not in write_report(family).read_text()
     artifact = folder.read_artifacts(family)[0]
@@ -55,7 +58,7 @@ def test_zero_blocks_stand_where_they_are_of_use_and_nowhere_else(family):
 
 def test_failures_are_told(family):
     manifest = folder.read_manifest(family)
-    folder.write_json(family / folder.MANIFEST, {**manifest, "failures": {"erk-0001": "the loss became nan"}})
+    folder.write_manifest(family, replace(manifest, failures={"erk-0001": "the loss became nan"}))
     assert "- `erk-0001`: the loss became nan" in write_report(family).read_text()
 
 
@@ -66,10 +69,11 @@ def test_a_family_without_measurements_has_a_report_too(family):
     assert not (family / "front.png").exists()
 
 
-def test_a_bare_manifest_is_enough(family):
-    variants = folder.read_manifest(family)["variants"]
-    folder.write_json(family / folder.MANIFEST, {"variants": variants})
-    assert "## Variants" in write_report(family).read_text()
+def test_a_family_of_which_nothing_was_named_has_a_report_too(family):
+    folder.write_manifest(family, replace(folder.read_manifest(family), source=Source(), command=""))
+    text = write_report(family).read_text()
+    assert text.startswith("# Model, pruned") and "- data: 800 train, 100 validation, 100 test images\n" in text
+    assert "- command" not in text and "## Variants" in text
 
 
 def test_the_table_is_aligned(family):

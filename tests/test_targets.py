@@ -6,9 +6,9 @@ import pytest
 from click.testing import CliRunner
 from families import DEVICE
 
-from exporters.run import wanted_formats
+from exporters.wanted import wanted_formats
 from mmprune.cli.commands import cli
-from mmprune.masks import PATTERNS
+from mmprune.patterns import PATTERNS
 from targets import LOCAL, TARGETS, load, mismatch, pattern_for
 
 PI_5 = dataclasses.replace(DEVICE, board="Raspberry Pi 5 Model B Rev 1.0", isa=("asimd", "asimddp", "asimdhp", "fphp"),
@@ -91,6 +91,8 @@ def test_a_board_of_the_users_own(tmp_path):
     ('arch = "aarch64"', "'runtimes' is missing"),
     ('like = "raspberry-pi-5"\narch = "riscv64"', "no arch called 'riscv64'"),
     ('like = "raspberry-pi-5"\nthreads = 0', "threads must be 1 or more"),
+    ('like = "raspberry-pi-5"\nthreads = "4"', "b.toml.threads must be of type int, got '4'"),
+    ('like = "raspberry-pi-5"\nisa = "asimd"', "b.toml.isa must be a list, got 'asimd'"),
     ('like = "raspberry-pi-9"', "no target called 'raspberry-pi-9'"),
 ])
 def test_what_is_wrong_with_a_users_file_is_said(tmp_path, text, why):

@@ -284,7 +284,7 @@ def test_weights_are_a_bitmask_where_that_is_smaller():
     assert add_weights(data, np.full(64, 1e6), "fp16")[1] == 0  # beyond float16: stays float32
 
 
-@pytest.mark.parametrize("precision", to_mmrt.PRECISIONS)
+@pytest.mark.parametrize("precision", to_mmrt.ORIGINS)
 def test_the_download_is_the_file_and_smaller(precision):
     content = small_file(precision, 128)
     packed = mmrt_download.pack(content)

@@ -137,3 +137,25 @@ def _outputs(node: onnx.NodeProto, index: int, weight: np.ndarray) -> int:
     if node.op_type == "Gemm" and index == 1:
         return int(weight.shape[0 if attribute(node, "transB", 0) else 1])
     return int(weight.shape[-1 if index else 0])
+
+
+def sort_nodes(graph: onnx.GraphProto) -> None:
+    """Put the nodes in an order of execution, changing as little of the present order as possible."""
+    writers = {out: index for index, node in enumerate(graph.node) for out in node.output}
+    ordered: list[onnx.NodeProto] = []
+    done: set[int] = set()
+    for start in range(len(graph.node)):
+        stack = [start]
+        while stack:  # a stack, as deep nets outrun Python's recursion
+            index = stack[-1]
+            before = [writers[n] for n in graph.node[index].input if n in writers and writers[n] not in done]
+            if index not in done and before:
+                stack += before
+                continue
+            stack.pop()
+            if index not in done:
+                done.add(index)
+                ordered.append(graph.node[index])
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    del graph.node[:]
+    graph.node.extend(nodes)

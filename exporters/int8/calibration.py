@@ -1,14 +1,14 @@
 """Calibration images: on them INT8 learns how large activations get. They are never test images."""
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from exporters import ExportError
-from exporters.export_input import ExportInput, Int8
+from exporters.export_input import ExportInput
+from exporters.int8.settings import Int8
 from mmprune.data.image_files import SUFFIXES, find_images, notes_of
 from mmprune.data.image_sets import DataError
 from mmprune.data.npz import read_npz
@@ -19,7 +19,6 @@ from mmprune.records import Preprocess
 
 COUNT = 256  # NNCF takes 300, TensorRT's old calibrators 500
 BATCH = 64
-SHOWN = 3  # names in a note
 
 
 def draw_images(baseline: Baseline, count: int = COUNT) -> np.ndarray:
@@ -68,23 +67,10 @@ def images_of(given: ExportInput, label: str) -> np.ndarray:
 
 
 def describe(images: np.ndarray, how: Int8 | None = None) -> str:
-    """A note for the artifact's record: how many images, a hash by which the same ones are known again, settings."""
+    """A note for people: how many images, a hash by which the same ones are known again, settings."""
     about = f"calibrated on {len(images)} images (sha256 {hashlib.sha256(images.tobytes()).hexdigest()[:8]})"
     if how is None:
         return about
     biases = "biases corrected" if how.bias_correction else "biases as they were"
     asked = "" if how.max_drop is None else f", at most {how.max_drop:g} points of accuracy to lose"
     return f"{about}, ranges by {how.clipping}, {biases}{asked}"
-
-
-def note_for(format: str, images: np.ndarray, how: Int8) -> str:
-    """What describe says in an int8 file of this format; NNCF and the TensorRT files have no settings."""
-    return describe(images, how if format in ("onnx", "mmrt") else None)
-
-
-def note_floats(names: Sequence[str]) -> tuple[str, ...]:
-    """A note on the products that quantization left in float; () where there is none."""
-    if not names:
-        return ()
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return (f"{len(names)} products left in float: {', '.join(names[:SHOWN])}{more}",)

@@ -12,8 +12,8 @@ from unittest.mock import MagicMock
 import numpy as np
 
 from exporters import ExportError
-from exporters.int8.calibration import note_floats
-from exporters.no_telemetry import no_telemetry
+from exporters.int8.checks import note_floats
+from targets.on_device.runtimes import no_telemetry
 
 with no_telemetry():
     import openvino

@@ -1,46 +1,20 @@
-"""Typed ONNX models from a finished float32 one: FP16, and INT8 as Q/DQ in TensorRT's form.
+"""INT8 as Q/DQ in TensorRT's form, from a finished float32 model.
 
-INT8 weights are symmetric (zero point 0, so that 0 stays 0), have one scale for each output channel, and keep the
+Weights are symmetric (zero point 0, so that 0 stays 0), have one scale for each output channel, and keep the
 layers' names; activations get their ranges from calibration images.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-from exporters import ExportError
 from exporters.graph.observe import observe
-from exporters.graph.onnx_graph import PRODUCTS, Net, attribute, read_net, weight_index
-from exporters.int8.calibration import note_floats
+from exporters.graph.onnx_graph import Net, attribute, read_net, sort_nodes, weight_index
 
 LARGEST = 127  # of an INT8: -128 is not used, the range is symmetric
-LARGEST_FP16 = 65504.0
-# Sums of many squares or exponentials, and what divides by them, leave FP16's range or precision.
-FP32_OPERATORS = ("LayerNormalization", "InstanceNormalization", "LpNormalization", "Pow", "ReduceMean", "ReduceSum",
-                  "ReduceSumSquare", "ReduceL2", "Softmax", "LogSoftmax", "Softplus", "Exp", "Log", "Sqrt",
-                  "Reciprocal")
 ACTIVATIONS = ("Relu", "Clip", "LeakyRelu")  # run inside the product before them: an output is quantized behind these
-
-
-def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """FP16 weights and activations with float32 input and logits; FP32_OPERATORS stay in FP32 between Casts.
-
-    ExportError for a constant beyond 65504, where FP16 ends.
-    """
-    for initializer in model.graph.initializer:
-        array = numpy_helper.to_array(initializer)
-        if array.dtype == np.float32 and (np.abs(array[np.isfinite(array)]) > LARGEST_FP16).any():
-            raise ExportError(f"the constant {initializer.name} holds {np.abs(array).max():.4g} and FP16 ends at "
-                              f"{LARGEST_FP16:.0f}; export fp32 or int8")
-    half = onnx.ModelProto()
-    half.CopyFrom(model)
-    blocked = [*DEFAULT_OP_BLOCK_LIST, *FP32_OPERATORS]
-    half = convert_float_to_float16(half, keep_io_types=True, op_block_list=blocked)
-    _sort(half.graph)
-    return half
 
 
 def quantize_for_tensorrt(model: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
@@ -67,7 +41,7 @@ def quantize_for_tensorrt(model: onnx.ModelProto, images: np.ndarray) -> onnx.Mo
     pairs = [_weight_pair(net, name, axis) for name, axis in weights.items()]
     pairs += [_activation_pair(net, name, largest) for name, largest in ranges.items()]
     net.graph.node.extend(node for pair in pairs for node in pair)
-    _sort(net.graph)
+    sort_nodes(net.graph)
     return quantized
 
 
@@ -142,44 +116,3 @@ def _activation_pair(net: Net, name: str, largest: float) -> list[onnx.NodeProto
     return [helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}_quantized"], f"{name}_QuantizeLinear"),
             helper.make_node("DequantizeLinear", [f"{name}_quantized", *parameters], [f"{name}_dequantized"],
                              f"{name}_DequantizeLinear")]
-
-
-def _sort(graph: onnx.GraphProto) -> None:
-    """Put the nodes in an order of execution, changing as little of the present order as possible."""
-    writers = {out: index for index, node in enumerate(graph.node) for out in node.output}
-    ordered: list[onnx.NodeProto] = []
-    done: set[int] = set()
-    for start in range(len(graph.node)):
-        stack = [start]
-        while stack:  # a stack, as deep nets outrun Python's recursion
-            index = stack[-1]
-            before = [writers[n] for n in graph.node[index].input if n in writers and writers[n] not in done]
-            if index not in done and before:
-                stack += before
-                continue
-            stack.pop()
-            if index not in done:
-                done.add(index)
-                ordered.append(graph.node[index])
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
-    del graph.node[:]
-    graph.node.extend(nodes)
-
-
-def left_in_float(model: onnx.ModelProto) -> tuple[str, ...]:
-    """A note on the products of a Q/DQ model that do not compute on INT8; () where all do."""
-    writers = {out: node.op_type for node in model.graph.node for out in node.output}
-    floats = [node for node in model.graph.node if node.op_type in PRODUCTS
-              and not all(writers.get(name) == "DequantizeLinear" for name in node.input[:2])]
-    return note_floats([node.name or node.output[0] for node in floats])
-
-
-def check_zero_points(model: onnx.ModelProto, names: Container[str], label: str) -> None:
-    """ExportError for a layer whose INT8 zero is not 0: its zeros would be weights."""
-    constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in names and len(node.input) > 2:
-            zero_point = constants[node.input[2]]
-            if zero_point.any():
-                raise ExportError(f"{label}: layer {node.input[0]} has the zero point {zero_point.flat[0]}, so its "
-                                  "zeros are no zeros")

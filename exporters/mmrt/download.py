@@ -1,6 +1,6 @@
 """model.mmrt.xz: what a user downloads. The same bytes, its floats split into planes of like bits, then xz.
 
-    python3 mmrt_download.py model.mmrt.xz     # writes model.mmrt; standard library alone, Python 3.8
+    python3 download.py model.mmrt.xz          # writes model.mmrt; standard library alone, Python 3.8
 
 Packed, before xz: magic (8) · size of the file u64 · number of runs of floats u64 · for each run offset, bytes, width
 u64 · the bytes that are in no run · for each width, first byte to last, that byte of every float. Each float was

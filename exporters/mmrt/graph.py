@@ -6,7 +6,7 @@
     unary     x              act
     binary    a b            fn act; broadcasts as numpy
     matmul    a b            scale; batched as numpy
-    reshape   x              to the shape of the output; where it has split and perm (mmrt_fusion.rearranged), it is
+    reshape   x              to the shape of the output; where it has split and perm (fusion.rearranged), it is
                              transpose(reshape(x, split), perm) that is reshaped
     transpose x              perm
     slice     x              starts, steps: one an axis; sizes are those of the output
@@ -20,7 +20,8 @@
     quantize  x              y = clamp(round(x / scale) + zero, 0, 255)
     dequantize x             (x - zero) * scale
 
-mmrt_int8 makes more of them: products that read and write uint8; mmrt_tables: `qtable`, a function of single bytes.
+int8_graph.py makes more of them: products that read and write uint8; int8_tables.py: `qtable`, a function of single
+bytes.
 """
 
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-Act = tuple[str, float, float]  # name as in mmrt_file.ACTS, a, b
+Act = tuple[str, float, float]  # name as in file.ACTS, a, b
 NO_ACT: Act = ("none", 0.0, 0.0)
 RELU: Act = ("clip", 0.0, float("inf"))
 MOST_AXES = 8  # of a tensor, and of a view in the file

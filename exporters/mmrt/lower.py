@@ -7,10 +7,12 @@ import numpy as np
 
 from exporters import ExportError
 from exporters.mmrt import file as f
-from exporters.mmrt import lower_products as products
 from exporters.mmrt import plan as p
 from exporters.mmrt.graph import INSTEAD, NO_ACT, Act, Graph, Node
 from exporters.mmrt.layout import DATA, View, cut, expand, reshape, segments, transpose
+from exporters.mmrt.lower_conv import lower_conv, lower_pool
+from exporters.mmrt.lower_int8 import lower_dequantize, lower_qadd, lower_qmean, lower_qtable, lower_quantize
+from exporters.mmrt.lower_linear import lower_linear, lower_matmul
 
 SCALAR_ACTS = {"add": lambda c: (1.0, c), "sub": lambda c: (1.0, -c), "mul": lambda c: (c, 0.0),
                "div": lambda c: (1.0 / c, 0.0)}  # x fn c == a x + b
@@ -224,19 +226,19 @@ OPS: dict[str, Callable[[p.Plan, Node], View]] = {
     "affine": lower_affine,
     "binary": lower_binary,
     "concat": lower_concat,
-    "conv": products.lower_conv,
-    "dequantize": products.lower_dequantize,
+    "conv": lower_conv,
+    "dequantize": lower_dequantize,
     "expand": lower_expand,
-    "linear": products.lower_linear,
-    "matmul": products.lower_matmul,
+    "linear": lower_linear,
+    "matmul": lower_matmul,
     "norm": lower_norm,
     "pad": lower_pad,
-    "pool": products.lower_pool,
-    "qmean": products.lower_qmean,
-    "qadd": products.lower_qadd,
-    "qmatmul": products.lower_matmul,
-    "qtable": products.lower_qtable,
-    "quantize": products.lower_quantize,
+    "pool": lower_pool,
+    "qmean": lower_qmean,
+    "qadd": lower_qadd,
+    "qmatmul": lower_matmul,
+    "qtable": lower_qtable,
+    "quantize": lower_quantize,
     "reduce": lower_reduce,
     "reshape": lower_reshape,
     "slice": lower_slice,

@@ -1,4 +1,4 @@
-"""A plan as it grows: buffers, which view each tensor is, operations, which halos are clean; its words at the end."""
+"""A plan as it grows: buffers, which view each tensor is, operations, which halos are clean."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,6 @@ from exporters.mmrt.layout import (
     Buffer,
     Geometry,
     View,
-    arrange,
     expand,
     lines_of,
     outer_to_inner,
@@ -25,7 +24,6 @@ from exporters.mmrt.layout import (
 )
 from exporters.mmrt.windows import Size, choose_geometries
 
-SLACK = 64  # elements at the arena's end: kernels read past their rows
 FOREVER = 1 << 60
 WORTH_PADDING = 1.25  # rows are padded in a copied layout where that costs at most this factor
 WORTH_ALIGNING = 1.4  # and in the result of a matmul
@@ -126,7 +124,7 @@ def result_like(plan: Plan, tensor: str, view: View) -> View:
 
 
 def new_packed(plan: Plan, dims: Sequence[int], order: Sequence[int], rows: int = 0) -> View:
-    """See mmrt_layout.pack."""
+    """See layout.pack."""
     strides, size = pack(dims, [k for k in order if dims[k] != 1], sum(dims[k] != 1 for k in order[:rows]))
     return View(new_buffer(plan, size), 0, tuple(dims), strides)
 
@@ -314,60 +312,6 @@ def can_overwrite(plan: Plan, node: Node, tensor: str, others: Sequence[View]) -
     return (view is not None and node.output not in plan.homes and view.dims == plan.graph.shapes[node.output]
             and dies_here(plan, tensor) and not repeats(view)
             and all(other == view or other.buffer != view.buffer for other in others))
-
-
-# ---- words -------------------------------------------------------------------------------------------------------
-
-
-def plan_words(plan: Plan) -> bytes:
-    """The PLAN section: buffers get their places in the arena, views become words."""
-    offsets, total = arrange([b.size for b in plan.buffers], _lives(plan))
-    words = [f.pack_words([total + SLACK])]
-    for ends in (plan.inputs, outputs(plan)):
-        words.append(f.pack_words([len(ends)]))
-        words += [f.pack_string(name) + f.pack_words(_view_words(view, offsets)) for name, view in ends.items()]
-    words.append(f.pack_words([len(plan.ops)]))
-    for op in plan.ops:
-        payload: list[int | float] = []
-        for word in op.payload:
-            payload += _view_words(word, offsets) if isinstance(word, View) else [word]
-        words.append(f.pack_op(op.opcode, op.name, payload))
-    return b"".join(words)
-
-
-def stored_weights(plan: Plan) -> list[int]:
-    """Of each LINEAR and QLINEAR, in order: the weights in the file, zeros included. A word has four channels."""
-    counts = []
-    for op in plan.ops:
-        if op.opcode in (f.LINEAR, f.QLINEAR):
-            x, taps, *rest = op.payload
-            assert isinstance(x, View) and isinstance(taps, int)
-            groups, y = rest[taps:taps + 2]
-            assert isinstance(groups, int) and isinstance(y, View)
-            counts.append((16 if op.opcode == f.QLINEAR else 1) * y.dims[0] * x.dims[0] // groups * taps)
-    return counts
-
-
-def outputs(plan: Plan) -> dict[str, View]:
-    return {name: plan.views[name] for name in plan.graph.outputs}
-
-
-def _view_words(view: View, offsets: Sequence[int]) -> list[int]:
-    in_data = view.buffer == DATA
-    offset = view.offset if in_data else offsets[view.buffer] + view.offset
-    return [int(in_data), 0, offset, len(view.dims), *view.dims, *view.strides]
-
-
-def _lives(plan: Plan) -> list[tuple[int, int]]:
-    """By buffer: the first and the last operation that touches it."""
-    lives: dict[int, tuple[int, int]] = {}
-    first_ones = [(-1, view) for view in plan.inputs.values()]
-    last_ones = [(len(plan.ops), view) for view in outputs(plan).values()]
-    touched = [(at, v) for at, op in enumerate(plan.ops) for v in op.payload if isinstance(v, View)]
-    for at, view in (*first_ones, *touched, *last_ones):
-        first, _ = lives.get(view.buffer, (at, at))
-        lives[view.buffer] = (first, at)
-    return [lives.get(buffer, (-1, -1)) for buffer in range(len(plan.buffers))]
 
 
 def padded_row(n: int) -> int:

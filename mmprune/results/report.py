@@ -1,18 +1,19 @@
 """Writes report.md: what was asked, what came out, what it costs on the device, and how that was measured."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mmprune import folder
-from mmprune.records import DENSE, Artifact, Variant
+from mmprune.records import Artifact, Manifest, Variant
 from mmprune.results.grouped_notes import grouped_notes
 from mmprune.results.percentiles import samples_needed
 from mmprune.results.plot import draw
 from mmprune.results.points import Point, PointsError, Session, read_points, read_session
 from mmprune.results.speedup import TOO_BUSY
+from mmprune.results.table import FLAG, HEAD, cells
 
-FLAG = "of all samples, those too from which other programs took the CPU"
 HOW = """\
 Each artifact ran with each runtime in a process of its own, all of them alive side by side and started in
 random order; a round gives each a turn of consecutive inferences, in an order drawn anew for every round, while
@@ -38,7 +39,7 @@ def write_report(root: Path, points: Sequence[Point] | None = None) -> Path:
     points  read_points(root), where the caller has them already
     """
     manifest, variants = folder.read_manifest(root), folder.read_variants(root)
-    title = _file_name(manifest.get("model", {}).get("model", "Model"))
+    title = _file_name(manifest.source.model.model) if manifest.source.model else "Model"
     artifacts = folder.read_artifacts(root)
     sections = [f"# {title}, pruned", _asked(manifest), _variants(variants, artifacts)]
     try:
@@ -50,39 +51,12 @@ def write_report(root: Path, points: Sequence[Point] | None = None) -> Path:
         sections += [_device(session), _costs(points), "![Accuracy against latency, download and memory](front.png)",
                      _notes(points), _files(points, artifacts),
                      "## How it was measured\n\n" + HOW.format(p90=samples_needed(90), p99=samples_needed(99))]
-    if failures := manifest.get("failures"):
-        rows = "\n".join(f"- `{name}`: {text}" for name, text in failures.items())
+    if manifest.failures:
+        rows = "\n".join(f"- `{name}`: {text}" for name, text in manifest.failures.items())
         sections.append(f"## What failed\n\n{rows}")
     path = root / "report.md"
     folder.write_whole(path, lambda part: part.write_text("\n\n".join(sections) + "\n"))
     return path
-
-
-def table(points: Sequence[Point]) -> str:
-    """The measured points as aligned text for a terminal."""
-    rows = [_HEAD, *(_cells(p) for p in points)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
-    lines = [[row[0].ljust(widths[0]), row[1].ljust(widths[1]), *(map(str.rjust, row[2:], widths[2:]))] for row in rows]
-    text = "\n".join("  ".join(line).rstrip() for line in lines)
-    return text + (f"\n* {FLAG}" if any(p.disturbed for p in points) else "")
-
-
-_HEAD = ("variant", "runtime", "sparsity %", "accuracy %", "p50 ms", "p90 ms", "p99 ms", "of dense", "99 % interval",
-         "verdict", "peak MiB", "model MiB", "file MiB", "download MiB")
-
-
-def _cells(p: Point) -> tuple[str, ...]:
-    def ms(value: float | None) -> str:
-        return "-" if value is None else f"{value * 1e3:.2f}{'*' if p.disturbed else ''}"
-
-    def mib(value: int, digits: int) -> str:
-        return f"{value / 2**20:.{digits}f}"
-
-    ratio = ("-", "-", "-") if p.ratio is None else (
-        f"{p.ratio.value:.3f}", f"{p.ratio.low:.3f} to {p.ratio.high:.3f}", p.ratio.verdict)
-    return (f"{p.strategy}, {p.precision}", p.runtime, f"{p.sparsity * 100:.1f}",
-            f"{p.accuracy * 100:.2f}", ms(p.p50_s), ms(p.p90_s), ms(p.p99_s), *ratio,
-            mib(p.peak_bytes, 0), mib(p.memory_bytes, 0), mib(p.file_bytes, 2), mib(p.download_bytes, 2))
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -95,16 +69,15 @@ def _file_name(value: Any) -> str:
     return Path(value).name if isinstance(value, str) and "/" in value else str(value)
 
 
-def _asked(manifest: dict[str, Any]) -> str:
-    model, data, spec = (manifest.get(key, {}) for key in ("model", "data", "spec"))
-    images = ", ".join(f"{data[key]} {key}" for key in ("train", "validation", "test") if key in data)
-    digest = str(data.get("sha256", ""))[:16]
-    command = f"`{manifest['command']}`" if "command" in manifest else ""
-    rows = [("command", command),
-            ("model", _words({k: _file_name(v) for k, v in model.items() if v not in (None, "", False)})),
-            ("data", f"{_file_name(data['path'])}, {len(data.get('classes', []))} classes, {images} images, "
-                     f"sha256 {digest}" if "path" in data else ""),
-            *((key, _words(value)) for key, value in spec.items())]
+def _asked(manifest: Manifest) -> str:
+    model, data = manifest.source.model, manifest.source.data
+    named = {k: _file_name(v) for k, v in asdict(model).items() if v not in (None, "", False)} if model else {}
+    images = ", ".join(f"{count} {part}" for part, count in asdict(manifest.images).items())
+    rows = [("command", f"`{manifest.command}`" if manifest.command else ""),
+            ("model", _words(named)),
+            ("data", f"{_file_name(data.path)}, {len(data.classes)} classes, {images} images, "
+                     f"sha256 {data.sha256[:16]}" if data else f"{images} images"),
+            *((key, _words(value)) for key, value in asdict(manifest.spec).items())]
     lines = [f"- {key}: {value}" for key, value in rows if value not in ("", "None")]
     return "## What was asked\n\n" + "\n".join(lines)
 
@@ -112,20 +85,20 @@ def _asked(manifest: dict[str, Any]) -> str:
 def _words(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {part}" for key, part in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _variants(variants: Sequence[Variant], artifacts: Sequence[Artifact]) -> str:
-    dense = next((v.accuracy for v in variants if v.strategy == DENSE), None)
+    dense = next((v.accuracy for v in variants if v.reference), None)
     rows = [[v.strategy, f"{v.sparsity * 100:.1f}", f"{v.accuracy * 100:.2f}",
-             "-" if dense is None or v.strategy == DENSE else f"{(dense - v.accuracy) * 100:+.2f}", f"`{v.id}`"]
+             "-" if dense is None or v.reference else f"{(dense - v.accuracy) * 100:+.2f}", f"`{v.id}`"]
             for v in variants]
     head = ["strategy", "sparsity %", "accuracy %", "drop, points", "variant"]
     told = "Accuracies are of the PyTorch models on test data."
     if _runs_blocks(variants, artifacts):
         head.insert(2, "in zero blocks %")
         for row, v in zip(rows, variants, strict=True):
-            row.insert(2, "-" if v.block_sparsity is None else f"{v.block_sparsity * 100:.1f}")
+            row.insert(2, f"{v.block_sparsity * 100:.1f}")
         told += ("\n\"in zero blocks\" are the weights whose whole block of four inputs is zero, over all: what an "
                  "int8 kernel can skip, where a float kernel skips every zero.")
     return f"## Variants\n\n{_markdown(head, rows)}\n\n{told}"
@@ -154,7 +127,7 @@ def _device(session: Session) -> str:
 
 
 def _costs(points: Sequence[Point]) -> str:
-    rows = _markdown(_HEAD, [_cells(p) for p in points])
+    rows = _markdown(HEAD, [cells(p) for p in points])
     flag = f" \\* {FLAG}." if any(p.disturbed for p in points) else ""
     return f"## What they cost on it\n\n{rows}\n\nAccuracies are of these very files on test data.{flag}"
 

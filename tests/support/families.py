@@ -5,17 +5,38 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmprune import folder
-from mmprune.records import Artifact, Device, Measurement, Variant
+from mmprune.records import (
+    DENSE,
+    Artifact,
+    Device,
+    ImageCounts,
+    LabelledData,
+    Manifest,
+    Measurement,
+    ModelSpec,
+    Preprocess,
+    Recipe,
+    Source,
+    Spec,
+    Task,
+    Variant,
+)
 
 TEST_IMAGES = 100
 DEVICE = Device("x86", "A board", "A cpu", ("avx2",), 2, 2**32, "Linux", "6.1", "performance", "", 2_000_000_000,
                 {"python": "3.11.0", "onnxruntime": "1.32.0"})
 
 
+RECIPE = Recipe("short", 1e-3, 1, 64, linear_decay=True, distill=0.0, patience=0, renew_statistics=True)
+SOURCE = Source(ModelSpec("toy", 2, 3, (8, 8)),
+                Preprocess((8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "bilinear"),
+                LabelledData("data", "d" * 64, ("dog",), ("output 0", "dog"), "torchvision"))
+
+
 def made_variant(root: Path, strategy: str, accuracy: float, sparsity: float) -> Variant:
     name = f"{strategy}-0001"
     variant = Variant(name, strategy, "magnitude", "unstructured", "short", 0, {"fc.weight": sparsity}, sparsity,
-                      accuracy, accuracy)
+                      accuracy, accuracy, reference=strategy == DENSE)
     folder.write_variant(root, variant)
     return variant
 
@@ -26,7 +47,7 @@ def made_artifact(root: Path, variant: Variant, format: str = "onnx", content: b
     relative = str(path.relative_to(root))
     artifact = Artifact(f"{variant.id}/{format}-f32", variant.id, format, "f32", relative, (relative,),
                         path.stat().st_size, 10_000_000, hashlib.sha256(path.read_bytes()).hexdigest(), 1e-6, 1.0,
-                        variant.accuracy, variant.layer_sparsity)
+                        variant.accuracy, variant.layer_sparsity, reference=variant.reference)
     folder.write_artifact(root, artifact)
     return artifact
 
@@ -37,21 +58,15 @@ def made_measurement(artifact: Artifact, latency_s: float, runtime: str = "onnxr
     rounds = [[latency_s] * 9 + [latency_s * (1.2 if i < 3 else 1.0)] for i in range(10)]
     return Measurement(artifact.id, artifact.sha256, DEVICE, runtime, "1.32.0", 1, 1, tuple(map(tuple, rounds)),
                        (latency_s,), 0.1, latency_s * 2, peak_bytes, 100 * 2**20, "smoke", session,
-                       "2026-08-01T12:00:00+00:00", provenance)
+                       "2026-08-01T12:00:00+00:00", provenance, "0.1.0")
 
 
 def made_family(root: Path, rows: Sequence[tuple[str, float, float, float]]) -> list[Artifact]:
     """A family of (strategy, accuracy, sparsity, latency in seconds); the dense one first. Its ONNX artifacts."""
-    manifest = {"schema": 1, "command": "mmprune build", "spec": {"recipe": "short", "score": "magnitude", "seed": 0},
-                "model": {"model": "toy", "num_classes": 2, "in_chans": 3, "image_size": [8, 8]},
-                "preprocess": {"image_size": [8, 8], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25],
-                               "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center",
-                               "crop_all": False},
-                "data": {"path": "data", "sha256": "d" * 64, "classes": ["dog"], "labels": ["output 0", "dog"],
-                         "train": 800, "validation": 100, "test": TEST_IMAGES},
-                "layers": [], "ranges": {}, "strategies": {}, "failures": {},
-                "variants": [f"{row[0]}-0001" for row in rows]}
-    folder.write_json(root / folder.MANIFEST, manifest)
+    dense, *others = [row[0] for row in rows]
+    folder.write_manifest(root, Manifest(
+        "mmprune build", Spec(RECIPE, ("magnitude",), "unstructured", 0), SOURCE, ImageCounts(800, 100, TEST_IMAGES),
+        "e" * 64, (), {}, {}, f"{dense}-0001", tuple(Task(f"{name}-0001", "magnitude", name) for name in others)))
     artifacts = []
     for strategy, accuracy, sparsity, latency_s in rows:
         artifacts.append(made_artifact(root, made_variant(root, strategy, accuracy, sparsity)))

@@ -1,166 +1,17 @@
-"""Convolutions, linears, poolings and matmuls become operations on rows, taps and views. See runtime/FORMAT.md."""
+"""Convolutions and poolings become operations on rows and taps. See runtime/FORMAT.md."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from exporters.mmrt import file as f
-from exporters.mmrt import lower_int8 as int8
 from exporters.mmrt import plan as p
+from exporters.mmrt.emit import Reads, all_rows, batch_of_one, emit_product
 from exporters.mmrt.graph import NO_ACT, Node, Window
-from exporters.mmrt.layout import (
-    DATA,
-    View,
-    cut,
-    expand,
-    lines_of,
-    mergeable,
-    outer_to_inner,
-    reshape,
-    row_stride,
-    transpose,
-    up,
-)
+from exporters.mmrt.layout import View, cut, reshape, row_stride, up
 from exporters.mmrt.windows import Size, find_taps, is_in_place, is_pointwise, plane_size, reach, reads_padding
 
 WORTH_PHASES = 1.25  # so much more may a pointwise convolution compute, halos included, to spare a copy of its result
-
-
-@dataclass(frozen=True)
-class Reads:
-    """What a product reads of its input."""
-
-    x: View  # rows [C, P]
-    taps: tuple[int, ...]  # offsets
-    kept: tuple[int, ...]  # which taps of the kernel these are, row-major
-
-
-def emit_product(plan: p.Plan, node: Node, reads: Reads, weight: np.ndarray,
-                 ends: tuple[View, View, View | None]) -> None:
-    """weight: [O][C / groups][taps] · ends: the tensor that is written, its rows, and the residual's rows"""
-    dst, y, residual = ends
-    if "rounding" in node.attrs:
-        return int8.emit_product(plan, node, (reads.x, reads.taps), weight, ends)
-    groups = node.attrs.get("groups", 1)
-    bias = f.add_floats(plan.data, node["bias"]) if node["bias"].any() else -1
-    after = (bias, *((0,) if residual is None else (1, residual)), *p.act_words(node["act"]))
-    taps = (len(reads.taps), *reads.taps)
-    if 1 < groups == reads.x.dims[0] == y.dims[0]:
-        p.emit(plan, f.DEPTHWISE, node.name, dst, (reads.x, *taps, y, f.add_floats(plan.data, weight), *after))
-    else:
-        kernel = 0  # the runtime chooses
-        p.emit(plan, f.LINEAR, node.name, dst,
-               (reads.x, *taps, groups, y, *f.add_weights(plan.data, weight, plan.precision), *after, kernel))
-
-
-# ---- linear ------------------------------------------------------------------------------------------------------
-
-
-def lower_linear(plan: p.Plan, node: Node) -> View:
-    """Rows are features, positions are all other axes: y (.., O) lies as x (.., K) does."""
-    name, dims = node.inputs[0], p.dims_of(plan, node)
-    x, features = plan.views[name], len(dims) - 1
-    rows = token_rows(plan, x)
-    if rows is None:
-        x = p.new_packed(plan, x.dims, [features, *range(features)], 1)
-        p.copy(plan, node.name, x, plan.views[name])
-        plan.views[name] = x  # other linears want it so as well
-        rows = token_rows(plan, x)
-        assert rows is not None
-    y = like_tokens(plan, x, rows, dims)
-    residual = None
-    if len(node.inputs) > 1:
-        other = plan.views[node.inputs[1]]
-        matches = all(a == b or dim == 1 for dim, a, b in zip(dims[:-1], other.strides, y.strides, strict=False))
-        if not matches or (rows.dims[1] == 1 and other.strides[-1] != 1):
-            copied = like_tokens(plan, x, rows, dims)
-            p.copy(plan, node.name, copied, other)
-            other = copied
-        residual = feature_rows(other, rows.dims[1])
-    emit_product(plan, node, Reads(rows, (0,), (0,)), node["weight"], (y, feature_rows(y, rows.dims[1]), residual))
-    return y
-
-
-def token_rows(plan: p.Plan, x: View) -> View | None:
-    """x (.., K) as rows [K, P]; None where the other axes are not one run of neighbours in memory."""
-    tokens = [k for k in outer_to_inner(x) if k != len(x.dims) - 1]
-    features, row = x.dims[-1], x.strides[-1]
-    if not tokens:
-        return View(x.buffer, x.offset, (features, 1), (1, 1)) if features == 1 or row == 1 else None
-    lines = lines_of(x, p.image_of(plan, x))
-    if lines and set(lines) == set(tokens):
-        positions = (x.dims[lines[0]] - 1) * x.strides[lines[0]] + x.dims[lines[1]]
-    elif mergeable(x, tokens) and x.strides[tokens[-1]] == 1:
-        positions = int(np.prod([x.dims[k] for k in tokens]))
-    else:
-        return None
-    return View(x.buffer, x.offset, (features, positions), (row if features > 1 else 1, 1))
-
-
-def like_tokens(plan: p.Plan, x: View, rows: View, dims: tuple[int, ...]) -> View:
-    """A new tensor (.., O) whose positions lie as those of x."""
-    lines = lines_of(x, p.image_of(plan, x))
-    if lines and rows.dims[1] > 1 and set(lines) == {k for k in outer_to_inner(x) if k != len(dims) - 1}:
-        image = p.new_image(plan, dims[-1], (dims[lines[0]], dims[lines[1]]))
-        return View(image.buffer, image.offset, dims, (*x.strides[:-1], image.strides[1]))
-    row = row_stride(rows.dims[1])
-    return View(p.new_buffer(plan, row * dims[-1]), 0, dims, (*x.strides[:-1], row))
-
-
-def feature_rows(view: View, positions: int) -> View:
-    return View(view.buffer, view.offset, (view.dims[-1], positions), (view.strides[-1] if positions > 1 else 1, 1))
-
-
-# ---- matmul ------------------------------------------------------------------------------------------------------
-
-
-def lower_matmul(plan: p.Plan, node: Node) -> View:
-    """The innermost axis of b and c must be contiguous: c = a b, or its transpose c^T = b^T a^T, whichever lies so."""
-    dims = p.dims_of(plan, node)
-    batch, rank = dims[:-2], len(dims)
-    x, y = (p.read(plan, name) for name in node.inputs)
-    lies = (x.strides[-2] == 1 or x.dims[-2] == 1, y.strides[-1] == 1 or y.dims[-1] == 1)
-    turned = lies[0] or (not lies[1] and np.prod(x.dims) <= np.prod(y.dims))
-    b, inner = (x, len(x.dims) - 2) if turned else (y, len(y.dims) - 1)
-    if not any(lies) or b.buffer == DATA:  # kernels read past the lines of b, so a constant is copied too
-        new = p.new_packed(plan, b.dims, [*(k for k in outer_to_inner(b) if k != inner), inner])
-        p.copy(plan, node.name, new, b)
-        x, y = (new, y) if turned else (x, new)
-    x, y = (expand(v, (*batch, *v.dims[-2:])) for v in (x, y))
-    swap = [*range(rank - 2), rank - 1, rank - 2]
-    a, b = (transpose(y, swap), transpose(x, swap)) if turned else (x, y)
-    c = _product(plan, a, b.dims[-1])
-    keep = [k for k in range(rank - 2) if batch[k] != 1] + [rank - 2, rank - 1]
-    views = [_inner_stride_1(transpose(v, keep)) for v in (c, a, b)]
-    if node.op == "qmatmul":
-        numbers = node["numbers"] if not turned else [node["numbers"][k] for k in (1, 0, 2)]
-        words = [word for scale, zero in numbers for word in (float(scale), int(zero))]
-        p.emit(plan, f.QMATMUL, node.name, c, (*views, *words, node["multiplier"]))
-    else:
-        p.emit(plan, f.MATMUL, node.name, c, (*views, float(node["scale"])))
-    return transpose(c, swap) if turned else c
-
-
-def _inner_stride_1(view: View) -> View:
-    return replace(view, strides=(*view.strides[:-1], 1)) if view.dims[-1] == 1 else view
-
-
-def _product(plan: p.Plan, a: View, columns: int) -> View:
-    """c (.., M, N) in the order of a's memory, N innermost: attention comes out feature by feature again.
-
-    What is inside M is padded to a row where that costs little."""
-    rank, dims = len(a.dims), (*a.dims[:-1], columns)
-    order = [k for k in outer_to_inner(a) if k < rank - 1] + [rank - 1]
-    strides, size = [0] * rank, 1
-    for k in reversed(order):
-        if k == rank - 2:
-            size = p.padded_row(size)
-        strides[k] = size
-        size *= dims[k]
-    return View(p.new_buffer(plan, size), 0, dims, tuple(strides))
-
-
-# ---- convolution and pooling -------------------------------------------------------------------------------------
 
 
 def lower_conv(plan: p.Plan, node: Node) -> View:
@@ -201,12 +52,6 @@ def _over_residual(plan: p.Plan, node: Node, reads: Reads) -> View | None:
     image = p.geometry(plan, view.dims[2:])
     lies = view.strides[1:] == (image.row, image.pitch, 1) and p.image_of(plan, view) == image
     return view if lies and view.buffer != reads.x.buffer and p.can_overwrite(plan, node, node.inputs[1], []) else None
-
-
-def all_rows(image: View) -> View:
-    rows = p.image_rows(image, image.strides[2])
-    assert rows is not None  # it was made as an image
-    return rows
 
 
 def _whole_window(plan: p.Plan, node: Node, name: str) -> Reads:
@@ -259,7 +104,7 @@ def _window_rows(plan: p.Plan, node: Node, name: str, padding: f.Word) -> Reads:
     stored_as, image = p.geometry(plan, out), plan.graph.shapes[name][2:]
     if is_pointwise(window, image, out):
         rows = p.image_rows(plan.views[name], stored_as.pitch)
-        rows = rows or all_rows(_batch_of_one(p.stored_image(plan, node.name, name)))
+        rows = rows or all_rows(batch_of_one(p.stored_image(plan, node.name, name)))
         return Reads(rows, (0,), (0,))
     if is_in_place(window, image, out):
         planes: dict[Size, View] = {(0, 0): p.stored_image(plan, node.name, name)}
@@ -276,10 +121,6 @@ def _window_rows(plan: p.Plan, node: Node, name: str, padding: f.Word) -> Reads:
     offsets = tuple(planes[tap.phase].offset - first.offset + tap.shift[0] * stored_as.pitch + tap.shift[1]
                     for tap in taps)
     return Reads(x, offsets, tuple(tap.index for tap in taps))
-
-
-def _batch_of_one(image: View) -> View:
-    return replace(image, dims=(1, *image.dims), strides=(0, *image.strides))
 
 
 @dataclass(frozen=True)
@@ -325,7 +166,7 @@ def _copy_phases(plan: p.Plan, reader: Node, phases: Phases, view: View) -> dict
         return planes
     for phase, plane in planes.items():
         src = cut(view, (0, 0, *phase), (1, 1, sy, sx), (1, *plane.dims))
-        p.copy(plan, reader.name, _batch_of_one(plane), src)
+        p.copy(plan, reader.name, batch_of_one(plane), src)
     return planes
 
 
@@ -385,71 +226,3 @@ def _counts(node: Node, image: Size, out: Size) -> np.ndarray:
         at = first + np.arange(window.kernel[axis]) * window.dilation[axis]
         along.append(((at >= low) & (at < high)).sum(axis=1))
     return np.outer(along[0], along[1])
-
-
-# ---- uint8 -------------------------------------------------------------------------------------------------------
-
-
-def lower_quantize(plan: p.Plan, node: Node) -> View:
-    """Rows of floats become rows of words."""
-    rounding = (node["zero"], 0, 255)
-    return _converted(plan, node, f.QUANTIZE, (float(node["scale"]), *rounding))
-
-
-def lower_dequantize(plan: p.Plan, node: Node) -> View:
-    return _converted(plan, node, f.DEQUANTIZE, (float(node["scale"]), node["zero"]))
-
-
-def lower_qtable(plan: p.Plan, node: Node) -> View:
-    return _converted(plan, node, f.QTABLE, (f.add_blob(plan.data, node["table"].tobytes()),))
-
-
-def _converted(plan: p.Plan, node: Node, opcode: int, how: tuple[f.Word, ...]) -> View:
-    name, dims = node.inputs[0], p.dims_of(plan, node)
-    if len(dims) == 4 and node["axis"] == 1:
-        x = _rows_of_image(plan, node, name)
-        y = p.result_image(plan, node.output)
-        p.emit(plan, opcode, node.name, y, (_in_lines(opcode, x, dims[2:]), all_rows(y), *how))
-        return y
-    rows = token_rows(plan, plan.views[name])
-    if rows is None:
-        features = len(dims) - 1
-        packed = p.new_packed(plan, plan.views[name].dims, [features, *range(features)], 1)
-        p.copy(plan, node.name, packed, plan.views[name])
-        plan.views[name] = packed
-        rows = token_rows(plan, packed)
-        assert rows is not None
-    y = like_tokens(plan, plan.views[name], rows, dims)
-    lines = lines_of(plan.views[name], p.image_of(plan, plan.views[name]))
-    has_gaps = lines is not None and rows.dims[1] != int(np.prod(dims[:-1]))
-    size = (dims[lines[0]], dims[lines[1]]) if lines and has_gaps else (1, rows.dims[1])
-    p.emit(plan, opcode, node.name, y, (_in_lines(opcode, rows, size), feature_rows(y, rows.dims[1]), *how))
-    return y
-
-
-def _in_lines(opcode: int, rows: View, size: Size) -> View:
-    """What a quantize reads, as (C, H, W): it refuses NaN, which between the lines of an image means nothing."""
-    if opcode != f.QUANTIZE:
-        return rows
-    pitch = (rows.dims[1] - size[1]) // (size[0] - 1) if size[0] > 1 else size[1]
-    return replace(rows, dims=(rows.dims[0], *size), strides=(rows.strides[0], pitch, 1))
-
-
-def lower_qadd(plan: p.Plan, node: Node) -> View:
-    a, b = (_rows_of_image(plan, node, name) for name in node.inputs)
-    y = p.result_image(plan, node.output)
-    p.emit(plan, f.QADD, node.name, y, (a, b, all_rows(y), *node["sum"].words))
-    return y
-
-
-def lower_qmean(plan: p.Plan, node: Node) -> View:
-    x, y = plan.views[node.inputs[0]], p.result_image(plan, node.output)
-    image = View(x.buffer, x.offset, x.dims[1:], x.strides[1:])
-    p.emit(plan, f.QMEAN, node.name, y,
-           (image, all_rows(y), node["multiplier"], node["bias"], *node["rounding"].words))
-    return y
-
-
-def _rows_of_image(plan: p.Plan, node: Node, name: str) -> View:
-    pitch = p.geometry(plan, plan.views[name].dims[2:]).pitch
-    return p.image_rows(plan.views[name], pitch) or all_rows(_batch_of_one(p.stored_image(plan, node.name, name)))

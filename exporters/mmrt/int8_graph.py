@@ -1,0 +1,256 @@
+"""Products on uint8: what a Q/DQ graph computes between its QuantizeLinear nodes becomes one node each.
+
+An activation of C channels is then ceil(C / 4) rows of words, four channels in a word (runtime/FORMAT.md, Quantized
+activations), and its shape counts words: all that places and copies images works on them as on floats. The arithmetic
+is that of ONNX Runtime's QLinearConv, QLinearMatMul and QLinearAdd on the same file: sums of int32, one factor of
+float32 for each output, rounding to even.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from exporters import ExportError
+from exporters.mmrt.graph import INSTEAD, Graph, Node, with_attrs, without_dead
+from exporters.mmrt.int8_numbers import FOUR, Rounding, Sum
+from exporters.mmrt.int8_tables import rounded_in_place, with_tables
+
+MOST_WEIGHT = 64  # what AVX2 multiplies without overflow
+MOST_SUMMED = np.iinfo(np.int32).max // 255**2  # products of two uint8 in one int32
+BLOCK, CHANNELS = np.dtype("V16"), np.dtype("V4")  # of a weight: [4 outputs][4 inputs], and 4 channels
+
+
+def quantized(graph: Graph) -> Graph:
+    """The graph with products, sums and poolings on uint8 wherever their inputs and outputs are uint8."""
+    graph = _Joining(graph).graph()
+    graph = _with_matmuls(rounded_in_place(with_tables(graph, _channel_axes(graph))))
+    graph = _with_sums(graph)
+    return without_dead(_in_words(graph))
+
+
+class _Joining:
+    """Goes through the quantize nodes and looks at what computes their inputs."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.source = graph
+        self.makers = {node.output: node for node in graph.nodes}
+        self.readers: dict[str, int] = dict.fromkeys(graph.outputs, 1)
+        for node in graph.nodes:
+            for name in node.inputs:
+                self.readers[name] = self.readers.get(name, 0) + 1
+
+    def graph(self) -> Graph:
+        nodes = [self._joined(node) or node if node.op == "quantize" else node for node in self.source.nodes]
+        return without_dead(replace(self.source, nodes=tuple(nodes)))
+
+    def _joined(self, node: Node) -> Node | None:
+        """The node that gives this quantize's output from uint8; None where there is none."""
+        below, low, high = self.makers.get(node.inputs[0]), -np.inf, np.inf
+        if below is not None and below.op == "unary" and below["act"][0] == "clip" and self._private(below):
+            _, low, high = below["act"]
+            below = self.makers.get(below.inputs[0])
+        if below is None or not self._private(below):
+            return None
+        sources = [self.makers.get(name) for name in below.inputs]
+        if not sources or any(s is None or s.op != "dequantize" for s in sources):
+            return None
+        known = [s for s in sources if s is not None]
+        rounding = Rounding(node["zero"], _byte(low, node), _byte(high, node))
+        made = JOINS[below.op](self.source, below, node, known, rounding) if below.op in JOINS else None
+        return made and replace(made, name=below.name, inputs=tuple(s.inputs[0] for s in known), output=node.output)
+
+    def _private(self, node: Node) -> bool:
+        return self.readers[node.output] == 1
+
+
+def _byte(value: float, node: Node) -> int:
+    """A bound as the quantize node would round it."""
+    return int(np.clip(np.rint(np.float32(value) / np.float32(node["scale"])) + node["zero"], 0, 255))
+
+
+def _join_product(graph: Graph, node: Node, end: Node, sources: list[Node], rounding: Rounding) -> Node | None:
+    """A convolution or linear whose weights were quantized."""
+    weight, groups = node.attrs.get("weight_integers"), node.attrs.get("groups", 1)
+    if weight is None or weight.values.dtype != np.int8:
+        return None
+    x, values = sources[0], weight.values
+    if np.abs(values.astype(np.int32)).max(initial=0) > MOST_WEIGHT:
+        return None
+    outputs, inputs = values.shape[:2]
+    depthwise = 1 < groups == outputs and inputs == 1
+    if groups > 1 and not depthwise and (inputs % FOUR or outputs // groups % FOUR):
+        return None
+    if depthwise and graph.shapes[node.output][2:] == (1, 1):  # its one window is copied to a row of features
+        values, groups, depthwise = _diagonal(values), -(-outputs // FOUR), False
+    factor = np.float32(x["scale"]) * weight.scale.astype(np.float32) / np.float32(end["scale"])
+    bias = node.attrs["bias_integers"]
+    attrs = {"rounding": rounding, "scale": end["scale"], "zero": end["zero"], "x_zero": x["zero"],
+             "multiplier": _padded(factor, 0), "padding": _word(x["zero"]),
+             "bias": _padded(np.zeros(outputs, np.int32) if bias is None else bias.astype(np.int32), 0)}
+    words = -(-outputs // FOUR)
+    if depthwise:
+        packed = _padded(values, 0).reshape(words, FOUR, *values.shape[1:])
+        packed = np.ascontiguousarray(np.moveaxis(packed, 1, -1))
+        attrs |= {"weight": packed.view(CHANNELS)[..., 0], "groups": words, "depthwise": True}
+    else:
+        packed = _padded(_padded(values, 0), 1)
+        packed = packed.reshape(words, FOUR, packed.shape[1] // FOUR, FOUR, *values.shape[2:])
+        packed = np.ascontiguousarray(np.moveaxis(packed, (1, 3), (-2, -1)))
+        attrs |= {"weight": packed.reshape(*packed.shape[:-2], 16).view(BLOCK)[..., 0], "groups": groups}
+    return with_attrs(node, **attrs)
+
+
+def _diagonal(values: np.ndarray) -> np.ndarray:
+    """A depthwise weight (C, 1, kh, kw) as that of a convolution with a group for each word: (C, 4, kh, kw)."""
+    channels = np.arange(len(values))
+    grouped = np.zeros((len(values), FOUR, *values.shape[2:]), values.dtype)
+    grouped[channels, channels % FOUR] = values[:, 0]
+    return grouped
+
+
+def _join_add(graph: Graph, node: Node, end: Node, sources: list[Node], rounding: Rounding) -> Node | None:
+    """The sum of two images."""
+    shapes = {graph.shapes[name] for name in (*node.inputs, node.output)}
+    dims = graph.shapes[node.output]
+    if node["fn"] != "add" or node["act"][0] != "none" or len(shapes) > 1 or len(dims) != 4 or dims[0] != 1:
+        return None
+    a, b = sources
+    ra, rb = (np.float32(part["scale"]) / np.float32(end["scale"]) for part in sources)
+    fused = np.float32(np.float64(ra) * a["zero"] + np.float64(rb * np.float32(b["zero"])))  # fma(ra, za, rb zb)
+    total = Sum(float(ra), float(rb), float(np.float32(end["zero"]) - fused), rounding.low, rounding.high)
+    return Node("qadd", node.name, (), "", {"sum": total, "scale": end["scale"], "zero": end["zero"]})
+
+
+def _join_pool(graph: Graph, node: Node, end: Node, sources: list[Node], rounding: Rounding) -> Node | None:
+    """The largest value of a window: it needs no arithmetic."""
+    same = (sources[0]["scale"], sources[0]["zero"]) == (end["scale"], end["zero"])
+    if node["kind"] != "max" or not same or graph.shapes[node.output][2:] == (1, 1):
+        return None
+    return with_attrs(node, padding=0, scale=end["scale"], zero=end["zero"])
+
+
+def _join_mean(graph: Graph, node: Node, end: Node, sources: list[Node], rounding: Rounding) -> Node | None:
+    """The mean of an image. ONNX Runtime sums a ReduceMean in float, and only a GlobalAveragePool in integers."""
+    dims = graph.shapes[node.inputs[0]]
+    if "pooling" not in node.attrs or node["kind"] != "sum" or len(dims) != 4 or dims[0] != 1:
+        return None
+    x, size = sources[0], dims[2] * dims[3]
+    factor = np.float32(x["scale"]) / (np.float32(end["scale"]) * np.float32(size))
+    attrs = {"multiplier": float(factor), "bias": -x["zero"] * size, "rounding": rounding}
+    return Node("qmean", node.name, (), "", {**attrs, "scale": end["scale"], "zero": end["zero"]})
+
+
+def _join_reshape(graph: Graph, node: Node, end: Node, sources: list[Node], rounding: Rounding) -> Node | None:
+    """(1, C, 1, 1) and (1, C)"""
+    same = (sources[0]["scale"], sources[0]["zero"]) == (end["scale"], end["zero"])
+    short = [[dim for dim in graph.shapes[name] if dim != 1] for name in (node.inputs[0], node.output)]
+    channels = [graph.shapes[name][1] for name in (node.inputs[0], node.output) if len(graph.shapes[name]) > 1]
+    if not same or short[0] != short[1] or len(set(channels)) != 1 or len(channels) != 2 or len(short[0]) > 1:
+        return None
+    return with_attrs(node, scale=end["scale"], zero=end["zero"])
+
+
+JOINS = {"conv": _join_product, "linear": _join_product, "binary": _join_add, "pool": _join_pool,
+         "reduce": _join_mean, "reshape": _join_reshape}
+
+
+def _padded(array: np.ndarray, axis: int) -> np.ndarray:
+    """With zeros to a multiple of four."""
+    missing = -array.shape[axis] % FOUR
+    return np.pad(array, [(0, missing if k == axis else 0) for k in range(array.ndim)])
+
+
+def _word(byte: int) -> int:
+    """Four equal bytes as an int32."""
+    return int(np.array([byte] * FOUR, np.uint8).view(np.int32)[0])
+
+
+def _with_sums(graph: Graph) -> Graph:
+    """A convolution whose result is only added to something adds it itself."""
+    readers: dict[str, int] = {}
+    for name in [name for node in graph.nodes for name in node.inputs] + list(graph.outputs):
+        readers[name] = readers.get(name, 0) + 1
+    made: dict[str, Node] = {}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        new = _with_sum(node, made, readers) if node.op == "qadd" else None
+        nodes.append(new or node)
+        made[node.output] = nodes[-1]
+    return without_dead(replace(graph, nodes=tuple(nodes)))
+
+
+def _with_sum(node: Node, made: dict[str, Node], readers: dict[str, int]) -> Node | None:
+    order = list(made)
+    for name, other in sorted(zip(node.inputs, node.inputs[::-1], strict=True), key=lambda pair: -order.index(pair[0])
+                              if pair[0] in made else 0):
+        maker = made.get(name)
+        if maker is None or maker.op != "conv" or "rounding" not in maker.attrs or readers[name] != 1 or \
+                len(maker.inputs) > 1 or "depthwise" in maker.attrs:
+            continue
+        merged = with_attrs(maker, sum=node["sum"], residual_first=int(name == node.inputs[1]))
+        return replace(merged, inputs=(*maker.inputs, other), output=node.output)
+    return None
+
+
+def _with_matmuls(graph: Graph) -> Graph:
+    """The product of two activations that were rounded, rounded itself: floats outside, integers inside."""
+    makers = {node.output: node for node in graph.nodes}
+    readers = [name for node in graph.nodes for name in node.inputs] + list(graph.outputs)
+
+    def rounded(name: str) -> Node | None:
+        node = makers.get(name)
+        while node is not None and node.op == "reshape" and graph.shapes[node.inputs[0]] == graph.shapes[node.output]:
+            node = makers.get(node.inputs[0])
+        return node if node is not None and node.op == "unary" and node["act"][0] == "rounded" else None
+
+    def joined(node: Node) -> Node:
+        product = makers.get(node.inputs[0])
+        if rounded(node.output) is not node or product is None or product.op != "matmul" or \
+                product["scale"] != 1 or readers.count(product.output) != 1:
+            return node
+        a, b = (rounded(name) for name in product.inputs)
+        if a is None or b is None or graph.shapes[product.inputs[0]][-1] > MOST_SUMMED:
+            return node
+        numbers = [part["act"][1:] for part in (a, b, node)]  # scale and zero point
+        scales = [np.float32(scale) for scale, _ in numbers]
+        return Node("qmatmul", product.name, (a.inputs[0], b.inputs[0]), node.output,
+                    {"numbers": numbers, "multiplier": float(scales[0] * scales[1] / scales[2])})
+
+    return without_dead(replace(graph, nodes=tuple(joined(node) if node.op == "unary" else node
+                                                   for node in graph.nodes)))
+
+
+def _in_words(graph: Graph) -> Graph:
+    """Shapes of uint8 tensors in words; quantize and dequantize learn the axis of the channels."""
+    shapes, axes = dict(graph.shapes), _channel_axes(graph)
+    for name, axis in axes.items():
+        shape = shapes[name]
+        shapes[name] = (*shape[:axis], -(-shape[axis] // FOUR), *shape[axis + 1:])
+    places = {"quantize": lambda node: node.output, "dequantize": lambda node: node.inputs[0],
+              "qtable": lambda node: node.output}
+    nodes = [with_attrs(node, axis=axes[places[node.op](node)]) if node.op in places else node for node in graph.nodes]
+    return replace(graph, nodes=tuple(nodes), shapes=shapes)
+
+
+def _channel_axes(graph: Graph) -> dict[str, int]:
+    """By uint8 tensor: 1 of images, the last one of what linears read and write. ExportError where it is both."""
+    tensors = uint8_tensors(graph)
+    axes: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.op in ("quantize", "dequantize", "qtable"):
+            continue
+        for name in (*node.inputs, node.output):
+            rank = len(graph.shapes[name])
+            axis = rank - 1 if node.op == "linear" or rank != 4 else 1
+            if name in tensors and axes.setdefault(name, axis) != axis:
+                raise ExportError(f"mmrt cannot run node {node.name} on uint8: {name} is an image to one operation and "
+                                  f"rows of features to another; {INSTEAD}")
+    for name in tensors - axes.keys():  # only converted, and back
+        shape = graph.shapes[name]
+        axes[name] = 1 if len(shape) == 4 and shape[0] == 1 else len(shape) - 1
+    return axes
+
+
+def uint8_tensors(graph: Graph) -> set[str]:
+    return {node.output for node in graph.nodes
+            if node.op == "quantize" or (node.op != "dequantize" and "zero" in node.attrs)}
