@@ -25,10 +25,11 @@ import torch
 from pattern_accuracy import KEPT, MODELS, markdown, named, read_rows
 
 from mmprune.family import Baseline
-from mmprune.finetune import Job, accuracy, finetune, make_recipe, recalibrate
+from mmprune.finetune import Job, accuracy, finetune, recalibrate
 from mmprune.layers import find_layers
-from mmprune.masks import make_masks
 from mmprune.models.source import open_source
+from mmprune.patterns import make_masks
+from mmprune.recipes import make_recipe
 
 KINDS = ("as trained", "clean", "augmented")
 SETTING = ("model", "size", "train_images", "sparsity", "epochs")

@@ -17,7 +17,8 @@ import torch
 from mmprune import finetune
 from mmprune.family import Request, Resources, build_family
 from mmprune.models import defaults
-from mmprune.models.source import Named, open_source
+from mmprune.models.named import Named
+from mmprune.models.source import open_source
 
 
 def main() -> None:

@@ -24,14 +24,15 @@ import onnxruntime
 import torch
 from real_models import lite0_weights
 
-from exporters.export_input import ExportInput, Int8
+from exporters.export_input import ExportInput
 from exporters.int8 import onnxruntime as onnxruntime_int8
 from exporters.int8.calibration import draw_images
+from exporters.int8.settings import Int8
 from exporters.run import export_one
 from exporters.to_onnx import open_file
 from mmprune.layers import find_layers
-from mmprune.models.loading import Options
-from mmprune.models.source import Named, open_source
+from mmprune.models.named import ModelOptions, Named
+from mmprune.models.source import open_source
 from mmprune.records import Variant
 
 
@@ -62,7 +63,7 @@ def named(model: str, data: Path | None) -> Named:
         return Named()
     if data is None:
         sys.exit("lite0 needs --data: a folder of images in class folders named by WordNet ids")
-    return Named("tf_efficientnet_lite0", lite0_weights(), data, Options(image_size=(128, 128)))
+    return Named("tf_efficientnet_lite0", lite0_weights(), data, ModelOptions(image_size=(128, 128)))
 
 
 def subject_of(model: str, data: Path | None, root: Path, counts: tuple[int, int]) -> ExportInput:

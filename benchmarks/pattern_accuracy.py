@@ -27,14 +27,15 @@ from real_models import MODELS
 
 from exporters import ExportError
 from exporters.export_family import InputMaker
-from exporters.run import export_one, wanted_formats
+from exporters.run import export_one
 from exporters.verify import VerifyError
+from exporters.wanted import wanted_formats
 from mmprune.family import Baseline, Request, Resources, build_family
-from mmprune.finetune import make_recipe
 from mmprune.layers import find_layers
-from mmprune.models.loading import Options
-from mmprune.models.source import Named, Opened, open_source
+from mmprune.models.named import ModelOptions, Named
+from mmprune.models.source import Opened, open_source
 from mmprune.progress import lines
+from mmprune.recipes import make_recipe
 from mmprune.records import DENSE, Variant
 from mmprune.strategies import TEN
 
@@ -79,7 +80,7 @@ def named(model: str, data: Path | None, weights: Path | None, seed: int) -> Nam
     told = dict(zip(words[::2], words[1::2], strict=True))
     size = int(told.get("--img-size", 0))
     return Named(told["--model"], Path(told["--weights"]), Path(told["--data"]),
-                 Options(image_size=(size, size) if size else None), seed)
+                 ModelOptions(image_size=(size, size) if size else None), seed)
 
 
 def ranges_for(baseline: Baseline, part: Part) -> dict[str, Any]:

@@ -42,7 +42,7 @@ from exporters.int8 import openvino as openvino_int8
 from exporters.int8.onnxruntime import quantize_for_onnxruntime
 from exporters.to_mmrt import write_mmrt
 from exporters.to_onnx import simplify
-from mmprune.masks import PATTERNS
+from mmprune.patterns import PATTERNS
 from mmprune.runtime_files import runtime_folder
 from targets.measure import PROBE
 from targets.on_device.probe import cpu_facts

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from exporters.artifact import read_finished
-from exporters.export_input import ExportInput, Int8, Labelled, quantized_with
+from exporters.export_input import ExportInput, Labelled, quantized_with
 from exporters.int8.calibration import draw_images
+from exporters.int8.settings import Int8
 from exporters.made_with import made_with
 from exporters.run import export_variants
 from mmprune.family import Baseline, load_variant

@@ -9,25 +9,10 @@ import numpy as np
 import torch
 
 from exporters.attempts import Attempts
-from mmprune.choices import pick
+from exporters.int8.settings import Int8
 from mmprune.records import Layer, Variant
 
 Labelled = tuple[np.ndarray, np.ndarray]  # images (N, C, H, W) float32, normalized; labels (N,) int64
-CLIPPINGS = ("minmax", "percentile", "entropy")
-
-
-@dataclass(frozen=True)
-class Int8:
-    """How ONNX Runtime's and mmrt's INT8 is made (exporters/int8/onnxruntime.py). ValueError for what cannot be."""
-
-    clipping: str = "minmax"
-    bias_correction: bool = True
-    max_drop: float | None = None  # points of accuracy on validation images; None: whatever it loses
-
-    def __post_init__(self) -> None:
-        pick("clipping", self.clipping, CLIPPINGS)
-        if self.max_drop is not None and not self.max_drop >= 0:
-            raise ValueError(f"max_drop must be at least 0 points of accuracy, got {self.max_drop!r}")
 
 
 def quantized_with(images: np.ndarray, how: Int8) -> dict[str, str]:

@@ -11,7 +11,6 @@ from exporters.attempts import Died, Failure, is_for_all, reason
 from exporters.export_input import ExportInput
 from exporters.made_with import Origin, expected_of
 from mmprune import folder
-from mmprune.choices import pick
 from mmprune.records import Artifact, Variant
 from mmprune.workers import Processes, WorkerError, run_tasks
 
@@ -43,21 +42,6 @@ def export_source(given: ExportInput, format: str, precision: str) -> Artifact:
 
 def quiet(done: float, total: int, label: str) -> None:
     """The Progress that says nothing."""
-
-
-def wanted_formats(formats: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """(format, precision) pairs from "openvino-fp16" or "onnx" (all its precisions but int8). ValueError for others.
-
-    int8 is made where it is asked for by name: it changes answers, and a model that does not stand it is refused.
-    """
-    pairs: list[tuple[str, str]] = []
-    for text in formats:
-        name, _, precision = text.partition("-")
-        known = load(name).ORIGINS
-        if precision:
-            pick("precision", precision, known, owner=name)
-        pairs += [(name, p) for p in ([precision] if precision else known) if precision or p != "int8"]
-    return tuple(dict.fromkeys(pairs))
 
 
 def lost_zeros(artifacts: Sequence[Artifact]) -> tuple[str, ...]:

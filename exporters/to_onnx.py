@@ -32,7 +32,7 @@ from exporters.made_with import Origin
 from exporters.run import export_source
 from mmprune import __version__, folder
 from mmprune.choices import pick
-from mmprune.masks import ALIGNED
+from mmprune.patterns import ALIGNED
 from mmprune.records import Artifact
 
 ORIGINS = {

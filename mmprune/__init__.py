@@ -1,7 +1,35 @@
 """mmprune: trained vision model in, measured sparse models and a choice out.
 
-The command line is `mmprune --help`. From Python, import what you need by name (nothing heavy loads before that):
-`from mmprune.family import build_family`.
+From Python: prune(model, train=..., val=..., test=...), masks(model), open_family(folder). The command line is
+`mmprune --help`. Nothing heavy is loaded before it is used.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from exporters.int8.settings import Int8
+    from mmprune.boards import Measuring
+    from mmprune.from_python import masks, open_family, prune
+    from mmprune.handles import Chosen, Family, FamilyError, Model
+    from mmprune.records import Preprocess
+    from mmprune.workflow import BuildOptions, build
+
 __version__ = "0.1.0"
+__all__ = ["BuildOptions", "Chosen", "Family", "FamilyError", "Int8", "Measuring", "Model", "Preprocess", "build",
+           "masks", "open_family", "prune"]
+
+_HOMES = {"prune": "mmprune.from_python", "masks": "mmprune.from_python", "open_family": "mmprune.from_python",
+          "build": "mmprune.workflow", "BuildOptions": "mmprune.workflow", "Family": "mmprune.handles",
+          "FamilyError": "mmprune.handles", "Model": "mmprune.handles", "Chosen": "mmprune.handles",
+          "Measuring": "mmprune.boards", "Preprocess": "mmprune.records", "Int8": "exporters.int8.settings"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mmprune' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

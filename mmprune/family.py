@@ -21,9 +21,9 @@ from mmprune import __version__, folder
 from mmprune.choices import pick
 from mmprune.finetune import Diverged, Job, Split, Teacher, accuracy, finetune, limit
 from mmprune.layers import find_layers
-from mmprune.masks import check_pattern, make_masks, zeros_in_blocks
 from mmprune.models.outputs import answer_with_logits
 from mmprune.models.weights import tensors_sha256
+from mmprune.patterns import check_pattern, make_masks, zeros_in_blocks
 from mmprune.progress import Progress, quiet
 from mmprune.ranges import find_ranges, preset_name
 from mmprune.records import DENSE, ImageCounts, Manifest, Recipe, Source, Spec, Strategy, Task, Variant

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmprune.choices import pick
 from mmprune.folder import write_whole
 from mmprune.layout import to_device
-from mmprune.masks import apply_masks
 from mmprune.models.weights import not_finite
 from mmprune.norms import normed
+from mmprune.patterns import apply_masks
 from mmprune.qat import rounded
 from mmprune.records import Recipe
 
@@ -44,15 +43,6 @@ class Diverged(RuntimeError):
     """A loss or a weight that is not a number; the message names the layer."""
 
 
-# The paper's recipe: Adam at a constant 5e-5 (its ResNet-18 and Swin-T; VGG-11 took 1e-4), cross-entropy, patience 3.
-# Ours: a higher rate that falls to zero, taught by the dense model (Hinton et al. 2015): short retraining lives from a
-# large rate (Le and Hua, ICLR 2021; Zimmer et al. 2023).
-RECIPES: dict[str, Recipe] = {
-    "default": Recipe("default", lr=1e-3, epochs=3, batch_size=64, linear_decay=True, distill=0.7, patience=0,
-                      renew_statistics=True, weight_decay=1e-4),
-    "paper": Recipe("paper", lr=5e-5, epochs=20, batch_size=64, linear_decay=False, distill=0.0, patience=3,
-                    renew_statistics=False, optimizer="adam"),
-}
 TEMPERATURE = 2.0
 KEPT_BYTES = 2**28  # of the dense model's answers in memory
 RECALIBRATION_IMAGES = 2_000
@@ -61,21 +51,6 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "sgd": lambda params, lr, weight_decay: torch.optim.SGD(params, lr, momentum=0.9, weight_decay=weight_decay),
 }
-
-
-def make_recipe(name: str, epochs: int | None = None, lr: float | None = None, batch_size: int | None = None,
-                qat: bool = False) -> Recipe:
-    """The named recipe with what the user changed; `qat` is one epoch more. ValueError for values that cannot be."""
-    pick("recipe", name, RECIPES)
-    given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
-    asked = {k: v for k, v in given.items() if v is not None}
-    if asked.get("epochs", 0) < 0 or asked.get("lr", 1) <= 0 or asked.get("batch_size", 1) < 1:
-        raise ValueError(f"a recipe needs epochs >= 0, lr > 0 and batch_size >= 1, got {asked}")
-    recipe = replace(RECIPES[name], **asked)
-    if qat and recipe.patience:
-        raise ValueError(f"the recipe {name!r} stops when it gets no better, so it has no last epoch for --qat; "
-                         "use the recipe 'default'")
-    return replace(recipe, qat=True, epochs=recipe.epochs + 1) if qat else recipe
 
 
 @dataclass(frozen=True)

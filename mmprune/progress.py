@@ -15,6 +15,17 @@ def quiet(stage: str, item: str, done: float, total: int) -> None:
     """The Progress that says nothing."""
 
 
+def say_loading(what: str) -> None:
+    """The first line of what then is silent for seconds."""
+    print(f"loading {what} ...", file=sys.stderr, flush=True)
+
+
+def say_errors(errors: Iterable[str]) -> None:
+    """What failed, where something else is about to be said."""
+    for error in errors:
+        print(f"Error: {error}", file=sys.stderr)
+
+
 def say_notes(notes: Iterable[str]) -> None:
     """What is worth telling and no error, a line each."""
     for note in notes:
@@ -28,9 +39,13 @@ def say_warnings(warnings: Iterable[str]) -> None:
 
 
 @contextmanager
-def bars(quiet: bool) -> Iterator[Progress]:
-    """Give a Progress. A stage's bar stands from its first call until another stage's first call or the end."""
-    show = _Lines() if quiet or not sys.stderr.isatty() else _Bars()
+def bars(quiet: bool = False) -> Iterator[Progress]:
+    """Give a Progress. A stage's bar stands from its first call until another stage's first call or the end.
+
+    Bars in a terminal and in a notebook, lines elsewhere and where `quiet`.
+    """
+    seen = sys.stderr.isatty() or "ipykernel" in sys.modules
+    show = _Bars() if seen and not quiet else _Lines()
     try:
         yield show.update
     finally:

@@ -6,7 +6,7 @@ they reproduce the sparsities printed in the paper's draft for Swin-T, ResNet-18
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -152,17 +152,23 @@ def read_overrides(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
         content = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
         raise ValueError(f"cannot read ranges from {path}: {err}") from err
+    return check_overrides(content, str(path))
+
+
+def check_overrides(content: Mapping[str, Any], where: str = "ranges") -> dict[str, Any]:
+    """{"kinds": {glob: [low, high]}, "layers": {...}}. ValueError naming the entry when anything else stands there."""
     for section, rows in content.items():
-        if section not in ("kinds", "layers") or not isinstance(rows, dict):
-            raise ValueError(f"{path}: unknown entry {section!r}; it may hold the sections [kinds] and [layers]")
+        if section not in ("kinds", "layers") or not isinstance(rows, Mapping):
+            raise ValueError(f"{where}: unknown entry {section!r}; it may hold the sections [kinds] and [layers]")
         for glob, bounds in rows.items():
-            entry = f"{path}: [{section}] {glob!r}"
+            entry = f"{where}: [{section}] {glob!r}"
             if section == "kinds" and not any(fnmatchcase(kind, glob) for kind in KINDS):
                 raise ValueError(f"{entry} is no kind{nearest(glob, KINDS)}")
-            pair = isinstance(bounds, list) and len(bounds) == 2 and all(type(b) in (int, float) for b in bounds)
+            pair = (isinstance(bounds, list | tuple) and len(bounds) == 2
+                    and all(type(b) in (int, float) for b in bounds))
             if not pair or not 0 <= bounds[0] <= bounds[1] < 1:
                 raise ValueError(f"{entry} = {bounds!r}; it needs [low, high], 0 <= low <= high < 1")
-    return content
+    return {section: dict(rows) for section, rows in content.items()}
 
 
 def _bare(name: str) -> str:

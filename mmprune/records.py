@@ -68,6 +68,17 @@ class Strategy:
                      f"strategy {self.name}: sparsity of {name} must be in [0, 1), got {value!r}")
 
 
+def crop_fraction(crop: float, resize: float) -> float:
+    """The crop_pct by which `crop` pixels become `resize` pixels, rounded down as preprocess.resized_size does.
+
+    224/232 = 0.96552, but 224 / 0.96552 may fall short of 232 by a rounding, and would be cut to 231.
+    """
+    value = crop / resize
+    while math.isfinite(value) and int(crop / value) < int(resize):
+        value = math.nextafter(value, 0)
+    return value
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """How an image becomes the NCHW float32 input: resize, crop, scale to [0, 1], subtract mean, divide by std.
@@ -218,7 +229,7 @@ class Variant:
     accuracy: float  # on test data, of the torch model
     validation_accuracy: float
     files: dict[str, str] = field(default_factory=dict)  # e.g. {"weights": "variants/<id>/weights.safetensors"}
-    block_sparsity: float = 0.0  # as sparsity, of weights in wholly zero blocks of four inputs (masks.zeros_in_blocks)
+    block_sparsity: float = 0.0  # as sparsity, of weights in wholly zero blocks of four (patterns.zeros_in_blocks)
     reference: bool = False  # the dense model
     weights_sha256: str = ""  # of the file of weights
 

@@ -33,7 +33,7 @@ class Target:
     arch: str  # as `uname -m` says it
     runtimes: dict[str, str]  # runtime: the format that it runs; in order of preference
     threads: int  # to measure with unless told otherwise; the number of cores where the board is all the model's
-    pattern: str  # of masks.PATTERNS: what pays there for float files, see pattern_for
+    pattern: str  # of patterns.PATTERNS: what pays there for float files, see pattern_for
     formats: tuple[str, ...]  # what `build` makes: "onnx-fp32" or "openvino" for all of its precisions
     isa: tuple[str, ...] = ()  # CPU features, as the kernel names them, that every board of the family has
     lacks: tuple[str, ...] = ()  # and those that none has: they tell a Pi 4 from a Pi 5

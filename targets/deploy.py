@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mmprune import folder
-from mmprune.data import preprocess
-from mmprune.records import Artifact, Manifest
+from mmprune.data import preprocess as preprocessing
+from mmprune.records import Artifact, Manifest, Preprocess
 from mmprune.results.choose import Choice, describe
 from mmprune.results.points import Point, read_session
 from mmprune.runtime_files import runtime_files
@@ -101,12 +101,13 @@ def preprocess(image):
     return images.network_input(image, settings)
 '''
 
-PREPROCESS = Path(preprocess.__file__)
+PREPROCESS = Path(preprocessing.__file__)
 
 
-def deploy(root: Path, choice: Choice, out: Path) -> Path:
+def deploy(root: Path, choice: Choice, out: Path, preprocess: Preprocess | None = None) -> Path:
     """Write the winner to `out`, whole or not at all. DeployError when nothing fits or its runtime has no program here.
 
+    preprocess  how an image file becomes the model's input; None: as the manifest says
     ValueError where `out` is there already.
     """
     point = choice.winner
@@ -121,14 +122,15 @@ def deploy(root: Path, choice: Choice, out: Path) -> Path:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        _fill(root, choice, point, artifact, part)
+        _fill(root, choice, point, artifact, part, preprocess)
         os.replace(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return out
 
 
-def _fill(root: Path, choice: Choice, point: Point, artifact: Artifact, part: Path) -> None:
+def _fill(root: Path, choice: Choice, point: Point, artifact: Artifact,
+          part: Path, preprocess: Preprocess | None) -> None:
     manifest = folder.read_manifest(root)
     brought: tuple[Path, ...] = ()
     if point.runtime in RUNTIME_FILES:  # for the machine that it was measured on
@@ -137,7 +139,7 @@ def _fill(root: Path, choice: Choice, point: Point, artifact: Artifact, part: Pa
     for file in [*(root / file for file in artifact.files), *brought]:
         shutil.copyfile(file, part / file.name)  # side by side: a model names its data by file name
     shutil.copyfile(PREPROCESS, part / PREPROCESS.name)
-    (part / "preprocess.json").write_text(json.dumps(_settings(manifest), indent=1) + "\n")
+    (part / "preprocess.json").write_text(json.dumps(_settings(manifest, preprocess), indent=1) + "\n")
     labels = "".join(_one_line(label) + "\n" for label in _labels(manifest))
     (part / "labels.txt").write_text(labels, encoding="utf-8")  # as classifier.py reads it, whatever the locale
     run = RUN[point.runtime].format(model=Path(artifact.path).name, threads=point.threads)
@@ -147,11 +149,13 @@ def _fill(root: Path, choice: Choice, point: Point, artifact: Artifact, part: Pa
     (part / "README.md").write_text(_readme(root, choice, point, artifact))
 
 
-def _settings(manifest: Manifest) -> dict[str, Any]:
-    """How images were prepared in training, as preprocess.py takes it. DeployError where the manifest does not say."""
-    if manifest.source.preprocess is None:
-        raise DeployError("the family does not say how its images were prepared, so what is deployed could not do it")
-    return asdict(manifest.source.preprocess)
+def _settings(manifest: Manifest, preprocess: Preprocess | None) -> dict[str, Any]:
+    """How images were prepared in training, as preprocess.py takes it. DeployError where nobody says."""
+    found = preprocess or manifest.source.preprocess
+    if found is None:
+        raise DeployError("how the loaders prepared their images is not known, so a deployed model could not be fed: "
+                          "say it with deploy(out, preprocess=mmprune.Preprocess(image_size, mean, std, ...))")
+    return asdict(found)
 
 
 def _labels(manifest: Manifest) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from linear_models import real_family
 
 from mmprune import folder
 from mmprune.results.points import PointsError, read_points
-from mmprune.results.report import table
+from mmprune.results.table import table
 from targets import TARGETS, answers, importing, load, mismatch, unpacking
 from targets.bundle import BundleError, Options, make_bundle
 from targets.golden import Golden, answer

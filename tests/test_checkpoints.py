@@ -22,7 +22,8 @@ from test_models import COLOUR, GREY, tiny_state
 from torch import nn
 
 from mmprune.models.checkpoints import WeightsError, read_checkpoint
-from mmprune.models.loading import Options, open_model
+from mmprune.models.loading import open_model
+from mmprune.models.named import ModelOptions
 from mmprune.models.weights import tensors_sha256
 
 FACTORY = '''
@@ -90,7 +91,7 @@ def of_others(state: dict) -> dict:
 def test_checkpoints_of_trainers_open(factory, tmp_path, make, name, legacy):
     torch.save(make(tiny_state()), tmp_path / name, _use_new_zipfile_serialization=not legacy)
     sys.modules.pop("lightning_elsewhere", None)
-    opened = open_model(factory, str(tmp_path / name), GREY, Options())
+    opened = open_model(factory, str(tmp_path / name), GREY, ModelOptions())
     assert opened.spec.weights_sha256 == tensors_sha256(tiny_state())
     assert any("only its tensors are read" in note for note in opened.notes)
 
@@ -124,7 +125,7 @@ def test_sets_of_weights(tmp_path, wrap, note):
 def test_any_prefix_is_found_and_what_is_beside_it_is_said(factory, tmp_path, prefix):
     state = {**{prefix + k: v for k, v in tiny_state(6).items()}, "loss_fn.weight": torch.ones(3)}
     torch.save(state, tmp_path / "w.pt")
-    opened = open_model(factory, str(tmp_path / "w.pt"), GREY, Options())
+    opened = open_model(factory, str(tmp_path / "w.pt"), GREY, ModelOptions())
     assert opened.spec.num_classes == 6 and opened.spec.weights_sha256 == tensors_sha256(tiny_state(6))
     assert "1 of its tensors (loss_fn.weight)" in "\n".join(opened.notes)
 
@@ -133,7 +134,7 @@ def test_classes_of_a_timm_model_are_found_behind_a_prefix(tmp_path):
     model = timm.create_model("test_resnet", num_classes=7)
     state = {f"net.{k}": v for k, v in model.state_dict().items()} | {"criterion.weight": torch.ones(7)}
     torch.save({"state_dict": state, "hyper_parameters": argparse.Namespace()}, tmp_path / "last.ckpt")
-    opened = open_model("test_resnet", str(tmp_path / "last.ckpt"), COLOUR, Options(image_size=(32, 32)))
+    opened = open_model("test_resnet", str(tmp_path / "last.ckpt"), COLOUR, ModelOptions(image_size=(32, 32)))
     assert opened.spec.num_classes == 7 and opened.spec.weights_sha256 == tensors_sha256(model.state_dict())
 
 
@@ -141,7 +142,7 @@ def test_a_model_beside_its_average_in_one_state(factory, tmp_path):
     state = tiny_state()
     both = {f"net.{k}": v for k, v in trained(state).items()} | {f"net_ema.{k}": v for k, v in state.items()}
     torch.save(both, tmp_path / "w.ckpt")
-    opened = open_model(factory, str(tmp_path / "w.ckpt"), GREY, Options())
+    opened = open_model(factory, str(tmp_path / "w.ckpt"), GREY, ModelOptions())
     assert opened.spec.weights_sha256 == tensors_sha256(tiny_state())
     assert "under 'net_ema.' are taken, not net." in "\n".join(opened.notes)
 
@@ -149,13 +150,13 @@ def test_a_model_beside_its_average_in_one_state(factory, tmp_path):
 def test_a_layer_too_many_is_still_a_mismatch(factory, tmp_path):
     save_file({**tiny_state(), "4.weight": torch.ones(2)}, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match=r"unexpected in the file: 4\.weight"):
-        open_model(factory, str(tmp_path / "w.safetensors"), GREY, Options())
+        open_model(factory, str(tmp_path / "w.safetensors"), GREY, ModelOptions())
 
 
 def test_whole_numbers_for_weights_are_a_mismatch(factory, tmp_path):
     save_file({**tiny_state(), "3.weight": torch.ones(3, 2, dtype=torch.int8)}, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match=r"3\.weight is int8 in the file and float32 in the model"):
-        open_model(factory, str(tmp_path / "w.safetensors"), GREY, Options())
+        open_model(factory, str(tmp_path / "w.safetensors"), GREY, ModelOptions())
 
 
 def script(path: Path) -> None:

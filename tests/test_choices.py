@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 
 from exporters import FORMATS, load
-from exporters.export_input import CLIPPINGS
+from exporters.int8.settings import CLIPPINGS
+from exporters.wanted import PRECISIONS
 from mmprune.choices import LISTED, pick
-from mmprune.cli import arguments as asked
 from mmprune.cli.commands import cli
-from mmprune.finetune import RECIPES
-from mmprune.masks import PATTERNS
+from mmprune.patterns import PATTERNS
+from mmprune.recipes import RECIPES
 from mmprune.scores import SCORES
 from targets.jobs import PROFILES
 
@@ -72,4 +72,4 @@ def test_names_that_the_options_repeat_are_those_of_the_library():
     tables = {"profile": PROFILES, "recipe": RECIPES, "clipping": CLIPPINGS, "score": (*SCORES, "all"),
               "pattern": PATTERNS}
     assert {name: said[name] for name in tables} == {name: f"[{'|'.join(table)}]" for name, table in tables.items()}
-    assert set(asked.PRECISIONS) == {p for name in FORMATS for p in load(name).ORIGINS}
+    assert set(PRECISIONS) == {p for name in FORMATS for p in load(name).ORIGINS}

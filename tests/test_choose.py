@@ -216,7 +216,7 @@ def test_a_family_that_does_not_say_how_images_were_prepared_is_not_deployed(tmp
     manifest = folder.read_manifest(tmp_path)
     folder.write_manifest(tmp_path, dataclasses.replace(manifest, source=dataclasses.replace(manifest.source,
                                                                                              preprocess=None)))
-    with pytest.raises(DeployError, match="does not say how its images were prepared"):
+    with pytest.raises(DeployError, match="how the loaders prepared their images is not known"):
         deploy(tmp_path, choose(points, Budget()), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

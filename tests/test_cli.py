@@ -21,12 +21,13 @@ from toys import SmallNet, ToySplit, planted
 
 from exporters import to_openvino
 from exporters.jetson import check as tensorrt_check
+from exporters.wanted import format_names
 from mmprune import folder
-from mmprune.cli import arguments as asked
+from mmprune.cli import arguments as words_of
 from mmprune.cli import options
 from mmprune.cli.commands import main
 from mmprune.data.preprocess import CROP_MODES, RESAMPLING
-from mmprune.models.loading import Options
+from mmprune.models.named import ModelOptions
 from mmprune.strategies import TEN
 
 TESTS = Path(__file__).parent
@@ -218,18 +219,20 @@ def test_what_users_get_wrong(toy, tmp_path):
     fails(1, f"no calibration images at {tmp_path}: give a folder of images",
           *build("--model", MODEL, "--precision", "int8", "--calibration", tmp_path))
     fails(2, "no precision called 'int4' (there are fp32", *build("--model", MODEL, "--precision", "int4"))
-    fails(2, "'fp16' is none of these formats' (onnx: fp32", *build("--formats", "onnx", "--precision", "fp16"))
+    fails(2, "--precision fp16 is none of these formats' (onnx: fp32",
+          *build("--formats", "onnx", "--precision", "fp16"))
     fails(2, "nan is no number above zero", *build("--lr", "nan"))
-    fails(2, "'onnx-fp32' has its precision in its name", *build("--formats", "onnx-fp32", "--precision", "int8"))
+    fails(2, "--formats onnx-fp32 has its precision in its name",
+          *build("--formats", "onnx-fp32", "--precision", "int8"))
     assert not (out / "manifest.json").exists()
 
 
 def test_precision_is_of_the_formats_named_too():
     usual = ("onnx-fp32", "openvino")
-    assert asked.formats(usual, (), ()) == usual
-    assert asked.formats(usual, ("onnx",), ()) == ("onnx",)
-    assert asked.formats(usual, ("onnx",), ("fp32", "int8")) == ("onnx-fp32", "onnx-int8")
-    assert asked.formats(usual, (), ("int8",)) == ("onnx-int8", "openvino-int8")
+    assert format_names(usual, (), ()) == usual
+    assert format_names(usual, ("onnx",), ()) == ("onnx",)
+    assert format_names(usual, ("onnx",), ("fp32", "int8")) == ("onnx-fp32", "onnx-int8")
+    assert format_names(usual, (), ("int8",)) == ("onnx-int8", "openvino-int8")
 
 
 def test_without_nncf_openvino_int8_is_a_note_unless_it_was_named(monkeypatch, capsys):
@@ -237,10 +240,10 @@ def test_without_nncf_openvino_int8_is_a_note_unless_it_was_named(monkeypatch, c
     note = "note: no openvino-int8 files: they need the package nncf: pip install nncf\n"
     usual, both = ("onnx-fp32", "openvino"), ("fp32", "int8")
     for words in ((), ("onnx", "openvino")):
-        assert asked.formats(usual, words, both) == ("onnx-fp32", "onnx-int8", "openvino-fp32")
+        assert format_names(usual, words, both) == ("onnx-fp32", "onnx-int8", "openvino-fp32")
         assert capsys.readouterr().err == note
-    assert asked.formats(usual, ("openvino-int8", "onnx"), ()) == ("openvino-int8", "onnx")
-    assert asked.formats(usual, ("openvino",), ("int8",)) == ("openvino-int8",)
+    assert format_names(usual, ("openvino-int8", "onnx"), ()) == ("openvino-int8", "onnx")
+    assert format_names(usual, ("openvino",), ("int8",)) == ("openvino-int8",)
     assert capsys.readouterr().err == ""
 
 
@@ -331,10 +334,10 @@ def test_interrupted(toy, tmp_path):
     assert "run the same command again to go on" in said
 
 
-def said(*words: str) -> Options:
+def said(*words: str) -> ModelOptions:
     """The model options that these words stand for."""
     found = []
-    command = options.model_options(lambda **rest: found.append(asked.named(rest).options))
+    command = options.model_options(lambda **rest: found.append(words_of.named(rest).options))
     click.command()(command).main(args=list(words), standalone_mode=False)
     return found[0]
 
@@ -345,7 +348,7 @@ def test_how_images_are_fed_can_be_said():
     torchvisions = said("--img-size", "224", "--crop-pct", "224/256", "--interpolation", "bilinear")
     assert (torchvisions.crop_pct, torchvisions.interpolation) == (0.875, "bilinear")
     assert (said().crop_pct, said().crop_mode, said().crop_all) == (None, None, None)
-    assert said("--crop-mode", "squash", "--no-crop-all") == Options(crop_mode="squash", crop_all=False)
+    assert said("--crop-mode", "squash", "--no-crop-all") == ModelOptions(crop_mode="squash", crop_all=False)
     for crop, resize in ((224, 232), (224, 238), (240, 255), (299, 342), (384, 384), (32, 36), (480, 480)):
         assert int(crop / said("--crop-pct", f"{crop}/{resize}").crop_pct) == resize
     for words in (["--img-size", w] for w in ("0", "128x0", "-3", "128x256x3", "x", "12.5", "big", "")):

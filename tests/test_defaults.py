@@ -12,13 +12,14 @@ import torch
 from mmprune.data.splits import describe_data, load_data
 from mmprune.models import defaults
 from mmprune.models.defaults import default_data, default_model, default_weights
-from mmprune.models.loading import Options, open_model
+from mmprune.models.loading import open_model
+from mmprune.models.named import ModelOptions
 
 FOLDER = Path(__file__).parents[1] / "calibration_data"
 
 
 def test_embedded_model_classifies_embedded_test_images():
-    opened = open_model(default_model(), str(default_weights()), describe_data(default_data()), Options())
+    opened = open_model(default_model(), str(default_weights()), describe_data(default_data()), ModelOptions())
     data = load_data(default_data(), opened.preprocess, num_classes=opened.spec.num_classes, seed=0)
     assert (len(data.train), len(data.validation), len(data.test)) == (7200, 800, 2000)
     assert np.bincount(data.test.labels).tolist() == [200] * 10

@@ -13,7 +13,8 @@ from mmprune.data.class_order import find_outputs
 from mmprune.data.splits import DataFacts, Split
 from mmprune.finetune import accuracy
 from mmprune.models.dense_check import choose_order, examine
-from mmprune.models.source import Named, open_source
+from mmprune.models.named import Named
+from mmprune.models.source import open_source
 from mmprune.records import Preprocess
 
 TOYS = Path(__file__).parent / "toys.py"
@@ -54,9 +55,9 @@ def trained(order: list[str], path: Path) -> Path:
 
 
 def named(data: Path, weights: Path | None, class_order: str = "auto") -> Named:
-    from mmprune.models.loading import Options
+    from mmprune.models.named import ModelOptions
 
-    return Named(f"{TOYS}:shades", weights, data, Options(mean=(0.0,), std=(1.0,)), 0, class_order)
+    return Named(f"{TOYS}:shades", weights, data, ModelOptions(mean=(0.0,), std=(1.0,)), 0, class_order)
 
 
 @pytest.mark.parametrize(("order", "word"), [(AS_STRINGS, "torchvision"), (list(SHADES), "timm")])

@@ -23,11 +23,12 @@ from exporters.artifact import download_bytes, read_finished, sha256
 from exporters.export_input import ExportInput
 from exporters.graph import remove_channels
 from exporters.mmrt import download as mmrt_download
-from exporters.run import export_one, export_variants, wanted_formats
+from exporters.run import export_one, export_variants
 from exporters.verify import VerifyError, verify
+from exporters.wanted import wanted_formats
 from mmprune import folder
 from mmprune.layers import find_layers
-from mmprune.masks import ALIGNED
+from mmprune.patterns import ALIGNED
 from mmprune.records import Variant
 
 PAIRS = wanted_formats(list(FORMATS))

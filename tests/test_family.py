@@ -18,8 +18,8 @@ from toys import make_baseline
 
 from mmprune import family, folder
 from mmprune.family import Request, Resources, build_family, claim, load_variant, plan_family
-from mmprune.finetune import RECIPES, make_recipe
-from mmprune.masks import PATTERNS, ZEROS, zeros_in_blocks
+from mmprune.patterns import PATTERNS, ZEROS, zeros_in_blocks
+from mmprune.recipes import RECIPES, make_recipe
 from mmprune.records import Preprocess, Source
 from mmprune.workers import Processes, run_tasks
 

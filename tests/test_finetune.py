@@ -9,19 +9,18 @@ from toys import ToySplit, make_baseline
 
 from mmprune.finetune import (
     OPTIMIZERS,
-    RECIPES,
     Diverged,
     Job,
     Teacher,
     accuracy,
     finetune,
-    make_recipe,
     rate_factor,
     recalibrate,
     train_step,
 )
 from mmprune.layout import to_device
-from mmprune.masks import make_masks
+from mmprune.patterns import make_masks
+from mmprune.recipes import RECIPES, make_recipe
 
 
 def job_for(baseline, recipe, **changes):

@@ -15,11 +15,12 @@ from exporters.export_input import ExportInput
 from exporters.run import export_one, lost_zeros
 from mmprune import folder
 from mmprune.family import Baseline, Request, Resources, build_family, load_variant
-from mmprune.finetune import make_recipe
 from mmprune.layers import find_layers
 from mmprune.models.fusing import merge_branches
-from mmprune.models.loading import ModelError, Options, load_model, open_model
+from mmprune.models.loading import ModelError, load_model, open_model
+from mmprune.models.named import ModelOptions
 from mmprune.models.weights import tensors_sha256
+from mmprune.recipes import make_recipe
 from mmprune.runtime_files import runtime_folder
 
 SHAPE = (1, 1, 8, 9)
@@ -208,7 +209,7 @@ def test_every_process_loads_the_merged_network_and_the_file_is_what_is_hashed(t
     weights = tmp_path / "weights.pt"
     state = lively(Net(Branches), seed=3).state_dict()
     torch.save(state, weights)
-    options = Options(3, 1, (8, 9), mean=(0.5,), std=(0.5,))
+    options = ModelOptions(3, 1, (8, 9), mean=(0.5,), std=(0.5,))
     opened = open_model(f"{tmp_path}/mine.py:net", str(weights), None, options)
     assert opened.spec.weights_sha256 == tensors_sha256(state) and "2 blocks" in opened.notes[0]
     again = load_model(opened.spec)

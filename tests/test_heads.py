@@ -9,7 +9,8 @@ from torch import nn
 
 from mmprune.data.image_sets import DataFacts
 from mmprune.models.heads import classes_of, find_ends
-from mmprune.models.loading import ModelError, Options, open_model, resolve
+from mmprune.models.loading import ModelError, open_model, resolve
+from mmprune.models.named import ModelOptions
 
 FACTORY = '''
 import torch
@@ -146,7 +147,7 @@ def factory(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_classes_of_a_fixed_model_are_those_of_its_output(factory, kind):
-    opened = open_model(f"{factory(kind)}:fixed", None, COLOUR, Options())
+    opened = open_model(f"{factory(kind)}:fixed", None, COLOUR, ModelOptions())
     assert (opened.spec.num_classes, opened.spec.in_chans) == (10, 3)
 
 
@@ -158,13 +159,13 @@ def test_classes_and_channels_of_the_weights_come_before_those_of_the_data(facto
 
     torch.save(call_factory(f"{path}:sized", {"num_classes": classes, "in_chans": 1}).state_dict(), tmp_path / "w.pt")
     data = DataFacts(tuple("abcdef"), 3, (16, 16))
-    spec = open_model(f"{path}:sized", str(tmp_path / "w.pt"), data, Options()).spec
+    spec = open_model(f"{path}:sized", str(tmp_path / "w.pt"), data, ModelOptions()).spec
     assert (spec.num_classes, spec.in_chans) == (classes, 1)
-    assert open_model(f"{path}:sized", None, data, Options()).spec.num_classes == 6
+    assert open_model(f"{path}:sized", None, data, ModelOptions()).spec.num_classes == 6
 
 
 def test_a_network_without_convolutions_says_its_channels_and_classes(factory):
-    spec, _ = resolve(f"{factory()}:mlp", None, COLOUR, Options())
+    spec, _ = resolve(f"{factory()}:mlp", None, COLOUR, ModelOptions())
     assert (spec.num_classes, spec.in_chans, spec.image_size) == (4, 3, (16, 16))
 
 
@@ -201,20 +202,20 @@ def test_finding_the_head_changes_nothing():
     ("four", r"takes images of 4 channels; mmprune's images have 1 channel \(grey\) or 3.*forward\(image\)")])
 def test_models_that_mmprune_cannot_take_say_why_and_what_helps(factory, name, words):
     with pytest.raises(ModelError, match=words) as caught:
-        open_model(f"{factory()}:{name}", None, COLOUR, Options())
+        open_model(f"{factory()}:{name}", None, COLOUR, ModelOptions())
     assert "--img-size" not in str(caught.value)
 
 
 def test_a_second_input_with_a_default_is_none(factory):
-    assert open_model(f"{factory()}:optional", None, COLOUR, Options()).spec.num_classes == 3
+    assert open_model(f"{factory()}:optional", None, COLOUR, ModelOptions()).spec.num_classes == 3
 
 
 def test_channels_of_neither_grey_nor_colour(factory, tmp_path):
-    assert open_model(f"{factory()}:depth", None, GREY, Options(num_classes=3)).spec.in_chans == 1
+    assert open_model(f"{factory()}:depth", None, GREY, ModelOptions(num_classes=3)).spec.in_chans == 1
     with pytest.raises(ModelError, match=r"--in-chans 4: .*choose 1 or 3"):
-        resolve("resnet18", None, COLOUR, Options(in_chans=4))
+        resolve("resnet18", None, COLOUR, ModelOptions(in_chans=4))
     from mmprune.models.factories import call_factory
 
     torch.save(call_factory(f"{factory()}:depth", {}).state_dict(), tmp_path / "w.pt")
     with pytest.raises(ModelError, match="takes images of 4 channels"):
-        open_model(f"{factory()}:depth", str(tmp_path / "w.pt"), COLOUR, Options())
+        open_model(f"{factory()}:depth", str(tmp_path / "w.pt"), COLOUR, ModelOptions())

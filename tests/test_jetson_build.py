@@ -20,7 +20,7 @@ from exporters.jetson.nvidia_parser import ParserError, ParserVerdict
 from exporters.jetson.sparse24 import sparse24
 from mmprune.cli.commands import cli
 from mmprune.folder import read_artifacts, read_manifest, read_measurements, read_variants
-from mmprune.masks import DENSE_KINDS
+from mmprune.patterns import DENSE_KINDS
 from mmprune.records import Artifact
 from mmprune.strategies import TEN
 

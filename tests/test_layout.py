@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from toys import INPUT_SHAPE, SmallNet, ToySplit, make_baseline
 
-from mmprune.finetune import RECIPES, Job, Teacher, accuracy, finetune, make_recipe
+from mmprune.finetune import Job, Teacher, accuracy, finetune
 from mmprune.layout import to_device
+from mmprune.recipes import RECIPES, make_recipe
 
 
 class Viewing(nn.Module):

@@ -8,11 +8,11 @@ from toys import make_baseline
 
 from exporters import made_with, to_onnx, verify
 from exporters.export_family import InputMaker, export_family
-from exporters.export_input import Int8
 from exporters.int8 import calibration
+from exporters.int8.settings import Int8
 from mmprune import folder
 from mmprune.family import Request, Resources, build_family, load_variant, write_model
-from mmprune.finetune import make_recipe
+from mmprune.recipes import make_recipe
 
 KINDS = [("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("tensorrt", "int8")]
 INT8 = ["onnx-int8", "tensorrt-int8"]

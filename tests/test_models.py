@@ -14,7 +14,8 @@ from mmprune.cli.arguments import numbers
 from mmprune.data.image_sets import DataFacts
 from mmprune.models.checkpoints import read_checkpoint
 from mmprune.models.factories import FactoryError
-from mmprune.models.loading import ModelError, Options, check_forward, load_model, open_model, preprocess_of, resolve
+from mmprune.models.loading import ModelError, check_forward, load_model, open_model, preprocess_of, resolve
+from mmprune.models.named import ModelOptions
 from mmprune.models.weights import WeightsError, put_weights, tensors_sha256
 from mmprune.records import ModelSpec
 
@@ -59,16 +60,16 @@ def tiny_state(classes: int = 3, channels: int = 1) -> dict[str, torch.Tensor]:
 
 def test_unknown_timm_name_suggests_the_nearest():
     with pytest.raises(ModelError, match=r"no model called 'resnet1'.*'resnet18'"):
-        resolve("resnet1", None, COLOUR, Options())
+        resolve("resnet1", None, COLOUR, ModelOptions())
 
 
 def test_unknown_tag_lists_the_known_ones():
     with pytest.raises(ModelError, match="a1_in1k"):
-        resolve("resnet18.nosuch", None, COLOUR, Options())
+        resolve("resnet18.nosuch", None, COLOUR, ModelOptions())
 
 
 def test_timm_model_takes_classes_and_channels_from_data_and_size_from_timm():
-    spec, notes = resolve("resnet18", None, GREY, Options())
+    spec, notes = resolve("resnet18", None, GREY, ModelOptions())
     assert (spec.num_classes, spec.in_chans, spec.image_size) == (5, 1, (224, 224))
     assert "random" in notes[0]
 
@@ -76,7 +77,7 @@ def test_timm_model_takes_classes_and_channels_from_data_and_size_from_timm():
 def test_classes_and_channels_come_from_the_weights_before_the_data(tmp_path):
     model = timm.create_model("test_resnet", num_classes=7, in_chans=1)
     torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "w.pth")
-    opened = open_model("test_resnet", str(tmp_path / "w.pth"), COLOUR, Options(image_size=(32, 32)))
+    opened = open_model("test_resnet", str(tmp_path / "w.pth"), COLOUR, ModelOptions(image_size=(32, 32)))
     assert (opened.spec.num_classes, opened.spec.in_chans) == (7, 1)
     assert not opened.random_weights and opened.notes == ()
     assert opened.spec.weights_sha256 == tensors_sha256(model.state_dict())
@@ -85,7 +86,7 @@ def test_classes_and_channels_come_from_the_weights_before_the_data(tmp_path):
 
 
 def test_random_weights_are_the_same_in_every_process_and_said():
-    opened = open_model("test_resnet", None, COLOUR, Options(image_size=(32, 32)))
+    opened = open_model("test_resnet", None, COLOUR, ModelOptions(image_size=(32, 32)))
     assert opened.random_weights
     torch.manual_seed(123)
     assert tensors_sha256(load_model(opened.spec).state_dict()) == opened.spec.weights_sha256
@@ -93,16 +94,16 @@ def test_random_weights_are_the_same_in_every_process_and_said():
 
 def test_a_file_that_changed_is_noticed(factory, tmp_path):
     save_file(tiny_state(), tmp_path / "w.safetensors")
-    spec = open_model(f"{factory}:tiny", str(tmp_path / "w.safetensors"), GREY, Options()).spec
+    spec = open_model(f"{factory}:tiny", str(tmp_path / "w.safetensors"), GREY, ModelOptions()).spec
     save_file({**tiny_state(), "3.bias": torch.ones(3)}, tmp_path / "w.safetensors")
     with pytest.raises(ModelError, match="no longer those"):
         load_model(spec)
 
 
 def test_vit_takes_another_image_size_and_swin_says_when_not():
-    assert open_model("test_vit", None, COLOUR, Options(image_size=(64, 64))).preprocess.image_size == (64, 64)
+    assert open_model("test_vit", None, COLOUR, ModelOptions(image_size=(64, 64))).preprocess.image_size == (64, 64)
     with pytest.raises(ModelError, match=r"30 x 30.*--img-size"):
-        open_model("test_vit", None, COLOUR, Options(image_size=(30, 30)))
+        open_model("test_vit", None, COLOUR, ModelOptions(image_size=(30, 30)))
 
 
 def test_too_small_an_image_is_named(factory):
@@ -115,31 +116,31 @@ def test_too_small_an_image_is_named(factory):
     ("pair", "returns a tuple"), ("needs(", "no function")])
 def test_factory_errors_say_what_is_wrong(factory, name, message):
     with pytest.raises((FactoryError, ModelError), match=message):
-        open_model(f"{factory}:{name}", None, GREY, Options())
+        open_model(f"{factory}:{name}", None, GREY, ModelOptions())
 
 
 def test_factory_file_that_is_absent_unnamed_or_broken(factory, tmp_path):
     with pytest.raises(FactoryError, match="there is no file"):
-        resolve("nosuch.py:f", None, GREY, Options())
+        resolve("nosuch.py:f", None, GREY, ModelOptions())
     with pytest.raises(FactoryError, match=r"mine\.py:tiny"):
-        resolve(factory, None, GREY, Options())
+        resolve(factory, None, GREY, ModelOptions())
     (tmp_path / "broken.py").write_text("import nosuchpackage")
     with pytest.raises(FactoryError, match="nosuchpackage"):
-        resolve(f"{tmp_path}/broken.py:f", None, GREY, Options())
+        resolve(f"{tmp_path}/broken.py:f", None, GREY, ModelOptions())
 
 
 def test_factory_gets_only_the_arguments_it_takes(factory):
-    assert resolve(f"{factory}:tiny", None, GREY, Options())[0].num_classes == 5
-    spec, notes = resolve(f"{factory}:fixed", None, GREY, Options())
+    assert resolve(f"{factory}:tiny", None, GREY, ModelOptions())[0].num_classes == 5
+    spec, notes = resolve(f"{factory}:fixed", None, GREY, ModelOptions())
     assert (spec.num_classes, spec.in_chans, spec.image_size) == (4, 3, (8, 8))
     assert "as fixed() returns it" in notes[0]
-    assert resolve(f"{factory}:needs", None, GREY, Options())[0].num_classes == 5
-    assert open_model(f"{factory}:needs", None, GREY, Options(num_classes=2)).spec.num_classes == 2
+    assert resolve(f"{factory}:needs", None, GREY, ModelOptions())[0].num_classes == 5
+    assert open_model(f"{factory}:needs", None, GREY, ModelOptions(num_classes=2)).spec.num_classes == 2
 
 
 def test_factory_classes_come_from_the_weights(factory, tmp_path):
     save_file(tiny_state(6, 3), tmp_path / "w.safetensors")
-    spec, _ = resolve(f"{factory}:tiny", str(tmp_path / "w.safetensors"), GREY, Options())
+    spec, _ = resolve(f"{factory}:tiny", str(tmp_path / "w.safetensors"), GREY, ModelOptions())
     assert (spec.num_classes, spec.in_chans) == (6, 3)
 
 
@@ -206,12 +207,12 @@ def test_missing_batch_counts_are_no_mismatch():
 def test_values_that_are_not_finite_name_the_tensor(factory, tmp_path, bad):
     save_file({**tiny_state(), "0.bias": torch.tensor([0.0, bad])}, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match=r"0\.bias holds 1 value"):
-        open_model(f"{factory}:tiny", str(tmp_path / "w.safetensors"), GREY, Options())
+        open_model(f"{factory}:tiny", str(tmp_path / "w.safetensors"), GREY, ModelOptions())
 
 
 def test_half_precision_weights_become_float32(factory, tmp_path):
     save_file({k: v.half() for k, v in tiny_state().items()}, tmp_path / "w.safetensors")
-    opened = open_model(f"{factory}:tiny", str(tmp_path / "w.safetensors"), GREY, Options())
+    opened = open_model(f"{factory}:tiny", str(tmp_path / "w.safetensors"), GREY, ModelOptions())
     assert {v.dtype for v in opened.model.state_dict().values()} == {torch.float32}
 
 
@@ -227,17 +228,18 @@ def test_hash_depends_on_names_types_shapes_and_values_only():
 def test_preprocess_follows_timm_the_user_and_the_channels(factory):
     spec = ModelSpec("m", 3, 1, (8, 8))
     model = nn.Linear(1, 1)
-    made, notes = preprocess_of(model, spec, Options())
+    made, notes = preprocess_of(model, spec, ModelOptions())
     assert made.mean == (pytest.approx((0.485 + 0.456 + 0.406) / 3),) and "ImageNet" in notes[0]
-    made, notes = preprocess_of(model, spec, Options(mean=(0.1,), std=(0.2,), interpolation="nearest", crop_pct=0.5))
+    options = ModelOptions(mean=(0.1,), std=(0.2,), interpolation="nearest", crop_pct=0.5)
+    made, notes = preprocess_of(model, spec, options)
     assert (made.mean, made.std, made.interpolation, made.crop_pct, notes) == ((0.1,), (0.2,), "nearest", 0.5, ())
     model.pretrained_cfg = {"mean": (0.5,), "std": (0.25,), "crop_pct": 0.9, "interpolation": "bilinear"}
-    made, notes = preprocess_of(model, ModelSpec("m", 3, 3, (8, 8)), Options())
+    made, notes = preprocess_of(model, ModelSpec("m", 3, 3, (8, 8)), ModelOptions())
     assert (made.mean, made.std, made.crop_pct, notes) == ((0.5,) * 3, (0.25,) * 3, 0.9, ())
     with pytest.raises(ModelError, match="--mean has 2 values"):
-        preprocess_of(model, spec, Options(mean=(0.1, 0.2)))
+        preprocess_of(model, spec, ModelOptions(mean=(0.1, 0.2)))
     with pytest.raises(ModelError, match="no interpolation called 'cubic'"):
-        preprocess_of(model, spec, Options(interpolation="cubic"))
+        preprocess_of(model, spec, ModelOptions(interpolation="cubic"))
 
 
 @pytest.mark.parametrize(("mean", "std", "words"), [
@@ -253,7 +255,7 @@ def test_preprocess_follows_timm_the_user_and_the_channels(factory):
     ("nan", "1", "--mean nan is not finite"), ("0.5", "inf", "--std inf is not finite"),
     ("0.5,0.5", "1", "--mean has 2 values for 3 channels")])
 def test_mean_and_std_that_would_ruin_the_input_are_refused(mean, std, words):
-    options = Options(mean=numbers(mean, "--mean"), std=numbers(std, "--std"))
+    options = ModelOptions(mean=numbers(mean, "--mean"), std=numbers(std, "--std"))
     with pytest.raises(ModelError) as refused:
         preprocess_of(nn.Linear(1, 1), ModelSpec("m", 3, 3, (8, 8)), options)
     assert words in str(refused.value)
@@ -266,8 +268,8 @@ def test_what_a_model_states_wrongly_is_refused_until_the_user_says_better(state
     model, spec = nn.Linear(1, 1), ModelSpec("mine.py:net", 3, 3, (8, 8))
     model.pretrained_cfg = stated
     with pytest.raises(ModelError, match=r"model states|mine\.py:net states"):
-        preprocess_of(model, spec, Options())
-    better = Options(mean=(0.5,), std=(0.5,), interpolation="box", crop_mode="squash", crop_pct=0.9)
+        preprocess_of(model, spec, ModelOptions())
+    better = ModelOptions(mean=(0.5,), std=(0.5,), interpolation="box", crop_mode="squash", crop_pct=0.9)
     made, notes = preprocess_of(model, spec, better)
     assert (made.mean, made.std, notes) == ((0.5,) * 3, (0.5,) * 3, ())
     assert (made.interpolation, made.crop_mode, made.crop_pct) == ("box", "squash", 0.9)
@@ -276,20 +278,20 @@ def test_what_a_model_states_wrongly_is_refused_until_the_user_says_better(state
 def test_unusual_but_sensible_mean_and_std_are_taken():
     model, spec = nn.Linear(1, 1), ModelSpec("m", 3, 3, (8, 8))
     for mean, std in ((0.0, 1 / 255), (0.0, 1.0), (0.5, 0.5), (-0.5, 2.0), (1.0, 0.225)):
-        made, _ = preprocess_of(model, spec, Options(mean=(mean,), std=(std,)))
+        made, _ = preprocess_of(model, spec, ModelOptions(mean=(mean,), std=(std,)))
         assert (made.mean, made.std) == ((mean,) * 3, (std,) * 3)
     model.pretrained_cfg = {"mean": np.array([0.5, 0.4, 0.3]), "std": 0.25}
-    made, notes = preprocess_of(model, spec, Options())
+    made, notes = preprocess_of(model, spec, ModelOptions())
     assert (made.mean, made.std, notes) == ((0.5, 0.4, 0.3), (0.25,) * 3, ())
 
 
 def test_one_of_mean_and_std_alone_is_said():
     model, spec = nn.Linear(1, 1), ModelSpec("m", 3, 1, (8, 8))
-    assert "m states no std: ImageNet's is used" in preprocess_of(model, spec, Options(mean=(0.5,)))[1][0]
+    assert "m states no std: ImageNet's is used" in preprocess_of(model, spec, ModelOptions(mean=(0.5,)))[1][0]
     model.pretrained_cfg = {"mean": (0.1,), "std": (0.3,)}
-    assert preprocess_of(model, spec, Options(mean=(0.5,)))[1] == (
+    assert preprocess_of(model, spec, ModelOptions(mean=(0.5,)))[1] == (
         "--mean without --std: the std stays the model's own, 0.3",)
-    assert preprocess_of(model, spec, Options(std=(0.5,)))[1] == (
+    assert preprocess_of(model, spec, ModelOptions(std=(0.5,)))[1] == (
         "--std without --mean: the mean stays the model's own, 0.1",)
 
 
@@ -298,13 +300,14 @@ def test_crop_mode_and_interpolation_are_timms_or_the_users():
                                    ("resnet18", "border", "border")):
         model = nn.Linear(1, 1)
         model.pretrained_cfg = timm.get_pretrained_cfg(name)
-        made, _ = preprocess_of(model, ModelSpec(name, 3, 3, (64, 48)), Options(crop_mode=option))
+        made, _ = preprocess_of(model, ModelSpec(name, 3, 3, (64, 48)), ModelOptions(crop_mode=option))
         assert made.crop_mode == expected
-    for wrong, words in ((Options(crop_mode="five"), "no crop mode called 'five' (there are center, squash, border)"),
-                         (Options(crop_pct=87.5), "--crop-pct 87.5 is not the fraction"),
-                         (Options(crop_pct=87.5), "in percent? say --crop-pct 0.875"),
-                         (Options(crop_pct=0.0), "--crop-pct 0 is not"),
-                         (Options(crop_pct=float("nan")), "--crop-pct nan is not")):
+    for wrong, words in ((ModelOptions(crop_mode="five"),
+                          "no crop mode called 'five' (there are center, squash, border)"),
+                         (ModelOptions(crop_pct=87.5), "--crop-pct 87.5 is not the fraction"),
+                         (ModelOptions(crop_pct=87.5), "in percent? say --crop-pct 0.875"),
+                         (ModelOptions(crop_pct=0.0), "--crop-pct 0 is not"),
+                         (ModelOptions(crop_pct=float("nan")), "--crop-pct nan is not")):
         with pytest.raises(ModelError) as refused:
             preprocess_of(nn.Linear(1, 1), ModelSpec("m", 3, 3, (8, 8)), wrong)
         assert words in str(refused.value)
@@ -312,9 +315,9 @@ def test_crop_mode_and_interpolation_are_timms_or_the_users():
 
 def test_weights_and_pretrained_exclude_each_other():
     with pytest.raises(ModelError, match="exclude each other"):
-        resolve("resnet18", "w.pt", COLOUR, Options(pretrained=True))
+        resolve("resnet18", "w.pt", COLOUR, ModelOptions(pretrained=True))
     with pytest.raises(ModelError, match="brings its own weights"):
-        resolve("mine.py:tiny", None, COLOUR, Options(pretrained=True))
+        resolve("mine.py:tiny", None, COLOUR, ModelOptions(pretrained=True))
 
 
 def test_lite_names_become_timms():
@@ -335,6 +338,6 @@ def test_published_resnet20_loads_strictly():
     if not weights.is_file():
         pytest.skip("needs the CIFAR-10 ResNets beside the checkout")
     factory = BENCHMARKS / "resnet20_cifar10.py"
-    opened = open_model(f"{factory}:resnet20", str(weights), None, Options())
+    opened = open_model(f"{factory}:resnet20", str(weights), None, ModelOptions())
     assert opened.preprocess.input_shape == (1, 3, 32, 32) and opened.spec.num_classes == 10
     assert sum(p.numel() for p in opened.model.parameters()) == 269722

@@ -9,9 +9,10 @@ from test_fusing import SHAPE, Branches, Net, lively
 from torch import nn
 from toys import ToySplit
 
-from mmprune.finetune import RECIPES, Job, finetune
+from mmprune.finetune import Job, finetune
 from mmprune.models.fusing import merge_branches
 from mmprune.norms import MERGED, normed
+from mmprune.recipes import RECIPES
 
 TRAIN = ToySplit(48, 1)
 NAMES = ("blocks.0.one", "blocks.1.one")

@@ -15,17 +15,17 @@ from toys import INPUT_SHAPE, ToySplit, make_baseline
 
 from exporters import ExportError
 from exporters.export_family import InputMaker, export_family
-from exporters.export_input import Int8
 from exporters.graph.observe import logits_of, observe
 from exporters.int8 import onnxruntime as onnxruntime_int8
 from exporters.int8.biases import correct_biases
 from exporters.int8.mixed import in_float, keep_within, layers_of
 from exporters.int8.onnxruntime import quantize_for_onnxruntime
+from exporters.int8.settings import Int8
 from exporters.run import export_one
 from exporters.to_mmrt import load_runtime, pack
 from mmprune.family import Request, Resources, build_family
-from mmprune.finetune import make_recipe
 from mmprune.layers import find_layers
+from mmprune.recipes import make_recipe
 from mmprune.runtime_files import runtime_files
 
 

@@ -10,7 +10,8 @@ import torch
 
 from mmprune.data.splits import DataFacts
 from mmprune.models.factories import FactoryError
-from mmprune.models.loading import ModelError, Options, load_model, open_model
+from mmprune.models.loading import ModelError, load_model, open_model
+from mmprune.models.named import ModelOptions
 from mmprune.models.weights import WeightsError
 from mmprune.scores import ScoreError, mean_absolute_gradients
 
@@ -71,7 +72,7 @@ def models(tmp_path: Path) -> str:
 
 
 def opened(models: str, name: str):
-    return open_model(f"{models}:{name}", None, FACTS, Options(num_classes=3))
+    return open_model(f"{models}:{name}", None, FACTS, ModelOptions(num_classes=3))
 
 
 @pytest.mark.parametrize(("name", "error", "words"), [

@@ -17,10 +17,12 @@ from exporters import to_onnx
 from exporters.export_input import ExportInput
 from mmprune import folder
 from mmprune.family import Baseline, Request, Resources, build_family, load_variant
-from mmprune.finetune import accuracy, make_recipe
+from mmprune.finetune import accuracy
 from mmprune.layers import find_layers
-from mmprune.models.loading import ModelError, Options, load_model, open_model
+from mmprune.models.loading import ModelError, load_model, open_model
+from mmprune.models.named import ModelOptions
 from mmprune.models.outputs import answer_with_logits, answers, check_training, words
+from mmprune.recipes import make_recipe
 from mmprune.scores import mean_absolute_gradients
 
 Auxiliary = namedtuple("Auxiliary", "logits aux")
@@ -142,7 +144,7 @@ def fails(): return AuxiliaryNet(lambda main, aux: main.view(7, 7))
 
 def opened(tmp_path, name):
     (tmp_path / "mine.py").write_text(FACTORIES)
-    options = Options(num_classes=3, in_chans=1, image_size=(8, 9), mean=(0.5,), std=(0.5,))
+    options = ModelOptions(num_classes=3, in_chans=1, image_size=(8, 9), mean=(0.5,), std=(0.5,))
     return open_model(f"{tmp_path}/mine.py:{name}", None, None, options)
 
 

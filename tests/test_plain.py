@@ -12,7 +12,8 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from mmprune.layers import find_layers
 from mmprune.models.left_out import left_out
-from mmprune.models.loading import Options, load_model, open_model
+from mmprune.models.loading import load_model, open_model
+from mmprune.models.named import ModelOptions
 from mmprune.models.plain import make_convolutions_plain, make_plain, plain_state
 from mmprune.models.weights import WeightsError, put_weights, tensors_sha256
 from mmprune.records import ModelSpec
@@ -100,7 +101,7 @@ def test_wrapped_layers_become_plain_and_answer_as_before(factory, tmp_path, nam
         from mmprune.models.factories import call_factory
 
         model = call_factory(f"{factory}:{name}", {}).eval()
-    opened = open_model(f"{factory}:{name}", str(tmp_path / "w.pt") if weights else None, COLOUR, Options())
+    opened = open_model(f"{factory}:{name}", str(tmp_path / "w.pt") if weights else None, COLOUR, ModelOptions())
     image = torch.randn(2, *SHAPE[1:])
     assert torch.allclose(opened.model(image), model(image), rtol=1e-4, atol=1e-6)
     assert [x.name for x in find_layers(opened.model, SHAPE)] == ["0.weight", "2.weight", "5.weight", "7.weight"]
@@ -117,7 +118,7 @@ def test_wrapped_layers_become_plain_and_answer_as_before(factory, tmp_path, nam
 def test_their_weights_fit_the_plain_model(factory, tmp_path, name):
     model = made(factory, name)
     torch.save(model.state_dict(), tmp_path / "w.pt")
-    opened = open_model(f"{factory}:plain", str(tmp_path / "w.pt"), COLOUR, Options())
+    opened = open_model(f"{factory}:plain", str(tmp_path / "w.pt"), COLOUR, ModelOptions())
     image = torch.randn(2, *SHAPE[1:])
     assert torch.allclose(opened.model(image), model(image), rtol=1e-4, atol=1e-6)
     words = "the masks of 4 tensors" if name == "pruned" else "weight_norm or spectral_norm of 4 tensors"
@@ -129,7 +130,7 @@ def test_their_weights_fit_the_plain_model(factory, tmp_path, name):
 def test_plain_and_otherwise_named_weights_fit_the_wrapped_model(factory, tmp_path, name, other):
     model = made(factory, other)
     torch.save(model.state_dict(), tmp_path / "w.pt")
-    opened = open_model(f"{factory}:{name}", str(tmp_path / "w.pt"), COLOUR, Options())
+    opened = open_model(f"{factory}:{name}", str(tmp_path / "w.pt"), COLOUR, ModelOptions())
     image = torch.randn(2, *SHAPE[1:])
     assert torch.allclose(opened.model(image), model(image), rtol=1e-4, atol=1e-6)
 
@@ -138,7 +139,7 @@ def test_classes_are_read_off_masked_weights(factory, tmp_path):
     model = made(factory, "pruned")
     state = {k: torch.cat([v, v]) if k.startswith("7.") else v for k, v in model.state_dict().items()}
     torch.save({"state_dict": {f"model.{k}": v for k, v in state.items()}}, tmp_path / "w.pt")
-    opened = open_model(f"{factory}:plain", str(tmp_path / "w.pt"), COLOUR, Options())
+    opened = open_model(f"{factory}:plain", str(tmp_path / "w.pt"), COLOUR, ModelOptions())
     assert opened.spec.num_classes == 6
     assert any("50.0% of their values are zero" in note for note in opened.notes)
 

@@ -5,7 +5,7 @@ from toys import WideNet
 from mmprune.cli.plan_table import plan_table
 from mmprune.data.splits import LoaderSplit
 from mmprune.family import Baseline, Request, plan_family
-from mmprune.finetune import make_recipe
+from mmprune.recipes import make_recipe
 
 NONE = LoaderSplit(())
 # 288 weights of one input, 18,432 of 32, 18,432 of 64, 256 of 32: 37,408

@@ -32,7 +32,7 @@ from exporters.to_tensorrt import to_fp16
 from exporters.verify import VerifyError
 from mmprune.data.splits import DataError
 from mmprune.layers import find_layers
-from mmprune.masks import apply_masks, make_masks
+from mmprune.patterns import apply_masks, make_masks
 from mmprune.records import Preprocess, Variant
 
 TYPED = [("onnx", "int8"), ("tensorrt", "fp16"), ("tensorrt", "int8")]

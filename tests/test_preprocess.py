@@ -21,8 +21,8 @@ from mmprune.data import pixels
 from mmprune.data.image_sets import Part, read_folder
 from mmprune.data.preprocess import CROP_MODES, RESAMPLING, fit, fit_array, network_input, normalize, resized_size
 from mmprune.data.splits import Split, load_data
-from mmprune.models.loading import Options
-from mmprune.models.source import Named, open_source
+from mmprune.models.named import ModelOptions, Named
+from mmprune.models.source import open_source
 from mmprune.records import Preprocess
 from targets.deploy import CLASSIFIER, PREPROCESS
 
@@ -217,7 +217,7 @@ def hits(model: torch.nn.Module, split: Split) -> float:
 @pytest.mark.parametrize("kind", ["ring.npz", "ring"])
 def test_the_reported_accuracy_is_the_deployed_one(tmp_path, kind, crop_all):
     model, _, arrays, labels = planted(tmp_path)
-    opened = open_source(Named(model, None, tmp_path / kind, Options(crop_all=crop_all)))
+    opened = open_source(Named(model, None, tmp_path / kind, ModelOptions(crop_all=crop_all)))
     baseline = opened.make_baseline()
     p = opened.make_baseline.preprocess
     reported = hits(baseline.model, baseline.test)

@@ -10,8 +10,9 @@ from test_finetune import job_for
 from toys import make_baseline
 
 from mmprune.family import Request, plan_family
-from mmprune.finetune import finetune, make_recipe
+from mmprune.finetune import finetune
 from mmprune.qat import Ranges, round_input, round_weight, rounded
+from mmprune.recipes import make_recipe
 
 
 def test_weights_become_steps_of_their_channel_and_zero_stays():

@@ -2,14 +2,16 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from test_cli import MODEL, mmprune, toy  # noqa: F401  (toy is a fixture)
-from toys import INPUT_SHAPE, ToySplit, make_baseline
+from toys import INPUT_SHAPE, image_loaders, make_baseline
 
 from mmprune.cli.commands import cli
-from mmprune.masks import PATTERNS
+from mmprune.patterns import PATTERNS
 from mmprune.strategies import TEN
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -43,10 +45,21 @@ def test_the_session_runs(toy, tmp_path, monkeypatch):  # noqa: F811
 def test_the_python_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    loaders = {name: list(ToySplit(48, i).batches(16)) for i, name in enumerate(("train", "validation", "test"))}
-    names = {"model": make_baseline().model, **loaders}
-    exec(code.replace("(1, 3, 224, 224)", str(INPUT_SHAPE)), names)
-    assert [v.strategy for v in names["variants"]] == ["dense", *TEN]
+    names = {"model": make_baseline().model, **image_loaders(tmp_path / "photos")}
+    for word, small in (("(3, 224, 224)", str(INPUT_SHAPE)), ("measure()", "measure(how=mmprune.Measuring('smoke'))"),
+                        ("max_latency_ms=40", "max_latency_ms=4000"), ("epochs=1", "epochs=1, strategies=('max',)")):
+        assert word in code
+        code = code.replace(word, small)
+    exec(code, names)
+    assert [m.variant.strategy for m in names["family"]] == ["dense", "max"]
+    assert names["best"].path.is_file() and 0 <= names["best"].accuracy <= 1
+    assert names["masks"].keys() == dict(names["family"]["max"].variant.layer_sparsity).keys()
+    zeros = sum(int((w == 0).sum()) for w in names["sparse"].parameters())
+    assert zeros >= names["family"]["max"].sparsity * sum(m.numel() for m in names["masks"].values()) > 0
+    image = next((tmp_path / "photos" / "test").rglob("*.png"))
+    done = subprocess.run([sys.executable, str(tmp_path / "deploy" / "infer.py"), str(image)], capture_output=True,
+                          text=True, check=False, cwd="/")
+    assert done.returncode == 0 and "%" in done.stdout, done.stderr
 
 
 def test_words():

@@ -9,7 +9,8 @@ from mmprune import folder
 from mmprune.records import Source
 from mmprune.results.grouped_notes import grouped_notes
 from mmprune.results.points import read_points
-from mmprune.results.report import table, write_report
+from mmprune.results.report import write_report
+from mmprune.results.table import table
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 from click.testing import CliRunner
 from families import DEVICE
 
-from exporters.run import wanted_formats
+from exporters.wanted import wanted_formats
 from mmprune.cli.commands import cli
-from mmprune.masks import PATTERNS
+from mmprune.patterns import PATTERNS
 from targets import LOCAL, TARGETS, load, mismatch, pattern_for
 
 PI_5 = dataclasses.replace(DEVICE, board="Raspberry Pi 5 Model B Rev 1.0", isa=("asimd", "asimddp", "asimdhp", "fphp"),

@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
 
 from mmprune.family import Baseline
 
@@ -108,6 +111,23 @@ INPUT_SHAPE = (1, 1, 8, 9)
 def make_baseline(seed: int = 0) -> Baseline:
     torch.manual_seed(seed)
     return Baseline(SmallNet().eval(), ToySplit(96, 1), ToySplit(30, 2), ToySplit(60, 3), INPUT_SHAPE)
+
+
+def image_loaders(root: Path) -> dict[str, DataLoader]:
+    """train_loader, val_loader and test_loader of ToySplit's images: PNG files below `root` that torchvision reads."""
+    scale = [transforms.Grayscale(), transforms.ToTensor(), transforms.Normalize((0.5,), (0.25,))]
+    loaders = {}
+    for seed, (part, count) in enumerate((("train", 48), ("val", 24), ("test", 30)), 1):
+        split = ToySplit(count, seed)
+        pixels = (split.images[:, 0] * 0.25 + 0.5).clamp(0, 1).mul(255).byte().numpy()
+        for i, (label, image) in enumerate(zip(split.labels.tolist(), pixels, strict=True)):
+            place = root / part / ("left", "middle", "right")[label] / f"{i}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(place)
+        steps = [transforms.RandomAffine(0, (0.1, 0)), *scale] if part == "train" else scale
+        loaders[f"{part}_loader"] = DataLoader(ImageFolder(root / part, transforms.Compose(steps)), 16,
+                                               shuffle=part == "train")
+    return loaders
 
 
 RING = """

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from exporters import ExportError
-from exporters.export_input import ExportInput, Int8
+from exporters.export_input import ExportInput
+from exporters.int8.settings import Int8
 from mmprune.data.image_files import SUFFIXES, find_images, notes_of
 from mmprune.data.image_sets import DataError
 from mmprune.data.npz import read_npz

@@ -7,14 +7,17 @@ from typing import Any
 
 import click
 
+from exporters.int8.settings import CLIPPINGS
+from exporters.jetson.jetpack import DEFAULT
 from mmprune.choices import pick
+from mmprune.recipes import RECIPES
 
 Command = Callable[..., Any]
 
 OUT = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
-PATTERNS = ("unstructured", "2:4", "block-1x4")  # of masks.PATTERNS, which cannot be read without loading torch
+PATTERNS = ("unstructured", "2:4", "block-1x4")  # of patterns.PATTERNS, which cannot be read without loading torch
 
 
 def one_of(kind: str, *names: str) -> dict[str, Any]:
@@ -51,47 +54,60 @@ def fraction(_context: click.Context, _param: click.Parameter, text: str | None)
 
 
 PROFILE: dict[str, Any] = {**one_of("profile", "smoke", "quick", "full"), "default": "quick", "show_default": True,
-                           "help": "smoke: 64 samples each; quick: 1,024 or 60 s; full: 600 s."}
+                           "help": "Length of a measurement: smoke 64 inferences, quick 1,024 or 60 s, full 600 s."}
 
 HOST = [
     click.option("--host", "hosts", metavar="USER@BOARD", multiple=True,
-                 help="Measure there, over ssh; it needs python3 and a runtime. More than once: side by side."),
+                 help="Measure on this board over ssh; it needs python3 and a runtime. Give it several times to "
+                      "measure boards side by side."),
     click.option("--ssh-config", type=click.Path(exists=True, dir_okay=False), envvar="MMPRUNE_SSH_CONFIG",
-                 show_envvar=True, help="Default: ~/.ssh/config."),
-    click.option("--keep", is_flag=True, help="Leave the folder on the board."),
+                 show_envvar=True, help="Configuration file of ssh. Default: ~/.ssh/config."),
+    click.option("--keep", is_flag=True, help="Leave the models and results on the board."),
     click.option("--power-modes", type=click.Choice(["all"]),
-                 help="Of a Jetson: in each that needs no reboot, one front for each; needs root."),
-    click.option("--pin-clocks", is_flag=True, help="Performance governors (and jetson_clocks) meanwhile; needs root."),
+                 help="On a Jetson, measure in every power mode that needs no reboot; needs root there."),
+    click.option("--pin-clocks", is_flag=True,
+                 help="Pin the clocks (performance governor, jetson_clocks) while measuring; needs root there."),
 ]
 
 
 def model_options(command: Command) -> Command:
     """What names a model and its data, and how it is pruned: for every command that opens one."""
     return _add(command, [
-        click.option("--model", help="A timm name, or path/to/file.py:factory. Default: a small embedded one."),
-        click.option("--weights", type=FILE, help="Trained weights: .safetensors, or a checkpoint of torch.save."),
-        click.option("--pretrained", is_flag=True, help="Take timm's weights from the hub, where it can be reached."),
-        click.option("--data", type=FILE, help="Folder of class folders (or with train/ and val/), or .npz."),
-        click.option("--num-classes", type=COUNT, help="Default: as in the weights, else as in the data."),
-        click.option("--in-chans", type=COUNT, help="Default: as in the weights, else as in the data."),
-        click.option("--img-size", metavar="N|HxW", help="224, or 128x256: height x width. Default: the model's own."),
-        click.option("--mean", metavar="X,X,X", help="Of images scaled to [0, 1]. Default: as the model says."),
-        click.option("--std", metavar="X,X,X", help="Of images scaled to [0, 1]. Default: as the model says."),
-        click.option("--crop-pct", metavar="X|A/B", help="0.875, or 224/256: resize to 256 for a crop of 224. "
-                                                         "Default: as the model says, else 1."),
+        click.option("--model", help="A timm model name, or path/to/file.py:function that returns the model. "
+                                      "Default: a small embedded model."),
+        click.option("--weights", type=FILE,
+                     help="Trained weights: .safetensors, or a checkpoint written by torch.save."),
+        click.option("--pretrained", is_flag=True, help="Download timm's pretrained weights."),
+        click.option("--data", type=FILE,
+                     help="Images: a folder of class folders (or of train/ and val/), or an .npz file."),
+        click.option("--num-classes", type=COUNT,
+                     help="Number of classes. Default: as in the weights, else as in the data."),
+        click.option("--in-chans", type=COUNT,
+                     help="Image channels, 1 or 3. Default: as in the weights, else the data."),
+        click.option("--img-size", metavar="N|HxW",
+                     help="Input size in pixels: 224, or 128x256 (height x width). Default: the model's own."),
+        click.option("--mean", metavar="X,X,X",
+                     help="Channel means of images scaled to [0, 1]. Default: the model's own."),
+        click.option("--std", metavar="X,X,X", help="Channel standard deviations of images scaled to [0, 1]. Default: "
+                                                   "the model's own."),
+        click.option("--crop-pct", metavar="X|A/B", help="Centre crop as a fraction of the resized image: 0.875, or "
+                                                         "224/256. Default: the model's own, else 1."),
         click.option("--crop-mode", type=click.Choice(["center", "squash", "border"]),
-                     help="Cut what is over, or squash, or pad. Default: as the model says, else center."),
+                     help="How an image of another shape is fitted: cut, squash or pad. Default: the model's own, else "
+                          "center."),
         click.option("--interpolation",
                      type=click.Choice(["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]),
-                     help="Of resizing. Default: as the model says, else bicubic."),
+                     help="Interpolation when resizing. Default: the model's own, else bicubic."),
         click.option("--crop-all/--no-crop-all", default=None,
-                     help="Resize and crop images that have the model's size already, too. Default: only a folder's."),
+                     help="Whether images that already have the input size are resized and cropped as well. Default: "
+                          "those of a folder are, those of an .npz are not."),
         click.option("--ranges", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                     help='TOML with [kinds] and [layers], each "glob" = [low, high].'),
-        click.option("--recipe", **one_of("recipe", "default", "paper"), default="default", show_default=True,
-                     help="paper: as published (constant rate, its interpolations, its shift towards 90 %)."),
-        click.option("--strategies", metavar="NAME,NAME", help="Default: all ten."),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+                     help='TOML file of sparsity ranges: [kinds] and [layers], each "glob" = [low, high].'),
+        click.option("--recipe", **one_of("recipe", *RECIPES), default="default", show_default=True,
+                     help="How to fine-tune: mmprune's own recipe, or the published one (paper)."),
+        click.option("--strategies", metavar="NAME,NAME", help="Which of the ten strategies to build. Default: all."),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+                     help="Seed of data splits, shuffling and augmentation."),
     ])
 
 
@@ -99,35 +115,42 @@ def build_options(command: Command) -> Command:
     """How a family is trained, exported and measured."""
     return _add(command, [
         click.option("--score", **one_of("score", "magnitude", "gradient", "product", "all"), default="magnitude",
-                     show_default=True, help="What ranks the weights of a layer."),
+                     show_default=True, help="How the weights of a layer are ranked."),
         click.option("--pattern", **one_of("pattern", "auto", *PATTERNS), default="auto", show_default=True,
-                     help="Where zeros may stand; auto: what pays on the target."),
+                     help="Which weights are zeroed together; auto takes what is fastest on the target."),
         click.option("--class-order", metavar="ORDER", default="auto", show_default=True,
-                     help="Of the classes that the weights were trained with: torchvision, timm, or a file with a name "
-                          "a line or a JSON class_to_idx; auto: where orders differ, training images decide."),
+                     help="Class order of the trained weights: torchvision, timm, or a file (one name a line, or a "
+                          "JSON class_to_idx). auto tries the known orders on training images."),
         click.option("--epochs", type=click.IntRange(min=0),
-                     help="Of fine-tuning; 0: prune only. Default: the recipe's."),
+                     help="Fine-tuning epochs; 0 prunes without training. Default: the recipe's."),
         click.option("--qat", is_flag=True,
-                     help="One epoch more, on numbers rounded as int8's: quantization-aware fine-tuning."),
+                     help="Add one epoch of quantization-aware fine-tuning."),
         click.option("--lr", **above_zero(), help="Learning rate. Default: the recipe's."),
-        click.option("--batch-size", type=COUNT, help="Of fine-tuning. Default: the recipe's."),
-        click.option("--formats", metavar="NAME,NAME", help="Default: all that the target runs."),
-        click.option("--precision", metavar="NAME,NAME", help="fp32, fp16, int8: each format in those that it has."),
+        click.option("--batch-size", type=COUNT, help="Batch size of fine-tuning. Default: the recipe's."),
+        click.option("--formats", metavar="NAME,NAME",
+                     help="Files to export: onnx, mmrt-int8 ... Default: all that the target "
+                                                            "runs."),
+        click.option("--precision", metavar="NAME,NAME", help="Precisions to export each format in: fp32, fp16, int8."),
         click.option("--calibration", type=click.Path(exists=True, path_type=Path),
-                     help="Folder of images, or .npz, to find int8's ranges on. Default: 256 of the training images."),
-        click.option("--clipping", **one_of("clipping", "minmax", "percentile", "entropy"), default="minmax",
-                     show_default=True, help="Of int8's ranges, for ONNX Runtime and mmrt."),
+                     help="Images for int8 calibration: a folder or an .npz. Default: 256 of the training images."),
+        click.option("--clipping", **one_of("clipping", *CLIPPINGS), default="minmax",
+                     show_default=True,
+                     help="How int8 calibration picks the range of activations, for ONNX Runtime and mmrt."),
         click.option("--bias-correction/--no-bias-correction", default=True, show_default=True,
-                     help="Take what int8 weights are off in the mean from the biases."),
+                     help="Correct biases for the mean quantization error of int8 weights."),
         click.option("--max-drop", metavar="POINTS", type=click.FloatRange(min=0),
-                     help="Accuracy that int8 may lose on validation images; layers that lose most stay in float32."),
+                     help="Accuracy, in percentage points, that int8 may lose on validation images; the layers that "
+                          "lose most stay in float32."),
         click.option("--profile", **PROFILE),
-        click.option("--threads", type=COUNT, help="Of inference while measuring. Default: the target's."),
+        click.option("--threads", type=COUNT, help="Inference threads while measuring. Default: the target's."),
         *HOST,
-        click.option("--device", default="cpu", show_default=True, help="Where to fine-tune: cpu, cuda, cuda:1 ..."),
-        click.option("--jobs", type=COUNT, help="Variants made at once. Default: one a core on the CPU, else 1."),
-        click.option("--out", type=OUT, default=Path("mmprune-out"), show_default=True, help="The family's folder."),
-        click.option("--quiet", is_flag=True, help="No progress bars, one line a stage."),
+        click.option("--device", default="cpu", show_default=True,
+                     help="Device to fine-tune on: cpu, cuda, cuda:1 ..."),
+        click.option("--jobs", type=COUNT,
+                     help="Variants fine-tuned at the same time. Default: one a core on the CPU, else 1."),
+        click.option("--out", type=OUT, default=Path("mmprune-out"), show_default=True,
+                     help="Folder for everything that is built."),
+        click.option("--quiet", is_flag=True, help="Print one line per stage instead of progress bars."),
     ])
 
 
@@ -138,9 +161,9 @@ def host_options(command: Command) -> Command:
 
 def jetpack_option(command: Command) -> Command:
     """What the Jetson runs."""
-    return click.option("--jetpack", metavar="VERSION", default="6.2", show_default=True,
-                        help="Of the Jetson, such as 7.2: its TensorRT's rules are what the files are checked against "
-                             "before they are sent.")(command)
+    return click.option("--jetpack", metavar="VERSION", default=DEFAULT, show_default=True,
+                        help="JetPack version of the Jetson, such as 7.2; files are checked against what its "
+                             "TensorRT accepts.")(command)
 
 
 def _add(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:

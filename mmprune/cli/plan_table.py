@@ -1,13 +1,21 @@
 """A family's plan as text: layers, kinds, ranges and each strategy's sparsities as a pattern gives them."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from mmprune.records import Layer, Manifest, Strategy
 
 
+def plan_json(manifest: Manifest) -> str:
+    """Layers, ranges and strategies, for programs."""
+    row = asdict(manifest)
+    return json.dumps({key: row[key] for key in ("layers", "ranges", "strategies")}, indent=1)
+
+
 def plan_table(manifest: Manifest) -> str:
     """One row a layer, a column a strategy, the totals last: of the plan's pattern, then of each other pattern."""
-    from mmprune.masks import ZEROS
+    from mmprune.patterns import ZEROS
 
     layers, own = manifest.layers, manifest.spec.pattern
     strategies = [Strategy(n, s) for n, s in manifest.strategies.items()]
@@ -34,7 +42,7 @@ def plan_table(manifest: Manifest) -> str:
 
 def _percent(layers: Sequence[Layer], strategy: Strategy, pattern: str) -> str:
     """Zeros that the pattern gives over all weights of the layers."""
-    from mmprune.masks import ZEROS
+    from mmprune.patterns import ZEROS
 
     zeros = sum(ZEROS[pattern](x.shape, strategy.sparsity[x.name], x.kind) for x in layers)
     return f"{100 * zeros / sum(x.params for x in layers):.1f}"
@@ -42,7 +50,7 @@ def _percent(layers: Sequence[Layer], strategy: Strategy, pattern: str) -> str:
 
 def _same(layers: Sequence[Layer], strategies: Sequence[Strategy], pattern: str) -> list[list[str]]:
     """The strategies, two or more, of which the pattern makes one model: as many zeros in every layer."""
-    from mmprune.masks import ZEROS
+    from mmprune.patterns import ZEROS
 
     names = dict[tuple[int, ...], list[str]]()
     for s in strategies:

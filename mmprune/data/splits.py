@@ -1,6 +1,6 @@
 """Labelled images as train, validation and test splits that yield normalized batches."""
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -97,8 +97,12 @@ class LoaderSplit:
         return len(self.loader) if isinstance(self.loader, Sized) else -(-len(self) // batch_size)
 
     def __len__(self) -> int:
-        """Images, where the loader says; else batches."""
-        return len(getattr(self.loader, "dataset", self.loader))  # type: ignore[arg-type]
+        """Images of a loader with a data set, or of a list of batches; else what the loader calls its length."""
+        if hasattr(self.loader, "dataset"):
+            return len(self.loader.dataset)
+        if isinstance(self.loader, Sequence):
+            return sum(len(labels) for _, labels in self.loader)
+        return len(self.loader)  # type: ignore[arg-type]
 
     def batches(self, batch_size: int, *, seed: int | None = None, augment: bool = False) -> Iterator[Batch]:
         """The loader's own batches: the arguments are those of Split.batches and change nothing."""

@@ -15,7 +15,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from mmprune.data.class_order import Outputs
-from mmprune.data.splits import Split
+from mmprune.data.splits import LoaderSplit, Split
 from mmprune.records import Preprocess
 
 SAMPLE = 256
@@ -84,6 +84,25 @@ def examine(model: nn.Module, train: Split, outputs: Outputs, classes: Sequence[
     return (" ".join([f"{wrong}.", *found]),) if found or not_finite else ()
 
 
+def near_guessing(model: nn.Module, split: LoaderSplit, device: str = "cpu") -> tuple[str, ...]:
+    """A warning where the model hardly knows the first few hundred images of a loader."""
+    model.to(device).eval()
+    labels, answers = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for images, targets in split.batches(BATCH):
+        labels.append(targets.numpy())
+        answers.append(_answers(model, images, device))
+        if sum(map(len, labels)) >= SAMPLE:
+            break
+    model.cpu()
+    here, given = np.concatenate(labels), np.concatenate(answers)
+    right = here == given
+    if not _is_near_chance(right, here, given):
+        return ()
+    return (f"the dense model is right on {_share(right)} of {len(right)} validation images: hardly better than "
+            "guessing. Fine-tuning would start from nothing. Likely causes: labels in another order than in training, "
+            "images normalized otherwise, weights of something else, a classifier that was never trained.",)
+
+
 def _balanced(train: Split) -> Split:
     """About SAMPLE images, of each class as many: of a rare one a few hundred drawn at random may have none."""
     random = np.random.default_rng(0)
@@ -100,9 +119,14 @@ def ask(model: nn.Module, split: Split, device: str, change: Change = lambda x: 
     model.to(device).eval()
     answers = [np.empty(0, np.int64)]
     for images, _ in split.batches(BATCH):
-        logits = model(change(images).to(device)).cpu()
-        answers.append(torch.where(logits.isfinite().all(dim=1), logits.argmax(dim=1), -1).numpy())
+        answers.append(_answers(model, change(images), device))
     return np.concatenate(answers)
+
+
+@torch.no_grad()
+def _answers(model: nn.Module, images: Tensor, device: str) -> np.ndarray:
+    logits = model(images.to(device)).cpu()
+    return torch.where(logits.isfinite().all(dim=1), logits.argmax(dim=1), -1).numpy()
 
 
 def _inverse(index: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from mmprune.models.factories import call_factory, find_factory, is_factory
 from mmprune.models.fusing import merge_branches
 from mmprune.models.heads import Ends, classes_of, find_ends, output_trouble, required_inputs
 from mmprune.models.left_out import frozen, left_out
+from mmprune.models.named import ModelOptions
 from mmprune.models.normalization import mean_and_std
 from mmprune.models.outputs import (
     OutputError,
@@ -34,22 +35,7 @@ from mmprune.models.weights import check_finite, fit_names, put_weights, tensors
 from mmprune.records import CROP_PCTS, ModelSpec, Preprocess
 
 Config = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user says about the model; None: found out from the weights, the model or the data."""
-
-    num_classes: int | None = None
-    in_chans: int | None = None
-    image_size: tuple[int, int] | None = None  # height, width
-    pretrained: bool = False
-    mean: tuple[float, ...] | None = None  # one value, or one a channel, of images scaled to [0, 1]
-    std: tuple[float, ...] | None = None
-    interpolation: str | None = None
-    crop_pct: float | None = None
-    crop_mode: str | None = None
-    crop_all: bool | None = None  # see records.Preprocess
+Notes = tuple[str, ...]  # for the user to read
 
 
 @dataclass(frozen=True)
@@ -63,7 +49,7 @@ class OpenedModel:
     random_weights: bool  # neither --weights nor pretrained: nothing was learned
 
 
-def open_model(model: str, weights: str | None, facts: DataFacts | None, options: Options) -> OpenedModel:
+def open_model(model: str, weights: str | None, facts: DataFacts | None, options: ModelOptions) -> OpenedModel:
     """Resolve, load and check a model in one go."""
     spec, notes = resolve(model, weights, facts, options)
     loaded = _load(spec)
@@ -76,7 +62,7 @@ def open_model(model: str, weights: str | None, facts: DataFacts | None, options
 
 
 def resolve(model: str, weights: str | None, facts: DataFacts | None,
-            options: Options) -> tuple[ModelSpec, tuple[str, ...]]:
+            options: ModelOptions) -> tuple[ModelSpec, tuple[str, ...]]:
     """Everything needed to make the model, and notes; num_classes and in_chans from the weights, else from the data.
 
     The image size is the one asked for, else the model's own, else (a factory that states none) the data's.
@@ -113,7 +99,7 @@ def resolve(model: str, weights: str | None, facts: DataFacts | None,
     return spec, _weights_notes(model, spec) + read.notes
 
 
-def _other_channels(model: str, in_chans: int, options: Options) -> str:
+def _other_channels(model: str, in_chans: int, options: ModelOptions) -> str:
     images = "mmprune's images have 1 channel (grey) or 3 (red, green, blue)"
     if options.in_chans:
         return f"--in-chans {in_chans}: {images}; choose 1 or 3"
@@ -137,7 +123,7 @@ class _Draft:
     ends: Ends
 
 
-def _config(model: str, facts: DataFacts | None, options: Options) -> tuple[Config, _Draft | None]:
+def _config(model: str, facts: DataFacts | None, options: ModelOptions) -> tuple[Config, _Draft | None]:
     """timm's description of the model; for a factory its model's own, and that model."""
     if not is_factory(model):
         return timm_config(model), None
@@ -202,8 +188,7 @@ class _Loaded:
 
 
 def _load(spec: ModelSpec) -> _Loaded:
-    notes: tuple[str, ...] = ()
-    input_shape = (1, spec.in_chans, *spec.image_size)
+    notes: Notes = ()
     with one_thread():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -213,11 +198,46 @@ def _load(spec: ModelSpec) -> _Loaded:
         check_finite(model, spec.model)
         model.eval()
         notes += make_plain(model)
+    return _proved(model, spec, notes)
+
+
+def adopt(model: nn.Module, name: str, input_shape: tuple[int, int, int, int]) -> tuple[nn.Module, ModelSpec, Notes]:
+    """A model of the user's, ready to be pruned: a copy in eval mode on the CPU, what it is, and notes.
+
+    input_shape  (1, C, H, W)
+    ModelError where it cannot be copied, does not take the images, or gives no logits.
+    """
+    own = _copied(model, name).cpu().eval()
+    with one_thread():
+        check_finite(own, name)
+        notes = make_plain(own)
+    spec = ModelSpec(name, 0, input_shape[1], input_shape[2:])
     try:
-        copy.deepcopy(model)
+        with torch.no_grad():
+            out = answer_with_logits(own)(torch.zeros(input_shape))
     except Exception as err:  # whatever the model's own code raises
-        raise ModelError(f"{spec.model} cannot be copied ({short(err)}), and each variant is made of a copy; "
+        raise ModelError(f"{name} does not take {images_of(spec)}, as the loaders yield them ({short(err)})") from err
+    if not isinstance(out, Tensor) or out.ndim != 2:
+        raise ModelError(f"{name} returns {words(out)} for one image, no tensor of shape (1, classes) among them; "
+                         "return the logits alone, or call them 'logits' in a dict or named tuple")
+    loaded = _proved(own, replace(spec, num_classes=out.shape[1]), notes)
+    spec = replace(spec, num_classes=out.shape[1], weights_sha256=loaded.sha256)
+    more = (*left_out(loaded.model, input_shape), *frozen(loaded.model), *_check_answers(loaded.model, spec))
+    return loaded.model, spec, loaded.notes + more
+
+
+def _copied(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as err:  # whatever the model's own code raises
+        raise ModelError(f"{name} cannot be copied ({short(err)}), and each variant is made of a copy; "
                          "copy.deepcopy(model) must work") from err
+
+
+def _proved(model: nn.Module, spec: ModelSpec, notes: Notes) -> _Loaded:
+    """The model with its weights as they are, tried with a forward pass; its parallel branches are merged."""
+    input_shape = (1, spec.in_chans, *spec.image_size)
+    _copied(model, spec.model)
     answer_with_logits(model, spec.num_classes)
     check_forward(model, spec)
     notes += spare_images(model, input_shape)
@@ -270,7 +290,7 @@ def check_forward(model: nn.Module, spec: ModelSpec) -> None:
         raise ModelError(f"{spec.model} returns {trouble}")
 
 
-def preprocess_of(model: nn.Module, spec: ModelSpec, options: Options,
+def preprocess_of(model: nn.Module, spec: ModelSpec, options: ModelOptions,
                   data_size: tuple[int, int] | None = None) -> tuple[Preprocess, tuple[str, ...]]:
     """How images are fed to the model: what the user says, else the model's description, else defaults; and notes.
 

@@ -1,32 +1,22 @@
 """From what the user names (a model, weights, data) to the Baseline that a family is made on."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mmprune import folder
 from mmprune.data.class_order import AUTO, Outputs, find_outputs
-from mmprune.data.image_sets import DataFacts
+from mmprune.data.image_sets import DataError, DataFacts
 from mmprune.data.splits import DataSet, describe_data, load_data
 from mmprune.family import Baseline
 from mmprune.models import defaults
 from mmprune.models.dense_check import choose_order, examine
-from mmprune.models.loading import Options, load_model, open_model
+from mmprune.models.loading import load_model, open_model
+from mmprune.models.named import Named
 from mmprune.records import LabelledData, ModelSpec, Preprocess, Source
 
 
 @dataclass(frozen=True)
-class Named:
-    """What the user named; None: the embedded default, or found out."""
-
-    model: str | None = None
-    weights: Path | None = None
-    data: Path | None = None
-    options: Options = field(default_factory=Options)
-    seed: int = 0
-    class_order: str = AUTO  # see class_order.find_outputs
-
-
-@dataclass(frozen=True)
-class BenchMaker:
+class BaselineMaker:
     """Makes the same Baseline in any process."""
 
     spec: ModelSpec
@@ -50,10 +40,23 @@ class BenchMaker:
 class Opened:
     """A model and its data, checked, ready to be made a family of."""
 
-    make_baseline: BenchMaker
+    make_baseline: BaselineMaker
     source: Source
     notes: tuple[str, ...]  # for the user to read
     warnings: tuple[str, ...] = ()  # of what would make all that follows worthless
+
+
+def reopen(root: Path) -> Baseline:
+    """The dense model and the data of the family in a folder, as its manifest names them.
+
+    ValueError (DataError, ModelError ...) where they are not there any more, or no longer what they were.
+    """
+    manifest = folder.read_manifest(root)
+    model, preprocess, data = manifest.source.model, manifest.source.preprocess, manifest.source.data
+    if model is None or preprocess is None or data is None or not data.path:
+        raise DataError(f"the family in {root} was made of a model and loaders in Python, which the folder does not "
+                        "hold: call mmprune.prune with them again, nothing that is finished is done again")
+    return BaselineMaker(model, preprocess, Path(data.path), manifest.spec.seed, root / "cache", data.class_order)()
 
 
 def named_model(named: Named) -> Named:
@@ -92,7 +95,7 @@ def open_source(named: Named, cache: Path | None = None, device: str = "cpu") ->
     opened = open_model(named.model, weights, facts, options)
     num_classes = opened.spec.num_classes
     outputs = find_outputs(facts, num_classes, named.class_order)
-    maker = BenchMaker(opened.spec, opened.preprocess, named.data, named.seed, cache, named.class_order)
+    maker = BaselineMaker(opened.spec, opened.preprocess, named.data, named.seed, cache, named.class_order)
     loaded = maker.load()
     notes = opened.notes + loaded.notes
     warnings: tuple[str, ...] = ()

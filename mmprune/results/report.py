@@ -12,8 +12,8 @@ from mmprune.results.percentiles import samples_needed
 from mmprune.results.plot import draw
 from mmprune.results.points import Point, PointsError, Session, read_points, read_session
 from mmprune.results.speedup import TOO_BUSY
+from mmprune.results.table import FLAG, HEAD, cells
 
-FLAG = "of all samples, those too from which other programs took the CPU"
 HOW = """\
 Each artifact ran with each runtime in a process of its own, all of them alive side by side and started in
 random order; a round gives each a turn of consecutive inferences, in an order drawn anew for every round, while
@@ -57,33 +57,6 @@ def write_report(root: Path, points: Sequence[Point] | None = None) -> Path:
     path = root / "report.md"
     folder.write_whole(path, lambda part: part.write_text("\n\n".join(sections) + "\n"))
     return path
-
-
-def table(points: Sequence[Point]) -> str:
-    """The measured points as aligned text for a terminal."""
-    rows = [_HEAD, *(_cells(p) for p in points)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
-    lines = [[row[0].ljust(widths[0]), row[1].ljust(widths[1]), *(map(str.rjust, row[2:], widths[2:]))] for row in rows]
-    text = "\n".join("  ".join(line).rstrip() for line in lines)
-    return text + (f"\n* {FLAG}" if any(p.disturbed for p in points) else "")
-
-
-_HEAD = ("variant", "runtime", "sparsity %", "accuracy %", "p50 ms", "p90 ms", "p99 ms", "of dense", "99 % interval",
-         "verdict", "peak MiB", "model MiB", "file MiB", "download MiB")
-
-
-def _cells(p: Point) -> tuple[str, ...]:
-    def ms(value: float | None) -> str:
-        return "-" if value is None else f"{value * 1e3:.2f}{'*' if p.disturbed else ''}"
-
-    def mib(value: int, digits: int) -> str:
-        return f"{value / 2**20:.{digits}f}"
-
-    ratio = ("-", "-", "-") if p.ratio is None else (
-        f"{p.ratio.value:.3f}", f"{p.ratio.low:.3f} to {p.ratio.high:.3f}", p.ratio.verdict)
-    return (f"{p.strategy}, {p.precision}", p.runtime, f"{p.sparsity * 100:.1f}",
-            f"{p.accuracy * 100:.2f}", ms(p.p50_s), ms(p.p90_s), ms(p.p99_s), *ratio,
-            mib(p.peak_bytes, 0), mib(p.memory_bytes, 0), mib(p.file_bytes, 2), mib(p.download_bytes, 2))
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -154,7 +127,7 @@ def _device(session: Session) -> str:
 
 
 def _costs(points: Sequence[Point]) -> str:
-    rows = _markdown(_HEAD, [_cells(p) for p in points])
+    rows = _markdown(HEAD, [cells(p) for p in points])
     flag = f" \\* {FLAG}." if any(p.disturbed for p in points) else ""
     return f"## What they cost on it\n\n{rows}\n\nAccuracies are of these very files on test data.{flag}"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmprune.layers import KINDS
-from mmprune.masks import DENSE_KINDS, PATTERNS, ZEROS, apply_masks, make_masks, zeros_in_blocks
+from mmprune.patterns import DENSE_KINDS, PATTERNS, ZEROS, apply_masks, make_masks, zeros_in_blocks
 from mmprune.scores import SCORES as WEIGHT_SCORES
 from mmprune.strategies import zero_count
 

@@ -1,0 +1,78 @@
+"""Which files are to be made: of names that a user gives, or of those that a target runs and that can be made here."""
+
+import importlib.util
+from collections.abc import Iterable, Sequence
+
+from exporters import FORMATS, load
+from mmprune.choices import pick
+from mmprune.progress import say_notes
+from mmprune.runtime_files import runtime_files
+
+PRECISIONS = ("fp32", "fp16", "int8")  # of any format; which has which, its module tells
+
+Kind = tuple[str, str]  # (format, precision)
+
+
+def check_names(formats: Sequence[str], precisions: Sequence[str]) -> None:
+    """ValueError, with the nearest one, for names that nothing has; loads nothing heavy."""
+    for name in formats:
+        pick("format", name.partition("-")[0], FORMATS)
+    for precision in precisions:
+        pick("precision", precision, PRECISIONS)
+
+
+def wanted_formats(names: Sequence[str]) -> tuple[Kind, ...]:
+    """(format, precision) pairs from "openvino-fp16" or "onnx" (all its precisions but int8). ValueError for others.
+
+    int8 is made where it is asked for by name: it changes answers, and a model that does not stand it is refused.
+    """
+    pairs: list[Kind] = []
+    for text in names:
+        name, _, precision = text.partition("-")
+        known = load(name).ORIGINS
+        if precision:
+            pick("precision", precision, known, owner=name)
+        pairs += [(name, p) for p in ([precision] if precision else known) if precision or p != "int8"]
+    return tuple(dict.fromkeys(pairs))
+
+
+def format_names(usual: Iterable[str], names: Sequence[str], precisions: Sequence[str]) -> tuple[str, ...]:
+    """The named formats, else the usual ones that can be made here; in these precisions where some are named.
+
+    A file that was named and cannot be made is an error, later; one that follows from --precision is a note.
+    ValueError for a precision that none of them has, and for one beside a format that names its own.
+    """
+    if not precisions:
+        return tuple(names) or _makeable(usual)
+    for name in names:
+        if "-" in name:
+            raise ValueError(f"--formats {name} has its precision in its name: leave it out there, or in --precision")
+    known = {name: tuple(load(name).ORIGINS) for name in dict.fromkeys(f.partition("-")[0] for f in names or usual)}
+    for precision in precisions:
+        if not any(precision in have for have in known.values()):
+            have = "; ".join(f"{name}: {', '.join(all_of_it)}" for name, all_of_it in known.items())
+            whose = "these formats'" if names else "this target's"
+            raise ValueError(f"--precision {precision} is none of {whose} ({have})")
+    found = tuple(f"{name}-{p}" for name, have in known.items() for p in precisions if p in have)
+    if not names:
+        return _makeable(found)
+    return _without_nncf(found) if set(found) != {"openvino-int8"} else found
+
+
+def _makeable(formats: Iterable[str]) -> tuple[str, ...]:
+    """The formats that can be made and checked here; says what is left out and why."""
+    found = _without_nncf(tuple(formats))
+    try:
+        runtime_files()
+    except FileNotFoundError as err:
+        say_notes((f"no mmrt files: {err}",))
+        return tuple(f for f in found if f.partition("-")[0] != "mmrt")
+    return found
+
+
+def _without_nncf(formats: tuple[str, ...]) -> tuple[str, ...]:
+    """The formats but openvino-int8 where what quantizes it is missing; says so."""
+    if "openvino-int8" not in formats or importlib.util.find_spec("nncf") is not None:
+        return formats
+    say_notes(("no openvino-int8 files: they need the package nncf: pip install nncf",))
+    return tuple(f for f in formats if f != "openvino-int8")

@@ -1,0 +1,96 @@
+"""Pruning from Python: a model and DataLoaders of yours become a family; masks alone; a family opened again."""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmprune.data.loaders import labels_of, loader_facts, preprocess_of_loader
+from mmprune.data.splits import DataError, LoaderSplit
+from mmprune.family import Baseline, Request, Resources, build_family
+from mmprune.folder import read_manifest
+from mmprune.handles import Family
+from mmprune.layers import find_layers
+from mmprune.models.dense_check import near_guessing
+from mmprune.models.loading import adopt, config_of
+from mmprune.models.outputs import answer_with_logits
+from mmprune.patterns import check_pattern, make_masks
+from mmprune.progress import bars, say_notes, say_warnings
+from mmprune.ranges import check_overrides, find_ranges
+from mmprune.recipes import NOTES, make_recipe
+from mmprune.records import LabelledData, Preprocess, Source
+from mmprune.scores import SCORES
+from mmprune.strategies import plan
+
+Ranges = Mapping[str, Mapping[str, Sequence[float]]]
+
+
+def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iterable[Any],  # noqa: PLR0913
+          out: str | Path = "mmprune-out", *, epochs: int | None = None, strategies: Sequence[str] = (),
+          score: str = "magnitude", pattern: str = "unstructured", ranges: Ranges | None = None,
+          recipe: str = "default", lr: float | None = None, qat: bool = False, preprocess: Preprocess | None = None,
+          seed: int = 0, device: str = "cpu", quiet: bool = False) -> Family:
+    """Prune the model ten ways and fine-tune each under its mask; the family is in the folder `out`.
+
+    model       trained, any nn.Module of one image tensor; it is copied and left as it is
+    train, val, test  DataLoaders of (images (n, C, H, W) float, labels (n,)), as the model takes them. The test images
+                are used for the reported accuracies alone; val and test must give the same batches each time
+    epochs      of fine-tuning; 0 prunes without training; None: the recipe's three
+    score       "magnitude", "gradient", "product", or "all" for a family of each
+    pattern     where zeros may stand: "unstructured", "block-1x4" for int8 on CPUs, "2:4" for Jetsons
+    recipe, lr, qat  see mmprune.recipes; qat is one epoch more on numbers rounded as int8's
+    ranges      {"kinds": {"conv_*": [low, high]}, "layers": {...}}: what layers may lose; None: as the paper says
+    preprocess  how an image file becomes the model's input, for the deployed folder; None: read off the test loader
+
+    Killed or interrupted, the same call goes on where it was. DataError for loaders and ModelError for models that do
+    not do, FolderError where the folder holds another family.
+    """
+    facts = loader_facts(train, val, test)
+    own = config_of(model)
+    name = str(own.get("architecture") or type(model).__name__)
+    adopted, spec, notes = adopt(model, name, facts.input_shape)
+    if facts.highest_label >= spec.num_classes:
+        raise DataError(f"there are labels up to {facts.highest_label}, and the model tells {spec.num_classes} classes "
+                        "apart")
+    splits = [LoaderSplit(loader) for loader in (train, val, test)]
+    baseline = Baseline(adopted, splits[0], splits[1], splits[2], facts.input_shape)
+    say_notes(notes)
+    say_warnings(near_guessing(adopted, splits[1], device))
+    data = LabelledData("", facts.sha256, facts.classes, labels_of(facts.classes, spec.num_classes), "loader")
+    source = Source(spec, preprocess or preprocess_of_loader(test, facts.input_shape), data)
+    scores = tuple(SCORES) if score == "all" else (score,)
+    how = make_recipe(recipe, epochs, lr, None, qat)
+    say_notes(NOTES[known] for known in NOTES if known == how.name)
+    request = Request(how, scores, tuple(strategies), check_pattern(pattern), seed, check_overrides(ranges or {}),
+                      name, source)
+    root = Path(out)
+    with bars(quiet) as progress:
+        build_family(lambda: baseline, request, root, Resources(device), progress)
+    return Family(root, lambda: baseline)
+
+
+def masks(model: nn.Module, strategy: str = "mid", *, pattern: str = "unstructured",
+          input_shape: Sequence[int] | None = None, ranges: Ranges | None = None) -> dict[str, Tensor]:
+    """Boolean masks by the names of the weights, True where a weight stays: by magnitude, no data and no training.
+
+    input_shape  (1, C, H, W), or (C, H, W); None: as a timm model says itself
+    ValueError for a strategy or a pattern that there is not, or an input shape that nobody says.
+    """
+    config = config_of(model)
+    shape = tuple(input_shape or config.get("input_size") or ())
+    if len(shape) not in (3, 4):
+        raise ValueError(f"input_shape: {type(model).__name__} does not say which images it takes; give (1, C, H, W)")
+    layers = find_layers(answer_with_logits(copy.deepcopy(model).eval()), (1, *shape[-3:]))
+    name = str(config.get("architecture") or type(model).__name__)
+    (chosen,) = plan((strategy,), layers, find_ranges(name, layers, check_overrides(ranges or {})))
+    weights = dict(model.named_parameters())
+    magnitudes = {layer.name: weights[layer.name].detach().abs() for layer in layers}
+    return make_masks(magnitudes, chosen.sparsity, check_pattern(pattern), {x.name: x.kind for x in layers})
+
+
+def open_family(root: str | Path) -> Family:
+    """The family in a folder, as prune or `mmprune build` made it. FolderError where there is none."""
+    read_manifest(Path(root))
+    return Family(Path(root))

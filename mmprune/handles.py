@@ -1,0 +1,277 @@
+"""What Python holds of a family's folder: the family, one of its models, and the file that fits a budget."""
+
+import html
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import targets
+from exporters.int8.settings import Int8
+from exporters.jetson.jetpack import DEFAULT, tensorrt_of
+from exporters.wanted import check_names, wanted_formats
+from mmprune import boards, folder
+from mmprune.boards import Measuring
+from mmprune.choices import pick
+from mmprune.progress import Progress, bars, say_loading, say_notes
+from mmprune.records import Artifact, Preprocess, Variant
+from mmprune.results.choose import Budget, Choice, choose, describe
+from mmprune.results.points import Point, PointsError, read_points
+from mmprune.results.table import aligned, table_rows
+
+if TYPE_CHECKING:  # they load torch and timm, which choosing and measuring do without
+    import numpy as np
+    from torch import nn
+
+    from mmprune.family import Baseline
+    from targets.bundle import Bundle
+
+MIB = 2**20
+
+
+class FamilyError(ValueError):
+    """What is asked of a family that it cannot give; the message says the way out."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family in its folder: the dense model and its variants, their files, and what was measured.
+
+    Each method reads the folder, so that what another process added is there. `failed` says which files could not be
+    made; `bundled` is the bundle that was packed where this machine is no board of the target.
+    """
+
+    root: Path
+    make_baseline: "Callable[[], Baseline] | None" = None  # the dense model and its data; None: as the manifest says
+    failed: tuple[str, ...] = ()
+    bundled: "Bundle | None" = None
+
+    @property
+    def variants(self) -> list[Variant]:
+        """The finished variants, the dense one first."""
+        return folder.read_variants(self.root)
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """The finished files of all variants."""
+        return folder.read_artifacts(self.root)
+
+    @property
+    def points(self) -> list[Point]:
+        """Each file with each runtime of the newest session. PointsError where nothing was measured."""
+        return read_points(self.root)
+
+    def __len__(self) -> int:
+        return len(self.variants)
+
+    def __iter__(self) -> "Iterator[Model]":
+        return (Model(self, variant) for variant in self.variants)
+
+    def __getitem__(self, name: str) -> "Model":
+        """A model by its strategy ("max", "dense"), or by a variant's id where several scores made the strategy."""
+        variants = self.variants
+        found = [v for v in variants if name in (v.id, v.strategy)]
+        if not found:
+            pick("variant", name, tuple(dict.fromkeys(v.strategy for v in variants)), KeyError)
+        if len(found) > 1:
+            raise KeyError(f"{name!r} is several variants: name one of {', '.join(v.id for v in found)}")
+        return Model(self, found[0])
+
+    @cached_property
+    def baseline(self) -> "Baseline":
+        """The dense model and its data. FamilyError for a family of loaders that are not here any more."""
+        if self.make_baseline is None:
+            from mmprune.models.source import reopen
+
+            return reopen(self.root)
+        return self.make_baseline()
+
+    def export(self, formats: Sequence[str], *, int8: Int8 | None = None,
+               calibration: "Callable[[], np.ndarray] | None" = None, jobs: int = 1,
+               progress: Progress | None = None) -> list[Artifact]:
+        """Every variant in every format ("onnx-fp32", "mmrt-int8"; "onnx": all its precisions but int8), verified.
+
+        calibration  gives images (n, C, H, W) float32, normalized, for int8's ranges; None: training images
+        jobs         processes; more than one needs a family that other processes can open
+        What is finished and was made the same way is not made again. ExportError, at the end, names each file that
+        could not be made and why. ValueError for a format that there is not.
+        """
+        check_names(formats, ())
+        kinds = wanted_formats(formats)
+        from exporters.export_family import InputMaker, export_family
+        from exporters.run import lost_zeros
+
+        boards.keep_golden_images(self.root, self.baseline.test)
+        maker = InputMaker(self.root, self.make_baseline or (lambda: self.baseline), calibration, int8 or Int8())
+        with _shown(progress) as shown:
+            artifacts = export_family(maker, self.variants, kinds, jobs, shown)
+        say_notes(lost_zeros(artifacts))
+        return artifacts
+
+    def measure(self, target: str = "local", host: str | Sequence[str] | None = None, *, how: Measuring | None = None,
+                progress: Progress | None = None) -> list[Point]:
+        """Measure all files on this machine, or on boards over ssh ("pi@pi5.local"); the points of the newest session.
+
+        ValueError for a target that there is not, MeasureError and HostError for what could not be measured or reached.
+        """
+        hosts = [host] if host is None or isinstance(host, str) else list(host)
+        with _shown(progress) as shown:
+            boards.measure_on(self.root, self.artifacts, [(name, target) for name in hosts], how or Measuring(), shown)
+        return self.points
+
+    def bundle(self, target: str, *, how: Measuring | None = None, jetpack: str = DEFAULT) -> "Bundle":
+        """One file with all that a board without network needs; import_results takes in what it measured.
+
+        ExportError where the TensorRT of a Jetson's JetPack would not build the files.
+        """
+        runtimes = targets.load(target).runtimes
+        tensorrt_of(jetpack)
+        say_loading("what answers a few images, to compare the board's answers with")
+        if "tensorrt" in runtimes:
+            from exporters.jetson.check import check_files, refuse
+
+            checked = check_files(self.root, self.artifacts, jetpack)
+            say_notes(checked.lines)
+            refuse(checked, jetpack)
+        return boards.bundle(self.root, self.artifacts, target, how or Measuring())
+
+    def import_results(self, path: str | Path) -> str:
+        """Take in what a bundle's ./run measured on a board, all of it or nothing; says what came in."""
+        from targets.importing import describe as describe_import
+        from targets.importing import import_results
+
+        return describe_import(import_results(self.root, Path(path)))
+
+    def choose(self, max_latency_ms: float | None = None, *, percentile: int = 90, max_size_mb: float | None = None,
+               max_memory_mb: float | None = None, min_accuracy: float | None = None,
+               runtime: str | None = None) -> "Chosen":
+        """The most accurate file within the budget; sizes in MiB, accuracy as a fraction.
+
+        FamilyError where nothing fits, with the nearest miss.
+        """
+        budget = Budget(None if max_latency_ms is None else max_latency_ms / 1e3, percentile, mib(max_size_mb),
+                        mib(max_memory_mb), min_accuracy, runtime)
+        choice = self.choice(budget)
+        if choice.winner is None:
+            raise FamilyError(describe(choice))
+        return Chosen(self, choice)
+
+    def choice(self, budget: Budget) -> Choice:
+        """What fits the budget, or what comes nearest."""
+        return choose(self.points, budget, folder.read_manifest(self.root).images.test)
+
+    def report(self) -> Path:
+        """Write report.md and front.png. Unmeasured families get the rest of the report, and PointsError."""
+        from mmprune.results.report import write_report
+
+        try:
+            points = self.points
+        except PointsError:
+            write_report(self.root)
+            raise
+        return write_report(self.root, points)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The head and the rows of a table: what was measured, else the variants."""
+        try:
+            return table_rows(self.points)
+        except PointsError:
+            return [_HEAD, *(_cells(v) for v in self.variants)]
+
+    def __repr__(self) -> str:
+        return f"Family of {len(self)} models in {self.root}\n{aligned(self.rows())}"
+
+    def _repr_html_(self) -> str:
+        """The same as a table for notebooks."""
+        lines = ("".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+                 for i, row in enumerate(self.rows()) for tag in ("td" if i else "th",))
+        body = "".join(f"<tr>{line}</tr>" for line in lines)
+        return f"<p>Family of {len(self)} models in <code>{html.escape(str(self.root))}</code></p><table>{body}</table>"
+
+
+@dataclass(frozen=True)
+class Model:
+    """One of a family's models."""
+
+    family: Family
+    variant: Variant
+
+    @property
+    def accuracy(self) -> float:
+        """On test data, of the torch model."""
+        return self.variant.accuracy
+
+    @property
+    def sparsity(self) -> float:
+        """Zeros over all prunable weights."""
+        return self.variant.sparsity
+
+    def model(self) -> "nn.Module":
+        """An nn.Module with the variant's weights, in eval mode on the CPU."""
+        from mmprune.family import load_variant
+
+        return load_variant(self.family.root, self.variant, self.family.baseline.model)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The file that fits a budget best."""
+
+    family: Family
+    choice: Choice
+
+    @property
+    def point(self) -> Point:
+        assert self.choice.winner is not None
+        return self.choice.winner
+
+    @property
+    def accuracy(self) -> float:
+        """Of this very file, on test data."""
+        return self.point.accuracy
+
+    @property
+    def p90_s(self) -> float | None:
+        """Seconds; None where too few inferences were measured to say."""
+        return self.point.p90_s
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.family.root / next(a.path for a in self.family.artifacts if a.id == self.point.artifact)
+
+    def deploy(self, out: str | Path, preprocess: Preprocess | None = None) -> Path:
+        """Write a folder that runs by itself: the model, infer.py, its preprocessing, the evidence for the choice.
+
+        preprocess  how the loaders of a family prepared their images, where that could not be read off them
+        """
+        from targets.deploy import deploy
+
+        return deploy(self.family.root, self.choice, Path(out), preprocess)
+
+    def __repr__(self) -> str:
+        return describe(self.choice)
+
+
+def mib(value: float | None) -> int | None:
+    """Bytes of MiB."""
+    return None if value is None else round(value * MIB)
+
+
+@contextmanager
+def _shown(progress: Progress | None) -> Iterator[Progress]:
+    """The given Progress, else bars of its own."""
+    if progress is not None:
+        yield progress
+        return
+    with bars() as own:
+        yield own
+
+
+_HEAD = ("variant", "score", "pattern", "sparsity %", "accuracy %")
+
+
+def _cells(v: Variant) -> tuple[str, ...]:
+    return v.strategy, v.score, v.pattern, f"{v.sparsity * 100:.1f}", f"{v.accuracy * 100:.2f}"

@@ -1,0 +1,43 @@
+"""Measured points as a table of text."""
+
+from collections.abc import Sequence
+
+from mmprune.results.points import Point
+
+FLAG = "of all samples, those too from which other programs took the CPU"
+
+
+def table(points: Sequence[Point]) -> str:
+    """The measured points as aligned text for a terminal."""
+    text = aligned(table_rows(points))
+    return text + (f"\n* {FLAG}" if any(p.disturbed for p in points) else "")
+
+
+def table_rows(points: Sequence[Point]) -> list[tuple[str, ...]]:
+    """The head and a row a point, as text."""
+    return [HEAD, *(cells(p) for p in points)]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as text in columns: the first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+HEAD = ("variant", "runtime", "sparsity %", "accuracy %", "p50 ms", "p90 ms", "p99 ms", "of dense", "99 % interval",
+         "verdict", "peak MiB", "model MiB", "file MiB", "download MiB")
+
+
+def cells(p: Point) -> tuple[str, ...]:
+    def ms(value: float | None) -> str:
+        return "-" if value is None else f"{value * 1e3:.2f}{'*' if p.disturbed else ''}"
+
+    def mib(value: int, digits: int) -> str:
+        return f"{value / 2**20:.{digits}f}"
+
+    ratio = ("-", "-", "-") if p.ratio is None else (
+        f"{p.ratio.value:.3f}", f"{p.ratio.low:.3f} to {p.ratio.high:.3f}", p.ratio.verdict)
+    return (f"{p.strategy}, {p.precision}", p.runtime, f"{p.sparsity * 100:.1f}",
+            f"{p.accuracy * 100:.2f}", ms(p.p50_s), ms(p.p90_s), ms(p.p99_s), *ratio,
+            mib(p.peak_bytes, 0), mib(p.memory_bytes, 0), mib(p.file_bytes, 2), mib(p.download_bytes, 2))

@@ -1,0 +1,179 @@
+"""The whole way in one call, from a model and data to measured files: the command line parses, calls it, and prints."""
+
+import os
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import targets
+from exporters import ExportError
+from exporters.int8.settings import Int8
+from exporters.jetson.jetpack import DEFAULT, tensorrt_of
+from exporters.wanted import check_names, format_names, wanted_formats
+from mmprune import boards
+from mmprune.boards import Measuring
+from mmprune.choices import pick
+from mmprune.handles import Family
+from mmprune.models.named import Named
+from mmprune.progress import Progress, quiet, say_errors, say_loading, say_notes, say_warnings
+from mmprune.recipes import NOTES, RECIPES, Recipe
+from mmprune.records import Manifest, Source
+from mmprune.strategies import STRATEGIES
+
+ALL = "all"  # of the scores
+AUTO = "auto"  # of the patterns: what pays on the target
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a build is asked for. ValueError, before anything heavy is loaded, for names that there are not."""
+
+    target: str
+    out: Path = Path("mmprune-out")
+    source: Named = field(default_factory=Named)
+    recipe: Recipe = RECIPES["default"]
+    score: str = "magnitude"
+    strategies: tuple[str, ...] = ()  # () for the recipe's ten
+    pattern: str = AUTO
+    ranges: Path | None = None  # TOML, see ranges.read_overrides
+    formats: tuple[str, ...] = ()  # "onnx", "mmrt-int8" ...; () for the target's
+    precisions: tuple[str, ...] = ()  # of all formats; () for each format's own
+    int8: Int8 = field(default_factory=Int8)
+    calibration: Path | None = None  # a folder of images or an .npz, for int8's ranges; None: of the training images
+    jetpack: str = DEFAULT
+    hosts: tuple[str, ...] = ()  # boards to measure on; () for this machine
+    measuring: Measuring = field(default_factory=Measuring)
+    device: str = "cpu"  # of the fine-tuning
+    jobs: int | None = None  # variants made at once; None: one a core on the CPU, else 1
+    command: str = ""  # for the record
+
+    def __post_init__(self) -> None:
+        targets.load(self.target)
+        tensorrt_of(self.jetpack)
+        check_names(self.formats, self.precisions)
+        for name in self.strategies:
+            pick("strategy", name, STRATEGIES)
+
+
+def build(options: BuildOptions, progress: Progress = quiet) -> Family:
+    """Prune, fine-tune, export, verify and measure; where this machine is no board of the target, pack a bundle.
+
+    What is finished in the folder is not done again. A file that cannot be made or is refused costs itself alone: the
+    rest is built and measured, and Family.failed names it and why.
+    """
+    say_loading("torch and timm")
+    from mmprune.family import Resources, build_family
+    from mmprune.models.source import open_source
+
+    target = targets.load(options.target)
+    check_device(options.device)
+    wanted = wanted_formats(format_names(target.formats, options.formats, options.precisions))
+    opened = open_source(options.source, options.out / "cache", options.device)
+    say_notes(opened.notes)
+    say_warnings(opened.warnings)
+    read = _calibration(options.calibration, wanted, opened.make_baseline.preprocess)
+    pattern = targets.pattern_for(target, wanted) if options.pattern == AUTO else options.pattern
+    request = _request(options, opened.make_baseline.spec.model, opened.source, pattern)
+    jobs = options.jobs or (min(10, len(os.sched_getaffinity(0))) if options.device == "cpu" else 1)
+    build_family(opened.make_baseline, request, options.out, Resources(options.device, jobs), progress)
+    family = Family(options.out, opened.make_baseline)
+    failed: list[str] = []
+    try:
+        family.export([f"{name}-{precision}" for name, precision in wanted], int8=options.int8, calibration=read,
+                      jobs=jobs, progress=progress)
+    except ExportError as err:  # what was exported is measured all the same
+        failed.append(str(err))
+    artifacts, refused = _usable(family, wanted, options.jetpack)
+    failed += refused
+    made = None
+    try:
+        if artifacts and (options.hosts or boards.is_here(options.target)):
+            hosts = dict.fromkeys(options.hosts) or [None]
+            boards.measure_on(family.root, artifacts, [(host, options.target) for host in hosts], options.measuring,
+                              progress)
+        elif artifacts:
+            made = boards.bundle(family.root, artifacts, options.target, options.measuring)
+    except Exception:  # said first, since it failed first
+        say_errors(failed)
+        raise
+    return replace(family, failed=tuple(failed), bundled=made)
+
+
+def plan(source: Named, recipe: Recipe, strategies: tuple[str, ...] = (), pattern: str = "unstructured",
+         ranges: Path | None = None) -> Manifest:
+    """The manifest that a build would begin with: layers, kinds, ranges, strategies. No data is read, nothing trained.
+
+    ValueError for a strategy that there is not, and for a model that cannot be opened.
+    """
+    for name in strategies:
+        pick("strategy", name, STRATEGIES)
+    say_loading("torch and timm")
+    from mmprune.data.splits import LoaderSplit, describe_data
+    from mmprune.family import Baseline, Request, plan_family
+    from mmprune.models.loading import open_model
+    from mmprune.models.source import named_model
+    from mmprune.ranges import read_overrides
+
+    named = named_model(source)
+    opened = open_model(named.model or "", str(named.weights) if named.weights else None,
+                        describe_data(named.data) if named.data else None, named.options)
+    say_notes(opened.notes)
+    say_notes(NOTES[name] for name in NOTES if name == recipe.name)
+    none = LoaderSplit(())
+    request = Request(recipe, ("magnitude",), strategies, pattern, source.seed,
+                      read_overrides(ranges) if ranges else {}, opened.spec.model)
+    return plan_family(Baseline(opened.model, none, none, none, opened.preprocess.input_shape), request)
+
+
+def check_device(name: str) -> None:
+    """ValueError where torch cannot work on the device."""
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as err:
+        reason = str(err).strip().splitlines()[0]
+        raise ValueError(f"--device: torch cannot use {name!r} here: {reason}") from err
+
+
+def _request(options: BuildOptions, model: str, source: Source, pattern: str) -> Any:
+    from mmprune.family import Request
+    from mmprune.patterns import check_pattern
+    from mmprune.ranges import read_overrides
+    from mmprune.scores import SCORES
+
+    scores = tuple(SCORES) if options.score == ALL else (options.score,)
+    overrides = read_overrides(options.ranges) if options.ranges else {}
+    say_notes(NOTES[name] for name in NOTES if name == options.recipe.name)
+    return Request(options.recipe, scores, options.strategies, check_pattern(pattern), options.source.seed, overrides,
+                   model, source, options.command)
+
+
+def _calibration(path: Path | None, wanted: tuple[tuple[str, str], ...], preprocess: Any) -> Any:
+    """Reads the user's calibration images, once before anything long begins; None: none are named, or needed."""
+    from exporters.int8.calibration import left_out, read_images
+
+    if path is None:
+        return None
+    if all(precision != "int8" for _, precision in wanted):
+        say_notes((f"{path} is not read: no int8 is made (--precision int8)",))
+        return None
+    read = partial(read_images, path, preprocess)
+    read()
+    say_notes(left_out(path))
+    return read
+
+
+def _usable(family: Family, wanted: tuple[tuple[str, str], ...], jetpack: str) -> tuple[list[Any], list[str]]:
+    """The finished artifacts of the wanted kinds but those that the JetPack's TensorRT would not take; why not."""
+    from exporters.jetson.check import check_files, refuse
+
+    artifacts = [a for a in family.artifacts if (a.format, a.precision) in wanted]
+    checked = check_files(family.root, artifacts, jetpack)
+    say_notes(checked.lines)
+    try:
+        refuse(checked, jetpack, "they are left out")
+    except ExportError as err:
+        return [a for a in artifacts if a.id not in checked.refused], [str(err)]
+    return artifacts, []

@@ -1,0 +1,206 @@
+"""Pruning from Python: the user's own model and loaders, left as they are; what they cannot be is refused at once."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torchvision import transforms
+from toys import SmallNet, ToySplit, image_loaders, make_baseline
+
+import mmprune
+from mmprune.data.loaders import loader_facts, preprocess_of_loader
+from mmprune.data.preprocess import network_input
+from mmprune.data.splits import DataError
+from mmprune.folder import FolderError
+from mmprune.models.timm_models import ModelError
+from targets.deploy import DeployError
+
+
+def loaders(shuffle: bool = False) -> dict[str, DataLoader]:
+    parts = {name: ToySplit(48, seed) for seed, name in enumerate(("train", "val", "test"))}
+    return {name: DataLoader(TensorDataset(s.images, s.labels), 16, shuffle=shuffle) for name, s in parts.items()}
+
+
+def prune(out, model=None, more=None, **given):
+    arguments = {"strategies": ("max",), "epochs": 0, "quiet": True, **given}
+    return mmprune.prune(model or make_baseline().model, **{**loaders(), **(more or {})}, out=out, **arguments)
+
+
+def test_the_model_is_left_as_it_is_and_the_same_call_goes_on(tmp_path):
+    model = make_baseline().model.train()
+    before = copy.deepcopy(model.state_dict())
+    family = prune(tmp_path / "family", model)
+    assert model.training and all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(),
+                                                                    strict=True))
+    written = {p: p.stat().st_mtime_ns for p in (tmp_path / "family").rglob("variant.json")}
+    assert prune(tmp_path / "family", model).variants == family.variants and len(family) == 2
+    assert written == {p: p.stat().st_mtime_ns for p in (tmp_path / "family").rglob("variant.json")}
+    with pytest.raises(FolderError, match="holds another family"):
+        prune(tmp_path / "family", model, seed=1)
+
+
+def test_a_family_s_models_by_strategy_or_id(tmp_path):
+    family = prune(tmp_path, strategies=("min", "max"))
+    sparse = family["max"].model()
+    zeros = sum(int((w == 0).sum()) for w in sparse.parameters())
+    assert not sparse.training and zeros > 0 and family["max"].sparsity > family["min"].sparsity
+    assert family[family["min"].variant.id].variant == family["min"].variant
+    with pytest.raises(KeyError, match=r"no variant called 'maxi'.*did you mean 'max'"):
+        family["maxi"]
+    assert [m.variant.strategy for m in family] == ["dense", "min", "max"]
+
+
+def test_a_family_of_several_scores_asks_which(tmp_path):
+    family = prune(tmp_path, score="all")
+    with pytest.raises(KeyError, match="is several variants: name one of max-magnitude"):
+        family["max"]
+
+
+def test_opened_again_it_has_its_files_and_says_what_it_lacks(tmp_path):
+    prune(tmp_path)
+    family = mmprune.open_family(tmp_path)
+    assert len(family) == 2
+    with pytest.raises(DataError, match=r"made of a model and loaders in Python.*call mmprune\.prune with them again"):
+        family["max"].model()
+    with pytest.raises(FolderError, match="holds no family"):
+        mmprune.open_family(tmp_path / "none")
+
+
+def test_markup_in_names_stays_text(tmp_path):
+    family = prune(tmp_path / "<b>bold")
+    assert "&lt;b&gt;bold" in family._repr_html_() and "<b>" not in family._repr_html_()
+    assert family._repr_html_().count("<tr>") == 3 and "max" in repr(family)
+
+
+class Noise(Dataset):
+    """Other images each time, as random augmentation makes them."""
+
+    def __len__(self) -> int:
+        return 32
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.randn(1, 8, 9), index % 3
+
+
+@pytest.mark.parametrize(("more", "words"), [
+    ({"test": DataLoader(Noise(), 16)}, "the test loader yields other images, or another order, each time"),
+    ({"val": loaders(shuffle=True)["val"]}, "the validation loader yields other images"),
+    ({"train": []}, "the train loader yields nothing"),
+    ({"test": [(torch.zeros(4, 1, 16, 16), torch.zeros(4, dtype=torch.long))]}, "images of several shapes"),
+    ({"train": [torch.zeros(4, 1, 8, 9)]}, r"must yield \(images, labels\)"),
+    ({"train": [(torch.zeros(4, 1, 8, 9), torch.full((4,), 7))]},
+     "labels up to 7, and the model tells 3 classes apart"),
+])
+def test_loaders_that_do_not_do_are_refused(tmp_path, more, words):
+    with pytest.raises(DataError, match=words):
+        prune(tmp_path, more=more)
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_that_do_not_do_are_refused(tmp_path):
+    batch = (torch.zeros(4, 2, 8, 9), torch.zeros(4, dtype=torch.long))
+    with pytest.raises(ModelError, match=r"SmallNet does not take .*, as the loaders yield them"):
+        prune(tmp_path, SmallNet(), {name: [batch] for name in ("train", "val", "test")})
+    with pytest.raises(ModelError, match=r"Sequential returns .*no tensor of shape \(1, classes\)"):
+        prune(tmp_path, nn.Sequential(nn.Conv2d(1, 4, 3)))
+    with pytest.raises(ValueError, match=r"no pattern called 'block'.*did you mean 'block-1x4'"):
+        prune(tmp_path, pattern="block")
+    with pytest.raises(ValueError, match=r"ranges: \[kinds\] 'convolution' is no kind"):
+        prune(tmp_path, ranges={"kinds": {"convolution": [0.1, 0.2]}})
+
+
+def test_a_model_near_guessing_is_said(tmp_path, capsys):
+    prune(tmp_path)
+    assert "WARNING: the dense model is right on" in capsys.readouterr().err
+
+
+IMAGENET = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+TENSOR = transforms.ToTensor()
+
+
+class Files(Dataset):
+    def __init__(self, transform) -> None:
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int):
+        return self.transform(Image.new("RGB", (50, 40))), 0
+
+
+@pytest.mark.parametrize("steps", [
+    [transforms.Resize(48), transforms.CenterCrop(32), TENSOR, IMAGENET],
+    [transforms.Resize(36, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop((32, 32)), TENSOR, IMAGENET],
+    [transforms.Resize((32, 32)), TENSOR, transforms.Normalize([0.5], [0.5])],
+    [transforms.Resize((32, 32)), TENSOR],
+    [TENSOR, IMAGENET],
+])
+def test_preprocessing_is_read_off_torchvision_s_transforms(steps):
+    transform = transforms.Compose(steps)
+    found = preprocess_of_loader(DataLoader(Subset(Files(transform), [0])), (1, 3, 32, 32))
+    size = (32, 32) if isinstance(steps[0], transforms.ToTensor) else (37, 61)
+    picture = np.random.default_rng(7).integers(0, 256, (*size, 3), np.uint8)
+    assert np.allclose(network_input(picture, found)[0], transform(Image.fromarray(picture)).numpy(), atol=1e-4)
+
+
+def test_timm_s_own_transforms_are_read_too():
+    config = timm.data.resolve_model_data_config(timm.create_model("mobilenetv3_small_050"))
+    found = preprocess_of_loader(DataLoader(Files(timm.data.create_transform(**config, is_training=False))),
+                                 (1, *config["input_size"]))
+    assert (found.image_size, found.crop_pct, found.interpolation) == ((224, 224), 0.875, "bicubic")
+
+
+@pytest.mark.parametrize("steps", [
+    [transforms.Resize(48), transforms.CenterCrop(32), transforms.ColorJitter(0.5), TENSOR, IMAGENET],
+    [transforms.Resize(48), transforms.CenterCrop(32), TENSOR, transforms.Lambda(lambda x: 255 * x)],
+    [transforms.Pad(9), transforms.Resize(48), transforms.CenterCrop(32), TENSOR],
+    [transforms.Resize(32), transforms.Grayscale(3), transforms.CenterCrop(32), TENSOR, IMAGENET],
+])
+def test_what_does_not_give_the_same_pixels_is_not_taken_for_it(steps):
+    assert preprocess_of_loader(DataLoader(Files(transforms.Compose(steps))), (1, 3, 32, 32)) is None
+
+
+def test_without_preprocessing_nothing_is_deployed_but_by_saying_it(tmp_path):
+    family = prune(tmp_path / "family")
+    family.export(["onnx-fp32"])
+    family.measure(how=mmprune.Measuring("smoke"))
+    best = family.choose(max_latency_ms=4000)
+    with pytest.raises(DeployError, match=r"deploy\(out, preprocess=mmprune\.Preprocess"):
+        best.deploy(tmp_path / "deploy")
+    best.deploy(tmp_path / "deploy", mmprune.Preprocess((8, 9), (0.5,), (0.25,)))
+    assert json.loads((tmp_path / "deploy" / "preprocess.json").read_text())["std"] == [0.25]
+    with pytest.raises(mmprune.FamilyError, match="nearest miss"):
+        family.choose(max_latency_ms=1e-6)
+
+
+def test_classes_come_from_the_data_set(tmp_path):
+    made = image_loaders(tmp_path)
+    facts = loader_facts(*made.values())
+    assert facts.classes == ("left", "middle", "right") and facts.input_shape == (1, 1, 8, 9)
+    assert facts.highest_label == 2 and facts.sha256 == loader_facts(*image_loaders(tmp_path).values()).sha256
+
+
+def test_masks_alone_need_no_data_and_change_nothing():
+    model = timm.create_model("resnet18").train()
+    hooks, masks = len(model._forward_hooks), mmprune.masks(model, strategy="mid", pattern="2:4")
+    assert model.training and len(model._forward_hooks) == hooks
+    kept = {name: float(mask.float().mean()) for name, mask in masks.items()}
+    assert kept["layer4.1.conv1.weight"] == 0.5 and kept["conv1.weight"] == 1.0
+    weights = dict(model.named_parameters())
+    assert all(mask.shape == weights[name].shape for name, mask in masks.items())
+    with pytest.raises(ValueError, match="input_shape: SmallNet does not say which images it takes"):
+        mmprune.masks(SmallNet())
+
+
+def test_the_front_door_names_what_it_has():
+    assert {"prune", "masks", "build", "open_family"} <= set(dir(mmprune))
+    assert all(getattr(mmprune, name) is not None for name in mmprune.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'prunes'"):
+        _ = mmprune.prunes
