@@ -1,19 +1,35 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each makes the virtual environment that it needs.
 PYTHON ?= python3
 BIN = .venv/bin
+# One process a core, and one thread of torch in each; the files that take longest start first
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test lint bench wheel clean
+.PHONY: help demo test test-all lint bench wheel clean
+
+help:
+	@echo 'make demo      a family of sparse models for this machine, and the best of them that runs within 2 ms'
+	@echo 'make test      the quick tests: of every module some, a few minutes'
+	@echo 'make test-all  all tests: also timm'"'"'s families, long builds, sanitizers, emulated boards and CPUs'
+	@echo 'make lint      ruff and mypy'
+	@echo 'make bench     what two benchmarks cost here'
+	@echo 'make wheel     a wheel in dist/'
+	@echo 'make clean     removes what these commands made'
 
 demo: .venv/installed
 	$(BIN)/mmprune build --target x86 --epochs 1 --formats onnx,openvino-fp16,mmrt-fp32 --out mmprune-out
 	$(BIN)/mmprune choose mmprune-out --max-latency-ms 2 --max-size-mb 1.6 --out deploy
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(PYTEST) -m "not slow"
+
+# What is skipped, for want of an emulator or a package, is said with its reason
+test-all: .venv/installed-dev
+	$(PYTEST) -rs
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(find runtime -name '*.cc' -o -name '*.h')
 
 bench: .venv/installed-dev
 	$(BIN)/python benchmarks/family_cost.py

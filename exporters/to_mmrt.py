@@ -35,6 +35,7 @@ from mmprune import __version__, folder
 from mmprune.choices import pick
 from mmprune.records import Artifact
 from mmprune.runtime_files import runtime_files
+from targets.on_device.runtimes import answers, open_mmrt
 
 ORIGINS = {"fp32": Origin(("onnx", "fp32")), "fp16": Origin(("onnx", "fp32")), "int8": Origin(("onnx", "int8"))}
 SUFFIX = ".mmrt"
@@ -78,7 +79,7 @@ def _count_zeros(given: ExportInput, model: onnx.ModelProto, path: Path,
     Then the same of layers that are parallel convolutions and became one with others: the share of zeros in that one,
     which is lower where their masks differ.
     """
-    profile = _open(path).profile(given.images[:1])  # of zeros some norms make NaN, which an int8 file refuses
+    profile = _open(path).model.profile(given.images[:1])  # of zeros some norms make NaN, which an int8 file refuses
     steps = [s for s in profile if s["op"] in ("LINEAR", "QLINEAR")]
     dims = {i.name: tuple(i.dims) for i in model.graph.initializer}
     users = {name: node for node in model.graph.node for name in node.input}
@@ -118,15 +119,14 @@ def _merge_notes(given: ExportInput, source: Artifact, merged: Mapping[str, floa
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """The file in our runtime on one CPU thread: image (1, C, H, W) -> logits (1, classes)."""
-    model = _open(path)
-    return lambda image: model(image)[0]
+    return answers(_open(path))
 
 
 def _open(path: Path) -> Any:
-    """The runtime's model. ExportError where it refuses the file."""
+    """On one thread. ExportError where our runtime refuses the file."""
     runtime = load_runtime()
     try:
-        return runtime.Model(str(path), 1)
+        return open_mmrt(str(path), 1, runtime)
     except runtime.MmrtError as err:
         raise ExportError(str(err)) from None  # its own class lives in a module that no other process knows
 

@@ -6,12 +6,11 @@ The constants of the layers carry their torch names (zeros.name_layers); metadat
 """
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import onnxsim
 import torch
 from onnx import numpy_helper
@@ -34,6 +33,7 @@ from mmprune import __version__, folder
 from mmprune.choices import pick
 from mmprune.patterns import ALIGNED
 from mmprune.records import Artifact
+from targets.on_device.runtimes import answers, open_onnxruntime
 
 ORIGINS = {
     "fp32": Origin(packages=("torch", "onnx", "onnxsim")),
@@ -121,22 +121,12 @@ def _export_fp32(given: ExportInput) -> Artifact:
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """The file in ONNX Runtime on one CPU thread: images (1, C, H, W) float32 -> logits (1, classes) float32."""
-    return _run(str(path))
+    return answers(open_onnxruntime(str(path), 1))
 
 
 def open_exact(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """As open_file, but Q/DQ round what float32 computes: ONNX Runtime's INT8 kernels may overflow, not TensorRT's."""
-    return _run(str(path), {"session.disable_quant_qdq": "1"})
-
-
-def _run(model: str | bytes, settings: Mapping[str, str] | None = None) -> Callable[[np.ndarray], np.ndarray]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only: warnings about unused initializers are not for our user
-    for key, value in (settings or {}).items():
-        options.add_session_config_entry(key, value)
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return lambda image: session.run([OUTPUT], {INPUT: image})[0]
+    return answers(open_onnxruntime(str(path), 1, (("session.disable_quant_qdq", "1"),)))
 
 
 def layer_weights(given: ExportInput) -> dict[str, np.ndarray]:
@@ -217,7 +207,7 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
 
 def same_answers(a: onnx.ModelProto, b: onnx.ModelProto, images: np.ndarray, tolerance: float) -> bool:
     """Whether two models differ by at most this fraction of the largest logit. images (N, 1, C, H, W)"""
-    run_a, run_b = _run(a.SerializeToString()), _run(b.SerializeToString())
+    run_a, run_b = (answers(open_onnxruntime(model.SerializeToString(), 1)) for model in (a, b))
     for image in images:
         left, right = run_a(image), run_b(image)
         if left.shape != right.shape or not np.abs(left - right).max() <= tolerance * np.abs(left).max():

@@ -19,11 +19,11 @@ from exporters.graph.zeros import count_zeros
 from exporters.int8 import calibration
 from exporters.int8.openvino import left_in_float, quantize
 from exporters.made_with import Origin
-from exporters.no_telemetry import no_telemetry
 from exporters.run import export_source
 from exporters.to_onnx import layer_weights, read_constants
 from mmprune.choices import pick
 from mmprune.records import Artifact
+from targets.on_device.runtimes import answers, no_telemetry, open_openvino
 
 with no_telemetry():
     import openvino
@@ -60,9 +60,7 @@ def export(given: ExportInput, precision: str) -> Artifact:
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """The file in OpenVINO on one CPU thread, computing in float32: image (1, C, H, W) -> logits (1, classes)."""
-    config = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(str(path), "CPU", config).create_infer_request()
-    return lambda image: np.array(request.infer([image])[0])  # a copy: the request reuses its output
+    return answers(open_openvino(str(path), 1))
 
 
 FULL_BYTES = 2**20  # less free space than this, and the disk is what failed

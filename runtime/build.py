@@ -7,6 +7,7 @@
 
 import argparse
 import concurrent.futures
+import json
 import os
 import platform
 import shutil
@@ -15,8 +16,9 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("c_api", "halo", "isa", "linear", "matmul", "model", "nd", "panels", "plan", "quantized", "sha256", "taps",
-           "threads", "weights")
+# Under src/: those that are compiled alike
+SOURCES = ("c_api", "file/container", "file/plan", "file/read_quantized", "file/sha256", "file/words", "halo", "isa",
+           "linear", "matmul", "model", "nd", "panels", "quantized", "taps", "threads", "weights")
 # One file an instruction set, and what it alone is compiled with: the rest runs on every machine of the architecture
 ISAS = {
     "x86_64": {"scalar": (), "avx2": ("-mavx2", "-mfma"), "avxvnni": ("-mavx2", "-mfma", "-mavxvnni"),
@@ -27,7 +29,9 @@ ISAS = {
                 "neon_dotprod": ("-fno-schedule-insns", "-march=armv8.2-a+dotprod")},
 }
 TESTS = ("test_elementwise", "test_linear", "test_loader", "test_nd", "test_nonfinite", "test_quantized")
-FLAGS = ("-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra", "-Wno-psabi")
+# The arena holds floats, words and bytes: no strict aliasing. A switch that forgets a row of operations.inc is an error
+FLAGS = ("-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-pthread", "-fno-strict-aliasing", "-Wall",
+         "-Wextra", "-Werror=switch", "-Wno-psabi")
 KERNEL_FLAGS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 # libstdc++ is the board's own: the static one of GCC 12 asks for glibc 2.36, and a Jetson's is 2.35
 LINK = ("-s", "-Wl,--gc-sections")
@@ -56,6 +60,17 @@ def run(command: list) -> None:
         raise BuildError(f"{' '.join(str(w) for w in command)}\n{done.stderr.strip()[-4000:]}")
 
 
+def compile_commands(compiler: str, arch: str, objects: Path, tests: bool, extra: list) -> dict:
+    """How each file is compiled, by its path here without the ending: the last words are `-c source -o object`."""
+    units = {f"src/{name}": () for name in SOURCES}
+    units.update({f"src/isa_{isa}": (*KERNEL_FLAGS, *flags) for isa, flags in ISAS[arch].items()})
+    units["tools/mmrt_bench"] = ()
+    units.update({f"tests/{name}": () for name in TESTS if tests})
+    includes = [f"-I{HERE / folder}" for folder in ("src", "include")]
+    return {name: [compiler, *FLAGS, *flags, *extra, *includes, "-c", str(HERE / f"{name}.cc"),
+                   "-o", str(objects / f"{name}.o")] for name, flags in units.items()}
+
+
 def build(out: Path = HERE, arch: str = "", tests: bool = False, sanitize: str = "", jobs: int = 0) -> list:
     """Compile into `out`; the files made: the library, mmrt-bench and, if asked for, the tests. BuildError."""
     arch = arch or platform.machine()
@@ -63,27 +78,26 @@ def build(out: Path = HERE, arch: str = "", tests: bool = False, sanitize: str =
         raise BuildError(f"mmrt knows {', '.join(ISAS)}, not {arch}")
     compiler = find_compiler(arch)
     extra = list(SANITIZERS[sanitize]) if sanitize else []
-    objects = out / f"build-{arch}{sanitize and f'-{sanitize}'}"
+    objects = (out / f"build-{arch}{sanitize and f'-{sanitize}'}").resolve()
+    commands = compile_commands(compiler, arch, objects, tests, extra)
+    made = {name: command[-1] for name, command in commands.items()}
     objects.mkdir(parents=True, exist_ok=True)
-    shared = [*HERE.glob("src/*.inc"), *HERE.glob("*/*.h"), Path(__file__)]
+    (objects / "compile_commands.json").write_text(json.dumps(  # what clangd and clang-tidy read
+        [{"directory": str(objects), "file": words[-3], "arguments": words} for words in commands.values()], indent=1))
+    shared = [*HERE.glob("src/**/*.inc"), *HERE.glob("*/**/*.h"), Path(__file__)]
     headers = max(p.stat().st_mtime for p in shared)
-    units = {name: ("src", []) for name in SOURCES}
-    units.update({f"isa_{isa}": ("src", [*KERNEL_FLAGS, *flags]) for isa, flags in ISAS[arch].items()})
-    units["mmrt_bench"] = ("tools", [])
-    units.update({name: ("tests", []) for name in TESTS if tests})
 
-    def compile_one(name: str) -> None:
-        folder, flags = units[name]
-        source, made = HERE / folder / f"{name}.cc", objects / f"{name}.o"
-        if not made.is_file() or made.stat().st_mtime < max(headers, source.stat().st_mtime):
-            run([compiler, *FLAGS, *flags, *extra, *(f"-I{HERE / d}" for d in ("src", "include")), "-c", source,
-                 "-o", made])
+    def compile_one(command: list) -> None:
+        source, target = Path(command[-3]), Path(command[-1])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.is_file() or target.stat().st_mtime < max(headers, source.stat().st_mtime):
+            run(command)
 
     with concurrent.futures.ThreadPoolExecutor(jobs or len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(compile_one, units))
-    library = [objects / f"{name}.o" for name in units if units[name][0] == "src"]
-    programs = {out / "libmmrt.so": ["-shared", *library], out / "mmrt-bench": [objects / "mmrt_bench.o", *library]}
-    programs.update({out / name: [objects / f"{name}.o", *library] for name in TESTS if tests})
+        list(pool.map(compile_one, commands.values()))
+    library = [path for name, path in made.items() if name.startswith("src/")]
+    programs = {out / "libmmrt.so": ["-shared", *library], out / "mmrt-bench": [made["tools/mmrt_bench"], *library]}
+    programs.update({out / name: [made[f"tests/{name}"], *library] for name in TESTS if tests})
     for path, parts in programs.items():
         part = path.with_name(path.name + ".part")
         run([compiler, "-pthread", *(extra or LINK), *parts, "-o", part])

@@ -1,4 +1,4 @@
-"""From artifact to measurement: what each device family is (TARGETS), and probe.py, which runs on the device.
+"""From artifact to measurement: what each device family is (TARGETS), and on_device/, which runs on the device.
 
 To add a target: a row in TARGETS, or a TOML file with a row's fields that a user names with --target my-board.toml.
 """
@@ -14,14 +14,14 @@ from typing import Any
 from mmprune.choices import pick
 from mmprune.from_json import from_json
 from mmprune.records import Device
+from targets.on_device import board
+from targets.on_device.power import POWER
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-ARCHITECTURES = ("x86_64", "aarch64")
-POWER_SOURCES = ("rapl", "ina3221", "pmic")
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,11 @@ class Target:
     isa: tuple[str, ...] = ()  # CPU features, as the kernel names them, that every board of the family has
     lacks: tuple[str, ...] = ()  # and those that none has: they tell a Pi 4 from a Pi 5
     board: str = ""  # what the board's own name contains (/proc/device-tree/model); "" where any board will do
-    power: str = ""  # where energy is read: rapl, ina3221 (Jetson's rails), pmic (Raspberry Pi 5)
+    power: str = ""  # where energy is read, of on_device.power.POWER
 
     def __post_init__(self) -> None:
-        pick("arch", self.arch, ARCHITECTURES, owner=f"target {self.name}")
         if self.power:
-            pick("power source", self.power, POWER_SOURCES, owner=f"target {self.name}")
+            pick("power source", self.power, POWER, owner=f"target {self.name}")
         if not isinstance(self.threads, int) or self.threads < 1:
             raise ValueError(f"target {self.name}: threads must be 1 or more, not {self.threads!r}")
         if not self.runtimes:
@@ -70,6 +69,7 @@ TARGETS = {t.name: t for t in (
     Target("jetson-orin-nx", "Jetson Orin NX: as AGX Orin, smaller", board="Orin NX", **_ORIN),
     Target("jetson-orin-nano", "Jetson Orin Nano: as AGX Orin, the smallest", board="Orin Nano", **_ORIN),
 )}
+ARCHITECTURES = tuple(dict.fromkeys(t.arch for t in TARGETS.values()))
 LOCAL = "local"  # this machine, whatever it is
 
 
@@ -79,9 +79,9 @@ def load(name: str) -> Target:
     ValueError for a name that is not there, with the nearest one, and for a file that does not describe a target.
     """
     if name == LOCAL:
-        base = TARGETS["x86" if platform.machine() == "x86_64" else "raspberry-pi-4"]
-        return dataclasses.replace(base, name=LOCAL, what="this machine", arch=platform.machine(), isa=(), lacks=(),
-                                   board="", threads=1)
+        arch = pick("arch", platform.machine(), ARCHITECTURES, owner="the table of targets")
+        base = min((t for t in TARGETS.values() if t.arch == arch), key=lambda t: len(t.isa))  # that asks for least
+        return dataclasses.replace(base, name=LOCAL, what="this machine", isa=(), lacks=(), board="", threads=1)
     if name.endswith(".toml"):
         return _read(Path(name))
     return TARGETS[pick("target", name, (*TARGETS, LOCAL), also="or a .toml file of yours")]
@@ -100,16 +100,7 @@ def pattern_for(target: Target, wanted: Iterable[tuple[str, str]]) -> str:
 
 def mismatch(target: Target, device: Device) -> str:
     """Why the device is none of the target's family; "" where it is one, by architecture, name and CPU features."""
-    arch = device.versions.get("machine") or platform.machine()
-    if arch != target.arch:
-        return f"its processor is {arch}, {target.name} has {target.arch}"
-    if target.board not in device.board:
-        return f"it calls itself {device.board!r}, which is no {target.board}"
-    if missing := [f for f in target.isa if f not in device.isa]:
-        return f"its processor lacks {', '.join(missing)}"
-    if extra := [f for f in target.lacks if f in device.isa]:
-        return f"its processor has {', '.join(extra)}, which {target.name} has not"
-    return ""
+    return board.mismatch(dataclasses.asdict(target), dataclasses.asdict(device))
 
 
 def _read(path: Path) -> Target:
@@ -125,4 +116,5 @@ def _read(path: Path) -> Target:
     row = {**base, "name": path.stem, "what": f"the board of {path.name}", **told}
     if missing := [name for name, f in fields.items() if name not in row and f.default is dataclasses.MISSING]:
         raise ValueError(f"target {path}: {missing[0]!r} is missing; like = \"raspberry-pi-5\" would give it")
+    pick("arch", row["arch"], ARCHITECTURES, owner=f"target {path}")
     return from_json(Target, row, f"target {path}")

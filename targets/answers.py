@@ -1,21 +1,28 @@
-"""Reads what probe.py says, line by line, and believes nothing: a board is another machine, and not ours alone."""
+"""Reads what a run on a device says, row by row, and believes nothing: a board is another machine, and not ours alone.
+
+It reads the rows while they come (measure.py), and those of a results.jsonl that was brought home (importing.py).
+"""
 
 import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import IO, Any
 
+from mmprune.choices import pick
 from mmprune.records import Device, Measurement
 from targets.conform import MAX_TEXT, from_board, strict_json
 from targets.golden import GoldenCheck, check_of
 from targets.host import printable
+from targets.jobs import NULL, profile_named
 
-NULL = "null"  # the runtime that only sleeps: takes every format, and its measurements are fixtures, no device's cost
+SCHEMA = 1  # of a row of kind "session"
+SESSION = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}", re.ASCII)
 MAX_LINE_BYTES = 2**27  # ten minutes of a model that takes 0.1 ms are 70 MB
 MAX_TOTAL_BYTES = 2**30
 MAX_SAMPLES = 10**7
-KINDS = ("progress", "result", "golden", "error", "done")
+KINDS = ("session", "progress", "golden", "result", "error", "done")
 ODD = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)  # what odd rows lead to
 
 
@@ -32,30 +39,41 @@ class SessionInfo:
     profile: str
     session: str
     commit: str
-    first_part: int = 1  # a session that goes on counts its parts through
 
 
-def read_rows(lines: IO[bytes], where: str) -> Iterator[dict[str, Any]]:
-    """The rows of a run. MeasureError for lines that are too long, too many, or no rows; a last one cut short is none.
+@dataclass(frozen=True)
+class Progress:
+    """How far a part of a run is; part 0 is what comes before the first."""
 
-    Without a row of kind "done" the run was cut short.
-    """
-    total = 0
-    while line := lines.readline(MAX_LINE_BYTES + 1):
-        total += len(line)
-        if len(line) > MAX_LINE_BYTES or total > MAX_TOTAL_BYTES:
-            raise MeasureError(f"{where} says more than {MAX_LINE_BYTES >> 20} MiB in a line or {MAX_TOTAL_BYTES >> 20}"
-                               " MiB in all, which no probe of ours does; what was measured is kept")
-        if not line.endswith(b"\n"):
-            return
-        try:
-            row = strict_json(line)
-            if not isinstance(row, dict) or row.get("kind") not in KINDS:
-                raise ValueError(f"no row of kind {', '.join(KINDS)}")
-        except ODD as err:
-            raise MeasureError(f"{where} says {short(line.decode(errors='replace'))!r}, which is no answer of the "
-                               f"probe ({short(err)})") from err
-        yield row
+    part: int
+    fraction: float
+    comparing: bool = False  # outputs with those at home
+
+
+def lines_of(stream: IO[bytes]) -> Iterator[bytes]:
+    """The lines; of one that is too long, so much that is_whole refuses it."""
+    return iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b"")
+
+
+def is_whole(line: bytes) -> bool:
+    """Whether the line has its end; ValueError for one that is too long."""
+    if len(line) > MAX_LINE_BYTES:
+        raise ValueError(f"this is longer than {MAX_LINE_BYTES} bytes")
+    return line.endswith(b"\n")
+
+
+def row_of(line: bytes) -> dict[str, Any]:
+    """One of ODD for what is no row."""
+    row = strict_json(line)
+    if not isinstance(row, dict):
+        raise ValueError("this is no row")
+    pick("kind", row.get("kind"), KINDS, owner="a row")
+    return row
+
+
+def reason_of(err: Exception) -> str:
+    """Why a row was not taken, in words."""
+    return f"{short(err)} is missing" if isinstance(err, KeyError) else printable(str(err))[:MAX_TEXT]
 
 
 def device_from_row(row: Any) -> tuple[Device, bool]:
@@ -65,47 +83,75 @@ def device_from_row(row: Any) -> tuple[Device, bool]:
     return from_board(Device, fields), emulated
 
 
-class Answers:
-    """Holds the rows of a run against its job: every entry is answered at most once, and nothing else is."""
+@dataclass
+class Reader:
+    """Holds the rows of a run against the artifacts that they may be about.
 
-    def __init__(self, entries: list[dict[str, Any]], info: SessionInfo, where: str) -> None:
-        self.open = {(e["artifact"], e["runtime"], e["threads"]): e["sha256"] for e in entries}
-        self.info, self.where = info, where
+    artifacts  sha256 by id
+    runtimes   that may be named
+    info       of the session whose rows follow; None: a row of kind "session" must come first
+    open       (artifact, runtime, threads) that may still be answered, each once; None: anything may
+    """
 
-    def measurement(self, row: dict[str, Any]) -> Measurement:
-        """The record of a row of kind "result". MeasureError where it answers nothing that was asked, or is none."""
-        try:
-            key = row["artifact"], row["runtime"], row["threads"]
-            if key not in self.open:
-                raise ValueError("this was not asked, or was answered already")
-            if row["sha256"] != self.open[key]:
-                raise ValueError(f"sha256 {row['sha256']!r:.18} was measured, {self.open[key][:16]} was asked")
-            made = measurement_from_probe(row, self.info)
-        except ODD as err:
-            reason = f"{err} is missing" if isinstance(err, KeyError) else short(err)
-            raise MeasureError(f"{self.where} sent a result for {short(row.get('artifact'))} that is none: {reason}; "
-                               "nothing of it was kept") from err
-        del self.open[key]
+    artifacts: Mapping[str, str]
+    runtimes: Collection[str]
+    info: SessionInfo | None = None
+    open: set[tuple[str, str, int]] | None = None
+    checks: list[GoldenCheck] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)  # what could not be measured, in the device's words
+    unlike: list[str] = field(default_factory=list)  # and what could not be compared with home
+    done: bool = False
+
+    def take(self, row: dict[str, Any]) -> SessionInfo | Measurement | GoldenCheck | Progress | None:
+        """What the row says. One of ODD where it cannot be."""
+        kind, self.done = row["kind"], row["kind"] == "done"
+        if kind == "session":
+            self.info = _session(row)
+            return self.info
+        if self.info is None:
+            raise ValueError(f"a row of kind {kind!r} before any session")
+        if kind == "result":
+            return self._measurement(row, self.info)
+        if kind == "golden":
+            self._check_name(row)
+            self.checks.append(check_of(row))
+            return self.checks[-1]
+        if kind == "progress":
+            from_board(int, row["part"], "part")
+            from_board(float, row["fraction"], "fraction")
+            return Progress(row["part"], min(1.0, float(row["fraction"])), row.get("comparing") is True)
+        if kind == "error":
+            (self.unlike if row.get("comparing") is True else self.errors).append(short(row["message"], MAX_TEXT))
+        return None
+
+    def _measurement(self, row: dict[str, Any], info: SessionInfo) -> Measurement:
+        self._check_name(row)
+        key = row["artifact"], row["runtime"], row["threads"]
+        if self.open is not None and key not in self.open:
+            raise ValueError("this was not asked, or was answered already")
+        made = measurement_from_probe(row, info)
+        if self.open is not None:
+            self.open.remove(key)
         return made
 
-    def golden(self, row: dict[str, Any]) -> GoldenCheck:
-        """How a file's answers compare with those at home. MeasureError where it is none that was asked."""
-        try:
-            if not any(key[:2] == (row["artifact"], row["runtime"]) for key in self.open):
-                raise ValueError("this was not asked")
-            return check_of(row)
-        except ODD as err:
-            raise MeasureError(f"{self.where} compared {short(row.get('artifact'))} with home: {short(err)}") from err
+    def _check_name(self, row: dict[str, Any]) -> None:
+        name = pick("artifact", row["artifact"], self.artifacts, owner="the family",
+                    also="was the bundle made of another one?")
+        pick("runtime", row["runtime"], self.runtimes)
+        if row["sha256"] != self.artifacts[name]:
+            raise ValueError(f"{name} has sha256 {self.artifacts[name][:16]} here and {row['sha256']!r:.18} on the "
+                             "board: it was exported again since, or is another family's; make a new bundle")
 
-    def progress(self, row: dict[str, Any]) -> tuple[int, float]:
-        """(part, fraction); MeasureError."""
-        part, fraction = row.get("part"), row.get("fraction")
-        try:
-            from_board(int, part, "part")
-            from_board(float, fraction, "fraction")
-        except ValueError as err:
-            raise MeasureError(f"{self.where} says how far it is, but {short(err)}") from err
-        return int(part or 0), min(1.0, float(fraction or 0))
+
+def _session(row: dict[str, Any]) -> SessionInfo:
+    """What a bundle's run says that it measured on."""
+    if row["schema"] != SCHEMA:
+        raise ValueError(f"this mmprune reads results of schema {SCHEMA}, not {row['schema']!r:.60}")
+    if not isinstance(row["session"], str) or not SESSION.fullmatch(row["session"]):
+        raise ValueError(f"{row['session']!r:.60} is no session's name")
+    device, emulated = device_from_row(row["device"])
+    profile = profile_named(str(row["profile"]["name"]))
+    return SessionInfo(device, emulated, profile.name, row["session"], row["commit"])
 
 
 def measurement_from_probe(row: dict[str, Any], info: SessionInfo) -> Measurement:
@@ -116,8 +162,7 @@ def measurement_from_probe(row: dict[str, Any], info: SessionInfo) -> Measuremen
     datetime.fromisoformat(row["started"])
     emulated = from_board(bool, row.get("emulated", False), "emulated") or info.emulated
     ours = {"artifact_sha256": row["sha256"], "device": dataclasses.asdict(info.device), "batch": 1,
-            "profile": info.profile, "session": f"{info.session}.{row['part'] + info.first_part - 1}",
-            "commit": info.commit,
+            "profile": info.profile, "session": f"{info.session}.{row['part']}", "commit": info.commit,
             "provenance": "fixture" if row["runtime"] == NULL else "emulated" if emulated else "measured"}
     theirs = {f.name for f in dataclasses.fields(Measurement)} - {*ours, "schema"}  # what else a row has is its frame
     made = from_board(Measurement, {**{key: value for key, value in row.items() if key in theirs}, **ours})
@@ -126,6 +171,6 @@ def measurement_from_probe(row: dict[str, Any], info: SessionInfo) -> Measuremen
     return made
 
 
-def short(value: Any) -> str:
+def short(value: Any, most: int = MAX_TEXT // 5) -> str:
     """Some of a board's text, without what a terminal would take for orders."""
-    return printable(str(value))[:MAX_TEXT // 5]
+    return printable(str(value))[:most]

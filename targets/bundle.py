@@ -1,9 +1,9 @@
 """Bundles: one .tar.xz with all that a board needs to measure a family by itself.
 
-    <name>/run               bundle_run.py: checks, measures, writes results.jsonl
-    <name>/manifest.json     the target, sha256 and size of every file, what runs which runtime
-    <name>/job.json          what to measure, as probe.py reads it
-    <name>/probe.py, ...     the programs that measure
+    <name>/run               on_device/start.py: checks, measures, writes results.jsonl
+    <name>/manifest.json     the target, sha256 and size of every file
+    <name>/job.json          what to measure, see on_device/job.py
+    <name>/on_device/        the programs that measure
     <name>/mmrt.py, libmmrt.so   where mmrt is among the runtimes, for the target's architecture
     <name>/golden.npz        `images` (N, C, H, W), and by artifact id its outputs (N, classes) where it was made
     <name>/variants/...      the artifacts' files, named as in the family's folder
@@ -20,20 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from mmprune import __version__, folder
-from mmprune.choices import pick
 from mmprune.commit import commit
 from mmprune.records import Artifact
-from mmprune.runtime_files import runtime_files
 from targets import Target, golden
-from targets.answers import NULL
 from targets.golden import Golden
-from targets.jobs import GATE, PROBE, PROFILES, SCHEMA, Profile, entry, script_of
+from targets.jobs import GATE, PROFILES, Profile, entries, formats_of
 from targets.jobs import job as make_job
+from targets.on_device.run import JOB, MANIFEST, SCHEMA
+from targets.run_folder import ON_DEVICE, mmrt_files, programs
 from targets.unpacking import SUFFIX, check_name
 
-HERE = Path(__file__).parent / "on_device"
-RUN = "bundle_run.py"
-JOB = "job.json"
+START = ON_DEVICE / "start.py"  # goes into a bundle as `run`
 TIMEOUT_S = 300  # for one answer of one process on the board
 MTIME_S = 1577836800  # of every member: 2020-01-01; tar calls 1970 implausible
 XZ_PRESET = 1  # 20 times as fast as the default on weights and 3 % larger; a board needs 1 MiB to unpack it
@@ -71,45 +68,33 @@ def make_bundle(root: Path, artifacts: Sequence[Artifact], target: Target, out: 
     """
     if not out.name.endswith(SUFFIX):
         raise ValueError(f"a bundle's name ends with {SUFFIX}, and {out.name} does not")
-    formats = {NULL: None, **target.runtimes}
     names = options.runtimes or tuple(target.runtimes)
-    for name in names:
-        pick("runtime", name, formats, owner=target.name)
-    runs = {name: [a for a in artifacts if formats[name] in (None, a.format)] for name in names}
-    runs = {name: found for name, found in runs.items() if found}
-    notes, files = [], {}
-    if "mmrt" in runs:
-        try:
-            files.update({path.name: path for path in runtime_files(target.arch, root / "cache")})
-        except (RuntimeError, FileNotFoundError) as err:  # of the compiler's, in its words
-            notes.append(f"without mmrt: {err}")
-            del runs["mmrt"]
-    if not runs:
-        have = ", ".join(sorted({a.format for a in artifacts})) or "none"
+    library, why = mmrt_files(root, artifacts, target, names)
+    notes = [f"without mmrt: {why}"] if why else []
+    rows = entries(target, artifacts, [name for name in names if not (why and name == "mmrt")], options.threads)
+    if not rows:
+        have, formats = ", ".join(sorted({a.format for a in artifacts})) or "none", formats_of(target)
         raise ValueError("; ".join([*notes, f"nothing for {target.name} to measure: its runtimes take "
                                     f"{', '.join(str(formats[n]) for n in names)}, the artifacts are {have}"]))
-    kept = [a for a in artifacts if any(a in found for found in runs.values())]
+    asked = {row["artifact"] for row in rows}
+    kept = [a for a in artifacts if a.id in asked]
+    files = {**programs(), **library}
     for artifact in kept:
         _check(root, artifact)
         files.update({name: root / name for name in artifact.files})
-    scripts = {name: script_of(name) for name in runs}
-    programs = {PROBE, *scripts.values(), *([golden.SCRIPT] if options.golden else [])}
-    files.update({name: HERE / name for name in sorted(programs)})
-    threads = target.threads if options.threads is None else options.threads
-    entries = [entry(a, name, threads) for name, found in runs.items() for a in found]
-    job = {**make_job(".", profile, entries, target, TIMEOUT_S), "gate": GATE if options.gate else None,
+    job = {**make_job(".", profile, rows, target, TIMEOUT_S), "gate": GATE if options.gate else None,
            "golden": golden.NAME if options.golden else None}
     expected = golden.npz(options.golden, kept) if options.golden else None
-    members = _members(_Contents(target, job, scripts, tuple(notes), files), expected)
+    members = _members(_Contents(target, job, tuple(notes), files), expected)
     folder.write_whole(out, lambda part: _write_tar(part, out.name.removesuffix(SUFFIX), members))
-    return Bundle(out, out.stat().st_size, tuple(runs), tuple(a.id for a in kept), tuple(notes))
+    runtimes = tuple(dict.fromkeys(row["runtime"] for row in rows))
+    return Bundle(out, out.stat().st_size, runtimes, tuple(a.id for a in kept), tuple(notes))
 
 
 @dataclass(frozen=True)
 class _Contents:
     target: Target
     job: dict[str, Any]
-    scripts: dict[str, str]  # runtime: program
     notes: tuple[str, ...]
     files: dict[str, Path]  # name in the bundle: where it lies here
 
@@ -128,15 +113,15 @@ def _check(root: Path, artifact: Artifact) -> None:
 
 def _members(contents: _Contents, expected: bytes | None) -> dict[str, bytes | Path]:
     """Every file of the bundle by its name."""
-    members: dict[str, bytes | Path] = {**contents.files, "run": HERE / RUN, JOB: _json(contents.job),
+    members: dict[str, bytes | Path] = {**contents.files, "run": START, JOB: _json(contents.job),
                                         "README.txt": _readme(contents.target)}
     if expected:
         members[golden.NAME] = expected
     manifest = {"schema": SCHEMA, "mmprune": __version__, "commit": commit(), "target": asdict(contents.target),
-                "job": JOB, "scripts": contents.scripts, "golden": contents.job["golden"], "notes": contents.notes,
+                "notes": contents.notes,
                 "profiles": {name: asdict(p) for name, p in PROFILES.items()},
                 "files": {name: _facts(members[name]) for name in sorted(members)}}
-    return {**members, "manifest.json": _json(manifest)}
+    return {**members, MANIFEST: _json(manifest)}
 
 
 def _json(value: Any) -> bytes:

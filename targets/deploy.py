@@ -13,95 +13,15 @@ from mmprune.records import Artifact, Manifest, Preprocess
 from mmprune.results.choose import Choice, describe
 from mmprune.results.points import Point, read_session
 from mmprune.runtime_files import runtime_files
+from targets.on_device import infer, runtimes
 
 
 class DeployError(RuntimeError):
     """Nothing can be deployed; the message says why and what would change it."""
 
 
-# The lines that differ from runtime to runtime: `run` is a function from the input array to the output array.
-RUN = {
-    "mmrt": """
-import mmrt  # beside this file, with its library
-
-model = mmrt.Model(str(here / "{model}"), threads={threads})
-run = lambda x: model(x)[0]
-""",
-    "onnxruntime": """
-import onnxruntime
-
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = {threads}
-session = onnxruntime.InferenceSession(str(here / "{model}"), options, providers=["CPUExecutionProvider"])
-run = lambda x: session.run(None, {{session.get_inputs()[0].name: x}})[0]
-""",
-    "openvino": """
-import sys
-
-sys.modules["openvino_telemetry"] = None  # what would report the next line to OpenVINO's makers
-import openvino
-
-model = openvino.Core().compile_model(here / "{model}", "CPU", {{"INFERENCE_NUM_THREADS": {threads}, "NUM_STREAMS": 1,
-                                                                "INFERENCE_PRECISION_HINT": "f32"}})
-run = lambda x: model(x)[0]
-""",
-}
-
+PROGRAMS = tuple(Path(str(m.__file__)) for m in (infer, runtimes, preprocessing))  # that are copied as they are
 RUNTIME_FILES = {"mmrt": runtime_files}  # what travels with the model because no package brings it
-
-INFER = '''"""Prints the likeliest classes of images: python3 infer.py photo.jpg. Needs {packages}."""
-import argparse
-import sys
-
-
-def main():
-    parser = argparse.ArgumentParser(description="Prints the likeliest classes of images.")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image file, such as photo.jpg")
-    images = parser.parse_args().images
-    try:
-        import numpy as np
-        from classifier import labels, preprocess, run
-    except ModuleNotFoundError as err:
-        sys.exit("infer.py: " + str(err) + "; it needs {packages}: pip install {pip}")
-    failed = False
-    for image in images:
-        try:
-            x = preprocess(image)
-        except ValueError as err:
-            print("infer.py: " + str(err), file=sys.stderr)
-            failed = True
-            continue
-        scores = run(x)[0].astype(np.float64)
-        odds = np.exp(scores - scores.max())
-        if len(images) > 1:
-            print(image)
-        for i in np.argsort(-odds)[:5]:
-            print(f"{{odds[i] / odds.sum():7.2%}}  {{labels[i]}}")
-    sys.exit(1 if failed else 0)
-
-
-if __name__ == "__main__":
-    main()
-'''
-
-CLASSIFIER = '''"""The model of this folder: run(preprocess("photo.jpg"))[0] are the scores of `labels`."""
-import json
-import pathlib
-import types
-
-import preprocess as images  # beside this file: as in training
-
-here = pathlib.Path(__file__).resolve().parent
-settings = types.SimpleNamespace(**json.loads((here / "preprocess.json").read_text(encoding="utf-8")))
-labels = (here / "labels.txt").read_text(encoding="utf-8").splitlines()
-{run}
-
-def preprocess(image):
-    """(1, channels, height, width) float32 of an image file, or of a (height, width, 1 or 3) uint8 array."""
-    return images.network_input(image, settings)
-'''
-
-PREPROCESS = Path(preprocessing.__file__)
 
 
 def deploy(root: Path, choice: Choice, out: Path, preprocess: Preprocess | None = None) -> Path:
@@ -113,8 +33,9 @@ def deploy(root: Path, choice: Choice, out: Path, preprocess: Preprocess | None 
     point = choice.winner
     if point is None:
         raise DeployError(describe(choice))
-    if point.runtime not in RUN:
-        raise DeployError(f"there is no program for {point.runtime} yet: choose with runtime {' or '.join(RUN)}")
+    able = [name for name, runtime in runtimes.RUNTIMES.items() if runtime.module]
+    if point.runtime not in able:
+        raise DeployError(f"there is no program for {point.runtime} yet: choose with runtime {' or '.join(able)}")
     if out.exists():
         raise ValueError(f"{out} is there already: choose another place or remove it")
     artifact = next(a for a in folder.read_artifacts(root) if a.id == point.artifact)
@@ -136,16 +57,14 @@ def _fill(root: Path, choice: Choice, point: Point, artifact: Artifact,
     if point.runtime in RUNTIME_FILES:  # for the machine that it was measured on
         machine = read_session(root).device.versions.get("machine", "")
         brought = RUNTIME_FILES[point.runtime](machine, root / "cache")
-    for file in [*(root / file for file in artifact.files), *brought]:
+    for file in [*(root / file for file in artifact.files), *brought, *PROGRAMS]:
         shutil.copyfile(file, part / file.name)  # side by side: a model names its data by file name
-    shutil.copyfile(PREPROCESS, part / PREPROCESS.name)
-    (part / "preprocess.json").write_text(json.dumps(_settings(manifest, preprocess), indent=1) + "\n")
+    model = {"runtime": point.runtime, "model": Path(artifact.path).name, "threads": point.threads,
+             "packages": _packages(point.runtime)}
+    (part / infer.MODEL).write_text(json.dumps(model, indent=1) + "\n")
+    (part / infer.SETTINGS).write_text(json.dumps(_settings(manifest, preprocess), indent=1) + "\n")
     labels = "".join(_one_line(label) + "\n" for label in _labels(manifest))
-    (part / "labels.txt").write_text(labels, encoding="utf-8")  # as classifier.py reads it, whatever the locale
-    run = RUN[point.runtime].format(model=Path(artifact.path).name, threads=point.threads)
-    (part / "classifier.py").write_text(CLASSIFIER.format(run=run))
-    packages = _packages(point.runtime)
-    (part / "infer.py").write_text(INFER.format(packages=", ".join(packages), pip=" ".join(packages)))
+    (part / infer.LABELS).write_text(labels, encoding="utf-8")  # as infer.py reads it, whatever the locale
     (part / "README.md").write_text(_readme(root, choice, point, artifact))
 
 
@@ -173,7 +92,7 @@ def _one_line(label: str) -> str:
 
 def _packages(runtime: str) -> list[str]:
     """What pip has to bring for infer.py."""
-    return [*([] if runtime in RUNTIME_FILES else [runtime]), "numpy", "pillow"]
+    return [*runtimes.RUNTIMES[runtime].packages, "numpy", "pillow"]
 
 
 def _readme(root: Path, choice: Choice, point: Point, artifact: Artifact) -> str:

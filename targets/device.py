@@ -1,28 +1,33 @@
 """What a device is, and which power modes it has, in its own words; they are not trusted."""
 
+import contextlib
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from mmprune.records import Device
 from mmprune.runtime_files import runtime_folder
-from targets import Target, jobs, load
+from targets import Target, load
 from targets.answers import ODD, MeasureError, device_from_row, short
 from targets.conform import strict_json
 from targets.host import Place, output
+from targets.on_device.measure import JETSON, fingerprint_words, words
+from targets.run_folder import ON_DEVICE
 
 THIS_MACHINE = "this machine"
 
 
 def fingerprint(target: str) -> Device:
     """What this machine is, as the probe sees it with this interpreter."""
-    return device_of(this_machine(Path()), load(target))[0]
+    with this_machine() as place:
+        return device_of(place, load(target))[0]
 
 
 def device_of(place: Place, family: Target, mode: int | None = None) -> tuple[Device, bool]:
     """What the device is (in a power mode), and whether it is an emulator. MeasureError where it says no such thing."""
-    program, how = (jobs.PROBE, ()) if mode is None else (jobs.JETSON, ("--power-mode", str(mode)))
-    with output(place, (*place.run(program), "fingerprint", "--target", family.name, *how), None) as lines:
+    with output(place, (place.python, *fingerprint_words(family.name, mode)), None) as lines:
         line = lines.read(1 << 20)
     try:
         return device_from_row(strict_json(line))
@@ -32,7 +37,7 @@ def device_of(place: Place, family: Target, mode: int | None = None) -> tuple[De
 
 def power_modes(place: Place) -> dict[int, str]:
     """The power modes' names by their numbers. MeasureError for an answer that is none."""
-    with output(place, (*place.run(jobs.JETSON), "modes"), None) as lines:
+    with output(place, (place.python, *words(JETSON, "modes")), None) as lines:
         line = lines.read(1 << 16)
     try:
         found = {int(number): short(name) for number, name in strict_json(line)["modes"].items()}
@@ -43,8 +48,12 @@ def power_modes(place: Place) -> dict[int, str]:
     return found
 
 
-def this_machine(root: Path) -> Place:
-    """This machine. mmrt.py, which travels beside the probe to other machines, lies elsewhere on this one."""
-    path = os.pathsep.join([str(runtime_folder()), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return Place(THIS_MACHINE, str(root.resolve()), sys.executable, str(Path(__file__).parent / "on_device"),
-                 environment={**os.environ, "PYTHONPATH": path})
+@contextlib.contextmanager
+def this_machine() -> Iterator[Place]:
+    """This machine: a folder with the programs and mmrt, as a board has one, but of links."""
+    with tempfile.TemporaryDirectory(prefix="mmprune-") as folder:
+        (Path(folder) / ON_DEVICE.name).symlink_to(ON_DEVICE)
+        for path in runtime_folder().glob("*mmrt.*"):  # mmrt.py, and its library where it was built
+            (Path(folder) / path.name).symlink_to(path)
+        path_there = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
+        yield Place(THIS_MACHINE, folder, sys.executable, environment={**os.environ, "PYTHONPATH": path_there})

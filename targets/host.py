@@ -22,11 +22,11 @@ from typing import IO, Any
 from targets.unpacking import check_name
 
 REMOTE = Path(__file__).parent / "on_device" / "remote.py"
-PYTHON = (3, 8)  # the oldest that probe.py runs on
+PYTHON = (3, 8)  # the oldest that the programs run on
 ANSWER_BYTES = 1 << 16  # of remote.py's lines
 TAIL_BYTES = 1 << 14  # of what a command says on stderr, the last are kept
 MAX_TEXT = 2000
-STOPPING_S = 15  # a probe puts back the clocks that it pinned
+STOPPING_S = 20  # a program puts back the clocks that it pinned, for which measure.py gives it 15
 CLEANING_S = 60  # remote.py ends processes and removes the folder
 CONNECT_S, ALIVE_S, ALIVE_COUNT = 10, 15, 4
 OPTIONS = {"BatchMode": "yes", "ConnectTimeout": CONNECT_S, "ServerAliveInterval": ALIVE_S,
@@ -69,18 +69,13 @@ class Host:
 
 @dataclass(frozen=True)
 class Place:
-    """A folder on a machine, and how a command is started in it."""
+    """A folder on a machine, with our programs in it, and how a command is started there."""
 
     name: str  # of the machine, for messages
     folder: str
     python: str
-    scripts: str  # the folder of probe.py and its like
     ssh: tuple[str, ...] = ()  # what comes before a command there; () on this machine
     environment: dict[str, str] = field(default_factory=dict, repr=False)  # of commands here, ssh among them
-
-    def run(self, script: str) -> tuple[str, str]:
-        """How a program of ours is started there."""
-        return self.python, os.path.join(self.scripts, script)
 
     def command(self, words: tuple[str, ...]) -> list[str]:
         """What to start here so that these words run there, in the folder."""
@@ -172,7 +167,7 @@ def connected(host: Host, need_bytes: int, keep: bool, note: Callable[[str], Non
             try:
                 told = _answer(process, errors, host.name, connecting=True)
                 ssh = (*base, "-o", "ControlMaster=no", "--", host.name)
-                place = Place(host.name, _folder(told, host.name), "python3", "", ssh, environment)
+                place = Place(host.name, _folder(told, host.name), "python3", ssh, environment)
                 yield Board(place, printable(str(told.get("machine")))[:60], process, errors)
             finally:
                 _end(process, host.name, keep, note)
@@ -187,7 +182,8 @@ def output(place: Place, words: tuple[str, ...], stdin: str | None) -> Iterator[
     with tempfile.TemporaryFile() as asked:
         asked.write((stdin or "").encode())
         asked.seek(0)
-        with _started(place.command(words), place.environment, asked) as process:
+        here = None if place.ssh else place.folder
+        with _started(place.command(words), place.environment, asked, here) as process:
             errors = Tail(process.stderr)
             yield process.stdout
             code = process.wait()
@@ -202,15 +198,16 @@ def output(place: Place, words: tuple[str, ...], stdin: str | None) -> Iterator[
 
 
 def _short(words: tuple[str, ...]) -> str:
-    """The program and its first argument: probe.py run."""
-    at = next((i for i, word in enumerate(words) if word.endswith(".py")), 0)
-    return " ".join([Path(words[at]).name, *words[at + 1:at + 2]])
+    """The program and its first argument: probe fingerprint."""
+    at = words.index("-m") + 1 if "-m" in words else 0
+    return " ".join([words[at].rpartition(".")[2], *words[at + 1:at + 2]])
 
 
 @contextlib.contextmanager
-def _started(command: list[str], environment: dict[str, str], stdin: Any = subprocess.PIPE) -> Iterator[Any]:
+def _started(command: list[str], environment: dict[str, str], stdin: Any = subprocess.PIPE,
+             folder: str | None = None) -> Iterator[Any]:
     try:
-        process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder,
                                    env=environment, start_new_session=True)
     except FileNotFoundError as err:
         raise HostError(f"{command[0]} is not installed on this machine: apt-get install openssh-client") from err

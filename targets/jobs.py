@@ -1,17 +1,16 @@
-"""What a device is asked to measure: the job that probe.py and the other programs on the device read."""
+"""What a device is asked to measure: the job that the programs on the device read, see on_device/job.py."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from mmprune.choices import pick
 from mmprune.records import Artifact
 from targets import Target
-from targets.on_device.probe import GATE_TEMPERATURE_C, GATE_TIMEOUT_S
+from targets.on_device.job import SCHEMA
+from targets.on_device.watch import GATE_TEMPERATURE_C, GATE_TIMEOUT_S
 
-SCHEMA = 1
-PROBE = "probe.py"
-JETSON = "jetson_run.py"
-SCRIPTS = {"tensorrt": JETSON}  # runtime: the program that measures it, where that is not the probe
+NULL = "null"  # the runtime that only sleeps: takes every format, and its measurements are fixtures, no device's cost
 GATE = {"temperature_c": GATE_TEMPERATURE_C, "timeout_s": GATE_TIMEOUT_S}
 
 
@@ -37,8 +36,23 @@ def profile_named(name: str) -> Profile:
     return PROFILES[pick("profile", name, PROFILES)]
 
 
-def script_of(runtime: str) -> str:
-    return SCRIPTS.get(runtime, PROBE)
+def formats_of(target: Target) -> dict[str, str | None]:
+    """What each runtime takes; None: everything."""
+    return {**target.runtimes, NULL: None}
+
+
+def entries(target: Target, artifacts: Sequence[Artifact], runtimes: Iterable[str],
+            threads: int | None) -> list[dict[str, Any]]:
+    """The job's rows, runtime by runtime, of what each of them takes. `threads`: None for the target's own number.
+
+    ValueError for a runtime that the target has not, and for a number of threads that cannot be.
+    """
+    formats, count = formats_of(target), target.threads if threads is None else threads
+    if count < 1:
+        raise ValueError(f"threads must be at least 1, not {count}")
+    for name in runtimes:
+        pick("runtime", name, formats, owner=target.name)
+    return [entry(a, name, count) for name in runtimes for a in artifacts if formats[name] in (None, a.format)]
 
 
 def entry(artifact: Artifact, runtime: str, threads: int) -> dict[str, Any]:

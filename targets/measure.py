@@ -1,36 +1,32 @@
-"""Measures artifacts on a target: hands probe.py a job, puts its answers into the family's folder, line by line.
+"""Measures artifacts on a target: starts on_device/measure.py with a job, puts what it says into the family's folder.
 
-The probe runs on this machine, or on a board that host.py reaches.
+It runs on this machine, or on a board that host.py reaches; the rest is the same, and the same as in a bundle.
 """
 
 import contextlib
 import dataclasses
 import fcntl
 import json
-import secrets
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mmprune import folder
-from mmprune.choices import pick
 from mmprune.commit import commit
 from mmprune.records import Artifact, Device, Measurement
-from mmprune.runtime_files import runtime_files
 from targets import LOCAL, Target, golden, jobs, load, mismatch
 from targets import answers as reading
-from targets.answers import NULL, MeasureError, SessionInfo, short
+from targets.answers import MeasureError, Progress, Reader, SessionInfo, reason_of, short
 from targets.device import device_of, power_modes, this_machine
 from targets.golden import Golden
 from targets.host import Board, Host, HostError, Place, connected, output
 from targets.jobs import Profile
-
-HERE = Path(__file__).parent / "on_device"
-PROBE = HERE / jobs.PROBE
+from targets.on_device import measure as on_device
+from targets.on_device.install import advice, lacking
+from targets.on_device.session import entry_key, new_name, open_entries
+from targets.run_folder import mmrt_files, programs
 
 
 def _ignore(stage: str, item: str, done: float, total: int) -> None:
@@ -72,15 +68,15 @@ def measure(root: Path, artifacts: Sequence[Artifact], target: str, profile: Pro
     if options.power_modes and "tensorrt" not in family.runtimes:
         raise MeasureError(f"power modes are a Jetson's, and {family.name} has none")
     if options.host is None:
-        place = this_machine(root)
-        device, emulated = device_of(place, family)
-        if why := mismatch(family, device):
-            raise MeasureError(_elsewhere(family, artifacts, why))
-        return _in_modes(_Run(root, place, family, device, emulated), artifacts, profile, options)
-    files = _mmrt_files(root, artifacts, family, options)
-    scripts = {jobs.PROBE, *map(jobs.script_of, options.runtimes or family.runtimes)}
-    scripts |= {jobs.JETSON} if options.power_modes else set()
-    files.update({name: HERE / name for name in scripts})
+        with this_machine() as place:
+            device, emulated = device_of(place, family)
+            if why := mismatch(family, device):
+                raise MeasureError(_elsewhere(family, artifacts, why))
+            return _in_modes(_Run(root, place, family, device, emulated), artifacts, profile, options)
+    library, why = mmrt_files(root, artifacts, family, options.runtimes or family.runtimes)
+    if why:
+        options.note(f"measured without mmrt: {why}")
+    files = {**programs(), **library}
     need = [path for a in artifacts if _wanted(a, family, options) for path in (root / name for name in a.files)]
     bytes_ = sum(path.stat().st_size for path in {*need, *files.values()} if path.is_file())
     with connected(Host(options.host, options.ssh_config), bytes_, options.keep, options.note) as board:
@@ -110,107 +106,89 @@ class _Run:
     def measure(self, artifacts: Sequence[Artifact], profile: Profile, options: Options) -> list[Measurement]:
         entries = self._entries(artifacts, options)
         found = [] if options.again else self._session_so_far(entries, profile, options)
-        done = {_key(m) for m in found}
-        missing = [e for e in entries if _entry_key(e) not in done]
-        if not missing:
+        entries = open_entries(entries, {_key(m) for m in found})
+        if not entries:
             return found
-        beside = {e["runtime"] for e in missing}
-        entries = [e for e in entries if e in missing or (e["reference"] and e["runtime"] in beside)]
-        if self.board:
-            self.board.send({name: self.root / name for e in entries for name in e["files"]},
-                            lambda fraction: options.progress("copy", self.place.name, fraction * 100, 100))
-        expected = self._send_golden([a for a in artifacts if a.id in {e["artifact"] for e in entries}], options)
-        name = (found[0].session.partition(".")[0] if found else
-                datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S-") + secrets.token_hex(3))
-        for script in dict.fromkeys(jobs.script_of(e["runtime"]) for e in entries):
-            mine = [e for e in entries if jobs.script_of(e["runtime"]) == script]
-            parts = max((int(m.session.rpartition(".")[2]) for m in found), default=0)
-            info = SessionInfo(self.device, self.emulated, profile.name, name, options.commit, parts + 1)
-            job = {**jobs.job(self.place.folder, profile, mine, self.family, options.timeout_s),
-                   "memory_bytes": options.memory_bytes, "pin_clocks": options.pin_clocks,
-                   "gate": jobs.GATE if self.board and options.gate else None, "power_mode": self.power_mode,
-                   "golden": expected}
-            if expected and script == jobs.PROBE:  # others compare by themselves
-                self._run(golden.SCRIPT, job, reading.Answers(mine, info, self.place.name), options)
-            found = found + self._run(script, job, reading.Answers(mine, info, self.place.name), options)
-        return found
+        expected = self._send([a for a in artifacts if a.id in {e["artifact"] for e in entries}], options)
+        name = found[0].session.partition(".")[0] if found else new_name()
+        job = {**jobs.job(self.place.folder if self.board else str(self.root.resolve()), profile, entries, self.family,
+                          options.timeout_s),
+               "memory_bytes": options.memory_bytes, "pin_clocks": options.pin_clocks,
+               "gate": jobs.GATE if self.board and options.gate else None, "power_mode": self.power_mode,
+               "golden": expected,
+               "first_part": 1 + max((int(m.session.rpartition(".")[2]) for m in found), default=0)}
+        reader = reader_of(entries, SessionInfo(self.device, self.emulated, profile.name, name, options.commit))
+        with output(self.place, (self.place.python, *on_device.words("measure", "-")), json.dumps(job)) as lines:
+            made = self._read(lines, reader, options)
+        for line in (*golden.describe(reader.checks), *reader.unlike):
+            options.note(line)
+        if reader.errors or not reader.done:
+            raise MeasureError("\n".join(reader.errors) or f"on {self.place.name} the run ended before it was done; "
+                               "every part that was finished is kept, run the same command again")
+        return found + made
 
-    def _send_golden(self, artifacts: Sequence[Artifact], options: Options) -> str | None:
-        """The name of the file with what these answer here, on the board; None where there is nothing to compare."""
-        expected = options.golden(artifacts) if self.board else None
-        if self.board is None or expected is None:
+    def _send(self, artifacts: Sequence[Artifact], options: Options) -> str | None:
+        """Copy the files to the board, with what they answer here; the name of that there.
+
+        None where nothing is to be compared: this machine has the files, and its answers are those here.
+        """
+        if self.board is None:
+            return None
+        self.board.send({name: self.root / name for a in artifacts for name in a.files},
+                        lambda fraction: options.progress("copy", self.place.name, fraction * 100, 100))
+        expected = options.golden(artifacts)
+        if expected is None:
             return None
         with tempfile.TemporaryDirectory() as private:
             path = Path(private) / golden.NAME
             path.write_bytes(golden.npz(expected, artifacts))
-            self.board.send({golden.NAME: path, golden.SCRIPT: HERE / golden.SCRIPT})
+            self.board.send({golden.NAME: path})
         return golden.NAME
 
-    def _run(self, script: str, job: dict[str, Any], answers: reading.Answers, options: Options) -> list[Measurement]:
-        made, checks, errors, done = [], [], [], False
-        with output(self.place, (*self.place.run(script), "run", "-"), json.dumps(job)) as lines:
-            for row in reading.read_rows(lines, self.place.name):
-                if row["kind"] == "result":
-                    made.append(answers.measurement(row))
-                    with _exclusively(self.root / folder.MEASUREMENTS):
-                        folder.append_measurement(self.root, made[-1])
-                elif row["kind"] == "golden":
-                    checks.append(answers.golden(row))
-                elif row["kind"] == "error":
-                    errors.append(short(row.get("message")))
-                elif row["kind"] == "progress":
-                    part, fraction = answers.progress(row)
-                    stage, item = (("measure", f"part {part}") if part else
-                                   ("compare", "") if script == golden.SCRIPT else ("memory", ""))
-                    options.progress(stage, item, fraction * 100, 100)
-                done = row["kind"] == "done"
-        for line in golden.describe(checks):
-            options.note(line)
-        if script == golden.SCRIPT:  # what does not run here, the probe will say too
-            for message in errors:
-                options.note(message)
-            return made
-        if errors or not done:
-            raise MeasureError("\n".join(errors) or f"on {self.place.name} the probe ended before it was done; every "
-                               "part that was finished is kept, run the same command again")
+    def _read(self, lines: IO[bytes], reader: Reader, options: Options) -> list[Measurement]:
+        """Put every measurement into the folder as it comes. MeasureError for what no run of ours says."""
+        made = []
+        for row in read_rows(lines, self.place.name):
+            said = taken(reader, row, self.place.name)
+            if isinstance(said, Measurement):
+                made.append(said)
+                with _exclusively(self.root / folder.MEASUREMENTS):
+                    folder.append_measurement(self.root, said)
+            elif isinstance(said, Progress):
+                stage, item = (("measure", f"part {said.part}") if said.part else
+                               ("compare" if said.comparing else "memory", ""))
+                options.progress(stage, item, said.fraction * 100, 100)
         return made
 
     def _entries(self, artifacts: Sequence[Artifact], options: Options) -> list[dict[str, Any]]:
         """The job's rows, runtime by runtime. ValueError for a runtime the target has not, MeasureError for no rows."""
-        formats, installed = _formats(self.family), self.device.versions
+        versions = self.device.versions
+        wanted = jobs.entries(self.family, artifacts, options.runtimes or self.family.runtimes, options.threads)
         for name in options.runtimes or ():
-            pick("runtime", name, formats, owner=self.family.name)
-            if name != NULL and name not in installed:
+            if lacking(name, versions):
                 raise MeasureError(f"{name} is not installed on {self.place.name}: {self._advice(name)}")
-        names = options.runtimes or [name for name in self.family.runtimes if name in installed]
-        threads = options.threads if options.threads is not None else self.family.threads
-        if threads < 1:
-            raise ValueError(f"threads must be at least 1, not {threads}")
-        if self.power_mode is not None:  # which the other programs do not set
-            names = [name for name in names if name == NULL or jobs.script_of(name) == jobs.JETSON]
-        rows = [jobs.entry(a, name, threads)
-                for name in names for a in artifacts if formats[name] in (None, a.format)]
+        names = [name for name in options.runtimes or self.family.runtimes if not lacking(name, versions)]
+        if self.power_mode is not None:
+            names = [name for name in names if on_device.sets_power_modes(name)]
+        rows = [row for row in wanted if row["runtime"] in names]
         if not rows:
-            have = ", ".join(sorted({a.format for a in artifacts})) or "none"
+            have, formats = ", ".join(sorted({a.format for a in artifacts})) or "none", jobs.formats_of(self.family)
             usable = [name for name in self.family.runtimes if formats[name] in {a.format for a in artifacts}]
-            advice = "; ".join(f"{name}: {self._advice(name)}" for name in usable) or "export another format"
+            ways = "; ".join(f"{name}: {self._advice(name)}" for name in usable) or "export another format"
             raise MeasureError(f"nothing to measure on {self.family.name}: the artifacts' formats are {have}, the "
-                               f"runtimes on {self.place.name} {', '.join(names) or 'none'}; {advice}")
+                               f"runtimes on {self.place.name} {', '.join(names) or 'none'}; {ways}")
         return rows
 
     def _advice(self, runtime: str) -> str:
         """How to get a runtime on this device."""
-        python = sys.executable if self.board is None else "python3"
-        there = "" if self.board is None else " there (with --break-system-packages where pip asks for it)"
-        if runtime == "tensorrt":
-            return "it comes with JetPack, sudo apt-get install nvidia-jetpack"
-        if runtime == "mmrt" and "numpy" in self.device.versions:
-            return "`mmprune runtime build`" if self.board is None else "its library was not made here or does not load"
-        return f"{python} -m pip install {'numpy' if runtime == 'mmrt' else runtime}{there}"
+        package = (lacking(runtime, self.device.versions) or [runtime])[0] if runtime == "mmrt" else runtime
+        way = advice(package, self.place.python)
+        there = self.board is not None and "pip install" in way
+        return way + " there (with --break-system-packages where pip asks for it)" * there
 
     def _session_so_far(self, entries: list[dict[str, Any]], profile: Profile, options: Options) -> list[Measurement]:
         """Of the newest session with nothing but these entries, this device, profile, clocks and commit; or []."""
-        wanted = {_entry_key(e) for e in entries}
+        wanted = {entry_key(e) for e in entries}
         same = (self.device.fingerprint, profile.name, options.commit, options.pin_clocks)
         sessions: dict[str, list[Measurement]] = {}
         for m in folder.read_measurements(self.root):
@@ -243,17 +221,50 @@ def _key(m: Measurement) -> tuple[str, str, str, int]:
     return m.artifact, m.artifact_sha256, m.runtime, m.threads
 
 
-def _entry_key(e: dict[str, Any]) -> tuple[str, str, str, int]:
-    return e["artifact"], e["sha256"], e["runtime"], e["threads"]
+def reader_of(entries: Sequence[dict[str, Any]], info: SessionInfo) -> Reader:
+    """Of a run that measures these entries: each is answered at most once, and nothing else is."""
+    return Reader({e["artifact"]: e["sha256"] for e in entries}, sorted({e["runtime"] for e in entries}), info,
+                  {(e["artifact"], e["runtime"], e["threads"]) for e in entries})
 
 
-def _formats(family: Target) -> dict[str, str | None]:
-    """What each runtime takes; None: everything."""
-    return {**family.runtimes, NULL: None}
+def read_rows(lines: IO[bytes], where: str) -> Iterator[dict[str, Any]]:
+    """The rows while they come, without a last one that was cut. MeasureError for what is none, too long or too many.
+
+    Without a row of kind "done" the run was cut short.
+    """
+    total = 0
+    for line in reading.lines_of(lines):
+        total += len(line)
+        try:
+            if total > reading.MAX_TOTAL_BYTES:
+                raise ValueError(f"these are more than {reading.MAX_TOTAL_BYTES} bytes in all")
+            if not reading.is_whole(line):
+                return
+            row = reading.row_of(line)
+        except reading.ODD as err:
+            said = short(line[:MAX_SAID].decode(errors="replace"))
+            raise MeasureError(f"{where} says {said!r}, which is no answer of the probe ({reason_of(err)}); what was "
+                               "measured is kept") from err
+        yield row
+
+
+MAX_SAID = 1000  # bytes of a line that are looked at for a message
+SAID = {"result": "sent a result for {} that is none: {}; nothing of it was kept",
+        "golden": "compared {} with home: {}",
+        "progress": "says how far it is, but {1}"}
+
+
+def taken(reader: Reader, row: dict[str, Any], where: str) -> object:
+    """What the reader makes of the row. MeasureError where it cannot be."""
+    try:
+        return reader.take(row)
+    except reading.ODD as err:
+        said = SAID.get(row["kind"], "says of {}: {}").format(short(row.get("artifact")), reason_of(err))
+        raise MeasureError(f"{where} {said}") from err
 
 
 def _wanted(artifact: Artifact, family: Target, options: Options) -> bool:
-    formats = _formats(family)
+    formats = jobs.formats_of(family)
     return any(formats.get(name) in (None, artifact.format) for name in options.runtimes or family.runtimes)
 
 
@@ -263,18 +274,6 @@ def _elsewhere(family: Target, artifacts: Sequence[Artifact], why: str) -> str:
     here = f"; --target {LOCAL} measures this machine instead" if runnable else ""
     return (f"this machine is no {family.name}: {why}. Measure on the board: --host user@board reaches it over ssh; "
             f"or unpack a bundle there, ./run, and `mmprune import` its results.jsonl here{here}")
-
-
-def _mmrt_files(root: Path, artifacts: Sequence[Artifact], family: Target, options: Options) -> dict[str, Path]:
-    """mmrt.py and the library for the target, by name; {} where mmrt is not wanted or cannot be made, with a note."""
-    asked = "mmrt" in (options.runtimes or family.runtimes)
-    if not asked or not any(a.format == family.runtimes.get("mmrt") for a in artifacts):
-        return {}
-    try:
-        return {path.name: path for path in runtime_files(family.arch, root / "cache")}
-    except (RuntimeError, FileNotFoundError) as err:  # of the compiler's, in its words
-        options.note(f"measured without mmrt: {err}")
-        return {}
 
 
 @contextlib.contextmanager

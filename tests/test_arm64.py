@@ -14,10 +14,11 @@ from typing import NamedTuple
 import boards
 import numpy as np
 import pytest
-from mmrt_models import RUN_MODEL, RUNTIME, SAME, builder, write_models
+from mmrt_build import RUN_MODEL, RUNTIME, builder
+from mmrt_models import MODELS, SAME, written_models
+from once import made_once
 
 CPUS = {"pi4": "cortex-a72", "pi5": "cortex-a76"}
-MODELS = {"resnet18": {}, "mobilenetv2_050": {}, "vit_tiny_patch16_224": {"img_size": 64}}
 COMPILER = shutil.which("aarch64-linux-gnu-g++")
 QEMU = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
 
@@ -37,14 +38,16 @@ def compile_arm64(*words) -> None:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
     """All that the machines need in one folder: the library, programs, tests, models, an image, and what to expect."""
-    out = tmp_path_factory.mktemp("arm64")
+    return made_once(tmp_path_factory, "arm64", lambda out: make_files(out, written_models(tmp_path_factory)))
+
+
+def make_files(out: Path, models: Path) -> None:
+    shutil.copytree(models, out)
     builder().build(out, "aarch64", tests=True)
     (out / "run_model.cc").write_text(RUN_MODEL)
     compile_arm64("-I", RUNTIME / "include", out / "run_model.cc", "-L", out, "-lmmrt", "-Wl,-rpath,$ORIGIN",
                   "-o", out / "run_model")
     shutil.rmtree(out / "build-aarch64")
-    write_models(MODELS, out)
-    return out
 
 
 def start_user(cpu: str, files: Path, _: pytest.TempPathFactory) -> Iterator[Machine]:

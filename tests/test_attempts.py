@@ -7,7 +7,7 @@ from functools import partial
 
 import onnx
 import pytest
-from test_exporters import make_input, make_variant
+from export_inputs import make_input, make_variant
 
 from exporters import ExportError, run, to_onnx, to_openvino
 from exporters.artifact import read_finished

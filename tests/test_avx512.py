@@ -14,14 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmrt_models import RUN_MODEL, RUNTIME, SAME, builder, write_models
+from mmrt_build import RUN_MODEL, RUNTIME, builder, native_mmrt
+from mmrt_models import SAME, written_models
+from once import made_once
 
-BOARD = Path(__file__).with_name("x86_board.sh")
+BOARD = Path(__file__).with_name("support") / "x86_board.sh"
 BOARD_NEEDS = ("bochs-bin", "genisoimage", "cpio", "apt-get")
 WITH = {"avx512": "corei7_skylake_x", "avx512vnni": "corei7_icelake_u"}  # the set of kernels that is its best
 WITHOUT = "corei7_haswell_4770"
 FLAGS = {"avx512": "avx512f", "avx512vnni": "avx512_vnni"}  # as /proc/cpuinfo says it
-MODELS = {"resnet18": {}, "vit_tiny_patch16_224": {"img_size": 64}}
+MODELS = ("resnet18", "vit_tiny_patch16_224")
 # The loader's mutated files are not the point: 300 instead of 3000
 PROGRAMS = {name: f"./{name}{' 300' if name == 'test_loader' else ''}" for name in builder().TESTS}
 ANSWERS = {name: f"./run_model {name}.mmrt image.raw" for name in MODELS}
@@ -38,14 +40,18 @@ Results = dict[str, subprocess.CompletedProcess]  # of each command, run by sh w
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
     """All that a machine needs in one folder: the library, programs, tests, models, an image, and what to expect."""
-    out = tmp_path_factory.mktemp("avx512")
-    builder().build(out, tests=True)
-    shutil.rmtree(out / "build-x86_64")
-    (out / "run_model.cc").write_text(RUN_MODEL)
-    subprocess.run(["g++", *builder().FLAGS, "-I", RUNTIME / "include", out / "run_model.cc", "-L", out, "-lmmrt",
-                    "-Wl,-rpath,$ORIGIN", "-o", out / "run_model"], check=True)
-    write_models(MODELS, out)
-    return out
+    def make(out: Path) -> None:
+        library, models = native_mmrt(tmp_path_factory), written_models(tmp_path_factory)
+        wanted = [library / "libmmrt.so", library / "mmrt-bench", *(library / name for name in PROGRAMS),
+                  models / "image.raw", *(models / f"{name}.{kind}" for name in MODELS for kind in ("mmrt", "npy"))]
+        out.mkdir()
+        for path in wanted:
+            shutil.copy(path, out)
+        (out / "run_model.cc").write_text(RUN_MODEL)
+        subprocess.run(["g++", *builder().FLAGS, "-I", RUNTIME / "include", out / "run_model.cc", "-L", out, "-lmmrt",
+                        "-Wl,-rpath,$ORIGIN", "-o", out / "run_model"], check=True)
+
+    return made_once(tmp_path_factory, "avx512", make)
 
 
 def run_here(files: Path, kernels: str, commands: list[str]) -> Results:
@@ -59,11 +65,13 @@ def run_emulated(cpu: str, files: Path, commands: list[str], folders: pytest.Tem
     missing = [name for name in BOARD_NEEDS if shutil.which(name) is None]
     if missing:
         pytest.skip(f"needs {', '.join(missing)}: apt-get install bochs bochs-term genisoimage cpio")
-    disk = folders.getbasetemp() / "x86_board"
-    if not (disk / "disc" / "isolinux.cfg").is_file():
+
+    def make(disk: Path) -> None:
         made = subprocess.run(["bash", BOARD, "build", disk], capture_output=True, text=True, check=False)
         if made.returncode:
             pytest.skip(f"the emulated PC cannot be made here: {made.stderr.strip()[-300:]}")
+
+    disk = made_once(folders, "x86_board", make)
     done = subprocess.run(["bash", BOARD, "run", disk, cpu, files], input="".join(f"{c}\n" for c in commands),
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,5 @@
 """Bundles: made here, run by hand in their own folder, their results taken in; and everything that must be refused."""
 
-import ast
 import dataclasses
 import hashlib
 import io
@@ -24,14 +23,15 @@ from mmprune import folder
 from mmprune.results.points import PointsError, read_points
 from mmprune.results.table import table
 from targets import TARGETS, answers, importing, load, mismatch, unpacking
-from targets.bundle import BundleError, Options, make_bundle
+from targets.bundle import START, BundleError, Options, make_bundle
 from targets.golden import Golden, answer
 from targets.importing import ResultsError, describe, import_results
 from targets.jobs import PROFILES, Profile
-from targets.on_device import bundle_run
+from targets.on_device import board as board_there
+from targets.on_device import run as on_device_run
+from targets.run_folder import programs
 from targets.unpacking import UnpackError, unpack
 
-RUN = Path(bundle_run.__file__)
 TINY = Profile("smoke", samples=8, seconds=10, rounds=2, restarts=1)
 NULL = Options(runtimes=("null",), gate=False)
 DENSE_ID, UNIFORM_ID = "dense-0001/onnx-f32", "uniform-0001/onnx-f32"
@@ -89,10 +89,11 @@ def test_the_manifest_names_every_file(board):
     manifest = json.loads((board / "manifest.json").read_text())
     there = {str(p.relative_to(board)) for p in board.rglob("*") if p.is_file()}
     assert set(manifest["files"]) == there - {"manifest.json"}
-    assert {"run", "job.json", "probe.py", "README.txt", "variants/dense-0001/model.onnx"} < there
+    assert {"run", "job.json", "on_device/probe.py", "README.txt", "variants/dense-0001/model.onnx"} < there
+    assert set(programs()) == {name for name in there if name.startswith("on_device/")}
     run_py = manifest["files"]["run"]
-    assert run_py == {"sha256": hashlib.sha256(RUN.read_bytes()).hexdigest(), "bytes": RUN.stat().st_size}
-    assert manifest["target"]["name"] == "local" and manifest["scripts"] == {"null": "probe.py"}
+    assert run_py == {"sha256": hashlib.sha256(START.read_bytes()).hexdigest(), "bytes": START.stat().st_size}
+    assert manifest["target"]["name"] == "local"
 
 
 @pytest.mark.parametrize(("out", "options", "error", "text"), [
@@ -125,7 +126,7 @@ def test_without_a_compiler_the_bundle_is_made_without_mmrt_and_says_so(family, 
     def no_compiler(machine, cache):
         raise RuntimeError("there is no C++ compiler called aarch64-linux-gnu-g++")
 
-    monkeypatch.setattr("targets.bundle.runtime_files", no_compiler)
+    monkeypatch.setattr("targets.run_folder.runtime_files", no_compiler)
     made = make_bundle(*with_mmrt(family), TARGETS["raspberry-pi-5"], tmp_path / "b.tar.xz", TINY)
     assert made.runtimes == ("onnxruntime",) and made.artifacts == (DENSE_ID, UNIFORM_ID)
     assert made.notes == ("without mmrt: there is no C++ compiler called aarch64-linux-gnu-g++",)
@@ -147,13 +148,16 @@ def test_a_bundle_for_another_architecture_has_its_library(family, tmp_path):
 # ------------------------------------------------------------------------------------------------------- being run
 
 def test_a_dry_run_says_what_would_run_and_writes_nothing(board):
-    before = sorted(board.rglob("*"))
+    def there():
+        return sorted(p for p in board.rglob("*") if "__pycache__" not in str(p))  # Python's own
+
+    before = there()
     done = run(board, "--dry-run", python=sys.executable)
     assert done.returncode == 0, done.stderr
-    for words in (f"{sys.executable} probe.py fingerprint --target local", "probe.py run remaining.json",
+    for words in (f"{sys.executable} -m on_device.probe fingerprint --target local", "-m on_device.probe run -",
                   f"{UNIFORM_ID} on null, 1 thread(s)", "8 samples or 10 s of inferences each, in 2 rounds"):
         assert words in done.stdout
-    assert [p for p in board.rglob("*") if "__pycache__" not in str(p)] and sorted(board.rglob("*")) == before
+    assert there() == before
 
 
 def test_what_was_measured_by_hand_is_taken_in(family, board):
@@ -221,17 +225,17 @@ def test_a_dry_run_shows_a_jetsons_own_commands(family, tmp_path):
     board = unpack(made.path, tmp_path)
     done = run(board, "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "jetson_run.py run remaining.json" in done.stdout and "--sparsity=enable" in done.stdout
+    assert "on_device.jetson run -" in done.stdout and "--sparsity=enable" in done.stdout
     assert not list(board.glob("results.jsonl")) and "this is none" in run(board).stderr
 
 
 def test_damage_is_told_by_name(board):
     model = board / "variants/uniform-0001/model.onnx"
     model.write_bytes(model.read_bytes()[:-1] + b"?")
-    (board / "probe.py").unlink()
+    (board / "on_device" / "probe.py").unlink()
     done = run(board)
     assert done.returncode == 1 and not (board / "results.jsonl").exists()
-    assert "damaged: probe.py is missing; variants/uniform-0001/model.onnx has another sha256" in done.stderr
+    assert "damaged: on_device/probe.py is missing; variants/uniform-0001/model.onnx has another sha256" in done.stderr
 
 
 @pytest.mark.parametrize(("options", "text"), [
@@ -256,33 +260,23 @@ def test_another_board_is_refused_unless_told_otherwise(family, tmp_path):
     assert {m.device.target for m in import_results(family[0], board / "results.jsonl").measurements} == {"local"}
 
 
-def test_the_board_is_recognised_there_as_here(monkeypatch):
+def test_the_board_is_recognised_there_as_here():
     devices = [dataclasses.replace(DEVICE, board=t.board, isa=(*isa,), versions={"machine": machine})
                for t in TARGETS.values() for isa in (t.isa, (*t.isa, *t.lacks), t.isa[:1])
                for machine in ("x86_64", "aarch64")]
     for device in devices:
-        monkeypatch.setattr("targets.on_device.bundle_run.platform.machine", lambda d=device: d.versions["machine"])
         for target in TARGETS.values():
-            there = bundle_run.mismatch(dataclasses.asdict(target), dataclasses.asdict(device))
+            there = board_there.mismatch(dataclasses.asdict(target), json.loads(json.dumps(dataclasses.asdict(device))))
             assert there == mismatch(target, device)
 
 
 def test_a_missing_runtime_is_told_with_the_way_to_it(monkeypatch, capsys):
     entries = [{"runtime": "onnxruntime"}, {"runtime": "null"}]
-    assert bundle_run.usable(entries, {"versions": {"python": "3.11.2"}}) == entries[1:]
+    assert on_device_run.usable(entries, {"versions": {"python": "3.11.2"}}) == entries[1:]
     said = capsys.readouterr().err
     assert f"numpy is not here: {sys.executable} -m pip install numpy" in said
     assert "pip install onnxruntime" in said and "--no-index --find-links wheels onnxruntime" in said
-    assert bundle_run.usable(entries, {"versions": {"numpy": "2", "onnxruntime": "1.32"}}) == entries
-
-
-def test_the_program_is_python_3_8_and_stands_alone():
-    tree = ast.parse(RUN.read_text(), feature_version=(3, 8))
-    top = {alias.name.split(".")[0] for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
-    top |= {node.module.split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom)}
-    assert top <= sys.stdlib_module_names
-    every = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    assert every - sys.stdlib_module_names - {"golden_run"} == set()
+    assert on_device_run.usable(entries, {"versions": {"numpy": "2", "onnxruntime": "1.32"}}) == entries
 
 
 def test_it_runs_on_an_old_python(board):
@@ -306,7 +300,7 @@ def test_real_models_are_compared_measured_and_reported(tmp_path):
     made = make_bundle(root, artifacts, load("local"), tmp_path / "b.tar.xz", TINY, Options(told, gate=False))
     board = unpack(made.path, tmp_path)
     # the interpreter of these tests, which has the runtimes; a user's python3 is the board's
-    assert f"golden_run.py run remaining.json  # compares {len(artifacts)} files' answers with those at home" in run(
+    assert f"on_device.golden_run run -  # compares {len(artifacts)} files' answers with those at home" in run(
         board, "--dry-run", python=sys.executable).stdout
     done = run(board, "--only", "onnxruntime", python=sys.executable)
     assert done.returncode == 0, done.stderr
@@ -480,7 +474,7 @@ def changed_device(**more):
 
 @pytest.mark.parametrize(("rows", "text"), [
     (["{"], "line 1: Expecting"),
-    (["[1, 2]"], "no kind called None"),
+    (["[1, 2]"], "line 1: this is no row"),
     (["[" * 100_000], "line 1: "),
     (['{"kind": "session", "kind": "done"}'], "a name stands twice"),
     ([{"kind": "done"}], "kind 'done' before any session"),
@@ -498,12 +492,12 @@ def changed_device(**more):
     ([changed_device(ram_bytes=10**400)], "ram_bytes must be finite|Exceeds the limit"),
     ([changed_device(target="raspberry-pi-5", versions={"machine": "x86_64"})], "not measured on a raspberry-pi-5"),
     ([session_row(), changed_device(board="Another")], "was measured on another device before"),
-    (["x" * 3000], "line 1 is longer than 2000 bytes"),
+    (["x" * 3000], "line 1: this is longer than 2000 bytes"),
     ([session_row(), "x" * 1500, "x" * 1500], "bytes; a results.jsonl has at most 3000"),
 ])
 def test_a_file_that_is_not_right_is_refused(family, tmp_path, monkeypatch, rows, text):
-    monkeypatch.setattr(importing, "MAX_FILE_BYTES", 3000 if "at most" in text and "bytes" in text else 10**6)
-    monkeypatch.setattr(importing, "MAX_LINE_BYTES", 2000 if "longer" in text else 10**6)
+    monkeypatch.setattr(importing, "MAX_TOTAL_BYTES", 3000 if "at most" in text and "bytes" in text else 10**6)
+    monkeypatch.setattr(answers, "MAX_LINE_BYTES", 2000 if "longer" in text else 10**6)
     with pytest.raises(ResultsError, match=text):
         import_results(family[0], written(tmp_path / "r.jsonl", *rows))
     assert not (family[0] / folder.MEASUREMENTS).exists()
@@ -512,7 +506,7 @@ def test_a_file_that_is_not_right_is_refused(family, tmp_path, monkeypatch, rows
 def test_a_file_cut_short_and_a_changed_figure_are_refused(family, tmp_path):
     root, artifacts = family
     rows = [session_row(), result_row(artifacts[0])]
-    with pytest.raises(ResultsError, match="line 2 is cut short"):
+    with pytest.raises(ResultsError, match="line 2: it is cut short"):
         import_results(root, written(tmp_path / "r.jsonl", *rows, end=""))
     assert not (root / folder.MEASUREMENTS).exists()
     import_results(root, written(tmp_path / "r.jsonl", *rows))
@@ -556,13 +550,8 @@ def test_the_profiles_travel_with_the_bundle(board):
 @pytest.fixture
 def jetson_like(family, tmp_path):
     """A bundle whose target has power modes, for the runtime that only sleeps, unpacked; and PATH with an nvpmodel."""
-    made = make_bundle(*family, load("local"), tmp_path / "b.tar.xz", TINY, Options(runtimes=("null",), gate=False))
-    board = unpack(made.path, tmp_path)
-    manifest = json.loads((board / "manifest.json").read_text())
-    program = RUN.with_name("jetson_run.py")
-    (board / program.name).write_bytes(program.read_bytes())
-    manifest["files"][program.name] = {"bytes": program.stat().st_size, "sha256": bundle_run.file_sha256(program)}
-    (board / "manifest.json").write_text(json.dumps(manifest))
+    like_a_jetson = dataclasses.replace(load("local"), runtimes={"tensorrt": "onnx"})
+    board = unpack(make_bundle(*family, like_a_jetson, tmp_path / "b.tar.xz", TINY, NULL).path, tmp_path)
     return board, power_modes(tmp_path / "bin")
 
 

@@ -18,8 +18,8 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from test_models import COLOUR, GREY, tiny_state
 from torch import nn
+from toys import COLOUR, GREY, tiny_state
 
 from mmprune.models.checkpoints import WeightsError, read_checkpoint
 from mmprune.models.loading import open_model

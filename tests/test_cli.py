@@ -1,7 +1,5 @@
 """The command line as its users meet it: whole runs on a toy, exact words for what goes wrong, exit codes."""
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -9,15 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
 import torch
+from command_line import MODEL, arguments, fails, mmprune
 from PIL import Image
-from toys import SmallNet, ToySplit, planted
+from toys import SmallNet, planted
 
 from exporters import to_openvino
 from exporters.jetson import check as tensorrt_check
@@ -25,37 +23,14 @@ from exporters.wanted import format_names
 from mmprune import folder
 from mmprune.cli import arguments as words_of
 from mmprune.cli import options
-from mmprune.cli.commands import main
 from mmprune.data.preprocess import CROP_MODES, RESAMPLING
 from mmprune.models.named import ModelOptions
 from mmprune.strategies import TEN
 
-TESTS = Path(__file__).parent
-MODEL = f"{TESTS / 'toys.py'}:SmallNet"
 COMMANDS = ("build", "bench", "choose", "report", "strategies", "targets", "doctor")
 
 
 PROGRAM = "from mmprune.cli.commands import main; main()"
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    stdout: str
-    stderr: str
-
-
-def mmprune(*arguments: object) -> Done:
-    """The program with these arguments, in this process: starting it anew would spend the time on importing torch."""
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["mmprune", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    return Done(code, out.getvalue(), err.getvalue())
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
@@ -63,35 +38,6 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     program = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {PROGRAM}"
     return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], stdout=subprocess.DEVNULL,
                             stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def fails(code: int, words: str, *arguments: object) -> None:
-    """An exception that gets through is a traceback for the user: it fails the test by itself."""
-    done = mmprune(*arguments)
-    assert (done.code, words in done.stderr) == (code, True), done.stderr
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory) -> Path:
-    """A folder with trained weights of the toy model and its data."""
-    root = tmp_path_factory.mktemp("toy")
-    torch.manual_seed(0)
-    torch.save({"state_dict": {f"module.{k}": v for k, v in SmallNet().state_dict().items()}}, root / "toy.pth")
-    for split in (ToySplit(150, 1), ToySplit(60, 2)):
-        images = ((split.images.clamp(-1, 3) + 1) * 63).byte().permute(0, 2, 3, 1).numpy()
-        which = "train" if len(split) == 150 else "test"
-        np.savez(root / f"{which}.npz", images=images, labels=split.labels.numpy())
-    parts = {which: np.load(root / f"{which}.npz") for which in ("train", "test")}
-    np.savez_compressed(root / "toy.npz", **{f"{w}_{k}": parts[w][k] for w in parts for k in ("images", "labels")})
-    return root
-
-
-def arguments(toy: Path, out: Path, *more: object) -> list[object]:
-    """A small run: three strategies, two formats."""
-    return ["build", "--target", "x86", "--model", MODEL, "--weights", toy / "toy.pth", "--data", toy / "toy.npz",
-            "--mean", "0.3", "--std", "0.3", "--epochs", "1", "--strategies", "min,mid,max",
-            "--formats", "onnx,openvino-fp16",
-            "--profile", "smoke", "--jobs", "1", "--out", out, "--quiet", *more]
 
 
 def whole(toy: Path, out: Path) -> list[object]:
@@ -116,6 +62,7 @@ def small(toy, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_build_leaves_everything(family):
     assert {"manifest.json", "measurements.jsonl", "report.md", "front.png"} <= {p.name for p in family.iterdir()}
     manifest = folder.read_manifest(family)
@@ -127,23 +74,23 @@ def test_build_leaves_everything(family):
     assert all(name in text for name in manifest.strategies)
 
 
-def test_the_same_command_again_does_nothing(family, toy):
-    before = {p: p.stat().st_mtime_ns for p in family.rglob("variants/*/*")}
-    done = mmprune(*whole(toy, family))
+def test_the_same_command_again_does_nothing(small, toy):
+    before = {p: p.stat().st_mtime_ns for p in small.rglob("variants/*/*")}
+    done = mmprune(*arguments(toy, small))
     assert done.code == 0, done.stderr
-    assert before == {p: p.stat().st_mtime_ns for p in family.rglob("variants/*/*")}
-    assert len((family / "measurements.jsonl").read_text().splitlines()) == 11
+    assert before == {p: p.stat().st_mtime_ns for p in small.rglob("variants/*/*")}
+    assert len((small / "measurements.jsonl").read_text().splitlines()) == 8
 
 
-def test_choose_takes_a_model_that_runs_by_itself(family, tmp_path):
-    done = mmprune("choose", family, "--max-latency-ms", "1000", "--out", tmp_path / "deploy")
+def test_choose_takes_a_model_that_runs_by_itself(small, tmp_path):
+    done = mmprune("choose", small, "--max-latency-ms", "1000", "--out", tmp_path / "deploy")
     assert done.code == 0, done.stderr
     assert "nearest miss" in done.stdout or "runner-up" in done.stdout
     assert (tmp_path / "deploy" / "infer.py").is_file()
 
 
-def test_choose_exits_with_1_when_nothing_fits(family, tmp_path):
-    done = mmprune("choose", family, "--max-latency-ms", "0.000001", "--out", tmp_path / "deploy")
+def test_choose_exits_with_1_when_nothing_fits(small, tmp_path):
+    done = mmprune("choose", small, "--max-latency-ms", "0.000001", "--out", tmp_path / "deploy")
     assert done.code == 1 and not (tmp_path / "deploy").exists()
     assert "nothing fits" in done.stdout.lower()
 
@@ -157,6 +104,7 @@ def test_bench_measures_again(small, tmp_path):
     assert mmprune("report", copy).code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["variants/*/onnx-fp32.json", "measurements.jsonl"])
 def test_killed_while_exporting_or_measuring_it_goes_on(toy, small, tmp_path, moment):
     out = tmp_path / "out"
@@ -188,8 +136,12 @@ def test_strategies_without_data():
     assert "layer4.1.conv2" in table and "75-95" in table and "total, unstructured" in table
 
 
-def test_targets_and_doctor():
+def test_targets():
     assert "x86" in mmprune("targets").stdout
+
+
+@pytest.mark.slow
+def test_doctor():
     done = mmprune("doctor")
     assert done.code == 0 and "onnxruntime" in done.stdout
 
@@ -271,6 +223,7 @@ def test_a_file_that_cannot_be_made_costs_itself(toy, tmp_path, monkeypatch):
     assert "\nmin" in done.stdout and "report.md" in done.stdout
 
 
+@pytest.mark.slow
 def test_all_precisions_are_points_of_one_front(toy, tmp_path):
     out, images = tmp_path / "out", tmp_path / "images"
     images.mkdir()

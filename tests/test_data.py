@@ -257,7 +257,7 @@ def test_numbered_folders_sort_as_numbers(tmp_path):
 def test_loader_split_passes_batches_on_and_refuses_others():
     split = LoaderSplit([(torch.zeros(2, 3, 4, 4), torch.tensor([0, 1], dtype=torch.int32))])
     (images, labels), = split.batches(64, seed=1, augment=True)
-    assert images.shape == (2, 3, 4, 4) and labels.dtype == torch.int64 and len(split) == 1
+    assert images.shape == (2, 3, 4, 4) and labels.dtype == torch.int64 and len(split) == 2
     with pytest.raises(DataError, match="float tensor"):
         next(LoaderSplit([(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2))]).batches(2))
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import TOYS, fails, mmprune
 from PIL import Image
-from test_cli import fails, mmprune
 from toys import Nearest, shades
 
 from mmprune.data.class_order import find_outputs
@@ -17,7 +17,6 @@ from mmprune.models.named import Named
 from mmprune.models.source import open_source
 from mmprune.records import Preprocess
 
-TOYS = Path(__file__).parent / "toys.py"
 GREY = Preprocess((4, 4), (0.0,), (1.0,))
 COLOUR = Preprocess((4, 4), (0.2, 0.3, 0.4), (0.5, 0.6, 0.7))
 SHADES = tuple(map(str, range(12)))

@@ -15,45 +15,24 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from toys import INPUT_SHAPE, SmallNet, ToySplit
+from export_inputs import make_input, make_variant
+from toys import INPUT_SHAPE, SmallNet
 
 import exporters
 from exporters import FORMATS, ExportError, load, run, to_onnx
 from exporters.artifact import download_bytes, read_finished, sha256
-from exporters.export_input import ExportInput
 from exporters.graph import remove_channels
 from exporters.mmrt import download as mmrt_download
 from exporters.run import export_one, export_variants
 from exporters.verify import VerifyError, verify
 from exporters.wanted import wanted_formats
 from mmprune import folder
-from mmprune.layers import find_layers
 from mmprune.patterns import ALIGNED
-from mmprune.records import Variant
 
 PAIRS = wanted_formats(list(FORMATS))
 NEEDS = {("openvino", "int8"): "nncf"}
 ALL = [pytest.param(f, p, marks=[] if find_spec(NEEDS.get((f, p), "onnx")) else pytest.mark.skip("nncf is missing"))
        for f in FORMATS for p in load(f).ORIGINS]
-
-
-def make_variant(name="v1", seed=0):
-    return Variant(name, "uniform", "magnitude", "unstructured", "quick", seed, {}, 0.5, 0.0, 0.0)
-
-
-def make_input(root, variant, images=20):
-    """SmallNet with half of each weight zero, and BatchNorm statistics that do something."""
-    torch.manual_seed(variant.seed)
-    model = SmallNet().eval()
-    with torch.no_grad():
-        for bn in (model.bn1, model.bn2):
-            bn.running_mean.normal_(0, 0.1)
-            bn.running_var.uniform_(0.5, 1.5)
-        for w in (model.conv1.weight, model.conv2.weight, model.fc.weight):
-            w[w.abs() <= w.abs().flatten().kthvalue(w.numel() // 2).values] = 0
-    split = ToySplit(images, 3)
-    return ExportInput(variant, model, root, find_layers(model, INPUT_SHAPE), split.images.numpy(),
-                       split.labels.numpy(), ToySplit(30, 1).images.numpy())
 
 
 @pytest.mark.parametrize(("format", "precision"), ALL)

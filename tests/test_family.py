@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import make_baseline
+from toys import REQUEST, make_baseline
 
 from mmprune import family, folder
 from mmprune.family import Request, Resources, build_family, claim, load_variant, plan_family
@@ -22,9 +22,6 @@ from mmprune.patterns import PATTERNS, ZEROS, zeros_in_blocks
 from mmprune.recipes import RECIPES, make_recipe
 from mmprune.records import Preprocess, Source
 from mmprune.workers import Processes, run_tasks
-
-REQUEST = Request(make_recipe("default", epochs=2, batch_size=16), strategies=("min", "mid", "max"),
-                  overrides={"layers": {"conv*": [0.2, 0.8]}})
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -76,11 +73,21 @@ def four_threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def begun_with_two_jobs(tmp_path_factory):
+    """Made by two jobs on four threads."""
+    before, root = torch.get_num_threads(), tmp_path_factory.mktemp("begun") / "family"
+    torch.set_num_threads(4)
+    build_family(make_baseline, REQUEST, root, Resources(jobs=2))
+    torch.set_num_threads(before)
+    return root
+
+
 @pytest.mark.parametrize("jobs", [2, 1, 4])
-def test_threads_are_those_that_the_family_was_begun_with_not_what_is_left_to_make(tmp_path, monkeypatch,
-                                                                                  four_threads, jobs):
+def test_threads_are_those_that_the_family_was_begun_with_not_what_is_left_to_make(begun_with_two_jobs, tmp_path,
+                                                                                  monkeypatch, four_threads, jobs):
     """Begun with two jobs on four threads and killed when one variant was left: that one, too, is made with two."""
-    build_family(make_baseline, REQUEST, tmp_path, Resources(jobs=2))
+    shutil.copytree(begun_with_two_jobs, tmp_path, dirs_exist_ok=True)
     whole = contents(tmp_path)
     assert folder.read_manifest(tmp_path).threads == 2
     shutil.rmtree(next((tmp_path / "variants").glob("max-*")))
@@ -93,7 +100,7 @@ def test_threads_are_those_that_the_family_was_begun_with_not_what_is_left_to_ma
         build_family(make_baseline, REQUEST, tmp_path, Resources(threads=3))
 
 
-@pytest.mark.parametrize("left", [1, 2, 3])
+@pytest.mark.parametrize("left", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_job_s_threads_do_not_depend_on_the_tasks_left(four_threads, left):
     seen = []
     run_tasks(say_threads, make_nothing, list(range(left)), Processes(jobs=2), lambda *told: seen.append(told[-1]))
@@ -112,7 +119,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import toys, test_family
+import toys
 from mmprune import family
 real = family.finetune
 def slow(model, teacher, job, tick):
@@ -121,15 +128,16 @@ def slow(model, teacher, job, tick):
         tick(step, steps)
     return real(model, teacher, job, slow_tick)
 family.finetune = slow
-family.build_family(toys.make_baseline, test_family.REQUEST, Path({root!r}), family.Resources(threads=1))
+family.build_family(toys.make_baseline, toys.REQUEST, Path({root!r}), family.Resources(threads=1))
 """
 
 
-@pytest.mark.parametrize("wait_for", ["variants/*/checkpoint.pt", "variants/m*/variant.json", "manifest.json"])
+@pytest.mark.parametrize("wait_for", ["variants/*/checkpoint.pt", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in ("variants/m*/variant.json", "manifest.json"))])
 def test_killed_and_started_again(tmp_path, wait_for):
     build_family(make_baseline, REQUEST, tmp_path / "whole", Resources(threads=1))
     root = tmp_path / "killed"
-    program = KILLED.format(tests=str(Path(__file__).parent), root=str(root))
+    program = KILLED.format(tests=str(Path(__file__).parent / "support"), root=str(root))
     process = subprocess.Popen([sys.executable, "-c", program])
     deadline = time.monotonic() + 60
     while not list(root.glob(wait_for)) and time.monotonic() < deadline:

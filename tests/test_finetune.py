@@ -5,12 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import ToySplit, make_baseline
+from toys import ToySplit, job_for, make_baseline
 
 from mmprune.finetune import (
     OPTIMIZERS,
     Diverged,
-    Job,
     Teacher,
     accuracy,
     finetune,
@@ -19,16 +18,7 @@ from mmprune.finetune import (
     train_step,
 )
 from mmprune.layout import to_device
-from mmprune.patterns import make_masks
 from mmprune.recipes import RECIPES, make_recipe
-
-
-def job_for(baseline, recipe, **changes):
-    weights = {"conv1.weight": baseline.model.conv1.weight, "conv2.weight": baseline.model.conv2.weight}
-    scores = {n: w.detach().abs() for n, w in weights.items()}
-    sparsity = {"conv1.weight": 0.3, "conv2.weight": 0.7}
-    masks = make_masks(scores, sparsity, "unstructured", dict.fromkeys(scores, "conv"))
-    return Job(masks, baseline.train, baseline.validation, recipe, 0, **changes)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_models import COLOUR, GREY
 from torch import nn
+from toys import COLOUR, GREY
 
 from mmprune.data.image_sets import DataFacts
 from mmprune.models.heads import classes_of, find_ends

@@ -4,17 +4,18 @@ import ast
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import mmprune
 from fake_nvpmodel import power_modes
 from fake_ssh import FakeBoard
 from families import made_family
 from linear_models import real_family
-from test_cli import mmprune
 
 import targets.jobs
 from mmprune import folder
@@ -24,6 +25,7 @@ from targets.host import REMOTE, Host, HostError, connected, output
 from targets.jobs import Profile
 from targets.measure import MeasureError, Options, measure
 from targets.on_device import remote
+from targets.run_folder import programs
 from targets.unpacking import UnpackError
 
 TINY = Profile("smoke", samples=8, seconds=10, rounds=2, restarts=1)
@@ -38,6 +40,7 @@ Host key verification failed."""
 def board(tmp_path, monkeypatch):
     made = FakeBoard(tmp_path / "board")
     monkeypatch.setenv("PATH", f"{made.folder / 'here'}:{os.environ['PATH']}")
+    monkeypatch.setitem(targets.jobs.GATE, "timeout_s", 0.1)  # other tests keep this machine busy
     return made
 
 
@@ -82,7 +85,7 @@ def test_the_folder_is_kept_where_that_is_asked_and_holds_each_file_once(board, 
     kept, = board.left
     assert notes == [f"kept on pi@pi5.local: {kept}"]
     files = sorted(str(p.relative_to(kept)) for p in kept.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-    assert files == sorted(["probe.py", *(name for a in family[1] for name in a.files)])
+    assert files == sorted([*programs(), *(name for a in family[1] for name in a.files)])
 
 
 @pytest.mark.parametrize(("said", "message"), [
@@ -162,10 +165,21 @@ def test_a_runtime_that_is_missing_there(board, family):
 
 
 def test_a_probe_that_is_killed(board, family):
-    board.python('case "$*" in "probe.py run -") kill -9 $$;; esac')
-    with pytest.raises(HostError, match=r"on pi: probe.py run was killed, most often because memory ran out"):
+    board.python('case "$*" in "-m on_device.measure -") kill -9 $$;; esac')
+    with pytest.raises(HostError, match=r"on pi: measure - was killed, most often because memory ran out"):
         over_ssh(family, host="pi")
     assert board.left == []
+
+
+def test_a_program_that_is_killed_while_it_measures(board, family):
+    def kill(stage, item, done, total):
+        for pid in remote.processes_in(str(board.folder / "tmp")) if stage == "measure" else ():
+            if b"on_device.probe\0run" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(HostError, match=r"on pi: measure - was killed, most often because memory ran out"):
+        over_ssh(family, host="pi", progress=kill)
+    assert board.left == [] and remote.processes_in(str(board.folder / "tmp")) == []
 
 
 def test_after_a_dropped_connection_the_same_command_goes_on(board, family):
@@ -223,7 +237,8 @@ def test_the_boards_end_parses_on_old_pythons_and_needs_the_standard_library_alo
 
 def test_pinned_clocks_are_put_back_before_the_folder_goes(tmp_path):
     code = "import os\ndef restore_stale_clocks(folder):\n    os.remove('mmprune-clocks.json')\n"
-    (tmp_path / "probe.py").write_text(code)
+    (tmp_path / "on_device").mkdir()
+    (tmp_path / "on_device" / "clocks.py").write_text(code)
     (tmp_path / "mmprune-clocks.json").write_text("{}")
     assert remote.clean(str(tmp_path)) == "" and not tmp_path.exists()
 
@@ -353,7 +368,7 @@ def test_every_power_mode_of_a_jetson_is_a_device_and_a_session_of_its_own(board
     described = tmp_path / "like-a-jetson.toml"
     described.write_text('like = "x86"\nruntimes = {tensorrt = "onnx"}\n')
     notes = []
-    with pytest.raises(MeasureError, match=r"power mode MAXN_SUPER: on pi@pi5\.local: jetson_run\.py fingerprint"):
+    with pytest.raises(MeasureError, match=r"power mode MAXN_SUPER: on pi@pi5\.local: jetson fingerprint"):
         over_ssh(family, str(described), power_modes=True, note=notes.append)
     made = folder.read_measurements(family[0])
     assert {(m.device.power_mode, m.artifact) for m in made} == {

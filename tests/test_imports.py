@@ -2,8 +2,10 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,17 +14,22 @@ from families import made_family
 ROOT = Path(__file__).parents[1]
 ALLOWED = {  # package: which of ours it may import
     "mmprune": {"mmprune"},
-    "exporters": {"exporters", "mmprune"},
+    "exporters": {"exporters", "mmprune", "targets"},  # of targets the LEAVES alone
     "targets": {"targets", "mmprune"},
 }
 # the whole way, from Python and from the command line
 OUTWARD = {f"mmprune/{name}.py" for name in ("__init__", "workflow", "handles", "from_python", "boards")}
 OURS = {*ALLOWED, "benchmarks"}
-TRAVELLERS = {  # programs that run on a board: what they may import beside the standard library
-    "targets/on_device/probe.py": {"numpy", "onnxruntime", "openvino", "mmrt"},
-    "targets/on_device/bundle_run.py": {"golden_run"},
-    "targets/on_device/golden_run.py": {"numpy", "onnxruntime", "openvino"},
-    "targets/on_device/jetson_run.py": {"numpy", "probe", "tensorrt"},
+ON_DEVICE = ROOT / "targets" / "on_device"
+LEAVES = {"runtimes", "jetpacks"}  # of on_device: what exporters may import, too; they import nothing of ours
+TRAVELLERS = {  # what runs on a board: what it may import beside the standard library and its own folder
+    **{f"targets/on_device/{path.name}": set() for path in ON_DEVICE.glob("*.py")},
+    "targets/on_device/engines.py": {"tensorrt"},
+    "targets/on_device/golden_run.py": {"numpy"},
+    "targets/on_device/infer.py": {"numpy", "preprocess", "runtimes"},  # the two lie beside it in a deployed folder
+    "targets/on_device/jetson.py": {"numpy"},
+    "targets/on_device/runtimes.py": {"numpy", "onnxruntime", "openvino"},
+    "targets/on_device/start.py": {"on_device"},
     "mmprune/data/preprocess.py": {"numpy", "PIL"},
 }
 HEAVY = ("torch", "timm", "onnx", "onnxruntime", "openvino", "numpy", "matplotlib", "PIL")
@@ -36,6 +43,27 @@ def imports(path: Path) -> set[str]:
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module.split(".")[0])
+    return found
+
+
+def modules(path: Path) -> set[str]:
+    """Dotted names of every module that the file imports from, or that it may import so; not relative ones."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {node.module} if node.module.count(".") > 1 else {f"{node.module}.{a.name}" for a in node.names}
+    return found
+
+
+def siblings(path: Path) -> set[str]:
+    """The modules of on_device that one of them imports, relatively."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level == 1, path
+            found |= {node.module} if node.module else {alias.name for alias in node.names}
     return found
 
 
@@ -58,6 +86,25 @@ def test_what_travels_needs_an_old_python_and_next_to_nothing(name):
     path = ROOT / name
     ast.parse(path.read_text(), feature_version=(3, 8))
     assert imports(path) - sys.stdlib_module_names <= TRAVELLERS[name]
+
+
+def test_exporters_know_of_boards_how_runtimes_are_opened_and_no_more():
+    found = {name for path in (ROOT / "exporters").rglob("*.py") for name in modules(path)}
+    assert {name for name in found if name.startswith("targets")} == {f"targets.on_device.{name}" for name in LEAVES}
+
+
+def test_what_travels_runs_in_no_circle_and_leaves_import_nothing_of_ours():
+    graph = {path.stem: siblings(path) for path in ON_DEVICE.glob("*.py")}
+    assert {name for part in graph.values() for name in part} <= set(graph)
+    assert not any(graph[name] for name in (*LEAVES, "infer", "remote"))
+    assert list(TopologicalSorter(graph).static_order())  # CycleError
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent != ON_DEVICE], ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_runtime_is_opened_in_one_place(path):
+    """With the same threads and settings for timing, golden outputs, the check of an export and a deployed folder."""
+    called = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
+    assert not [name for name in called if name.endswith(("InferenceSession", "compile_model", "mmrt.Model"))]
 
 
 def test_the_cli_loads_nothing_heavy():
@@ -145,3 +192,10 @@ def test_the_first_line_comes_before_what_is_heavy(tmp_path, command):
     words = [str(tmp_path) if word == "FAMILY" else word for word in command]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.stderr.startswith("loading ") and "ModuleNotFoundError" in done.stderr
+
+
+def test_no_test_imports_a_test():
+    """What tests share is in tests/support, also for programs that a test writes."""
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    assert [p.name for p in tests if re.search(r"^\s*(from|import)\s.*\btest_\w+", p.read_text(), re.MULTILINE)] == []
+    assert {p.name for p in tests if p.parent == ROOT / "tests" and not p.name.startswith("test_")} == {"conftest.py"}

@@ -8,8 +8,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from export_inputs import make_input, make_variant
 from onnx import TensorProto, helper, numpy_helper
-from test_exporters import make_input, make_variant
 from torch import nn
 from toys import INPUT_SHAPE
 

@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from command_line import TOYS, arguments, fails, mmprune
+from jetson_onnx import conv, pattern24, quantized
 from onnx import numpy_helper
-from test_check_tensorrt import conv, pattern24, quantized
-from test_cli import TESTS, arguments, fails, mmprune, toy  # noqa: F401  (toy is a fixture)
 from toys import WideNet
 
 from exporters import ExportError
@@ -32,12 +32,12 @@ RANGES = """[layers]
 
 
 @pytest.fixture(scope="module")
-def family(toy, tmp_path_factory):  # noqa: F811
+def family(toy, tmp_path_factory):
     root = tmp_path_factory.mktemp("jetson")
     torch.manual_seed(0)
     torch.save(WideNet().state_dict(), root / "wide.pth")
     (root / "ranges.toml").write_text(RANGES)
-    done = mmprune(*arguments(toy, root / "out"), "--target", "jetson-orin", "--model", f"{TESTS / 'toys.py'}:WideNet",
+    done = mmprune(*arguments(toy, root / "out"), "--target", "jetson-orin", "--model", f"{TOYS}:WideNet",
                    "--weights", root / "wide.pth", "--ranges", root / "ranges.toml", "--strategies", ",".join(TEN),
                    "--formats", "tensorrt-fp16,tensorrt-int8", "--epochs", "0")
     assert done.code == 0, done.stderr
@@ -101,7 +101,7 @@ def test_what_is_known_of_the_files_is_said(family):
     assert "note: NVIDIA's parser: " in done.stderr and "ok" not in done.stderr.split()
 
 
-def test_a_jetpack_that_is_none_is_refused_before_anything_is_made(toy, tmp_path):  # noqa: F811
+def test_a_jetpack_that_is_none_is_refused_before_anything_is_made(toy, tmp_path):
     fails(2, "no JetPack for Orin called '9.9'", *arguments(toy, tmp_path / "out"), "--target", "jetson-orin",
           "--jetpack", "9.9")
     assert not (tmp_path / "out").exists()

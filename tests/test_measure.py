@@ -13,11 +13,12 @@ from families import DEVICE, made_family
 from mmprune import folder
 from mmprune.results.points import PointsError, read_points
 from targets import answers as reading
-from targets.answers import Answers, SessionInfo, device_from_row, read_rows
+from targets.answers import Progress, SessionInfo, device_from_row
 from targets.device import fingerprint, this_machine
 from targets.host import HostError, output
 from targets.jobs import PROFILES, Profile, profile_named
-from targets.measure import MeasureError, Options, measure
+from targets.measure import MeasureError, Options, measure, read_rows, reader_of, taken
+from targets.on_device.measure import words
 
 TINY = Profile("smoke", samples=8, seconds=10, rounds=2, restarts=1)
 NULL = Options(runtimes=("null",), commit="abc")
@@ -117,16 +118,16 @@ def test_an_interrupt_ends_the_probe_and_its_children(tmp_path, artifacts):
     long = Profile("smoke", samples=10**6, seconds=60, rounds=2, restarts=1)
     with pytest.raises(KeyboardInterrupt):
         measure(tmp_path, artifacts, "x86", long, dataclasses.replace(NULL, progress=interrupt))
-    assert len(seen) == 3  # the probe and two workers
+    assert len(seen) == 4  # what starts the probe, the probe and two workers
     time.sleep(0.2)  # the workers are the init process's to collect
     assert [pid for pid in seen if Path(f"/proc/{pid}/exe").exists()] == []
     assert folder.read_measurements(tmp_path) == []
 
 
 def test_a_probe_that_fails_says_so(tmp_path):
-    place = this_machine(tmp_path)
-    with pytest.raises(HostError, match=r"on this machine: probe.py run ended with 1: .*schema 1, not 7"), \
-            output(place, (*place.run("probe.py"), "run", "-"), '{"schema": 7}') as lines:
+    said = r"on this machine: measure - ended with 1: .*schema 1, not 7"
+    with this_machine() as place, pytest.raises(HostError, match=said), \
+            output(place, (place.python, *words("measure", "-")), '{"schema": 7}') as lines:
         lines.read()
 
 
@@ -157,27 +158,29 @@ ROW = {"kind": "result", **ENTRY, "runtime_version": "1.32.0", "latencies_s": [[
 
 
 def answers(emulated=False):
-    return Answers([ENTRY], SessionInfo(DEVICE, emulated, "smoke", "20260801T120000-abcdef", "abc", 3), "pi")
+    """(row) -> what is read of it, as of a board called pi that was asked for ENTRY."""
+    reader = reader_of([ENTRY], SessionInfo(DEVICE, emulated, "smoke", "20260801T120000-abcdef", "abc"))
+    return lambda row: taken(reader, row, "pi")
 
 
 def test_a_result_becomes_a_measurement_with_all_its_fields():
-    made = answers().measurement(ROW)
-    assert (made.provenance, made.session, made.device) == ("measured", "20260801T120000-abcdef.3", DEVICE)
+    made = answers()(ROW)
+    assert (made.provenance, made.session, made.device) == ("measured", "20260801T120000-abcdef.1", DEVICE)
     assert made.gate.waited_s == 3 and made.notes == ("a fan",) and made.latencies_s == ((0.01, 0.02), (0.01,))
 
 
 def test_what_ran_on_an_emulator_is_no_measurement():
-    assert answers(emulated=True).measurement(ROW).provenance == "emulated"
-    assert answers().measurement({**ROW, "emulated": True}).provenance == "emulated"
+    assert answers(emulated=True)(ROW).provenance == "emulated"
+    assert answers()({**ROW, "emulated": True}).provenance == "emulated"
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"artifact": "../../etc/passwd"}, "was not asked"),
-    ({"artifact": ["dense"]}, "unhashable"),
+    ({"artifact": "../../etc/passwd"}, "no artifact called"),
+    ({"artifact": ["dense"]}, "no artifact called"),
     ({"threads": 1}, "was not asked"),
-    ({"runtime": "openvino"}, "was not asked"),
-    ({"sha256": "6" * 64}, "sha256 '666"),
-    ({"sha256": None}, "sha256 None was measured"),
+    ({"runtime": "openvino"}, "no runtime called 'openvino'"),
+    ({"sha256": "6" * 64}, "and '666.* on the board"),
+    ({"sha256": None}, "and None on the board"),
     ({"latencies_s": [[-0.01]], "processes": [1]}, "must not be negative"),
     ({"latencies_s": [[0]], "processes": [1]}, "must be positive"),
     ({"latencies_s": [[float("nan")]], "processes": [1]}, "must be finite"),
@@ -195,30 +198,35 @@ def test_what_ran_on_an_emulator_is_no_measurement():
     ({"gate": {"limit_c": 60}}, "gate.timeout_s is missing"),
     ({"gate": {**ROW["gate"], "who": "me"}}, "gate has no field called 'who'"),
     ({"settings": {"a": 3}}, "settings.a must be of type str"),
-    ({"provenance": "measured", "runtime": "null"}, "was not asked"),
+    ({"provenance": "measured", "runtime": "null"}, "no runtime called 'null'"),
 ])
 def test_results_that_are_none_are_refused(change, message):
     with pytest.raises(MeasureError, match=f"(?s)pi sent a result for .* that is none: .*{message}"):
-        answers().measurement({**ROW, **change})
+        answers()({**ROW, **change})
 
 
 def test_a_field_that_is_missing_is_named():
     with pytest.raises(MeasureError, match="load_s is missing"):
-        answers().measurement({key: value for key, value in ROW.items() if key != "load_s"})
+        answers()({key: value for key, value in ROW.items() if key != "load_s"})
 
 
 def test_an_entry_is_answered_once():
     told = answers()
-    told.measurement(ROW)
+    told(ROW)
     with pytest.raises(MeasureError, match="was answered already"):
-        told.measurement(ROW)
+        told(ROW)
 
 
 @pytest.mark.parametrize("change", [{"part": -1}, {"part": "1"}, {"part": True}, {"fraction": float("nan")},
                                     {"fraction": None}])
 def test_progress_that_cannot_be_is_refused(change):
     with pytest.raises(MeasureError, match="pi says how far it is, but"):
-        answers().progress({"kind": "progress", "part": 1, "fraction": 0.5, **change})
+        answers()({"kind": "progress", "part": 1, "fraction": 0.5, **change})
+
+
+def test_progress_is_a_part_and_a_fraction():
+    row = {"kind": "progress", "part": 0, "fraction": 1.5, "comparing": True}
+    assert answers()(row) == Progress(0, 1.0, True)
 
 
 @pytest.mark.parametrize("line", [b"hello", b"[]", b"{}", b'{"kind": "shell"}', b'{"kind": "done", "kind": "result"}',
@@ -238,7 +246,7 @@ def test_lines_beyond_the_limits_are_refused(monkeypatch):
     line = json.dumps({"kind": "done", "x": "x" * 50}).encode() + b"\n"
     assert len(list(read_rows(io.BytesIO(line * 2), "pi"))) == 2
     for text in (line * 3, b"x" * 101, b"x" * 10**6):
-        with pytest.raises(MeasureError, match="pi says more than"):
+        with pytest.raises(MeasureError, match=r"pi says .* \(th.* than \d+ bytes"):
             list(read_rows(io.BytesIO(text), "pi"))
 
 

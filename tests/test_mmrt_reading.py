@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from mmrt_answers import assert_same, make_onnx, noise
 from onnx import TensorProto, helper, numpy_helper
-from test_to_mmrt import assert_same, make_onnx, noise
 from torch import nn
 
 from exporters import ExportError

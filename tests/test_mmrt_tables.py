@@ -2,7 +2,9 @@
 
 import io
 import platform
+import re
 import warnings
+from pathlib import Path
 
 import mmrt_reference
 import numpy as np
@@ -17,7 +19,7 @@ from exporters.int8.onnxruntime import quantize_for_onnxruntime
 from exporters.mmrt import file as mmrt_file
 from exporters.mmrt.graph import Graph, Node
 from exporters.mmrt.int8_graph import quantized
-from exporters.mmrt.int8_tables import ACTS, quantized_bytes, rounded_in_place, with_tables
+from exporters.mmrt.int8_tables import ACTS, FUNCTIONS, quantized_bytes, rounded_in_place, with_tables
 from exporters.mmrt.read import read_graph
 from exporters.to_mmrt import load_runtime, pack
 from exporters.to_onnx import simplify
@@ -165,3 +167,48 @@ def test_a_transformer_answers_as_onnx_runtime_does(tmp_path):
     step = next(float(onnx.numpy_helper.to_array(i)) for i in file.graph.initializer if i.name == "logits_scale")
     for image in np.random.default_rng(7).standard_normal((8, 1, 3, 8, 16), np.float32):
         assert np.abs(model(image)[0] - session.run(None, {"input": image})[0]).max() <= 1.001 * step
+
+
+RUNTIME = Path(__file__).parents[1] / "runtime"
+FORMAT = (RUNTIME / "FORMAT.md").read_text()
+
+
+def rows(*macros: str) -> dict[str, int]:
+    """name -> number, as runtime/src/operations.inc has them."""
+    text = (RUNTIME / "src" / "operations.inc").read_text()
+    found = re.findall(rf"^(?:{'|'.join(macros)})\((\d+), (\w+)", text, re.MULTILINE)
+    assert len(dict(found)) == len(found), "a number twice"
+    return {name: int(number) for number, name in found}
+
+
+def section(heading: str) -> str:
+    return re.search(rf"^### {heading}\n(.*?)(?=^##|\Z)", FORMAT, re.MULTILINE | re.DOTALL).group(1)
+
+
+def listed(line: str) -> dict[str, int]:
+    """name -> number of what FORMAT.md lists in a line as "0 add, 1 sub" or "0 none · 1 clip(a, b)"."""
+    return {name: int(number) for number, name in re.findall(r"(?:^|, |· |fn |kind )\s*(\d+) ([a-z]\w*)", line)}
+
+
+def test_the_writer_the_runtime_and_the_format_number_operations_alike():
+    runtime = rows("OPERATION", "OPERATION_READ_AS")
+    writer = {name: value for name, value in vars(mmrt_file).items() if name.isupper() and isinstance(value, int)}
+    assert {name: value for name, value in writer.items() if name not in ("VERSION", "LINE")} == runtime
+    text = section("Operations") + section("Operations on uint8")
+    assert {name: int(n) for n, name in re.findall(r"^    (\d+) ([A-Z]+) ", text, re.MULTILINE)} == runtime
+
+
+@pytest.mark.parametrize(("macro", "writer", "line"), [
+    ("ACTIVATION", mmrt_file.ACTS, section("Activations").partition("\n\nrelu")[0].replace("\n", " ")),
+    ("BINARY_FN", mmrt_file.BINARIES, re.search(r"^    7 BINARY.*?(fn 0 .*)", FORMAT, re.MULTILINE).group(1)),
+    ("REDUCTION", mmrt_file.REDUCTIONS, re.search(r"^    8 REDUCE.*?(kind 0 .*)", FORMAT, re.MULTILINE).group(1)),
+    ("POOLING", mmrt_file.POOLS, re.search(r"^    3 POOL.*\n\s*(kind 0 .*)", FORMAT, re.MULTILINE).group(1)),
+])
+def test_the_writer_the_runtime_and_the_format_number_functions_alike(macro, writer, line):
+    """The numbers count from 0 without a gap: the runtime knows them by how many there are."""
+    assert rows(macro) == {name: number for number, name in enumerate(writer)}
+    assert listed(line) == rows(macro)
+
+
+def test_the_exporter_computes_every_function_that_it_may_write():
+    assert set(ACTS) == set(rows("ACTIVATION")) - {"rounded"} and set(FUNCTIONS) == set(rows("BINARY_FN"))

@@ -9,9 +9,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from toys import COLOUR, GREY, tiny_state
 
 from mmprune.cli.arguments import numbers
-from mmprune.data.image_sets import DataFacts
 from mmprune.models.checkpoints import read_checkpoint
 from mmprune.models.factories import FactoryError
 from mmprune.models.loading import ModelError, check_forward, load_model, open_model, preprocess_of, resolve
@@ -43,19 +43,10 @@ def pair():
             return x, x
     return Pair()
 '''
-GREY = DataFacts(("a", "b", "c", "d", "e"), 1, (8, 8))
-COLOUR = DataFacts(("a", "b", "c"), 3, (16, 16))
-
-
 @pytest.fixture
 def factory(tmp_path: Path) -> str:
     (tmp_path / "mine.py").write_text(FACTORY)
     return str(tmp_path / "mine.py")
-
-
-def tiny_state(classes: int = 3, channels: int = 1) -> dict[str, torch.Tensor]:
-    return {"0.weight": torch.ones(2, channels, 3, 3), "0.bias": torch.zeros(2),
-            "3.weight": torch.arange(2.0 * classes).view(classes, 2), "3.bias": torch.zeros(classes)}
 
 
 def test_unknown_timm_name_suggests_the_nearest():

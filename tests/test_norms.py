@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_fusing import SHAPE, Branches, Net, lively
+from branched_nets import SHAPE, Branches, Net, lively
 from torch import nn
 from toys import ToySplit
 

@@ -8,8 +8,8 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from export_inputs import make_input, make_variant
 from onnx import numpy_helper
-from test_exporters import make_input, make_variant
 from torch import nn
 from toys import INPUT_SHAPE, ToySplit, make_baseline
 

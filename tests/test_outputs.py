@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from auxiliary_nets import Auxiliary, AuxiliaryNet, BothNet
 from torch import nn
 from toys import INPUT_SHAPE, ToySplit
 
@@ -25,7 +26,6 @@ from mmprune.models.outputs import answer_with_logits, answers, check_training, 
 from mmprune.recipes import make_recipe
 from mmprune.scores import mean_absolute_gradients
 
-Auxiliary = namedtuple("Auxiliary", "logits aux")
 FEATURES, LOGITS, OTHER = torch.zeros(2, 7), torch.zeros(2, 3), torch.ones(2, 3)
 
 
@@ -53,32 +53,6 @@ def test_what_has_no_answer_is_named_with_its_shapes():
     assert answers((FEATURES, {"a": FEATURES}), 2, 3) == []
     assert words({"a": FEATURES, "b": (LOGITS, None)}) == "a dict of a (2, 7), b a tuple of 0 (2, 3), 1 a NoneType"
     assert answers(FEATURES, 2, None)[0][1] is FEATURES, "nobody said how many classes there are"
-
-
-class AuxiliaryNet(nn.Module):
-    """SmallNet's kind with an auxiliary head that runs in training only, as GoogLeNet and Inception have them."""
-
-    def __init__(self, pack=Auxiliary):
-        super().__init__()
-        self.pack = pack
-        self.conv = nn.Conv2d(1, 8, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(8)
-        self.aux = nn.Linear(8, 3)
-        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
-        self.fc = nn.Linear(8, 3)
-
-    def forward(self, x):
-        x = torch.relu(self.norm(self.conv(x)))
-        logits = self.fc(torch.relu(self.conv2(x)).mean((2, 3)))
-        return self.pack(logits, self.aux(x.mean((2, 3)))) if self.training else logits
-
-
-class BothNet(AuxiliaryNet):
-    """A tuple in evaluation mode as well, where the auxiliary head runs for nothing."""
-
-    def forward(self, x):
-        x = torch.relu(self.norm(self.conv(x)))
-        return self.fc(torch.relu(self.conv2(x)).mean((2, 3))), self.aux(x.mean((2, 3))), x
 
 
 def bench_of(model):
@@ -129,7 +103,7 @@ def test_scores_and_accuracy_are_of_the_answer():
 FACTORIES = '''
 import torch
 from torch import nn
-from test_outputs import AuxiliaryNet, BothNet
+from auxiliary_nets import AuxiliaryNet, BothNet
 
 def good(): return AuxiliaryNet()
 def both(): return BothNet()

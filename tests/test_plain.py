@@ -6,9 +6,9 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from test_models import COLOUR
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
+from toys import COLOUR
 
 from mmprune.layers import find_layers
 from mmprune.models.left_out import left_out

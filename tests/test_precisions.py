@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from export_inputs import make_input, make_variant
 from onnx import TensorProto, numpy_helper
 from PIL import Image
-from test_exporters import make_input, make_variant
-from test_families_export import FAMILIES, make_model
+from timm_families import FAMILIES, make_model
 from torch import nn
 from toys import ToySplit, make_baseline
 

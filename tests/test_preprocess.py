@@ -24,7 +24,7 @@ from mmprune.data.splits import Split, load_data
 from mmprune.models.named import ModelOptions, Named
 from mmprune.models.source import open_source
 from mmprune.records import Preprocess
-from targets.deploy import CLASSIFIER, PREPROCESS
+from targets.deploy import PROGRAMS
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENETTE = Path(__file__).parents[2] / "shared/data/imagenette-small/val"
@@ -79,12 +79,13 @@ def odd_images() -> dict[str, tuple[Image.Image, dict]]:
 def deployed(folder: Path, preprocess: Preprocess, files: list[Path], python: tuple[str, ...] = ()) -> list[np.ndarray]:
     """What the deployed program would feed its network for these files, in a process that has no mmprune."""
     folder.mkdir()
-    (folder / "classifier.py").write_text(CLASSIFIER.format(run="run = None\n"))
-    (folder / "preprocess.py").write_bytes(PREPROCESS.read_bytes())
+    for path in PROGRAMS:
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "model.json").write_text('{"runtime": "null", "model": "labels.txt", "threads": 1}')
     (folder / "labels.txt").write_text("only\n")
     (folder / "preprocess.json").write_text(json.dumps(asdict(preprocess)))
-    program = (f"import sys; sys.path.insert(0, {str(folder)!r}); import numpy, classifier\n"
-               f"numpy.savez('inputs.npz', *[classifier.preprocess(f) for f in {list(map(str, files))!r}])\n"
+    program = (f"import sys; sys.path.insert(0, {str(folder)!r}); import numpy, infer; prepare = infer.load().prepare\n"
+               f"numpy.savez('inputs.npz', *[prepare(f) for f in {list(map(str, files))!r}])\n"
                "assert 'mmprune' not in sys.modules and 'torch' not in sys.modules")
     subprocess.run([sys.executable, *python, "-c", program], cwd=folder, check=True)
     with np.load(folder / "inputs.npz") as made:

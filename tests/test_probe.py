@@ -1,15 +1,16 @@
 """The probe as the device sees it: a program of its own, driven by a job, answering in JSON lines."""
 
-import ast
 import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import venv
 from pathlib import Path
 
 import pytest
@@ -20,35 +21,12 @@ from mmprune.records import Measurement
 from mmprune.results.disturbed import disturbed_rounds
 from mmprune.results.speedup import compare
 from targets.answers import SessionInfo, measurement_from_probe
-from targets.on_device import probe
+from targets.on_device import board, clocks, power, probe, sysfs, watch
 
-PROBE = Path(__file__).parents[1] / "targets" / "on_device" / "probe.py"
+HOME = Path(__file__).parents[1] / "targets"  # the folder above on_device, as on a board
+PROBE = [sys.executable, "-m", "on_device.probe"]
+ODD_PROBE = [sys.executable, str(Path(__file__).with_name("odd_runtimes.py"))]
 TINY = {"samples": 8, "seconds": 10, "rounds": 2, "restarts": 1}
-RUNTIME_PACKAGES = {"numpy", "onnxruntime", "openvino", "mmrt"}
-# A runtime that dies, hangs or babbles as its model file says; appended to a copy of the probe
-ODD = '''
-def open_odd(path, threads):
-    with open(path) as f:
-        word = f.read()
-    calls = []
-
-    def step():
-        calls.append(1)
-        if word == "dies" and len(calls) > 12:
-            sys.stderr.write("the board is on fire\\n")
-            os._exit(3)
-        if word == "hangs":
-            time.sleep(60)
-        if word == "fast":
-            return time.sleep(0.0005)
-        print("noise of a runtime on stdout")
-        time.sleep(0.001)
-
-    return step, {}
-
-
-RUNTIMES["odd"] = Runtime(open_odd, "", lambda: "", "")
-'''
 
 
 def entry(folder, name, content="model", runtime="null", **more):
@@ -57,41 +35,40 @@ def entry(folder, name, content="model", runtime="null", **more):
             "runtime": runtime, "threads": 1, **more}
 
 
-def run(folder, entries, probe=PROBE, profile=TINY, **more):
+def run(folder, entries, probe=PROBE, profile=TINY, home=HOME, **more):
     job = {"schema": 1, "root": str(folder), "profile": profile, "entries": entries, "timeout_s": 20, **more}
-    done = subprocess.run([sys.executable, str(probe), "run", "-"], input=json.dumps(job), capture_output=True,
-                          text=True, check=False)
+    done = subprocess.run([*probe, "run", "-"], input=json.dumps(job), capture_output=True, text=True, check=False,
+                          cwd=home, env={**os.environ, "PYTHONPATH": str(home)})
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0 and rows[-1] == {"kind": "done"}, done.stderr
     return [r for r in rows if r["kind"] == "result"], [r for r in rows if r["kind"] == "error"]
 
 
-@pytest.fixture
-def odd_probe(tmp_path):
-    text, end, main = PROBE.read_text().rpartition('if __name__ == "__main__":')
-    (tmp_path / "odd_probe.py").write_text(text + ODD + end + main)
-    return tmp_path / "odd_probe.py"
-
-
-def test_it_is_python_3_8_and_imports_only_the_standard_library_above():
-    tree = ast.parse(PROBE.read_text(), feature_version=(3, 8))
-    top = {n.name.split(".")[0] for s in tree.body if isinstance(s, ast.Import) for n in s.names}
-    top |= {(s.module or "").split(".")[0] for s in tree.body if isinstance(s, ast.ImportFrom)}
-    every = {n.name.split(".")[0] for s in ast.walk(tree) if isinstance(s, ast.Import) for n in s.names}
-    assert top <= sys.stdlib_module_names
-    assert every - sys.stdlib_module_names == RUNTIME_PACKAGES
-
-
 def test_it_refuses_to_run_inside_mmprune():
-    code = f"import sys, runpy, mmprune; sys.argv = ['probe.py', 'fingerprint', '--target', 'x86']; " \
-           f"runpy.run_path({str(PROBE)!r}, run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROBE.parents[1],
-                          check=False)
+    code = "import sys, runpy, mmprune; runpy.run_module('on_device.probe', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code, "fingerprint", "--target", "x86"], capture_output=True,
+                          text=True, cwd=HOME, check=False)
     assert done.returncode == 1 and "never inside mmprune" in done.stderr and done.stdout == ""
 
 
+def test_the_copied_folder_alone_measures_on_a_bare_python(tmp_path):
+    """No site-packages, no checkout: what travels needs nothing that does not travel with it."""
+    venv.create(tmp_path / "bare", symlinks=True)
+    shutil.copytree(HOME / "on_device", tmp_path / "board" / "on_device", ignore=shutil.ignore_patterns("__pycache__"))
+    python, there = str(tmp_path / "bare" / "bin" / "python"), tmp_path / "board"
+    alone = {"cwd": there, "env": {"PATH": os.defpath}, "capture_output": True, "text": True}
+    done = subprocess.run([python, "-c", "import mmprune"], check=False, **alone)
+    assert "No module named 'mmprune'" in done.stderr
+    done = subprocess.run([python, "-m", "on_device.probe", "fingerprint", "--target", "x86"], check=False, **alone)
+    assert json.loads(done.stdout)["versions"].keys() >= {"machine", "python"}, done.stderr
+    job = {"schema": 1, "root": ".", "profile": TINY, "entries": [entry(there, "dense"), entry(there, "sparse")]}
+    done = subprocess.run([python, "-m", "on_device.measure", "-"], input=json.dumps(job), check=False, **alone)
+    kinds = [json.loads(line)["kind"] for line in done.stdout.splitlines()]
+    assert [kind for kind in kinds if kind != "progress"] == ["result", "result", "done"], done.stderr
+
+
 def test_the_fingerprint_is_the_same_twice_and_whole():
-    rows = [json.loads(subprocess.check_output([sys.executable, str(PROBE), "fingerprint", "--target", "x86"]))
+    rows = [json.loads(subprocess.check_output([*PROBE, "fingerprint", "--target", "x86"], cwd=HOME))
             for _ in range(2)]
     assert rows[0] == rows[1]
     assert rows[0]["cores"] >= 1 and rows[0]["ram_bytes"] > 2**28 and rows[0]["versions"]["python"]
@@ -128,17 +105,17 @@ def test_unknown_and_broken_runtimes_are_named(tmp_path):
     assert errors[1]["message"].startswith("b on onnxruntime: ") and errors[1]["threads"] == 1  # not an ONNX file
 
 
-def test_dead_and_hanging_workers_give_error_rows_and_the_others_go_on(tmp_path, odd_probe):
+def test_dead_and_hanging_workers_give_error_rows_and_the_others_go_on(tmp_path):
     entries = [entry(tmp_path, name, name, "odd") for name in ("noisy", "dies", "hangs")]
-    results, errors = run(tmp_path, entries, odd_probe, timeout_s=2)
+    results, errors = run(tmp_path, entries, ODD_PROBE, timeout_s=2)
     assert [r["artifact"] for r in results] == ["noisy"]  # although it prints on stdout
     messages = {e["artifact"]: e["message"] for e in errors}
     assert "ended with 3: " in messages["dies"] and messages["dies"].endswith("the board is on fire")
     assert "no answer within 2 s" in messages["hangs"]
 
 
-def test_the_faster_of_two_is_faster(tmp_path, odd_probe):
-    results, _ = run(tmp_path, [entry(tmp_path, name, name, "odd") for name in ("slow", "fast")], odd_probe)
+def test_the_faster_of_two_is_faster(tmp_path):
+    results, _ = run(tmp_path, [entry(tmp_path, name, name, "odd") for name in ("slow", "fast")], ODD_PROBE)
     slow, fast = (sorted(s for turn in r["latencies_s"] for s in turn) for r in results)
     assert fast[len(fast) // 2] < 0.9 * slow[len(slow) // 2]
 
@@ -240,7 +217,7 @@ def commands(tmp_path, monkeypatch):
 
 
 def test_a_pi_5_says_what_it_is(tmp_path):
-    told = probe.fingerprint("raspberry-pi-5", tree(tmp_path, PI_5))
+    told = board.fingerprint("raspberry-pi-5", tree(tmp_path, PI_5))
     assert told["board"] == "Raspberry Pi 5 Model B Rev 1.0" and told["soc"] == "brcm,bcm2712"
     assert told["cpu"] == "implementer 0x41 part 0xd0b" and "asimddp" in told["isa"] and "i8mm" not in told["isa"]
     assert (told["governor"], told["clock_hz"], told["clock_min_hz"]) == ("ondemand", 2400000000, 1500000000)
@@ -251,7 +228,7 @@ def test_a_pi_5_says_what_it_is(tmp_path):
 
 def test_a_jetson_says_what_it_is(tmp_path, commands):
     commands(nvpmodel=NVPMODEL)
-    told = probe.fingerprint("jetson-orin-nano", tree(tmp_path / "board", ORIN_NANO))
+    told = board.fingerprint("jetson-orin-nano", tree(tmp_path / "board", ORIN_NANO))
     assert told["soc"] == "nvidia,tegra234" and told["power_mode"] == "MAXN_SUPER (2)"
     assert {k: told["versions"][k] for k in ("l4t", "jetpack", "tensorrt")} == {
         "l4t": "36.4.3", "jetpack": "6.2", "tensorrt": "10.3.0.30"}
@@ -259,15 +236,15 @@ def test_a_jetson_says_what_it_is(tmp_path, commands):
 
 def test_what_a_device_does_not_say_is_not_reported(tmp_path, commands):
     commands(nvpmodel="echo 'not for you' >&2; exit 1", vcgencmd="echo \"Can't open device file: /dev/vcio\"; exit 255")
-    told = probe.fingerprint("x86", tree(tmp_path / "board", {"proc/meminfo": ""}))
+    told = board.fingerprint("x86", tree(tmp_path / "board", {"proc/meminfo": ""}))
     assert {told[key] for key in ("soc", "governor", "power_mode", "desktop", "cooler")} == {"not reported"}
     assert told["clock_hz"] == told["clock_min_hz"] == told["ram_bytes"] == 0
-    assert probe.throttle_signs(str(tmp_path / "board")) == {} and probe.temperature(str(tmp_path / "board")) is None
+    assert watch.throttle_signs(str(tmp_path / "board")) == {} and watch.temperature(str(tmp_path / "board")) is None
 
 
 def test_this_machine_is_not_emulated_unless_its_device_tree_says_so(tmp_path):
-    told = json.loads(subprocess.check_output([sys.executable, str(PROBE), "fingerprint", "--target", "x86"]))
-    virtual = "linux,dummy-virt" in probe.read_text("/proc/device-tree/compatible")
+    told = json.loads(subprocess.check_output([*PROBE, "fingerprint", "--target", "x86"], cwd=HOME))
+    virtual = "linux,dummy-virt" in sysfs.read_text("/proc/device-tree/compatible")
     assert told["emulated"] is virtual and told["versions"]["machine"] == os.uname().machine
 
 
@@ -280,7 +257,7 @@ def test_this_machine_is_not_emulated_unless_its_device_tree_says_so(tmp_path):
     ("# R32(release), REVISION: 6.1", "32.6.1", "not reported")])
 def test_jetpack_from_l4t(tmp_path, text, l4t, jetpack):
     root = tree(tmp_path, {"etc/nv_tegra_release": text})
-    assert probe.jetson_versions(root) == {"l4t": l4t, "jetpack": jetpack}
+    assert board.jetson_versions(root) == {"l4t": l4t, "jetpack": jetpack}
 
 
 # ---------------------------------------------------------------------------------------------------------- throttling
@@ -299,7 +276,7 @@ def test_jetpack_from_l4t(tmp_path, text, l4t, jetpack):
     ({"clock_share": 1.0}, {"clock_share": 0.75}, "75% of the highest"),
     ({"clock_share": 1.0}, {"clock_share": 0.99}, None)])
 def test_what_convicts_a_round(before, now, words):
-    reasons = probe.throttle_reasons(before, now)
+    reasons = watch.throttle_reasons(before, now)
     assert (reasons == []) if words is None else (len(reasons) == 1 and words in reasons[0])
 
 
@@ -307,13 +284,13 @@ def test_signs_are_read_from_where_each_board_has_them(tmp_path, commands):
     commands(vcgencmd="[ $1 = get_throttled ] && echo throttled=0x50005")
     root = tree(tmp_path / "pi", {**PI_5, CPU + "cpufreq/policy0/scaling_governor": "performance",
                                   CPU + "cpufreq/policy0/scaling_cur_freq": "1800000"})
-    signs = probe.throttle_signs(root)
+    signs = watch.throttle_signs(root)
     assert signs == {"get_throttled": 0x50005, "allowed_hz": [2400000000], "clock_share": 0.75}
     commands(vcgencmd="exit 1")
     alarm = {**NANO_RAILS, INA.format(40, 1) + "curr1_crit_alarm": "1\n"}
-    assert probe.throttle_signs(tree(tmp_path / "jetson", alarm)) == {"alarms": ["curr1_crit_alarm"]}
+    assert watch.throttle_signs(tree(tmp_path / "jetson", alarm)) == {"alarms": ["curr1_crit_alarm"]}
     counts = {CPU + f"cpu{i}/thermal_throttle/package_throttle_count": f"{i + 3}\n" for i in range(2)}
-    assert probe.throttle_signs(tree(tmp_path / "x86", counts)) == {"package_throttle_count": 7}
+    assert watch.throttle_signs(tree(tmp_path / "x86", counts)) == {"package_throttle_count": 7}
 
 
 def test_a_throttled_round_is_marked(tmp_path, commands):
@@ -339,22 +316,22 @@ def test_the_gate_opens_when_the_device_is_idle_and_cool(tmp_path):
         tree(tmp_path, {"proc/stat": STAT.format(busy=100 + 90 * min(n, 2), idle=900 + 100 * n),
                         "sys/class/thermal/thermal_zone0/temp": "70000" if n <= 4 else "55000"})
 
-    gate = probe.wait_until_ready({"temperature_c": 60, "timeout_s": 120}, root, sleep)
+    gate = watch.wait_until_ready({"temperature_c": 60, "timeout_s": 120}, root, sleep)
     assert gate == {"limit_c": 60, "timeout_s": 120, "waited_s": 7, "temperature_c": 55.0, "busy": 0.0, "reached": True}
 
 
 def test_the_gate_gives_up_at_its_time_out_and_says_so(tmp_path):
     root = tree(tmp_path, {**PI_5, "sys/class/thermal/thermal_zone0/temp": "61000"})
-    gate = probe.wait_until_ready({"temperature_c": 60, "timeout_s": 5}, root, lambda _: None)
+    gate = watch.wait_until_ready({"temperature_c": 60, "timeout_s": 5}, root, lambda _: None)
     assert gate["reached"] is False and gate["waited_s"] == 5 and gate["temperature_c"] == 61.0
-    assert probe.busy_share((100, 1000), (150, 1100)) == 0.5
-    assert probe.cpu_times(str(tmp_path / "nothing")) is None and probe.busy_share(None, (1, 1)) is None
+    assert watch.busy_share((100, 1000), (150, 1100)) == 0.5
+    assert watch.cpu_times(str(tmp_path / "nothing")) is None and watch.busy_share(None, (1, 1)) is None
 
 
 # ------------------------------------------------------------------------------------------------- burst and sustained
 
 def test_burst_is_the_first_minute_and_sustained_the_last():
-    windows = [probe.Window(10.0 * i, 10.0 * i + 9, None) for i in range(13)]  # until 129 s
+    windows = [power.Window(10.0 * i, 10.0 * i + 9, None) for i in range(13)]  # until 129 s
     rounds = [[0.001 * (i + 1)] * 3 for i in range(13)]
     assert probe.burst_and_sustained(windows, rounds) == pytest.approx((0.0035, 0.0105))  # turns 0 to 5, 7 to 12
     assert probe.burst_and_sustained(windows[:12], rounds[:12]) == (None, None)  # 119 s
@@ -363,60 +340,60 @@ def test_burst_is_the_first_minute_and_sustained_the_last():
 # --------------------------------------------------------------------------------------------------------------- power
 
 def test_a_jetsons_rails(tmp_path):
-    nano = probe.find_ina3221(tree(tmp_path / "nano", NANO_RAILS))
+    nano = power.find_ina3221(tree(tmp_path / "nano", NANO_RAILS))
     assert nano.rails == ["VDD_IN"] and nano.watts() == pytest.approx(6.0)  # the input alone, not its parts again
-    agx = probe.find_ina3221(tree(tmp_path / "agx", AGX_RAILS))
+    agx = power.find_ina3221(tree(tmp_path / "agx", AGX_RAILS))
     assert agx.rails == ["VDD_CPU_CV", "VDD_GPU_SOC", "VIN_SYS_5V0"] and agx.watts() == pytest.approx(4.968 * 2.5)
     assert agx.settle_s == 0.04
     (tmp_path / "nano" / INA.format(40, 1) / "curr1_input").unlink()
     assert nano.watts() is None  # a reading that failed is none
-    assert probe.find_ina3221(str(tmp_path / "nothing")) is None
+    assert power.find_ina3221(str(tmp_path / "nothing")) is None
 
 
 def test_a_pi_5s_rails(commands):
-    assert probe.pmic_watts(PMIC) == pytest.approx({"DDR_VDDQ": 0.036, "VDD_CORE": 1.7})
+    assert power.pmic_watts(PMIC) == pytest.approx({"DDR_VDDQ": 0.036, "VDD_CORE": 1.7})
     commands(vcgencmd=f"cat <<'END'\n{PMIC}END")
-    source = probe.find_pmic()
+    source = power.find_pmic()
     assert source.rails == ["DDR_VDDQ", "VDD_CORE"] and source.watts() == pytest.approx(1.736)
     commands(vcgencmd="echo 'error=1 error_msg=\"Command not registered\"'")  # a Raspberry Pi 4
-    assert probe.find_pmic() is None and source.watts() is None
+    assert power.find_pmic() is None and source.watts() is None
 
 
 def test_rapl_counts_on_where_its_counter_wraps(tmp_path):
     zone, core = "sys/class/powercap/intel-rapl:0/", "sys/class/powercap/intel-rapl:0:0/"
     root = tree(tmp_path, {zone + "name": "package-0", zone + "energy_uj": "900", zone + "max_energy_range_uj": "1000",
                            core + "name": "core", core + "energy_uj": "5"})
-    source = probe.find_rapl(root)
+    source = power.find_rapl(root)
     assert source.rails == ["package-0"] and source.joules() == 0
     tree(tmp_path, {zone + "energy_uj": "950"})
     assert source.joules() == pytest.approx(50e-6)
     tree(tmp_path, {zone + "energy_uj": "100"})
     assert source.joules() == pytest.approx(200e-6)
     (tmp_path / zone / "energy_uj").unlink()  # as it is for all but root
-    assert probe.find_rapl(root) is None and source.joules() is None
+    assert power.find_rapl(root) is None and source.joules() is None
 
 
 def test_power_is_attributed_to_the_turn_that_it_was_read_in():
-    meter = probe.PowerMeter(probe.PowerSource(["VDD_IN"], lambda: None, None, 1, 0.1))
+    meter = power.PowerMeter(power.PowerSource(["VDD_IN"], lambda: None, None, 1, 0.1))
     meter.samples = [(0.5, 1.0), (1.05, 99.0), (1.2, 5.0), (1.4, 7.0), (2.0, 1.0), (3.5, 9.0), (5.0, 1.0)]
-    windows = [probe.Window(3.0, 4.0, None), probe.Window(1.0, 1.5, None)]
+    windows = [power.Window(3.0, 4.0, None), power.Window(1.0, 1.5, None)]
     assert meter.mean_w(windows) == (7.0, 3)  # 5, 7 and 9: at 1.05 s the sensor still averages what was before
-    assert meter.mean_w([probe.Window(6.0, 7.0, None)]) == (None, 0)
-    counter = probe.PowerMeter(probe.PowerSource(["package-0"], None, lambda: 0, 0, 0))
-    assert counter.mean_w([probe.Window(0.0, 1.0, 10.0), probe.Window(5.0, 8.0, 30.0)]) == (10.0, 2)
+    assert meter.mean_w([power.Window(6.0, 7.0, None)]) == (None, 0)
+    counter = power.PowerMeter(power.PowerSource(["package-0"], None, lambda: 0, 0, 0))
+    assert counter.mean_w([power.Window(0.0, 1.0, 10.0), power.Window(5.0, 8.0, 30.0)]) == (10.0, 2)
 
 
 def test_energy_is_power_times_time_and_idle_taken_off():
-    meter = probe.PowerMeter(probe.PowerSource(["VDD_IN"], lambda: None, None, 1, 0.0))
+    meter = power.PowerMeter(power.PowerSource(["VDD_IN"], lambda: None, None, 1, 0.0))
     meter.idle_w, meter.samples = 4.0, [(0.1 * i, 6.0) for i in range(20)]
-    facts, notes = probe.energy_per_inference(meter, [probe.Window(0.0, 2.0, None)], 0.010)
+    facts, notes = power.energy_per_inference(meter, [power.Window(0.0, 2.0, None)], 0.010)
     assert facts.pop("power_rails") == ["VDD_IN"]
     assert facts == pytest.approx({"energy_j": 0.020, "energy_gross_j": 0.060, "idle_w": 4.0})
     assert "rails, not wall" in notes[0]
-    facts, notes = probe.energy_per_inference(meter, [probe.Window(0.0, 0.45, None)], 0.010)
+    facts, notes = power.energy_per_inference(meter, [power.Window(0.0, 0.45, None)], 0.010)
     assert facts["energy_j"] is None and facts["energy_gross_j"] is None and "5 power readings" in notes[0]
     meter.idle_w = 6.0
-    facts, notes = probe.energy_per_inference(meter, [probe.Window(0.0, 2.0, None)], 0.010)
+    facts, notes = power.energy_per_inference(meter, [power.Window(0.0, 2.0, None)], 0.010)
     assert facts["energy_j"] is None and facts["energy_gross_j"] == pytest.approx(0.060) and "6.00 W idle" in notes[0]
 
 
@@ -436,7 +413,7 @@ def test_a_job_with_everything_on_a_jetsons_tree(tmp_path, commands):
     assert len(row["turns_s"]) == 15 and sorted(row["turns_s"]) == row["turns_s"]
     # every field has its place in the record, and comes back from the disk as it was
     made = {k: v for k, v in row.items() if k not in ("kind", "part", "sha256", "emulated")}
-    told = probe.fingerprint("jetson-orin-nano", root)
+    told = board.fingerprint("jetson-orin-nano", root)
     told.pop("emulated")
     made.update(artifact_sha256=row["sha256"], device=told, batch=1, profile="quick", session="s.1",
                 provenance="fixture", commit="0.1.0")
@@ -457,8 +434,7 @@ def test_an_absent_power_source_is_a_note_and_an_unknown_one_an_error(tmp_path):
     assert row["energy_j"] is None and row["notes"] == ["no energy: ina3221 cannot be read here"]
     assert row["clock_hz"] == [2400000000, 2400000000] and row["temperature_c"] == [48.35, 48.35]
     job = json.dumps({"schema": 1, "profile": TINY, "entries": [], "power": "plug"})
-    done = subprocess.run([sys.executable, str(PROBE), "run", "-"], input=job, capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run([*PROBE, "run", "-"], input=job, capture_output=True, text=True, check=False, cwd=HOME)
     assert done.returncode == 1 and "no power source called 'plug'" in done.stderr
 
 
@@ -475,9 +451,9 @@ def pinned_run(tmp_path, root):
            "entries": [entry(tmp_path, "a")], "pin_clocks": True, "sysroot": root}
     (tmp_path / "job.json").write_text(json.dumps(job))
     code = ("import signal, runpy, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); "  # not as nohup leaves them
-            "signal.signal(signal.SIGINT, signal.default_int_handler); del sys.argv[0]; "
-            "runpy.run_path(sys.argv[0], run_name='__main__')")
-    with subprocess.Popen([sys.executable, "-c", code, str(PROBE), "run", str(tmp_path / "job.json")],
+            "signal.signal(signal.SIGINT, signal.default_int_handler); "
+            "runpy.run_module('on_device.probe', run_name='__main__', alter_sys=True)")
+    with subprocess.Popen([sys.executable, "-c", code, "run", str(tmp_path / "job.json")], cwd=HOME,
                           stdout=subprocess.PIPE) as process:
         try:
             process.stdout.readline()  # the memory pass is over: pinning came before
@@ -496,11 +472,11 @@ def test_clocks_are_put_back_by_the_next_start_after_kill_9(tmp_path, commands):
         assert "holds the clocks pinned" in errors[0]["message"]  # the run that did it is alive
         process.kill()
         process.wait()
-    assert set(governors(root).values()) == {"performance"} and (tmp_path / probe.CLOCKS).exists()
+    assert set(governors(root).values()) == {"performance"} and (tmp_path / clocks.CLOCKS).exists()
     results, errors = run(tmp_path, [entry(tmp_path, "b")], sysroot=root)
     assert errors == [] and len(results) == 1 and governors(root) == before
-    assert not (tmp_path / probe.CLOCKS).exists() and not (tmp_path / probe.JETSON_CLOCKS).exists()
-    stored = tmp_path / probe.JETSON_CLOCKS
+    assert not (tmp_path / clocks.CLOCKS).exists() and not (tmp_path / clocks.JETSON_CLOCKS).exists()
+    stored = tmp_path / clocks.JETSON_CLOCKS
     assert (tmp_path / "asked").read_text().splitlines() == [f"--store {stored}", "", f"--restore {stored}"]
 
 
@@ -511,7 +487,7 @@ def test_clocks_are_put_back_after_a_signal(tmp_path, number):
         assert governors(root) == {"policy0": "performance"}
         process.send_signal(number)
         assert process.wait(20) == 128 + number
-    assert governors(root) == {"policy0": "ondemand"} and not (tmp_path / probe.CLOCKS).exists()
+    assert governors(root) == {"policy0": "ondemand"} and not (tmp_path / clocks.CLOCKS).exists()
 
 
 def test_clocks_are_put_back_when_nobody_reads_any_more(tmp_path):
@@ -540,34 +516,22 @@ def test_pinning_without_root_is_an_error_that_says_so():
         root = tree(Path(parent), PI_5)
         os.seteuid(65534)
         try:
-            with pytest.raises(probe.ClockError, match="needs root"), probe.pinned_clocks(parent, root):
+            with pytest.raises(clocks.ClockError, match="needs root"), clocks.pinned_clocks(parent, root):
                 pass
         finally:
             os.seteuid(0)
-        assert governors(root) == {"policy0": "ondemand"} and not (Path(parent) / probe.CLOCKS).exists()
+        assert governors(root) == {"policy0": "ondemand"} and not (Path(parent) / clocks.CLOCKS).exists()
 
 
 def test_a_stale_file_can_name_nothing_but_this_devices_governors(tmp_path):
     root = tree(tmp_path / "board", PI_5)
     stale = {"../../../../../../victim": "x", "policy0": "powersave"}
-    tree(tmp_path, {"victim": "safe", probe.CLOCKS: json.dumps(stale)})
-    probe.restore_stale_clocks(str(tmp_path), root)
+    tree(tmp_path, {"victim": "safe", clocks.CLOCKS: json.dumps(stale)})
+    clocks.restore_stale_clocks(str(tmp_path), root)
     assert (tmp_path / "victim").read_text() == "safe" and governors(root) == {"policy0": "powersave"}
-    tree(tmp_path, {probe.CLOCKS: "[1]"})
-    with pytest.raises(probe.ClockError, match="reboot does it"):
-        probe.restore_stale_clocks(str(tmp_path), root)
-
-
-# A runtime that computes for some milliseconds on the core that its model file names
-SPIN = '''
-def open_spin(path, threads):
-    with open(path) as f:
-        os.sched_setaffinity(0, {int(f.read().split()[0])})
-    return lambda: sum(range(150000)), {}
-
-
-RUNTIMES["spin"] = Runtime(open_spin, "", lambda: "", "")
-'''
+    tree(tmp_path, {clocks.CLOCKS: "[1]"})
+    with pytest.raises(clocks.ClockError, match="reboot does it"):
+        clocks.restore_stale_clocks(str(tmp_path), root)
 
 
 @pytest.fixture
@@ -586,11 +550,9 @@ def test_beside_a_busy_loop_a_file_is_neither_faster_nor_slower_than_itself(tmp_
     free = min(os.sched_getaffinity(0))
     if alone == "the reference" and free == hogged_core:
         pytest.skip("needs two cores")
-    text, end, main = PROBE.read_text().rpartition('if __name__ == "__main__":')
-    (tmp_path / "spin_probe.py").write_text(text + SPIN + end + main)
     entries = [entry(tmp_path, "dense", f"{hogged_core} dense", "spin", reference=True),
                entry(tmp_path, "same", f"{hogged_core if alone == 'both' else free} same", "spin")]
-    results, errors = run(tmp_path, entries, tmp_path / "spin_probe.py",
+    results, errors = run(tmp_path, entries, ODD_PROBE,
                           {"samples": 24, "seconds": 5, "rounds": 6, "restarts": 1})
     assert errors == []
     dense, same = (measurement_from_probe(row, SessionInfo(DEVICE, False, "smoke", "s", "")) for row in results)
@@ -601,9 +563,12 @@ def test_beside_a_busy_loop_a_file_is_neither_faster_nor_slower_than_itself(tmp_
 
 
 def test_a_kernel_that_does_not_tell_of_waits_is_no_error(tmp_path):
-    silent = PROBE.read_text().replace("/proc/self/task/*/schedstat", "/proc/self/task/*/none")
-    (tmp_path / "silent_probe.py").write_text(silent.replace('"/proc/stat"', '"/proc/none"'))
-    results, _ = run(tmp_path, [entry(tmp_path, "dense")], tmp_path / "silent_probe.py")
+    shutil.copytree(HOME / "on_device", tmp_path / "on_device")
+    for name, said in (("worker.py", "/proc/self/task/*/schedstat"), ("watch.py", '"/proc/stat"')):
+        path = tmp_path / "on_device" / name
+        assert said in path.read_text()
+        path.write_text(path.read_text().replace(said, said.replace("stat", "none")))
+    results, _ = run(tmp_path, [entry(tmp_path, "dense")], home=tmp_path)
     assert [results[0][name] for name in ("waited_s", "waits", "stolen_s")] == [[], [], []]
     assert len(results[0]["preemptions"]) == len(results[0]["latencies_s"])
 
@@ -614,4 +579,4 @@ def test_a_kernel_that_does_not_tell_of_waits_is_no_error(tmp_path):
 def test_what_the_hypervisor_took_is_read_from_the_first_line(tmp_path, lines, seconds):
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc" / "stat").write_text(lines)
-    assert probe.stolen_s(str(tmp_path)) == (seconds and seconds * 100 / os.sysconf("SC_CLK_TCK"))
+    assert watch.stolen_s(str(tmp_path)) == (seconds and seconds * 100 / os.sysconf("SC_CLK_TCK"))

@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from test_finetune import job_for
-from toys import make_baseline
+from toys import job_for, make_baseline
 
 from mmprune.family import Request, plan_family
 from mmprune.finetune import finetune

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_cli import MODEL, mmprune, toy  # noqa: F401  (toy is a fixture)
+from command_line import MODEL, mmprune
 from toys import INPUT_SHAPE, image_loaders, make_baseline
 
 from mmprune.cli.commands import cli
@@ -29,7 +29,7 @@ def test_every_command_is_named():
     assert not [name for name in cli.commands if f"mmprune {name}" not in README]
 
 
-def test_the_session_runs(toy, tmp_path, monkeypatch):  # noqa: F811
+def test_the_session_runs(toy, tmp_path, monkeypatch):
     """The commands of the session, on a toy and with fewer strategies, so that it takes seconds."""
     monkeypatch.chdir(tmp_path)
     session = [c for c in COMMANDS if "mmprune-out" in c or (c[1] == "build" and "--model" not in c)]

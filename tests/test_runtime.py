@@ -1,6 +1,8 @@
 """mmrt: its own tests, natively; the kernels that are compiled in; the Python file; the README's C program."""
 
+import configparser
 import importlib.util
+import json
 import platform
 import re
 import shutil
@@ -11,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from mmrt_build import native_mmrt
 from onnx import TensorProto, helper, numpy_helper
 
 from exporters.to_mmrt import write_mmrt
@@ -32,10 +35,8 @@ def module(path: Path):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The library, mmrt-bench and the C++ tests, in a folder of their own."""
-    out = tmp_path_factory.mktemp("mmrt")
-    module(RUNTIME / "build.py").build(out, tests=True)
-    return out
+    """The library, mmrt-bench and the C++ tests."""
+    return native_mmrt(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,19 @@ def test_its_own_tests(built):
 
 def test_no_kernel_has_vanished(mmrt):
     assert mmrt.compiled_kernels() == KERNELS[platform.machine()]
+
+
+def test_every_source_is_compiled_and_an_installed_copy_has_it(built):
+    """compile_commands.json has all but the instruction sets of other processors; setup.cfg packs every file."""
+    commands = json.loads((built / f"build-{platform.machine()}" / "compile_commands.json").read_text())
+    sources = {path for kind in ("*.cc", "*.h", "*.inc") for path in RUNTIME.rglob(kind)}
+    left_out = {path for path in sources if path.suffix == ".cc"} - {Path(row["file"]) for row in commands}
+    assert all(path.name.startswith("isa_") for path in left_out)
+    assert all(row["arguments"][-3] == row["file"] and Path(row["arguments"][-1]).is_file() for row in commands)
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    patterns = config["options.package_data"]["mmprune.runtime"].split(",")
+    assert sources <= {path for pattern in patterns for path in RUNTIME.glob(pattern.strip())}
 
 
 def test_it_needs_nothing_but_the_c_and_c_plus_plus_libraries(built):

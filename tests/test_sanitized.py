@@ -5,18 +5,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from mmrt_models import builder, write_models
-
-MODELS = {"resnet18": {}, "mobilenetv2_050": {}, "vit_tiny_patch16_224": {"img_size": 64}}
+from mmrt_build import builder
+from mmrt_models import MODELS, written_models
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("models")
-    write_models(MODELS, out)
-    return out
+    return written_models(tmp_path_factory)
 
 
 @pytest.fixture(scope="module", params=builder().SANITIZERS)

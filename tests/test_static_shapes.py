@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from test_exporters import make_input, make_variant
+from export_inputs import make_input, make_variant
 from torch import nn
 from toys import INPUT_SHAPE
 

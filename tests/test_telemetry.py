@@ -7,16 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from targets.deploy import RUN
-
 ROOT = Path(__file__).parents[1]
-DEPLOYED = "import pathlib\nhere = pathlib.Path('.')\n" + RUN["openvino"].format(model="model.onnx", threads=1)
 PROGRAMS = {
     "exporters": "import exporters.to_openvino",
-    "doctor": "from mmprune import doctor; assert doctor._package('openvino', 'openvino', '', True).ok",
-    "probe": "from targets import probe; probe.open_openvino('model.onnx', 1)",
-    "golden outputs": "from targets import golden_run; golden_run.run_openvino('model.onnx')",
-    "deployed": DEPLOYED,
+    "doctor": "from mmprune.cli import doctor; assert doctor._package('openvino', 'openvino', '', True).ok",
+    # timing, golden outputs, the check of an exported file and a deployed folder
+    "runtimes": "from targets.on_device import runtimes; runtimes.answers(runtimes.open_openvino('model.onnx', 1))",
 }
 
 

@@ -4,8 +4,8 @@ NVIDIA's own parser.
 
 import numpy as np
 import pytest
-from test_check_tensorrt import TENSORRT_PYTHON, needs_tensorrt_rtx
-from test_families_export import FAMILIES, make_model
+from tensorrt_rtx_python import TENSORRT_PYTHON, needs_tensorrt_rtx
+from timm_families import FAMILIES, make_model
 
 from exporters import verify
 from exporters.export_input import ExportInput

@@ -3,14 +3,12 @@
 import lzma
 import struct
 
-import mmrt_reference
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-import test_families_export
-from onnx import TensorProto, helper, numpy_helper
-from test_families_export import FAMILIES, make_model
+from mmrt_answers import RNG, assert_same, make_onnx, noise
+from onnx import numpy_helper
+from timm_families import FAMILIES, make_model
 
 from exporters import ExportError, to_mmrt, to_onnx
 from exporters.export_input import ExportInput
@@ -20,36 +18,6 @@ from exporters.mmrt.graph import Window
 from exporters.mmrt.layout import View, arrange, cut, expand, reshape, row_stride, segments, transpose
 from exporters.mmrt.windows import find_taps, least_pitch, reach
 from mmprune.records import Variant
-from mmprune.runtime_files import runtime_folder
-
-SAME = 1e-4  # of the largest output
-RNG = np.random.default_rng(0)
-
-
-def onnx_answer(model, feed):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(
-        None, feed)
-
-
-def assert_same(model, tmp_path, precision="fp32", tolerance=SAME):
-    """The file answers what ONNX Runtime answers, on noise. Returns the program."""
-    shapes = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in model.graph.input}
-    feed = {name: RNG.standard_normal(shape, np.float32) for name, shape in shapes.items()}
-    expected = onnx_answer(model, feed)
-    content = to_mmrt.pack(model, precision)
-    program = mmrt_reference.read_program(content)
-    answers = [list(mmrt_reference.run(program, feed).values())]
-    if (runtime_folder() / "libmmrt.so").is_file():
-        (tmp_path / "model.mmrt").write_bytes(content)
-        answers.append(to_mmrt.load_runtime().Model(str(tmp_path / "model.mmrt"))(*feed.values()))
-    for answer in answers:
-        for got, want in zip(answer, expected, strict=True):
-            assert got.shape == want.shape
-            assert np.abs(got - want).max() <= tolerance * np.abs(want).max()
-    return program
-
 
 # ---- families ----------------------------------------------------------------------------------------------------
 
@@ -68,11 +36,10 @@ def densified(model):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_family(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(test_families_export, "SPARSITY", 0.9)
     size, arguments = FAMILIES[name]
     images = np.zeros((1, 3, size, size), np.float32)
     variant = Variant("v0", "uniform", "magnitude", "unstructured", "quick", 0, {}, 0.9, 0.0, 0.0)
-    given = ExportInput(variant, make_model(name, **arguments), tmp_path, (), images, np.zeros(1, np.int64))
+    given = ExportInput(variant, make_model(name, 0.9, **arguments), tmp_path, (), images, np.zeros(1, np.int64))
     model, notes = to_onnx.simplify(to_onnx.convert(given))
     assert not notes
     assert_same(model, tmp_path)
@@ -81,24 +48,6 @@ def test_family(name, tmp_path, monkeypatch):
 
 
 # ---- one operator at a time --------------------------------------------------------------------------------------
-
-
-def make_onnx(nodes, inputs, constants, opset=17):
-    """nodes: (op, inputs, output, attributes); the last output is the graph's."""
-    protos = [helper.make_node(op, list(ins), [out], name=f"{op}_{out}", **attrs) for op, ins, out, attrs in nodes]
-    graph = helper.make_graph(
-        protos, "test", [helper.make_tensor_value_info(k, TensorProto.FLOAT, s) for k, s in inputs.items()],
-        [helper.make_empty_tensor_value_info(nodes[-1][2])],
-        [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    inferred = onnx.shape_inference.infer_shapes(model)
-    known = {v.name: v for v in (*inferred.graph.value_info, *inferred.graph.output)}
-    model.graph.output[0].CopyFrom(known[nodes[-1][2]])
-    return model
-
-
-def noise(*shape):
-    return RNG.standard_normal(shape, np.float32)
 
 
 CONVOLUTIONS = {  # image (C, H, W), outputs, kernel, attributes

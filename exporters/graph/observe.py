@@ -7,6 +7,8 @@ import onnx
 import onnxruntime
 from onnx import helper
 
+from targets.on_device.runtimes import open_onnxruntime
+
 
 def observe(model: onnx.ModelProto, tensors: Iterable[str], images: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
     """The arrays of these tensors for each of the images (N, C, H, W); the input may be among them."""
@@ -30,7 +32,5 @@ def logits_of(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
 
 def open_model(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     """In ONNX Runtime on one CPU thread."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session: onnxruntime.InferenceSession = open_onnxruntime(model.SerializeToString(), 1).model
+    return session

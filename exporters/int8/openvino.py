@@ -13,7 +13,7 @@ import numpy as np
 
 from exporters import ExportError
 from exporters.int8.checks import note_floats
-from exporters.no_telemetry import no_telemetry
+from targets.on_device.runtimes import no_telemetry
 
 with no_telemetry():
     import openvino

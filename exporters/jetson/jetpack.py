@@ -6,6 +6,7 @@ Source: onnx-tensorrt's docs/operators.md, by version.
 from dataclasses import dataclass
 
 from mmprune.choices import pick
+from targets.on_device import jetpacks
 
 _OPERATORS = """
 Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast Ceil Celu Clip Concat
@@ -44,7 +45,8 @@ _8_6 = TensorRT("8.6", (7, 17), _OPERATORS_8_6)
 _10_3 = TensorRT("10.3", (9, 20), _OPERATORS_10_3)
 _10_16 = TensorRT("10.16", (9, 24), _OPERATORS_10_16)
 
-JETPACKS = {"5.1": _8_5, "6.0": _8_6, "6.1": _10_3, "6.2": _10_3, "6.2.1": _10_3, "6.2.2": _10_3, "7.2": _10_16}
+_VERSIONS = {t.version: t for t in (_8_5, _8_6, _10_3, _10_16)}
+JETPACKS = {name: _VERSIONS[version] for name, (version, _) in jetpacks.JETPACKS.items() if version}  # for Orin
 
 
 def tensorrt_of(jetpack: str) -> TensorRT:

@@ -78,7 +78,8 @@ bool any_null(const void* const* pointers, size_t count) {
 int run(mmrt_model* model, const float* const* inputs, float* const* outputs) {
     if (!model) return fail(MMRT_BAD_ARGUMENT, "model is null");
     const mmrt::Model& m = *model->model;
-    if (any_null(reinterpret_cast<const void* const*>(inputs), m.inputs().size()) || any_null(reinterpret_cast<const void* const*>(outputs), m.outputs().size()))
+    if (any_null(reinterpret_cast<const void* const*>(inputs), m.inputs().size()) ||
+        any_null(reinterpret_cast<const void* const*>(outputs), m.outputs().size()))
         return fail(MMRT_BAD_ARGUMENT, "an input or output is null");
     return guarded([&] {
         model->model->run(inputs, outputs);
@@ -102,8 +103,8 @@ std::string profile_json(const mmrt::Model& model) {
         char numbers[160];
         std::snprintf(numbers, sizeof numbers, ", \"seconds\": %.9f, \"macs\": %.0f, \"needed_macs\": %.0f}", model.seconds()[i], steps[i].macs,
                       steps[i].needed_macs);
-        text += (i ? ", " : "") + std::string("{\"name\": ") + quoted(steps[i].name) + ", \"op\": " + quoted(steps[i].op) + ", \"kernel\": " +
-                quoted(steps[i].kernel) + numbers;
+        text += (i ? ", " : "") + std::string("{\"name\": ") + quoted(steps[i].name) + ", \"op\": " + quoted(steps[i].op) +
+                ", \"kernel\": " + quoted(steps[i].kernel) + numbers;
     }
     text += "]";
     return text;
@@ -121,10 +122,10 @@ int mmrt_load(const char* path, int threads, mmrt_model** model) {
 int mmrt_load_memory(const void* data, size_t bytes, int threads, mmrt_model** model) {
     if (!data) return fail(MMRT_BAD_ARGUMENT, "data is null");
     return load(threads, model, [&] {
-        const uint8_t* file = static_cast<const uint8_t*>(data);
-        if (reinterpret_cast<uintptr_t>(data) % alignof(float) == 0) return std::make_unique<mmrt::Model>(file, bytes, threads);
-        const std::vector<uint8_t> aligned(file, file + bytes);  // constants are read as floats
-        return std::make_unique<mmrt::Model>(aligned.data(), bytes, threads);
+        const std::shared_ptr<const uint8_t> lent(static_cast<const uint8_t*>(data), [](const uint8_t*) {});  // only until this returns
+        auto made = std::make_unique<mmrt::Model>(mmrt::Bytes(lent, int64_t(bytes)), threads);
+        if (lent.use_count() > 1) throw std::logic_error("a step keeps a part of the file, which is the caller's");
+        return made;
     });
 }
 

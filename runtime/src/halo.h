@@ -5,12 +5,6 @@
 
 namespace mmrt {
 
-struct HaloDesc {
-    View image;  // [C, H, W]
-    int64_t before = 0, after = 0;
-    float value = 0;
-};
-
 // Halos that follow each other are one step where they set the same value; an item is all halos of some channels, since those of
 // one channel may overlap.
 bool commute(const HaloDesc&, const HaloDesc&);

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 
-#include "quantized.h"
 #include "step.h"
 
 namespace mmrt {

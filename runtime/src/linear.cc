@@ -45,7 +45,6 @@ struct SparseRange {
 struct Sparse {
     LinearDesc d;
     std::optional<HaloDesc> halo;
-    std::vector<float> bias;
     std::vector<Panel> panels;
     std::vector<SparseRange> ranges;
 };
@@ -92,10 +91,6 @@ SparseRange pack_sparse(const LinearDesc& d, const RowRange& range, int channels
     return out;
 }
 
-std::vector<float> copy_bias(const LinearDesc& d) {
-    return d.bias ? std::vector<float>(d.bias, d.bias + d.y.count) : std::vector<float>();
-}
-
 // Of a layer whose zero weights are left out: makes NaN what such a weight times NaN or infinity would have. each_nonzero calls its
 // argument with the output and the input's first position, in elements from x, of every weight that is there.
 template <class EachNonzero>
@@ -138,7 +133,6 @@ Step sparse_step(const LinearDesc& d, const Kernels& kernels, int threads, const
     auto packed = std::make_shared<Sparse>();
     packed->d = d;
     if (halo) packed->halo = *halo;
-    packed->bias = copy_bias(d);
     packed->panels = cut_panels(d.y.positions, kernels.width, kernels.sparse_vectors);
     const int widest = packed->panels.front().vectors * kernels.width;
     const int64_t bytes = touched(d.taps, widest) * int64_t(sizeof(float));
@@ -148,7 +142,7 @@ Step sparse_step(const LinearDesc& d, const Kernels& kernels, int threads, const
     per_block = (channels + n_blocks - 1) / n_blocks;  // blocks of equal size
     const int parts = (fewest_items(threads) + int(packed->panels.size()) - 1) / int(packed->panels.size());
     for (const RowRange& range : cut_rows(d.y.count, d.groups, parts, 1)) packed->ranges.push_back(pack_sparse(d, range, per_block));
-    packed->d.weights.data = nullptr;  // the file may go
+    packed->d.weights = {};  // the file may go
     Step step;
     step.kernel = std::string("sparse ") + kernels.name + " T" + std::to_string(packed->panels.front().vectors) + " B" + std::to_string(per_block);
     step.items = int(packed->panels.size() * packed->ranges.size());
@@ -161,7 +155,7 @@ Step sparse_step(const LinearDesc& d, const Kernels& kernels, int threads, const
         task.y = arena + p.d.y.offset + panel.begin;
         task.y_stride = p.d.y.stride;
         task.vectors = panel.vectors;
-        task.bias = p.bias.empty() ? nullptr : p.bias.data();
+        task.bias = p.d.bias.data();
         task.residual = p.d.has_residual ? arena + p.d.residual.offset + panel.begin : nullptr;
         task.residual_stride = p.d.residual.stride;
         task.act = p.d.act;
@@ -191,7 +185,7 @@ struct DenseTile {
 struct Dense {
     LinearDesc d;
     std::optional<HaloDesc> halo;
-    std::vector<float> bias, weights;
+    std::vector<float> weights;
     std::vector<int32_t> offsets;  // of all groups
     std::vector<int64_t> blocks;   // bounds of the blocks of inputs, of one group
     std::vector<Panel> panels;
@@ -204,7 +198,6 @@ Step dense_step(const LinearDesc& d, const Kernels& kernels, int threads, const 
     auto packed = std::make_shared<Dense>();
     packed->d = d;
     if (halo) packed->halo = *halo;
-    packed->bias = copy_bias(d);
     packed->panels = cut_panels(d.y.positions, kernels.width, kernels.dense_vectors);
     const int channels = d.x.count / d.groups, taps = int(d.taps.size());
     const int64_t inputs = int64_t(channels) * taps;
@@ -235,7 +228,7 @@ Step dense_step(const LinearDesc& d, const Kernels& kernels, int threads, const 
         }
         packed->tiles.push_back(std::move(tiles));
     }
-    packed->d.weights.data = nullptr;
+    packed->d.weights = {};
     Step step;
     step.kernel = std::string("dense ") + kernels.name;
     step.items = bundles * int(packed->ranges.size());
@@ -260,7 +253,7 @@ Step dense_step(const LinearDesc& d, const Kernels& kernels, int threads, const 
             for (const DenseTile& tile : p.tiles[part]) {
                 task.n_rows = tile.n_rows;
                 task.weights = p.weights.data() + tile.weights + p.blocks[b] * tile.n_rows;
-                task.bias = p.bias.empty() ? nullptr : p.bias.data() + tile.row;
+                task.bias = p.d.bias.empty() ? nullptr : p.d.bias.data() + tile.row;
                 for (size_t i = first; i < last; ++i) {
                     const int64_t begin = p.panels[i].begin;
                     task.x = rows.data() + (i - first) * scratch;
@@ -280,7 +273,7 @@ Step dense_step(const LinearDesc& d, const Kernels& kernels, int threads, const 
 // the inputs do not lie side by side.
 struct Matvec {
     LinearDesc d;
-    std::vector<float> bias, weights;
+    std::vector<float> weights;
     std::vector<int64_t> begins;
     std::vector<Nonzero> nonzeros;  // offsets in elements here
     int64_t inputs = 0;             // of one group
@@ -288,7 +281,7 @@ struct Matvec {
 };
 
 void dense_matvec(const Matvec& p, int begin, int end, const float* x, float* y, const float* residual, const Kernels& kernels) {
-    const float* bias = p.bias.empty() ? nullptr : p.bias.data() + begin;
+    const float* bias = p.d.bias.empty() ? nullptr : p.d.bias.data() + begin;
     const int rows = p.d.y.count / p.d.groups;
     for (int o = begin; o < end;) {  // rows of one group at a time
         const int group = o / rows, stop = std::min(end, (group + 1) * rows);
@@ -305,7 +298,7 @@ void sparse_matvec(const Matvec& p, int begin, int end, const float* x, float* y
         for (; nz + 4 <= stop; nz += 4)
             for (int j = 0; j < 4; ++j) sums[j] += nz[j].value * x[nz[j].offset];
         for (; nz < stop; ++nz) sums[0] += nz->value * x[nz->offset];
-        y[o] = (sums[0] + sums[1]) + (sums[2] + sums[3]) + (p.bias.empty() ? 0.f : p.bias[o]) + (residual ? residual[o] : 0.f);
+        y[o] = (sums[0] + sums[1]) + (sums[2] + sums[3]) + (p.d.bias.empty() ? 0.f : p.d.bias[o]) + (residual ? residual[o] : 0.f);
     }
     if (p.d.act.code) kernels.unary(p.d.act, y + begin, y + begin, end - begin);
 }
@@ -314,7 +307,6 @@ Step matvec_step(const LinearDesc& d, const Kernels& kernels, int threads, bool 
     auto packed = std::make_shared<Matvec>();
     const int taps = int(d.taps.size()), channels = d.x.count / d.groups;
     packed->d = d;
-    packed->bias = copy_bias(d);
     packed->inputs = int64_t(channels) * taps;
     packed->rows_per_item = std::max(1, (d.y.count + fewest_items(threads) - 1) / fewest_items(threads));
     RowReader reader(d.weights, d.y.count, packed->inputs);
@@ -328,7 +320,7 @@ Step matvec_step(const LinearDesc& d, const Kernels& kernels, int threads, bool 
             if (row[k] != 0) packed->nonzeros.push_back({byte_offset(d, first + k / taps, int(k % taps)) / int(sizeof(float)), row[k]});
     }
     packed->begins.push_back(int64_t(packed->nonzeros.size()));
-    packed->d.weights.data = nullptr;
+    packed->d.weights = {};
     Step step;
     auto each_nonzero = [packed](auto see) {
         for (int o = 0; o < packed->d.y.count; ++o)
@@ -347,6 +339,8 @@ Step matvec_step(const LinearDesc& d, const Kernels& kernels, int threads, bool 
 
 }  // namespace
 
+Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads) { return make_linear(d, kernels, threads, nullptr); }
+
 Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) {
     const double total = double(d.y.count) * (d.x.count / d.groups) * double(d.taps.size());
     const double density = total > 0 ? double(count_nonzeros(d.weights, int64_t(total))) / total : 0;
@@ -355,7 +349,6 @@ Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const
     Step step = column   ? matvec_step(d, kernels, threads, sparse || !side_by_side)
                 : sparse ? sparse_step(d, kernels, threads, halo)
                          : dense_step(d, kernels, threads, halo);
-    step.op = "LINEAR";
     if (halo) step.kernel += " +halo";
     step.macs = total * d.y.positions;
     step.needed_macs = step.macs * density;

@@ -16,7 +16,7 @@ int64_t batch_offset(const View& view, int64_t index) {
     return offset;
 }
 
-const float* base(const View& view, const float* arena) { return view.constant ? view.constant : arena + view.offset; }
+const float* base(const View& view, const float* arena) { return view.constant.empty() ? arena + view.offset : view.constant.data(); }
 
 // The matrices of one item; their scale is 1.
 MatmulTask task_of(const MatmulDesc& d, int item, float* arena) {
@@ -36,12 +36,11 @@ MatmulTask task_of(const MatmulDesc& d, int item, float* arena) {
     return task;
 }
 
-Step step_of(const MatmulDesc& d, const char* op, const Kernels& kernels) {
+Step step_of(const MatmulDesc& d, const Kernels& kernels) {
     const size_t rank = d.c.dims.size();
     int64_t batch = 1;
     for (size_t axis = 0; axis + 2 < rank; ++axis) batch *= d.c.dims[axis];
     Step step;
-    step.op = op;
     step.kernel = std::string("matmul ") + kernels.name;
     step.items = int(batch);
     step.macs = step.needed_macs = double(batch) * d.c.dims[rank - 2] * d.c.dims[rank - 1] * d.a.dims[rank - 1];
@@ -50,9 +49,9 @@ Step step_of(const MatmulDesc& d, const char* op, const Kernels& kernels) {
 
 }  // namespace
 
-Step make_matmul(const MatmulDesc& desc, const Kernels& kernels) {
+Step make_matmul(const MatmulDesc& desc, const Kernels& kernels, int) {
     auto d = std::make_shared<MatmulDesc>(desc);
-    Step step = step_of(desc, "MATMUL", kernels);
+    Step step = step_of(desc, kernels);
     step.run = [d, run = kernels.matmul](int item, float* arena) {
         MatmulTask task = task_of(*d, item, arena);
         task.scale = d->scale;
@@ -61,9 +60,9 @@ Step make_matmul(const MatmulDesc& desc, const Kernels& kernels) {
     return step;
 }
 
-Step make_qmatmul(const QMatmulDesc& desc, const Kernels& kernels) {
+Step make_qmatmul(const QMatmulDesc& desc, const Kernels& kernels, int) {
     auto d = std::make_shared<QMatmulDesc>(desc);
-    Step step = step_of(desc.floats, "QMATMUL", kernels);
+    Step step = step_of(desc.floats, kernels);
     step.lost_nan = std::make_shared<std::atomic<bool>>(false);
     step.run = [d, lost_nan = step.lost_nan, run = kernels.qmatmul](int item, float* arena) {
         thread_local std::vector<float> scratch;

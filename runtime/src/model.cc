@@ -1,20 +1,16 @@
 #include "model.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
-#include <cstring>
 #include <functional>
 #include <new>
 #include <numeric>
 
+#include "halo.h"
 #include "nd.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -31,26 +27,15 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 struct MakeStep {
     const Kernels& kernels;
     int threads;
-    Step operator()(const LinearDesc& d) const { return make_linear(d, kernels, threads); }
-    Step operator()(const DepthwiseDesc& d) const { return make_depthwise(d, kernels); }
-    Step operator()(const PoolDesc& d) const { return make_pool(d, kernels); }
-    Step operator()(const MatmulDesc& d) const { return make_matmul(d, kernels); }
-    Step operator()(const QMatmulDesc& d) const { return make_qmatmul(d, kernels); }
-    Step operator()(const HaloDesc& d) const { return make_halos({d}); }
-    Step operator()(const CopyDesc& d) const { return make_copy(d, kernels); }
-    Step operator()(const UnaryDesc& d) const { return make_unary(d, kernels); }
-    Step operator()(const BinaryDesc& d) const { return make_binary(d, kernels); }
-    Step operator()(const ReduceDesc& d) const { return make_reduce(d, kernels); }
-    Step operator()(const SoftmaxDesc& d) const { return make_softmax(d, kernels); }
-    Step operator()(const NormDesc& d) const { return make_norm(d, kernels); }
-    Step operator()(const QLinearDesc& d) const { return make_qlinear(d, kernels, threads); }
-    Step operator()(const QDepthwiseDesc& d) const { return make_qdepthwise(d, kernels); }
-    Step operator()(const QMeanDesc& d) const { return make_qmean(d); }
-    Step operator()(const QPoolDesc& d) const { return make_qpool(d, kernels); }
-    Step operator()(const QTableDesc& d) const { return make_qtable(d, kernels); }
-    Step operator()(const QAddDesc& d) const { return make_qadd(d, kernels); }
-    Step operator()(const QuantizeDesc& d) const { return make_quantize(d, kernels); }
-    Step operator()(const DequantizeDesc& d) const { return make_dequantize(d, kernels); }
+#define OPERATION(number, NAME, name, Desc) \
+    Step operator()(const Desc& d) const { return make_##name(d, kernels, threads); }
+#include "operations.inc"
+};
+
+struct NameOf {
+#define OPERATION(number, NAME, name, Desc) \
+    const char* operator()(const Desc&) const { return #NAME; }
+#include "operations.inc"
 };
 
 int64_t elements(const View& view) { return std::accumulate(view.dims.begin(), view.dims.end(), int64_t(1), std::multiplies<int64_t>()); }
@@ -97,45 +82,17 @@ void Model::Unmap::operator()(void* p) const {
     munmap(p, bytes);
 }
 
-// Constants that are read in place move out of the file, so that it need not stay in memory.
-const float* Model::own(const float* values, int64_t count) {
-    if (!values) return nullptr;
-    constants_.emplace_back(values, values + count);
-    return constants_.back().data();
-}
-
-void Model::own(View* view) {
-    if (!view->constant) return;
-    int64_t last = 0;
-    for (size_t i = 0; i < view->dims.size(); ++i) last += (view->dims[i] - 1) * view->strides[i];
-    view->constant = own(view->constant, last + 1);
-}
-
-Model::Model(const uint8_t* file, size_t size, int threads)
-    : kernels_(choose_kernels(cpu_features(), std::getenv("MMRT_ISA"))), plan_(read_plan(file, size)), memory_(nullptr, Unmap{0}), threads_(threads) {
-    for (Operation& operation : plan_.operations) {
-        if (auto* d = std::get_if<CopyDesc>(&operation.desc)) own(&d->src);
-        if (auto* d = std::get_if<UnaryDesc>(&operation.desc)) own(&d->src);
-        if (auto* d = std::get_if<BinaryDesc>(&operation.desc)) own(&d->a), own(&d->b);
-        if (auto* d = std::get_if<ReduceDesc>(&operation.desc)) own(&d->src);
-        if (auto* d = std::get_if<SoftmaxDesc>(&operation.desc)) own(&d->src);
-        if (auto* d = std::get_if<MatmulDesc>(&operation.desc)) own(&d->a);
-        if (auto* d = std::get_if<QMatmulDesc>(&operation.desc)) own(&d->floats.a);
-        if (auto* d = std::get_if<NormDesc>(&operation.desc)) {
-            own(&d->src);
-            d->gain = own(d->gain, d->dst.dims.back());
-            d->bias = own(d->bias, d->dst.dims.back());
-        }
-    }
+Model::Model(const Bytes& file, int threads)
+    : kernels_(choose_kernels(cpu_features(), std::getenv("MMRT_ISA"))), plan_(read_plan(file)), memory_(nullptr, Unmap{0}), threads_(threads) {
     for (size_t i = 0; i < plan_.operations.size(); ++i) {
-        const std::string name = plan_.operations[i].name;
-        steps_.push_back(make_step(plan_.operations, kernels_, threads, &i));
-        steps_.back().name = name;
+        const Operation& first = plan_.operations[i];
+        Step step = make_step(plan_.operations, kernels_, threads, &i);
+        step.name = first.name;
+        step.op = std::visit(NameOf(), first.desc);
+        finite_only_ = finite_only_ || step.lost_nan;
+        steps_.push_back(std::move(step));
     }
-    for (const Operation& operation : plan_.operations)
-        if (std::holds_alternative<QuantizeDesc>(operation.desc) || std::holds_alternative<QMatmulDesc>(operation.desc)) finite_only_ = true;
     plan_.operations.clear();
-    for (Port& port : plan_.outputs) own(&port.view);
     seconds_.resize(steps_.size());
     // Zeroed by the kernel, page by page when touched; huge pages spare the many rows of a layer their TLB misses
     const size_t bytes = size_t(plan_.arena_elements + 2 * SLACK) * sizeof(float) + HUGE_PAGE;
@@ -177,24 +134,8 @@ void Model::run(const float* const* inputs, float* const* outputs) {
 }
 
 std::unique_ptr<Model> load_file(const std::string& path, int threads) {
-    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    struct stat about {};
-    if (fd < 0 || fstat(fd, &about) != 0) {
-        const std::string why = std::strerror(errno);
-        if (fd >= 0) close(fd);
-        throw std::runtime_error(path + ": " + why);
-    }
-    const size_t size = size_t(about.st_size);
-    void* file = size ? mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
-    close(fd);
-    if (file == MAP_FAILED) throw FormatError(path + ": not a usable .mmrt file: it is empty or no file");
-    struct Guard {
-        void* file;
-        size_t size;
-        ~Guard() { munmap(file, size); }
-    } guard{file, size};
     try {
-        return std::make_unique<Model>(static_cast<const uint8_t*>(file), size, threads);
+        return std::make_unique<Model>(map_file(path), threads);
     } catch (const FormatError& err) {
         throw FormatError(path + ": " + err.what());
     }

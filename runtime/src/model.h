@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "file/plan.h"
 #include "kernels.h"
-#include "plan.h"
 #include "threads.h"
 
 namespace mmrt {
@@ -19,7 +19,7 @@ struct NotFinite : std::runtime_error {
 
 class Model {
   public:
-    Model(const uint8_t* file, size_t size, int threads);
+    Model(const Bytes& file, int threads);
     void run(const float* const* inputs, float* const* outputs);
 
     const Kernels& kernels() const { return kernels_; }
@@ -35,12 +35,9 @@ class Model {
         void operator()(void* p) const;
     };
     bool all_finite(const float* const* inputs) const;
-    void own(View* view);
-    const float* own(const float* values, int64_t count);
 
     const Kernels& kernels_;
     Plan plan_;
-    std::vector<std::vector<float>> constants_;
     std::vector<Step> steps_;
     std::vector<double> seconds_;
     bool timed_ = false;

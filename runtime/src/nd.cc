@@ -6,6 +6,7 @@
 #include <limits>
 #include <memory>
 #include <numeric>
+#include <stdexcept>
 
 namespace mmrt {
 namespace {
@@ -106,7 +107,7 @@ Lines cut(Loops loops) {
     return out;
 }
 
-const float* base(const View& view, const float* arena) { return view.constant ? view.constant : arena + view.offset; }
+const float* base(const View& view, const float* arena) { return view.constant.empty() ? arena + view.offset : view.constant.data(); }
 
 // n elements as contiguous ones: in place where they are, else through the buffer.
 const float* gather(const float* x, int64_t stride, int64_t n, float* buffer) {
@@ -153,9 +154,8 @@ void copy_line(const float* x, int64_t x_stride, float* y, int64_t y_stride, int
     }
 }
 
-Step named(const char* op, const Kernels& kernels) {
+Step step_of(const Kernels& kernels) {
     Step step;
-    step.op = op;
     step.kernel = std::string("nd ") + kernels.name;
     return step;
 }
@@ -164,12 +164,12 @@ Step named(const char* op, const Kernels& kernels) {
 
 // One phase of a strided convolution's input. What is read beyond the last element lies in the arena or the slack behind it.
 bool is_every_second(const Lines& lines, const CopyDesc& d) {
-    return lines.inner[0] == 1 && lines.inner[1] == 2 && lines.length >= 4 && lines.pieces == 1 && !d.src.constant;
+    return lines.inner[0] == 1 && lines.inner[1] == 2 && lines.length >= 4 && lines.pieces == 1 && d.src.constant.empty();
 }
 
-Step make_copy(const CopyDesc& d, const Kernels& kernels) {
+Step make_copy(const CopyDesc& d, const Kernels& kernels, int) {
     auto lines = std::make_shared<Lines>(cut({d.dst.dims, {d.dst.strides, d.src.strides}}));
-    Step step = named("COPY", kernels);
+    Step step = step_of(kernels);
     step.items = lines->items();
     step.run = [lines, dst = d.dst, src = d.src, every_second = is_every_second(*lines, d)](int item, float* arena) {
         const float* x = base(src, arena);
@@ -180,10 +180,10 @@ Step make_copy(const CopyDesc& d, const Kernels& kernels) {
     return step;
 }
 
-Step make_unary(const UnaryDesc& desc, const Kernels& kernels) {
+Step make_unary(const UnaryDesc& desc, const Kernels& kernels, int) {
     auto d = std::make_shared<UnaryDesc>(desc);
     auto lines = std::make_shared<Lines>(cut({desc.dst.dims, {desc.dst.strides, desc.src.strides}}));
-    Step step = named("UNARY", kernels);
+    Step step = step_of(kernels);
     step.items = lines->items();
     step.run = [d, lines, &kernels](int item, float* arena) {
         lines->each(item, [&](const int64_t* at, int64_t n) {
@@ -201,22 +201,22 @@ Step make_unary(const UnaryDesc& desc, const Kernels& kernels) {
     return step;
 }
 
-Step make_binary(const BinaryDesc& desc, const Kernels& kernels) {
+Step make_binary(const BinaryDesc& desc, const Kernels& kernels, int) {
     auto d = std::make_shared<BinaryDesc>(desc);
     auto lines = std::make_shared<Lines>(cut({desc.dst.dims, {desc.dst.strides, desc.a.strides, desc.b.strides}}));
-    Step step = named("BINARY", kernels);
+    Step step = step_of(kernels);
     step.items = lines->items();
     step.run = [d, lines, &kernels](int item, float* arena) {
         const int64_t ys = lines->inner[0], as = lines->inner[1], bs = lines->inner[2];
         lines->each(item, [&](const int64_t* at, int64_t n) {
             float* y = arena + d->dst.offset + at[0];
             const float *a = base(d->a, arena) + at[1], *b = base(d->b, arena) + at[2];
-            if (ys == 1 && as <= 1 && bs <= 1) return kernels.binary(d->fn, d->act, a, int(as), b, int(bs), y, n);
+            if (ys == 1 && as <= 1 && bs <= 1) return kernels.binary(int(d->fn), d->act, a, int(as), b, int(bs), y, n);
             float one[LINE], two[LINE];
             for (int64_t i = 0; i < n; i += LINE) {
                 const int64_t take = std::min(LINE, n - i);
                 const float *p = gather(a + i * as, as, take, one), *q = gather(b + i * bs, bs, take, two);
-                kernels.binary(d->fn, d->act, p, 1, q, 1, one, take);
+                kernels.binary(int(d->fn), d->act, p, 1, q, 1, one, take);
                 scatter(one, y + i * ys, ys, take);
             }
         });
@@ -233,23 +233,47 @@ struct Reduce {
     bool vertical = false;
 };
 
-double combine(int kind, double a, double b) {  // NaN stays
-    if (kind == 1) return b > a || b != b ? b : a;
-    if (kind == 2) return b < a || b != b ? b : a;
-    return a + b;
+double start(Reduction kind) {
+    switch (kind) {
+        case Reduction::max: return -std::numeric_limits<double>::infinity();
+        case Reduction::min: return std::numeric_limits<double>::infinity();
+        case Reduction::sum:
+        case Reduction::l2: return 0;
+    }
+    throw std::logic_error("no such reduction");
+}
+
+double combine(Reduction kind, double a, double b) {  // NaN stays
+    switch (kind) {
+        case Reduction::max: return b > a || b != b ? b : a;
+        case Reduction::min: return b < a || b != b ? b : a;
+        case Reduction::sum:
+        case Reduction::l2: return a + b;
+    }
+    throw std::logic_error("no such reduction");
+}
+
+double finish(const ReduceDesc& d, double folded) {
+    switch (d.kind) {
+        case Reduction::sum: return folded * double(d.scale);
+        case Reduction::l2: return std::sqrt(folded);
+        case Reduction::max:
+        case Reduction::min: return folded;
+    }
+    throw std::logic_error("no such reduction");
 }
 
 float reduce_one(const Reduce& r, const float* x, const Kernels& kernels) {
     const bool contiguous = !r.reduced.dims.empty() && r.reduced.strides[0].back() == 1;
     const int64_t n = contiguous ? r.reduced.dims.back() : 1, rows = r.reduced.count() / n;
-    double out = r.d.kind == 1 ? -std::numeric_limits<double>::infinity() : r.d.kind == 2 ? std::numeric_limits<double>::infinity() : 0;
-    for (int64_t i = 0; i < rows; ++i) out = combine(r.d.kind, out, kernels.reduce_row(r.d.kind, x + r.reduced.offset(0, i * n), n));
-    return float(r.d.kind == 0 ? out * double(r.d.scale) : r.d.kind == 3 ? std::sqrt(out) : out);
+    double out = start(r.d.kind);
+    for (int64_t i = 0; i < rows; ++i) out = combine(r.d.kind, out, kernels.reduce_row(int(r.d.kind), x + r.reduced.offset(0, i * n), n));
+    return float(finish(r.d, out));
 }
 
 }  // namespace
 
-Step make_reduce(const ReduceDesc& desc, const Kernels& kernels) {
+Step make_reduce(const ReduceDesc& desc, const Kernels& kernels, int) {
     auto r = std::make_shared<Reduce>();
     r->d = desc;
     const size_t n = desc.dst.dims.size();
@@ -261,14 +285,14 @@ Step make_reduce(const ReduceDesc& desc, const Kernels& kernels) {
         r->kept.dims.pop_back();
         for (auto& strides : r->kept.strides) strides.pop_back();
     }
-    Step step = named("REDUCE", kernels);
+    Step step = step_of(kernels);
     const int64_t total = r->kept.count();
     step.items = int(std::min<int64_t>(total, std::max<int64_t>(1, total * r->columns * r->reduced.count() / ITEM)));
     step.run = [r, total, items = step.items, &kernels](int item, float* arena) {
         for (int64_t i = total * item / items; i < total * (item + 1) / items; ++i) {
             const float* x = base(r->d.src, arena) + r->kept.offset(1, i);
             float* y = arena + r->d.dst.offset + r->kept.offset(0, i);
-            if (r->vertical) kernels.reduce(r->d.kind, x, r->reduced.strides[0][0], r->reduced.dims[0], y, r->columns, r->d.scale);
+            if (r->vertical) kernels.reduce(int(r->d.kind), x, r->reduced.strides[0][0], r->reduced.dims[0], y, r->columns, r->d.scale);
             else *y = reduce_one(*r, x, kernels);
         }
     };
@@ -309,9 +333,9 @@ Axis make_axis(const View& dst, const View& src) {
 }
 
 template <class Columns, class Row>
-Step axis_step(const char* op, const View& dst, const View& src, const Kernels& kernels, Columns columns, Row row) {
+Step axis_step(const View& dst, const View& src, const Kernels& kernels, Columns columns, Row row) {
     auto axis = std::make_shared<Axis>(make_axis(dst, src));
-    Step step = named(op, kernels);
+    Step step = step_of(kernels);
     const int64_t total = axis->others.count() * axis->pieces;
     const int64_t per_item = std::max<int64_t>(1, ITEM / (axis->length * std::min(axis->columns, axis->columns_per_item)));
     step.items = int((total + per_item - 1) / per_item);
@@ -338,18 +362,17 @@ Step axis_step(const char* op, const View& dst, const View& src, const Kernels& 
 
 }  // namespace
 
-Step make_softmax(const SoftmaxDesc& d, const Kernels& kernels) {
-    return axis_step("SOFTMAX", d.dst, d.src, kernels, kernels.softmax, kernels.softmax_row);
-}
+Step make_softmax(const SoftmaxDesc& d, const Kernels& kernels, int) { return axis_step(d.dst, d.src, kernels, kernels.softmax, kernels.softmax_row); }
 
-Step make_norm(const NormDesc& d, const Kernels& kernels) {
-    const float eps = d.eps, *gain = d.gain, *bias = d.bias;
+Step make_norm(const NormDesc& d, const Kernels& kernels, int) {
     return axis_step(
-        "NORM", d.dst, d.src, kernels,
-        [=, &kernels](const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length, int64_t n) {
-            kernels.norm(x, x_row, y, y_row, length, n, eps, gain, bias);
+        d.dst, d.src, kernels,
+        [eps = d.eps, gain = d.gain, bias = d.bias, &kernels](const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length, int64_t n) {
+            kernels.norm(x, x_row, y, y_row, length, n, eps, gain.data(), bias.data());
         },
-        [=, &kernels](const float* x, float* y, int64_t n) { kernels.norm_row(x, y, n, eps, gain, bias); });
+        [eps = d.eps, gain = d.gain, bias = d.bias, &kernels](const float* x, float* y, int64_t n) {
+            kernels.norm_row(x, y, n, eps, gain.data(), bias.data());
+        });
 }
 
 namespace {

@@ -1,6 +1,4 @@
 // The operations on uint8 activations: weights packed, work cut into items.
-#include "quantized.h"
-
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -46,7 +44,6 @@ uint32_t* words(float* arena, int64_t offset) { return reinterpret_cast<uint32_t
 struct QLinear {
     QLinearDesc d;
     std::optional<HaloDesc> halo;
-    std::vector<float> multiplier;
     std::vector<int32_t> bias;
     bool dense = false;  // blocks, counts and pairs, or offsets and weights, as QLinearTask has them
     std::vector<QBlock> blocks;          // chunk after chunk of the inputs
@@ -64,11 +61,12 @@ template <class F>
 void each_block(const QLinearDesc& d, F see) {
     const int words = d.x.count / d.groups, taps = int(d.taps.size());
     int64_t bit = 0;
-    const int8_t* values = d.values;
+    const uint8_t* mask = d.mask.data();
+    const int8_t* values = d.values.data();
     for (int row = 0; row < 4 * d.y.count; ++row)
         for (int c = 0; c < words; ++c)
             for (int t = 0; t < taps; ++t, ++bit)
-                if (d.mask[bit >> 3] >> (bit & 7) & 1) {
+                if (mask[bit >> 3] >> (bit & 7) & 1) {
                     see(row, c, t, values);
                     values += 4;
                 }
@@ -165,8 +163,7 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
     const int outputs = 4 * d.y.count, words_in = d.x.count / d.groups;
     p.d = d;
     if (halo) p.halo = *halo;
-    p.multiplier.assign(d.multiplier, d.multiplier + outputs);
-    p.bias.assign(d.bias, d.bias + outputs);
+    p.bias.assign(d.bias.begin(), d.bias.end());
     const int64_t blocks = int64_t(outputs) * words_in * int64_t(d.taps.size());
     p.dense = kernels.q_dense_vectors && double(d.blocks) >= kernels.q_dense_from * double(blocks);
     int most;
@@ -185,7 +182,7 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
     }
     p.panels = cut_panels(d.y.positions, kernels.width, most);
     p.ranges = cut_rows(d.y.count, d.groups, (fewest_items(threads) + int(p.panels.size()) - 1) / int(p.panels.size()), 1);
-    p.d.mask = nullptr, p.d.values = nullptr;  // the file may go
+    p.d.mask = {}, p.d.values = {};  // the file may go
     Step step;
     step.kernel = std::string(p.dense ? "dense " : "1x4 ") + kernels.name + " T" + std::to_string(p.panels.front().vectors);
     step.items = int(p.panels.size() * p.ranges.size());
@@ -207,7 +204,7 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
         } else {
             task.sums = p.chunks > 1 ? scratch_sums(int64_t(4) * task.n_quads * panel.vectors * kernels.width) : nullptr;
         }
-        task.multiplier = p.multiplier.data() + 4 * range.begin;
+        task.multiplier = p.d.multiplier.data() + 4 * range.begin;
         task.bias = p.bias.data() + 4 * range.begin;
         task.out = p.d.out;
         task.residual = p.d.has_residual ? words(arena, p.d.residual.offset + range.begin * p.d.residual.stride + panel.begin) : nullptr;
@@ -230,7 +227,6 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
 
 struct QMatvec {
     QLinearDesc d;
-    std::vector<float> multiplier;
     std::vector<int32_t> bias;
     std::vector<uint32_t> weights;
     int words = 0, rows_per_item = 0;  // words of a row: those of one group, tap by tap
@@ -242,8 +238,7 @@ Step column_step(const QLinearDesc& d, const Kernels& kernels, int threads) {
     QMatvec& p = *packed;
     const int outputs = 4 * d.y.count, taps = int(d.taps.size()), words_in = d.x.count / d.groups;
     p.d = d;
-    p.multiplier.assign(d.multiplier, d.multiplier + outputs);
-    p.bias.assign(d.bias, d.bias + outputs);
+    p.bias.assign(d.bias.begin(), d.bias.end());
     p.words = words_in * taps;
     p.weights.assign(size_t(outputs) * p.words, 0);
     each_block(d, [&](int row, int c, int t, const int8_t* values) {
@@ -251,7 +246,7 @@ Step column_step(const QLinearDesc& d, const Kernels& kernels, int threads) {
         p.bias[row] += kernels.q_offset * sum_of(values);
     });
     p.rows_per_item = std::max(4, (d.y.count + fewest_items(threads) - 1) / fewest_items(threads) * 4);
-    p.d.mask = nullptr, p.d.values = nullptr;
+    p.d.mask = {}, p.d.values = {};
     Step step;
     step.kernel = std::string("1x4 matvec ") + kernels.name;
     step.items = (outputs + p.rows_per_item - 1) / p.rows_per_item;
@@ -271,7 +266,7 @@ Step column_step(const QLinearDesc& d, const Kernels& kernels, int threads) {
             task.y = reinterpret_cast<uint8_t*>(words(arena, p.d.y.offset)) + row;
             task.rows = stop - row;
             task.words = p.words;
-            task.multiplier = p.multiplier.data() + row;
+            task.multiplier = p.d.multiplier.data() + row;
             task.bias = p.bias.data() + row;
             task.out = p.d.out;
             task.residual = p.d.has_residual ? reinterpret_cast<const uint8_t*>(words(arena, p.d.residual.offset)) + row : nullptr;
@@ -288,9 +283,8 @@ int rows_per_item(const Rows& y) { return int(std::max<int64_t>(1, ITEM_WORDS / 
 
 // A step whose items are a few rows each, every row by itself.
 template <class F>
-Step by_rows(const char* op, const char* kernel, const Rows& y, F run_row) {
+Step by_rows(const char* kernel, const Rows& y, F run_row) {
     Step step;
-    step.op = op;
     step.kernel = kernel;
     const int per_item = rows_per_item(y);
     step.items = (y.count + per_item - 1) / per_item;
@@ -311,23 +305,23 @@ bool no_nan(const QuantizeDesc& d, const float* x, const Kernels& kernels) {
 
 }  // namespace
 
+Step make_qlinear(const QLinearDesc& d, const Kernels& kernels, int threads) { return make_qlinear(d, kernels, threads, nullptr); }
+
 Step make_qlinear(const QLinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) {
     int64_t nonzeros = 0;
     for (int64_t i = 0; i < 4 * d.blocks; ++i) nonzeros += d.values[i] != 0;
     const double total = 16.0 * d.y.count * (d.x.count / d.groups) * double(d.taps.size());
     Step step = is_column(d.y) ? column_step(d, kernels, threads) : row_step(d, kernels, threads, halo);
-    step.op = "QLINEAR";
     if (halo) step.kernel += " +halo";
     step.macs = total * d.y.positions;
     step.needed_macs = double(nonzeros) * d.y.positions;
     return step;
 }
 
-Step make_qdepthwise(const QDepthwiseDesc& desc, const Kernels& kernels) {
+Step make_qdepthwise(const QDepthwiseDesc& desc, const Kernels& kernels, int) {
     struct Packed {
         QDepthwiseDesc d;
         std::vector<int8_t> weights;  // of each row, as QDepthwiseTask has them
-        std::vector<float> multiplier;
         std::vector<int32_t> bias;
     };
     const Kernels& fit = fitting(desc.y, kernels);
@@ -343,10 +337,9 @@ Step make_qdepthwise(const QDepthwiseDesc& desc, const Kernels& kernels) {
                 const int at = fit.q_alone ? 16 * t + 5 * c : t / together * together * 4 + c * together + t % together;
                 packed->weights[size_t(row) * row_bytes + at] = desc.weights[(size_t(row) * taps + t) * 4 + c];
             }
-    packed->multiplier.assign(desc.multiplier, desc.multiplier + 4 * desc.y.count);
-    packed->bias.assign(desc.bias, desc.bias + 4 * desc.y.count);
+    packed->bias.assign(desc.bias.begin(), desc.bias.end());
     for (int64_t i = 0; i < int64_t(desc.y.count) * taps * 4; ++i) packed->bias[i / (4 * taps) * 4 + i % 4] += fit.q_offset * desc.weights[i];
-    Step step = by_rows("QDEPTHWISE", fit.name, desc.y, [packed, n_taps, row_bytes, &fit](int row, float* arena) {
+    Step step = by_rows(fit.name, desc.y, [packed, n_taps, row_bytes, &fit](int row, float* arena) {
         const QDepthwiseDesc& d = packed->d;
         QDepthwiseTask task;
         task.x = words(arena, d.x.offset + row * d.x.stride);
@@ -355,7 +348,7 @@ Step make_qdepthwise(const QDepthwiseDesc& desc, const Kernels& kernels) {
         task.taps = d.taps.data();
         task.n_taps = n_taps;
         task.weights = packed->weights.data() + size_t(row) * row_bytes;
-        task.multiplier = packed->multiplier.data() + 4 * row;
+        task.multiplier = d.multiplier.data() + 4 * row;
         task.bias = packed->bias.data() + 4 * row;
         task.out = d.out;
         fit.qdepthwise(task);
@@ -364,26 +357,26 @@ Step make_qdepthwise(const QDepthwiseDesc& desc, const Kernels& kernels) {
     return step;
 }
 
-Step make_qpool(const QPoolDesc& desc, const Kernels& kernels) {
+Step make_qpool(const QPoolDesc& desc, const Kernels& kernels, int) {
     const Kernels& fit = fitting(desc.y, kernels);
     auto d = std::make_shared<QPoolDesc>(desc);
-    return by_rows("QPOOL", fit.name, desc.y, [d, &fit](int row, float* arena) {
+    return by_rows(fit.name, desc.y, [d, &fit](int row, float* arena) {
         fit.qmaximum(words(arena, d->x.offset + row * d->x.stride), words(arena, d->y.offset + row * d->y.stride), d->y.positions, d->taps.data(), int(d->taps.size()));
     });
 }
 
-Step make_qtable(const QTableDesc& d, const Kernels& kernels) {
+Step make_qtable(const QTableDesc& d, const Kernels& kernels, int) {
     const Kernels& fit = fitting(d.y, kernels);
     auto table = std::make_shared<std::array<uint8_t, 256>>();  // of bytes as they lie in memory
     for (int byte = 0; byte < 256; ++byte) (*table)[byte ^ (FLIPPED & 255)] = d.table[byte] ^ uint8_t(FLIPPED & 255);
-    return by_rows("QTABLE", fit.name, d.y, [x = d.x, y = d.y, table, &fit](int row, float* arena) {
+    return by_rows(fit.name, d.y, [x = d.x, y = d.y, table, &fit](int row, float* arena) {
         fit.qtable(table->data(), words(arena, x.offset + row * x.stride), words(arena, y.offset + row * y.stride), y.positions);
     });
 }
 
-Step make_qmean(const QMeanDesc& desc) {
+Step make_qmean(const QMeanDesc& desc, const Kernels&, int) {
     auto d = std::make_shared<QMeanDesc>(desc);
-    return by_rows("QMEAN", "scalar", d->y, [d](int row, float* arena) {
+    return by_rows("scalar", d->y, [d](int row, float* arena) {
         const uint32_t* x = words(arena, d->x.offset + row * d->x.strides[0]);
         int32_t sums[4] = {d->bias, d->bias, d->bias, d->bias};
         for (int64_t line = 0; line < d->x.dims[1]; ++line)
@@ -404,17 +397,17 @@ Step make_qmean(const QMeanDesc& desc) {
     });
 }
 
-Step make_qadd(const QAddDesc& d, const Kernels& kernels) {
+Step make_qadd(const QAddDesc& d, const Kernels& kernels, int) {
     const Kernels& fit = fitting(d.y, kernels);
-    return by_rows("QADD", fit.name, d.y, [d, &fit](int row, float* arena) {
+    return by_rows(fit.name, d.y, [d, &fit](int row, float* arena) {
         fit.qadd(d.sum, words(arena, d.a.offset + row * d.a.stride), words(arena, d.b.offset + row * d.b.stride), words(arena, d.y.offset + row * d.y.stride), d.y.positions);
     });
 }
 
-Step make_quantize(const QuantizeDesc& d, const Kernels& kernels) {
+Step make_quantize(const QuantizeDesc& d, const Kernels& kernels, int) {
     const Kernels& fit = fitting(d.y, kernels);
     auto lost_nan = std::make_shared<std::atomic<bool>>(false);
-    Step step = by_rows("QUANTIZE", fit.name, d.y, [d, lost_nan, &kernels, &fit](int row, float* arena) {
+    Step step = by_rows(fit.name, d.y, [d, lost_nan, &kernels, &fit](int row, float* arena) {
         for (int channel = 4 * row; channel < std::min(4 * row + 4, d.x.count); ++channel)
             if (d.width && !no_nan(d, arena + d.x.offset + channel * d.x.stride, kernels)) *lost_nan = true;
         fit.quantize(arena + d.x.offset + 4 * row * d.x.stride, d.x.stride, std::min(4, d.x.count - 4 * row), words(arena, d.y.offset + row * d.y.stride), d.y.positions, d.scale, d.out);
@@ -423,9 +416,9 @@ Step make_quantize(const QuantizeDesc& d, const Kernels& kernels) {
     return step;
 }
 
-Step make_dequantize(const DequantizeDesc& d, const Kernels& kernels) {
+Step make_dequantize(const DequantizeDesc& d, const Kernels& kernels, int) {
     const Kernels& fit = fitting(d.y, kernels);
-    return by_rows("DEQUANTIZE", fit.name, d.x, [d, &fit](int row, float* arena) {
+    return by_rows(fit.name, d.x, [d, &fit](int row, float* arena) {
         fit.dequantize(words(arena, d.x.offset + row * d.x.stride), arena + d.y.offset + 4 * row * d.y.stride, d.y.stride, std::min(4, d.y.count - 4 * row), d.y.positions, d.scale, d.zero);
     });
 }

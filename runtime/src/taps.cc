@@ -1,6 +1,7 @@
 // DEPTHWISE and POOL: an item is a few channels.
 #include <algorithm>
 #include <memory>
+#include <stdexcept>
 
 #include "kernels.h"
 
@@ -12,6 +13,14 @@ constexpr int64_t ITEM_ELEMENTS = 32 * 1024;  // of output: large enough to be w
 int channels_per_item(const Rows& y) { return int(std::max<int64_t>(1, ITEM_ELEMENTS / std::max(1, y.positions))); }
 
 int items(const Rows& y) { return (y.count + channels_per_item(y) - 1) / channels_per_item(y); }
+
+bool takes_maximum(Pooling kind) {
+    switch (kind) {
+        case Pooling::max: return true;
+        case Pooling::sum: return false;
+    }
+    throw std::logic_error("no such pool");
+}
 
 // Kernels write whole vectors; a single position is written alone, since with a stride of 1 its neighbour is another channel.
 void run_row(const Kernels& kernels, const TapsTask& task) {
@@ -29,22 +38,14 @@ void run_row(const Kernels& kernels, const TapsTask& task) {
 
 }  // namespace
 
-Step make_depthwise(const DepthwiseDesc& desc, const Kernels& kernels) {
-    struct Packed {
-        DepthwiseDesc d;
-        std::vector<float> weights, bias;
-    };
-    auto packed = std::make_shared<Packed>();
-    packed->d = desc;
-    packed->weights.assign(desc.weights, desc.weights + desc.y.count * desc.taps.size());
-    if (desc.bias) packed->bias.assign(desc.bias, desc.bias + desc.y.count);
+Step make_depthwise(const DepthwiseDesc& desc, const Kernels& kernels, int) {
+    auto shared = std::make_shared<DepthwiseDesc>(desc);
     Step step;
-    step.op = "DEPTHWISE";
     step.kernel = std::string("taps ") + kernels.name;
     step.macs = step.needed_macs = double(desc.y.count) * desc.y.positions * double(desc.taps.size());
     step.items = items(desc.y);
-    step.run = [packed, &kernels](int item, float* arena) {
-        const DepthwiseDesc& d = packed->d;
+    step.run = [shared, &kernels](int item, float* arena) {
+        const DepthwiseDesc& d = *shared;
         const int begin = item * channels_per_item(d.y), end = std::min(d.y.count, begin + channels_per_item(d.y));
         for (int c = begin; c < end; ++c) {
             TapsTask task{};
@@ -53,8 +54,8 @@ Step make_depthwise(const DepthwiseDesc& desc, const Kernels& kernels) {
             task.positions = d.y.positions;
             task.taps = d.taps.data();
             task.n_taps = int(d.taps.size());
-            task.weights = packed->weights.data() + c * d.taps.size();
-            task.start = packed->bias.empty() ? 0.f : packed->bias[c];
+            task.weights = d.weights.data() + c * d.taps.size();
+            task.start = d.bias.empty() ? 0.f : d.bias[c];
             task.residual = d.has_residual ? arena + d.residual.offset + c * d.residual.stride : nullptr;
             task.act = d.act;
             run_row(kernels, task);
@@ -63,13 +64,12 @@ Step make_depthwise(const DepthwiseDesc& desc, const Kernels& kernels) {
     return step;
 }
 
-Step make_pool(const PoolDesc& desc, const Kernels& kernels) {
+Step make_pool(const PoolDesc& desc, const Kernels& kernels, int) {
     auto d = std::make_shared<PoolDesc>(desc);
     Step step;
-    step.op = "POOL";
     step.kernel = std::string("taps ") + kernels.name;
     step.items = items(desc.y);
-    step.run = [d, &kernels](int item, float* arena) {
+    step.run = [d, maximum = takes_maximum(desc.kind), &kernels](int item, float* arena) {
         const int begin = item * channels_per_item(d->y), end = std::min(d->y.count, begin + channels_per_item(d->y));
         for (int c = begin; c < end; ++c) {
             TapsTask task{};
@@ -78,7 +78,7 @@ Step make_pool(const PoolDesc& desc, const Kernels& kernels) {
             task.positions = d->y.positions;
             task.taps = d->taps.data();
             task.n_taps = int(d->taps.size());
-            task.maximum = d->kind == 0;
+            task.maximum = maximum;
             task.scale = d->scale;
             run_row(kernels, task);
         }

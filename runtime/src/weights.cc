@@ -32,7 +32,7 @@ float half_to_float(uint16_t half) {
 int64_t bitmask_bytes(int64_t elements) { return (elements + 511) / 512 * 64; }
 
 RowReader::RowReader(const Weights& weights, int64_t rows, int64_t columns)
-    : weights_(weights), values_(weights.data + (weights.encoding == 1 ? bitmask_bytes(rows * columns) : 0)), columns_(columns) {}
+    : weights_(weights), values_(weights.data.data() + (weights.encoding == 1 ? bitmask_bytes(rows * columns) : 0)), columns_(columns) {}
 
 float RowReader::value(int64_t index) const {
     if (weights_.dtype == 1) {
@@ -46,10 +46,11 @@ float RowReader::value(int64_t index) const {
 }
 
 void RowReader::next(float* row) {
-    for (int64_t k = 0; k < columns_; ++k, ++bit_) {
-        const bool present = weights_.encoding == 0 || (weights_.data[bit_ >> 3] >> (bit_ & 7) & 1);
-        row[k] = present ? value(value_++) : 0.f;
-    }
+    const uint8_t* mask = weights_.encoding == 1 ? weights_.data.data() : nullptr;
+    int64_t bit = bit_, next = value_;
+    for (int64_t k = 0; k < columns_; ++k, ++bit) row[k] = !mask || (mask[bit >> 3] >> (bit & 7) & 1) ? value(next++) : 0.f;
+    bit_ = bit;
+    value_ = next;
 }
 
 void RowReader::skip(int64_t rows) {
@@ -65,7 +66,7 @@ int64_t count_nonzeros(const Weights& weights, int64_t elements) {
             count += (weights.data[2 * i] | (weights.data[2 * i + 1] & 0x7F)) != 0;
         } else {
             float value;
-            std::memcpy(&value, weights.data + 4 * i, sizeof value);
+            std::memcpy(&value, weights.data.data() + 4 * i, sizeof value);
             count += value != 0;
         }
     }

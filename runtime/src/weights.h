@@ -1,7 +1,7 @@
 // Reads the weights of a LINEAR row by row, whatever their encoding (FORMAT.md).
 #pragma once
 
-#include "step.h"
+#include "operations.h"
 
 namespace mmrt {
 

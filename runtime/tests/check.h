@@ -20,8 +20,11 @@ inline void that(bool ok, const std::string& what) {
 }
 
 // |got - want| <= 4 epsilons for each of the terms summed, whose absolute sum is given.
-inline bool near(float got, double want, double absolute_sum) {
-    return std::fabs(got - want) <= 1e-6 + 2e-6 * absolute_sum;
+inline bool near(float got, double want, double absolute_sum) { return std::fabs(got - want) <= 1e-6 + 2e-6 * absolute_sum; }
+
+inline std::vector<uint8_t> as_bytes(const std::vector<float>& values) {
+    const uint8_t* first = reinterpret_cast<const uint8_t*>(values.data());
+    return {first, first + values.size() * sizeof(float)};
 }
 
 struct Random {  // a linear congruential generator: the same numbers on every platform

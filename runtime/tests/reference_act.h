@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
+#include <string>
 
 #include "step.h"
 
@@ -36,7 +38,8 @@ double reference_act(const Act& act, double x) {
         case 19: return a * x + b;
         case 20: return x * std::tanh(softplus);
         case 21: return (clip(std::nearbyint(double(float(x) / act.a)) + b, 0, 255) - b) * a;
-        default: return x;
+        case 0: return x;
+        default: throw std::logic_error("no activation " + std::to_string(act.code));
     }
 }
 

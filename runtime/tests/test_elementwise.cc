@@ -27,14 +27,14 @@ struct Data {
 };
 
 double binary(int fn, double a, double b) {
-    const double results[] = {a + b, a - b, a * b, a / b, std::max(a, b), std::min(a, b), std::pow(a, b)};
+    const double results[BINARIES] = {a + b, a - b, a * b, a / b, std::max(a, b), std::min(a, b), std::pow(a, b)};
     return results[fn];
 }
 
 bool close(double got, double want, double scale = 1) { return std::fabs(got - want) <= 1e-6 * scale + 4e-6 * std::fabs(want); }
 
 void test_binary(const Kernels& k, int64_t n) {
-    for (int fn = 0; fn < 7; ++fn)
+    for (int fn = 0; fn < BINARIES; ++fn)
         for (int a_step : {0, 1})
             for (int b_step : {0, 1}) {
                 Data d(n, uint64_t(n * 10 + fn));
@@ -75,7 +75,7 @@ void test_rows(const Kernels& k, int64_t n) {
     Data d(n, uint64_t(n + 1000));
     double want[4];
     fold(d.x.data(), 1, n, want);
-    for (int kind = 0; kind < 4; ++kind) check::that(close(k.reduce_row(kind, d.x.data(), n), want[kind], double(n)), ("reduction " + name).c_str());
+    for (int kind = 0; kind < REDUCTIONS; ++kind) check::that(close(k.reduce_row(kind, d.x.data(), n), want[kind], double(n)), ("reduction " + name).c_str());
     k.softmax_row(d.x.data(), d.y.data(), n);
     double sum = 0;
     for (int64_t i = 0; i < n; ++i) sum += std::exp(d.x[i] - want[1]);
@@ -101,7 +101,7 @@ void test_columns(const Kernels& k, int64_t length, int64_t n) {
     const float* x = source.x.data();
     std::vector<std::vector<double>> want(n, std::vector<double>(4));
     for (int64_t i = 0; i < n; ++i) fold(x + i, x_row, length, want[i].data());
-    for (int kind = 0; kind < 4; ++kind) {
+    for (int kind = 0; kind < REDUCTIONS; ++kind) {
         Data d(n, 1);
         k.reduce(kind, x, x_row, length, d.y.data(), n, 0.5f);
         bool right = d.kept(1, n, n);

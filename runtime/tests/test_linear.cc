@@ -86,8 +86,8 @@ void test_linear(const Kernels& kernels, const Case& c) {
     const std::vector<uint8_t> blob = encode(weights, c.encoding, c.dtype, &d.weights.values);
     d.weights.encoding = c.encoding;
     d.weights.dtype = c.dtype;
-    d.weights.data = blob.data();
-    d.bias = c.bias ? bias.data() : nullptr;
+    d.weights.data = blob;
+    if (c.bias) d.bias = bias;
     const std::vector<float> before = arena;
     run(make_linear(d, kernels, 1 + c.outputs % 3), arena);
     const std::string name = std::string("linear ") + kernels.name + " in " + std::to_string(c.inputs) + " out " + std::to_string(c.outputs) +
@@ -130,7 +130,7 @@ void test_halo(const Kernels& kernels, int height, int width, int border, int ou
     for (float& v : apart) v = random.signed_uniform();
     for (float& v : weights) v = random.uniform() < 0.5f ? random.signed_uniform() : 0.f;
     std::vector<float> together = apart;
-    d.weights.data = reinterpret_cast<const uint8_t*>(weights.data());
+    d.weights.data = check::as_bytes(weights);
     d.weights.values = int64_t(weights.size());
     HaloDesc halo;
     halo.image.offset = d.y.offset;
@@ -165,8 +165,8 @@ void test_taps(const Kernels& kernels, int channels, int positions, int kernel_s
     d.y = {margin + channels * stride, stride, channels, positions};
     d.residual = {margin + 2 * channels * stride, stride, channels, positions};
     for (int t = 0; t < taps; ++t) d.taps.push_back((t / kernel_size - kernel_size / 2) * pitch + t % kernel_size - kernel_size / 2);
-    d.weights = weights.data();
-    d.bias = bias.data();
+    d.weights = weights;
+    d.bias = bias;
     d.has_residual = true;
     d.act = {4, 0, 0};
     const std::vector<float> before = arena;
@@ -179,12 +179,12 @@ void test_taps(const Kernels& kernels, int channels, int positions, int kernel_s
             for (int t = 0; t < taps; ++t) sum += double(weights[c * taps + t]) * x(c, p, t);
             check::that(check::near(arena[d.y.offset + c * stride + p], reference_act(d.act, sum), taps), ("depthwise " + name).c_str());
         }
-    for (int kind = 0; kind < 2; ++kind) {
+    for (int kind = 0; kind < POOLINGS; ++kind) {
         PoolDesc pool;
         pool.x = d.x;
         pool.y = d.y;
         pool.taps = d.taps;
-        pool.kind = kind;
+        pool.kind = Pooling(kind);
         pool.scale = 0.25f;
         run(make_pool(pool, kernels), arena);
         for (int c = 0; c < channels; ++c)

@@ -7,17 +7,17 @@
 #include <string>
 
 #include "check.h"
+#include "file/sha256.h"
 #include "kernels.h"
 #include "mmrt.h"
 #include "model.h"
-#include "sha256.h"
 
 using namespace mmrt;
 
 namespace {
 
 using Words = std::vector<int32_t>;
-using Bytes = std::vector<uint8_t>;
+using Buffer = std::vector<uint8_t>;
 
 int32_t bits(float value) {
     int32_t out;
@@ -51,21 +51,21 @@ Words operation(int32_t opcode, const std::string& name, const std::vector<Words
 
 struct File {
     Words plan;
-    Bytes data;
-    Bytes bytes() const;
+    Buffer data;
+    Buffer bytes() const;
 };
 
-void put(Bytes* out, size_t at, const void* from, size_t size) { std::memcpy(out->data() + at, from, size); }
+void put(Buffer* out, size_t at, const void* from, size_t size) { std::memcpy(out->data() + at, from, size); }
 
 size_t up(size_t n) { return (n + 63) / 64 * 64; }
 
-Bytes File::bytes() const {
-    Bytes words(plan.size() * 4);
+Buffer File::bytes() const {
+    Buffer words(plan.size() * 4);
     if (!plan.empty()) put(&words, 0, plan.data(), words.size());
-    const std::vector<std::pair<std::string, Bytes>> sections = {{"PLAN", words}, {"DATA", data}, {"META", {'{', '}'}}};
-    Bytes out(64 + 64 * sections.size());
+    const std::vector<std::pair<std::string, Buffer>> sections = {{"PLAN", words}, {"DATA", data}, {"META", {'{', '}'}}};
+    Buffer out(64 + 64 * sections.size());
     for (size_t i = 0; i < sections.size(); ++i) {
-        const Bytes& content = sections[i].second;
+        const Buffer& content = sections[i].second;
         const uint64_t where[2] = {out.size(), content.size()};
         const size_t row = 64 + 64 * i;
         put(&out, row, sections[i].first.data(), 4);
@@ -83,14 +83,14 @@ Bytes File::bytes() const {
     return out;
 }
 
-int32_t add_floats(Bytes* data, const std::vector<float>& values) {
+int32_t add_floats(Buffer* data, const std::vector<float>& values) {
     const size_t at = up(data->size());
     data->resize(at + up(values.size() * sizeof(float)));
     put(data, at, values.data(), values.size() * sizeof(float));
     return int32_t(at / 64);
 }
 
-int32_t add_bytes(Bytes* data, const Bytes& content) {
+int32_t add_bytes(Buffer* data, const Buffer& content) {
     const size_t at = up(data->size());
     data->resize(at + up(content.size()));
     put(data, at, content.data(), content.size());
@@ -102,11 +102,11 @@ const Words RELU = {1, 0, 0x7F800000};
 
 // The operations on uint8, one after the other, from an image of floats at 80 to three rows of floats at 1600.
 void append_quantized(File* file, std::vector<Words>* operations) {
-    Bytes blocks(64 + 9 * 4), bytes(36);  // 4 outputs of 1 word and 9 taps: every fourth block
+    Buffer blocks(64 + 9 * 4), bytes(36);  // 4 outputs of 1 word and 9 taps: every fourth block
     for (int i = 0; i < 36; i += 4) blocks[i / 8] |= 1 << i % 8;
     for (size_t i = 64; i < blocks.size(); ++i) blocks[i] = uint8_t(i % 2 ? i % 60 : -int(i) / 2);
     for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = uint8_t(i % 3 ? i : -int(i));
-    const int32_t kept = add_bytes(&file->data, blocks), weights = add_bytes(&file->data, bytes), biases = add_bytes(&file->data, Bytes(64));
+    const int32_t kept = add_bytes(&file->data, blocks), weights = add_bytes(&file->data, bytes), biases = add_bytes(&file->data, Buffer(64));
     const int32_t factors = add_floats(&file->data, {0.01f, 0.02f, 0.005f, 0.01f});
     const Words a = view(1000, {1, 23}, {48, 1}), b = view(1100, {1, 23}, {48, 1});
     const Words c = view(1200, {1, 23}, {48, 1}), d = view(1300, {1, 23}, {48, 1}), e = view(1400, {1, 23}, {48, 1});
@@ -116,11 +116,13 @@ void append_quantized(File* file, std::vector<Words>* operations) {
     operations->push_back(operation(12, "qconv", {a, taps, {1}, b, {kept, 9, factors, biases}, rounding, {0}}));
     operations->push_back(operation(13, "qdepthwise", {b, taps, c, {weights, factors, biases}, rounding}));
     operations->push_back(operation(14, "qpool", {c, {2, 0, 1}, d}));
-    operations->push_back(operation(20, "qtable", {d, c, {add_bytes(&file->data, Bytes(256, 7))}}));
+    operations->push_back(operation(20, "qtable", {d, c, {add_bytes(&file->data, Buffer(256, 7))}}));
     const Words square = view(1600, {3, 3}, {48, 1});
-    operations->push_back(operation(21, "qmatmul", {view(1700, {3, 3}, {8, 1}), square, view(1650, {3, 3}, {9, 1}), {bits(0.1f), 3, bits(0.2f), 4, bits(0.3f), 5, bits(0.07f)}}));
+    operations->push_back(
+        operation(21, "qmatmul", {view(1700, {3, 3}, {8, 1}), square, view(1650, {3, 3}, {9, 1}), {bits(0.1f), 3, bits(0.2f), 4, bits(0.3f), 5, bits(0.07f)}}));
     operations->push_back(operation(15, "qadd", {a, d, e, {bits(0.5f), bits(0.4f), bits(-15.2f), 0, 250}}));
-    operations->push_back(operation(12, "qsum", {e, {1, 0, 1}, a, {kept, 1, factors, biases}, rounding, {1}, d, {1, bits(1.f), bits(0.1f), bits(-128.3f), 0, 255}}));
+    operations->push_back(
+        operation(12, "qsum", {e, {1, 0, 1}, a, {kept, 1, factors, biases}, rounding, {1}, d, {1, bits(1.f), bits(0.1f), bits(-128.3f), 0, 255}}));
     operations->push_back(operation(17, "dequantize", {a, view(1600, {3, 23}, {48, 1}), {bits(0.1f), 100}}));
     operations->push_back(operation(18, "qmean", {view(1000, {1, 4, 5}, {48, 6, 1}), view(1500, {1, 1}, {1, 1}), {bits(0.05f), -2560}, rounding}));
     operations->push_back(operation(7, "both", {{0}, view(780, {3, 3}, {5, 1}), view(780, {3, 3}, {5, 1}), view(1600, {3, 3}, {48, 1}), NO_ACT}));
@@ -135,7 +137,7 @@ File everything() {
     for (float& v : numbers) v = random.signed_uniform();
     const int32_t blob = add_floats(&file.data, numbers);
     const int32_t sparse = int32_t(file.data.size() / 64);
-    Bytes mask(64 + 64);  // 2 of 3 * 4 weights
+    Buffer mask(64 + 64);  // 2 of 3 * 4 weights
     mask[0] = 0x11;
     const float two[2] = {0.5f, -2.f};
     put(&mask, 64, two, sizeof two);
@@ -214,15 +216,15 @@ std::vector<std::vector<float>> outputs_of(Model* model) {
 }
 
 void test_everything() {
-    const Bytes file = everything().bytes();
-    Model one(file.data(), file.size(), 1), three(file.data(), file.size(), 3);
+    const Buffer file = everything().bytes();
+    Model one(file, 1), three(file, 3);
     check::that(one.steps().size() == 25 && one.inputs()[0].name == "image" && one.outputs().size() == 2, "the model with everything");
     const auto first = outputs_of(&one);
     for (int repeat = 0; repeat < 5; ++repeat) {
         check::that(outputs_of(&one) == first, "a second run gives the same bits");
         check::that(outputs_of(&three) == first, "three threads give the same bits");
     }
-    Bytes moved(file.size() + 1);  // the caller's memory need not be aligned, and may go
+    Buffer moved(file.size() + 1);  // the caller's memory need not be aligned, and may go
     put(&moved, 1, file.data(), file.size());
     mmrt_model* model = nullptr;
     check::that(mmrt_load_memory(moved.data() + 1, file.size(), 1, &model) == MMRT_OK, "load from memory that is not aligned");
@@ -241,7 +243,8 @@ void test_everything() {
     check::that(mmrt_run(model, inputs, nullptr) == MMRT_BAD_ARGUMENT, "a null pointer is an error");
     const auto before = logits;
     image[2 * 20 + 3 * 5 + 4] = NAN;
-    check::that(mmrt_run(model, inputs, outputs) == MMRT_NOT_FINITE && std::strstr(mmrt_last_error(), "input image: element [0, 2, 3, 4] is nan"), "NaN is refused");
+    check::that(mmrt_run(model, inputs, outputs) == MMRT_NOT_FINITE && std::strstr(mmrt_last_error(), "input image: element [0, 2, 3, 4] is nan"),
+                "NaN is refused");
     image[2 * 20 + 3 * 5 + 4] = -INFINITY;
     check::that(mmrt_run(model, inputs, outputs) == MMRT_NOT_FINITE, "infinity is refused");
     for (size_t k = 0; k < image.size(); ++k) image[k] = float(k % 7) - 3;
@@ -249,6 +252,44 @@ void test_everything() {
     mmrt_free(model);
     check::that(mmrt_load("/nonexistent.mmrt", 1, &model) == MMRT_FAILED && !model, "a missing file");
     check::that(mmrt_load_memory(file.data(), file.size() - 1, 1, &model) == MMRT_BAD_FILE, "a short file");
+}
+
+// What was read of a file can be read when the file is gone, and a model keeps no part of it.
+void test_memory() {
+    auto file = std::make_shared<Buffer>(everything().bytes());
+    std::shared_ptr<const uint8_t> mapped(file, file->data());
+    const auto kept = [&] { return mapped.use_count() - 2; };
+    {
+        const Bytes bytes(mapped, int64_t(file->size()));
+        const Plan plan = read_plan(bytes);
+        check::that(kept() > 1, "weights share the file's memory");
+        Model model(bytes, 1);
+        const auto before = outputs_of(&model);
+        const long shares = kept();
+        Model other(bytes, 1);
+        check::that(kept() == shares, "a model keeps no part of the file");
+        std::fill(file->begin(), file->end(), uint8_t(0xAA));
+        check::that(outputs_of(&model) == before && outputs_of(&other) == before, "nor reads it");
+    }
+    check::that(kept() == 0, "nothing keeps the file");
+    *file = everything().bytes();
+    Plan plan = read_plan(Bytes({file, file->data()}, int64_t(file->size())));
+    const LinearDesc& conv = std::get<LinearDesc>(plan.operations[1].desc);
+    const Buffer weights(conv.weights.data.begin(), conv.weights.data.end());
+    std::weak_ptr<Buffer> gone = file;
+    mapped.reset();
+    file.reset();
+    check::that(!gone.expired() && std::equal(weights.begin(), weights.end(), conv.weights.data.begin()), "weights hold the file");
+    plan.operations.clear();
+    check::that(gone.expired(), "and let it go");
+    const Bytes none;
+    check::that(none.empty() && none.data() == nullptr, "an empty array");
+    try {
+        Bytes(Buffer(3)).part(1, 3);
+        check::that(false, "a part outside its array is an error");
+    } catch (const std::out_of_range&) {
+        check::that(true, "");
+    }
 }
 
 // y = relu(W x + b) by hand: W = [[1, 2], [0, -1]], b = [0.5, 1], x = [[1, 2, 3], [4, 5, -6]].
@@ -263,8 +304,8 @@ void test_numbers() {
     append(&file.plan, view(64, {2, 3}, {16, 1}));
     file.plan.push_back(1);
     append(&file.plan, operation(1, "fc", {view(0, {2, 3}, {16, 1}), {1, 0, 1}, view(64, {2, 3}, {16, 1}), {0, 0, weights, 4}, {bias, 0}, RELU, {0}}));
-    const Bytes bytes = file.bytes();
-    Model model(bytes.data(), bytes.size(), 1);
+    const Buffer bytes = file.bytes();
+    Model model(bytes, 1);
     const std::vector<float> x = {1, 2, 3, 4, 5, -6};
     std::vector<float> y(6);
     const float* inputs[] = {x.data()};
@@ -274,9 +315,9 @@ void test_numbers() {
 }
 
 void refused(const File& file, const std::string& words) {
-    const Bytes bytes = file.bytes();
+    const Buffer bytes = file.bytes();
     try {
-        read_plan(bytes.data(), bytes.size());
+        read_plan(bytes);
         check::that(false, ("not refused: " + words).c_str());
     } catch (const FormatError& err) {
         const bool said = std::string(err.what()).find(words) != std::string::npos;
@@ -287,8 +328,8 @@ void refused(const File& file, const std::string& words) {
 void test_views() {
     const Words fine = view(0, {4}, {1}), other = view(32, {4}, {1});
     const auto copy = [](const Words& dst, const Words& src) { return with(operation(5, "c", {dst, src})); };
-    const Bytes good = copy(fine, other).bytes();
-    check::that(read_plan(good.data(), good.size()).operations.size() == 1, "a good one is read");
+    const Buffer good = copy(fine, other).bytes();
+    check::that(read_plan(good).operations.size() == 1, "a good one is read");
     refused(copy(view(397, {4}, {1}), other), "operation c: dst ends at element 400 of an arena of 400");
     refused(copy(fine, view(1, {4}, {200}, 0)), "src ends at element");
     refused(copy(fine, view(64, {4}, {1}, 1)), "src lies outside DATA");
@@ -312,11 +353,14 @@ void test_views() {
     refused(longer, "words after the last operation");
     refused(with(operation(5, "c", {fine, other, {0}})), "its payload does not end where its length says");
     refused(with(operation(22, "c", {fine, other})), "there is no operation 22");
+    refused(with(operation(0, "c", {fine, other})), "there is no operation 0");
     File many = copy(fine, other);
     many.plan[1] = 65;
     refused(many, "the number of inputs is 65");
     refused(with(operation(6, "u", {fine, other, {22, 0, 0}})), "an activation is 22");
     refused(with(operation(7, "b", {{7}, fine, other, other, NO_ACT})), "fn is 7");
+    refused(with(operation(3, "p", {{2}, fine, {1, 0}, other, {0}})), "kind is 2");
+    refused(with(operation(8, "r", {{4, 1}, fine, other, {0}})), "kind is 4");
     refused(with(operation(8, "r", {{0, 1}, fine, other, {0}})), "dst does not have the dims that remain");
     refused(with(operation(9, "s", {view(0, {}, {}), view(1, {}, {})})), "there is no last dim");
     refused(with(operation(10, "n", {fine, other, {0}, view(0, {5}, {1}, 1), view(0, {}, {}, 1)})), "gain is not a vector of 4");
@@ -331,8 +375,8 @@ void test_rows() {
         Words residual = {0};
         File file() const { return with(operation(1, "l", {x, taps, groups, y, weights, bias, residual, NO_ACT, {0}})); }
     };
-    const Bytes good = Linear().file().bytes();
-    check::that(read_plan(good.data(), good.size()).operations.size() == 1, "a good LINEAR is read");
+    const Buffer good = Linear().file().bytes();
+    check::that(read_plan(good).operations.size() == 1, "a good LINEAR is read");
     Linear l;
     l.taps = {1, -65};
     refused(l.file(), "a tap of -65 leaves the arena");
@@ -366,8 +410,8 @@ void test_rows() {
     refused(l.file(), "residual has another shape");
     l.residual = {1};
     append(&l.residual, view(384, {2, 16}, {0, 1}));
-    const Bytes end = l.file().bytes();
-    check::that(read_plan(end.data(), end.size()).operations.size() == 1, "a residual whose rows repeat");
+    const Buffer end = l.file().bytes();
+    check::that(read_plan(end).operations.size() == 1, "a residual whose rows repeat");
     // A column is read as one piece, whatever the residual's stride says
     l.x = view(64, {1, 1}, {1, 1});
     l.y = view(0, {300, 1}, {1, 1});
@@ -387,9 +431,11 @@ void test_rows() {
 
 void test_quantized() {
     const Words x = view(100, {2, 16}, {16, 1}), y = view(200, {1, 16}, {16, 1}), rounding = {3, 0, 255};
-    auto linear = [&](const Words& taps, const Words& weights, const Words& end, const Words& in) { return with(operation(12, "q", {in, taps, {1}, y, weights, end, {0}})); };
-    const Bytes fine = linear({1, 0}, {0, 0, 0, 0}, rounding, x).bytes();
-    check::that(read_plan(fine.data(), fine.size()).operations.size() == 1, "a quantized layer of zeros");
+    auto linear = [&](const Words& taps, const Words& weights, const Words& end, const Words& in) {
+        return with(operation(12, "q", {in, taps, {1}, y, weights, end, {0}}));
+    };
+    const Buffer fine = linear({1, 0}, {0, 0, 0, 0}, rounding, x).bytes();
+    check::that(read_plan(fine).operations.size() == 1, "a quantized layer of zeros");
     refused(linear({1, 500}, {0, 0, 0, 0}, rounding, x), "a tap of 500 leaves the arena");
     refused(linear({1, 0}, {0, 1, 0, 0}, rounding, x), "have 1 blocks and need 0");
     refused(linear({1, 0}, {64, 0, 0, 0}, rounding, x), "weights lies outside DATA");
@@ -404,8 +450,8 @@ void test_quantized() {
     File far = linear({1, 0}, {0, 0, 0, 1}, rounding, x);
     std::fill(far.data.begin() + 64, far.data.begin() + 67, 0xFF);
     far.data[64 + 3] = 0x7F;  // the largest bias: fine, as long as nothing is added
-    const Bytes largest = far.bytes();
-    check::that(read_plan(largest.data(), largest.size()).operations.size() == 1, "the largest bias");
+    const Buffer largest = far.bytes();
+    check::that(read_plan(largest).operations.size() == 1, "the largest bias");
     File added = linear({1, 0}, {0, 1, 0, 2}, rounding, x);
     added.data[0] = 1, added.data[64] = 1;
     std::memcpy(added.data.data() + 128, far.data.data() + 64, 4);
@@ -413,8 +459,8 @@ void test_quantized() {
     refused(with(operation(16, "q", {x, y, {bits(0.f)}, rounding})), "its scale is no positive number");
     refused(with(operation(16, "q", {view(100, {9, 16}, {16, 1}), y, {bits(1.f)}, rounding})), "x and y have different shapes");
     const Words small = view(200, {1, 15}, {16, 1});
-    const Bytes lines = with(operation(16, "q", {view(100, {2, 3, 4}, {16, 5, 1}), view(200, {1, 14}, {16, 1}), {bits(1.f)}, rounding})).bytes();
-    const Plan plan = read_plan(lines.data(), lines.size());
+    const Buffer lines = with(operation(16, "q", {view(100, {2, 3, 4}, {16, 5, 1}), view(200, {1, 14}, {16, 1}), {bits(1.f)}, rounding})).bytes();
+    const Plan plan = read_plan(lines);
     const auto& quantize = std::get<QuantizeDesc>(plan.operations[0].desc);
     check::that(quantize.x.positions == 14 && quantize.width == 4 && quantize.pitch == 5, "an image that is quantized");
     refused(with(operation(16, "q", {view(100, {2, 3, 5}, {16, 4, 1}), small, {bits(1.f)}, rounding})), "x is no image whose lines are contiguous");
@@ -468,11 +514,11 @@ bool is_small(const Plan& plan) {
 
 int ran = 0, refusals = 0;
 
-void load_and_run(const Bytes& mutated) {
-    const Bytes bytes(mutated);  // exactly as large as the file: reading past it is seen
+void load_and_run(const Buffer& mutated) {
+    const Buffer bytes(mutated);  // exactly as large as the file: reading past it is seen
     try {
-        if (!is_small(read_plan(bytes.data(), bytes.size()))) return;
-        Model model(bytes.data(), bytes.size(), 1);
+        if (!is_small(read_plan(bytes))) return;
+        Model model(bytes, 1);
         outputs_of(&model);
         ++ran;
     } catch (const std::exception&) {
@@ -506,7 +552,7 @@ void mutate_plan(File* file, check::Random* random) {
 }
 
 // Numbers of the header and of the table of sections, whose sha256 is then made right.
-void mutate_header(Bytes* bytes, check::Random* random) {
+void mutate_header(Buffer* bytes, check::Random* random) {
     const size_t rows = 3, at = 8 + random->next() % (64 * (rows + 1) - 8);
     (*bytes)[at] = uint8_t(random->next() % 3 ? random->next() : random->next() % 4);
     put(bytes, 24, sha256(bytes->data() + 64, 64 * rows).data(), 32);
@@ -514,16 +560,19 @@ void mutate_header(Bytes* bytes, check::Random* random) {
 
 void fuzz(int count) {
     const File seed = everything();
-    const Bytes whole = seed.bytes();
+    const Buffer whole = seed.bytes();
     check::Random random(2026);
     for (int i = 0; i < count; ++i) {
         File file = seed;
-        Bytes bytes = whole;
+        Buffer bytes = whole;
         switch (i % 8) {
             case 0: bytes.resize(random.next() % whole.size()); break;
             case 1: bytes[random.next() % bytes.size()] ^= uint8_t(1 + random.next() % 255); break;
             case 2: mutate_header(&bytes, &random); break;
-            case 3: file.data[random.next() % file.data.size()] ^= uint8_t(1 + random.next() % 255); bytes = file.bytes(); break;
+            case 3:
+                file.data[random.next() % file.data.size()] ^= uint8_t(1 + random.next() % 255);
+                bytes = file.bytes();
+                break;
             default: mutate_plan(&file, &random); bytes = file.bytes();
         }
         load_and_run(bytes);
@@ -536,6 +585,7 @@ void fuzz(int count) {
 
 int main(int argc, char** argv) {
     test_everything();
+    test_memory();
     test_numbers();
     test_views();
     test_rows();

@@ -7,9 +7,10 @@
 #include <string>
 
 #include "each_set.h"
+#include "file/sha256.h"
+#include "halo.h"
 #include "nd.h"
 #include "reference_act.h"
-#include "sha256.h"
 #include "threads.h"
 
 using namespace mmrt;
@@ -19,7 +20,7 @@ namespace {
 bool close(double got, double want) { return std::fabs(got - want) <= 1e-6 + 3e-6 * std::fabs(want); }
 
 void test_activations(const Kernels& kernels) {
-    for (int code = 0; code <= 21; ++code) {
+    for (int code = 0; code < ACTIVATIONS; ++code) {
         const bool positive = code == 11 || code == 16;
         const Act act{code, code == 1 ? -0.5f : code == 21 ? 0.04f : 0.3f, code == 1 ? 2.f : code == 21 ? 130.f : 0.4f};
         for (int n : {1, 2, 7, 8, 9, 16, 31, 64, 65}) {
@@ -94,7 +95,7 @@ void test_views(const Kernels& kernels, uint64_t seed) {
         if (random.next() % 4 == 0) b.strides[i] = 0;
     std::vector<float> arena = filled(end + 8, random);
     const std::vector<float> before = arena;
-    run(make_binary({2, dst, a, b, {1, -0.5f, 0.5f}}, kernels), arena);
+    run(make_binary({Binary::mul, dst, a, b, {1, -0.5f, 0.5f}}, kernels), arena);
     each_index(dims, [&](const std::vector<int64_t>& at) {
         const double want = std::min(std::max(double(before[place(a, at)]) * before[place(b, at)], -0.5), 0.5);
         check::that(close(arena[place(dst, at)], want), "BINARY");
@@ -110,8 +111,8 @@ void test_views(const Kernels& kernels, uint64_t seed) {
     int64_t small_end = end;
     const View small = random_view({dims.begin(), dims.begin() + kept}, &small_end, random);
     arena.resize(small_end + 8);
-    for (int kind = 0; kind < 4; ++kind) {
-        run(make_reduce({kind, int(axes), small, a, 0.5f}, kernels), arena);
+    for (int kind = 0; kind < REDUCTIONS; ++kind) {
+        run(make_reduce({Reduction(kind), int(axes), small, a, 0.5f}, kernels), arena);
         each_index(small.dims, [&](const std::vector<int64_t>& outer) {
             double want = kind == 1 ? -1e9 : kind == 2 ? 1e9 : 0;
             each_index({dims.begin() + kept, dims.end()}, [&](const std::vector<int64_t>& inner) {
@@ -129,7 +130,7 @@ void test_views(const Kernels& kernels, uint64_t seed) {
     std::vector<float> gain = filled(length, random), bias = filled(length, random);
     run(make_softmax({dst, a}, kernels), arena);
     std::vector<float> soft = arena;
-    run(make_norm({dst, a, 1e-5f, gain.data(), bias.data()}, kernels), arena);
+    run(make_norm({dst, a, 1e-5f, gain, bias}, kernels), arena);
     each_index({dims.begin(), dims.end() - 1}, [&](std::vector<int64_t> at) {
         double most = -1e9, sum = 0, mean = 0, squares = 0;
         at.push_back(0);
@@ -146,7 +147,7 @@ void test_views(const Kernels& kernels, uint64_t seed) {
 
 void test_large_axis(const Kernels& kernels, bool columns) {  // long enough to be cut into several items
     const int64_t length = 300, others = 1000;
-    View a{nullptr, 0, {others, length}, columns ? std::vector<int64_t>{1, others} : std::vector<int64_t>{length, 1}};
+    View a{{}, 0, {others, length}, columns ? std::vector<int64_t>{1, others} : std::vector<int64_t>{length, 1}};
     View dst = a;
     dst.offset = others * length;
     check::Random random(7);

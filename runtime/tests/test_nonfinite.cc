@@ -9,7 +9,6 @@
 #include "each_set.h"
 #include "halo.h"
 #include "nd.h"
-#include "quantized.h"
 #include "reference_act.h"
 
 using namespace mmrt;
@@ -92,7 +91,7 @@ double binary(int fn, float a, float b) {
 
 void test_binary(const Kernels& k) {
     const float values[] = {NANS[0], NANS[1], NANS[2], NANS[3], INF, -INF, 0.5f, 2.f};
-    for (int fn = 0; fn < 7; ++fn)
+    for (int fn = 0; fn < BINARIES; ++fn)
         for (float a : values)
             for (float b : values)
                 for (int n : {1, 19}) {
@@ -123,7 +122,7 @@ void test_line(const Kernels& k, int64_t n, int64_t at, float odd) {
     const int64_t stride = 21, column = at % stride;
     std::vector<float> columns = filled(n * stride, 5), y(n), ys(n * stride), results(stride);
     for (int64_t i = 0; i < n; ++i) columns[i * stride + column] = x[i];
-    for (int kind = 0; kind < 4; ++kind) {
+    for (int kind = 0; kind < REDUCTIONS; ++kind) {
         const float row = k.reduce_row(kind, x.data(), n);
         check::that(same(kind == 3 ? std::sqrt(row) : row, reduced(kind, x), double(n)), "reduction " + std::to_string(kind) + " " + name);
         k.reduce(kind, columns.data(), stride, n, results.data(), stride, 1.f);
@@ -157,7 +156,7 @@ void test_pool(const Kernels& k, int positions, int kind, float odd) {
     const int64_t stride = (positions + 15) / 16 * 16 + 2 * MARGIN;
     d.x = {MARGIN, positions == 1 ? 1 : stride, 2, positions};
     d.y = {MARGIN + 2 * stride, d.x.stride, 2, positions};
-    d.kind = kind;
+    d.kind = Pooling(kind);
     d.scale = 0.5f;
     for (int t = 0; t < taps; ++t) d.taps.push_back((t / 3 - 1) * pitch + t % 3 - 1);
     for (int at = 0; at < taps; ++at) {
@@ -192,7 +191,7 @@ void test_linear(const Kernels& k, int positions, int taps, int kernel, int grou
     check::Random random(uint64_t(positions) + 1);
     for (size_t i = 0; i < weights.size(); ++i)
         if (i >= size_t(per_group * taps) && random.below(10) < 7) weights[i] = 0;  // the first output has no zeros
-    d.weights.data = reinterpret_cast<const uint8_t*>(weights.data());
+    d.weights.data = check::as_bytes(weights);
     d.weights.values = int64_t(weights.size());
     for (int i = 0; i < 3; ++i) arena[d.x.offset + random.below(inputs) * stride + random.below(positions)] = odd;
     const std::vector<float> before = arena;
@@ -223,7 +222,7 @@ void test_depthwise(const Kernels& k, int positions, float odd) {
     d.x = {MARGIN, stride, 1, positions};
     d.y = {MARGIN + stride, stride, 1, positions};
     d.taps = {-1, 0, 1};
-    const float weights[] = {0.f, 1.f, -2.f};  // depthwise convolutions keep their zeros
+    const std::vector<float> weights = {0.f, 1.f, -2.f};  // depthwise convolutions keep their zeros
     d.weights = weights;
     d.act = {1, 0.f, 6.f};
     std::vector<float> arena = filled(d.y.offset + stride + MARGIN, 6);

@@ -82,11 +82,11 @@ void qlinear_case(const Kernels& set, const Case& c, int threads) {
     d.residual = {r_at, stride, c.outputs, c.positions};
     d.taps = c.taps;
     d.groups = c.groups;
-    d.mask = mask.data();
-    d.values = values.data();
+    d.mask = mask;
+    d.values = values;
     d.blocks = int64_t(values.size()) / 4;
-    d.multiplier = multiplier.data();
-    d.bias = bias.data();
+    d.multiplier = multiplier;
+    d.bias = bias;
     d.out = {7, 7, 201};
     d.has_residual = c.residual;
     d.sum = {0.37f, 1.21f, -154.47f, 3, 255};
@@ -142,9 +142,9 @@ void qdepthwise_case(const Kernels& set, int channels, int positions, std::vecto
     d.x = {MARGIN, stride, channels, positions};
     d.y = {y_at, stride, channels, positions};
     d.taps = taps;
-    d.weights = weights.data();
-    d.multiplier = multiplier.data();
-    d.bias = bias.data();
+    d.weights = weights;
+    d.multiplier = multiplier;
+    d.bias = bias;
     d.out = {120, 0, 250};
     const std::vector<float> before = arena;
     const Step step = make_qdepthwise(d, set);
@@ -186,7 +186,7 @@ void others(const Kernels& set) {
             for (int32_t tap : pool.taps) most = std::max(most, byte_at(arena, a + at + tap, i));
             return byte_at(arena, y + at, i) == most;
         }), where + " qpool");
-        uint8_t table[256];
+        std::vector<uint8_t> table(256);
         for (uint8_t& entry : table) entry = uint8_t(random.below(256));
         run(make_qtable({{a, stride, words, positions}, {y, stride, words, positions}, table}, set));
         check::that(each([&](int, int64_t at, int i, int) { return byte_at(arena, y + at, i) == table[byte_at(arena, a + at, i)]; }), where + " qtable");
@@ -211,9 +211,9 @@ void qmatmul_case(const Kernels& set, int M, int N, int K, int layout) {
     for (int64_t i = a0; i < c0; ++i) arena[i] = float(int(random.below(4000)) - 2000) / 8 * 0.02f;  // ties and what is beyond a byte too
     QMatmulDesc d;
     MatmulDesc& f = d.floats;
-    f.a = {nullptr, a0, {batch, M, K}, layout == 0 ? std::vector<int64_t>{a_size, 1, M} : layout == 1 ? std::vector<int64_t>{a_size, K, 1} : std::vector<int64_t>{a_size, 2 * K, 2}};
-    f.b = {nullptr, b0, {batch, K, N}, {K * b_row, b_row, 1}};
-    f.c = {nullptr, c0, {batch, M, N}, {M * c_row, c_row, 1}};
+    f.a = {{}, a0, {batch, M, K}, layout == 0 ? std::vector<int64_t>{a_size, 1, M} : layout == 1 ? std::vector<int64_t>{a_size, K, 1} : std::vector<int64_t>{a_size, 2 * K, 2}};
+    f.b = {{}, b0, {batch, K, N}, {K * b_row, b_row, 1}};
+    f.c = {{}, c0, {batch, M, N}, {M * c_row, c_row, 1}};
     d.a = {0.02f, 120}, d.b = {0.03f, 0}, d.c = {0.5f, 131}, d.multiplier = 0.02f * 0.03f / 0.5f;
     const std::vector<float> before = arena;
     const Step step = make_qmatmul(d, set);
@@ -259,17 +259,17 @@ void division_cases(const Kernels& set) {
 }
 
 // The mean of an image whose lines lie apart, 300 long: more than a 16-bit sum takes.
-void qmean_case() {
+void qmean_case(const Kernels& set) {
     check::Random random(3);
     const int words = 2, height = 3, width = 300, pitch = 310;
     const int64_t x = MARGIN, y = x + words * height * pitch + MARGIN;
     std::vector<float> arena = random_words(random, y + words + MARGIN);
     QMeanDesc d;
-    d.x = {nullptr, x, {words, height, width}, {height * pitch, pitch, 1}};
+    d.x = {{}, x, {words, height, width}, {height * pitch, pitch, 1}};
     d.y = {y, 1, words, 1};
     d.multiplier = 0.8f / (height * width), d.bias = -20 * height * width, d.out = {15, 15, 240};
     const std::vector<float> before = arena;
-    const Step step = make_qmean(d);
+    const Step step = make_qmean(d, set);
     for (int item = 0; item < step.items; ++item) step.run(item, arena.data());
     bool same = true;
     for (int c = 0; c < 4 * words; ++c) {
@@ -278,14 +278,14 @@ void qmean_case() {
             for (int w = 0; w < width; ++w) sum += byte_at(before, x + (c / 4 * height + h) * pitch + w, c % 4);
         same = same && rounded(float(sum) * d.multiplier, d.out) == byte_at(arena, y + c / 4, c % 4);
     }
-    check::that(same, "qmean");
+    check::that(same, std::string(set.name) + " qmean");
 }
 
 }  // namespace
 
 int main() {
-    qmean_case();
     check::each_set([](const Kernels& set) {
+        qmean_case(set);
         qlinear_cases(set);
         for (int positions : {1, 2, 8, 9, 16, 55}) {
             qdepthwise_case(set, 3, positions, {0}, 0);

@@ -1,9 +1,9 @@
 """Compares what models answer on this device with what they answered at home; stdlib + numpy, Python 3.8.
 
-    python3 golden_run.py run JOB.json     every entry of the job, one a file and runtime; "-" reads the job from stdin
-    python3 golden_run.py worker           one of them, as a JSON line on stdin
+    python3 -m on_device.golden_run run JOB.json     every entry of the job, one a file and runtime; "-" reads stdin
+    python3 -m on_device.golden_run worker           one of them, as a JSON line on stdin
 
-The job is probe.py's with `golden`: an .npz with `images` (N, C, H, W), normalized, and by artifact id the outputs
+The job is job.py's with `golden`: an .npz with `images` (N, C, H, W), normalized, and by artifact id the outputs
 (N, classes) of this very file at home. Lines on stdout:
 
     {"kind": "golden", "artifact", "sha256", "runtime", "threads", "images", "top1_agreement",
@@ -12,75 +12,62 @@ The job is probe.py's with `golden`: an .npz with `images` (N, C, H, W), normali
     {"kind": "progress", "part": 0, "fraction"}, and at the end {"kind": "done"}
 """
 
-import importlib
 import json
 import os
 import subprocess
 import sys
 
+from .job import Refused, read_job, say
+from .runtimes import RUNTIMES, answers
+
 TIMEOUT_S = 600
 
 
-# A runtime is a function (path) -> (image (1, C, H, W) -> logits (1, classes)), in float32 as on the machine at home.
+def difference(got, expected):
+    """How these outputs (N, classes) differ from those at home: fields of a row of kind "golden".
 
-def run_onnxruntime(path):
-    import onnxruntime
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda image: session.run(None, {name: image})[0]
-
-
-def run_openvino(path):
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # else this import is reported to its makers
-    import openvino
-    model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda image: model(image)[0]
-
-
-def run_mmrt(path):
-    model = importlib.import_module("mmrt").Model(path, 1)
-    return lambda image: model(image)[0]
-
-
-RUNTIMES = {"onnxruntime": run_onnxruntime, "openvino": run_openvino, "mmrt": run_mmrt}
+    Refused for another shape and for what is not finite.
+    """
+    import numpy
+    if got.shape != expected.shape or not numpy.isfinite(got).all():
+        raise Refused(f"its outputs have the shape {got.shape}, at home {expected.shape}, or are not finite")
+    return {"max_relative_difference": float(abs(got - expected).max() / abs(expected).max()),
+            "top1_agreement": float((got.argmax(1) == expected.argmax(1)).mean()), "images": len(got)}
 
 
 def compare(ask):
-    """The fields of a row of kind "golden"."""
+    """The fields of a row of kind "golden"; the file runs as it will be timed."""
     import numpy
     with numpy.load(ask["golden"]) as golden:
         images, expected = golden["images"], golden[ask["artifact"]]
-    run = RUNTIMES[ask["runtime"]](ask["path"])
-    got = numpy.concatenate([numpy.array(run(images[i:i + 1])) for i in range(len(images))])
-    if got.shape != expected.shape or not numpy.isfinite(got).all():
-        raise SystemExit(f"its outputs have shape {got.shape}, at home {expected.shape}, or are not finite")
-    return {"max_relative_difference": float(abs(got - expected).max() / abs(expected).max()),
-            "top1_agreement": float((got.argmax(1) == expected.argmax(1)).mean()), "images": len(images)}
+    run = answers(RUNTIMES[ask["runtime"]].open(ask["path"], ask["threads"]))
+    return difference(numpy.concatenate([run(images[i:i + 1]) for i in range(len(images))]), expected)
 
 
 def worker():
     """Compare one entry in a process of its own: a wrong library may end it."""
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # runtimes print to stdout as they please
-    answer.write(json.dumps(compare(json.loads(sys.stdin.readline()))))
+    try:
+        answer.write(json.dumps(compare(json.loads(sys.stdin.readline()))))
+    except Refused as err:
+        sys.exit(str(err))
     answer.flush()
 
 
 def comparable(entries):
-    """Those that can be compared here, one a file and runtime."""
-    return list({(e["artifact"], e["runtime"]): e for e in entries if e["runtime"] in RUNTIMES}.values())
-
-
-def worker_command():
-    return [sys.executable, os.path.abspath(__file__), "worker"]
+    """Those that can be compared here, one a file and runtime; the null runtime answers nothing."""
+    able = [name for name, runtime in RUNTIMES.items() if runtime.module]
+    return list({(e["artifact"], e["runtime"]): e for e in entries if e["runtime"] in able}.values())
 
 
 def check(job, entry):
     """The row of kind "golden", or of kind "error" where the file did not run."""
     same = {key: entry[key] for key in ("artifact", "sha256", "runtime", "threads")}
     ask = dict(same, golden=os.path.join(job["root"], job["golden"]), path=os.path.join(job["root"], entry["path"]))
+    command = [sys.executable, "-m", "on_device.golden_run", "worker"]
     try:
-        done = subprocess.run(worker_command(), input=json.dumps(ask) + "\n", capture_output=True, text=True,
+        done = subprocess.run(command, input=json.dumps(ask) + "\n", capture_output=True, text=True,
                               timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
         return dict(same, kind="error", message=f"golden outputs: no answer within {TIMEOUT_S} s")
@@ -94,9 +81,9 @@ def check(job, entry):
 def run(job):
     entries = comparable(job["entries"])
     for i, entry in enumerate(entries):
-        print(json.dumps({"kind": "progress", "part": 0, "fraction": i / len(entries)}), flush=True)
-        print(json.dumps(check(job, entry)), flush=True)
-    print(json.dumps({"kind": "done"}), flush=True)
+        say("progress", part=0, fraction=i / len(entries))
+        say(**check(job, entry))
+    say("done")
 
 
 def main(arguments):
@@ -104,10 +91,7 @@ def main(arguments):
         return worker()
     if len(arguments) != 2 or arguments[0] != "run":
         sys.exit(__doc__)
-    if arguments[1] == "-":
-        return run(json.load(sys.stdin))
-    with open(arguments[1], encoding="utf-8") as f:
-        run(json.load(f))
+    run(read_job(arguments[1]))
 
 
 if __name__ == "__main__":

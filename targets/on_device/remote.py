@@ -23,7 +23,7 @@ PREFIX = "mmprune-"
 SPARE_BYTES = 16 << 20  # beside the files: what Python writes
 ST_NOEXEC = 8
 PATIENCE_S = ((signal.SIGTERM, 15), (signal.SIGKILL, 5))
-CLOCKS = "mmprune-clocks.json"  # probe.py's, there as long as clocks are pinned
+CLOCKS = "mmprune-clocks.json"  # clocks.py's, there as long as clocks are pinned
 
 
 def say(**row):
@@ -105,7 +105,8 @@ def clean(folder):
     """Remove the folder; what is left, in words."""
     end_processes(folder)
     if os.path.exists(os.path.join(folder, CLOCKS)):  # its process was killed before it could put them back
-        subprocess.call([sys.executable, "-c", "import probe; probe.restore_stale_clocks('.')"], cwd=folder)
+        put_back = "from on_device.clocks import restore_stale_clocks; restore_stale_clocks('.')"
+        subprocess.call([sys.executable, "-c", put_back], cwd=folder)
         if os.path.exists(os.path.join(folder, CLOCKS)):
             return f"{folder}: the clocks are still pinned, a reboot puts them back"
     shutil.rmtree(folder, ignore_errors=True)

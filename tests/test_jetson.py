@@ -3,7 +3,6 @@
 Nothing here is a measurement: every row that these runs give is marked so, and the family's tables refuse it.
 """
 
-import ast
 import base64
 import json
 import os
@@ -11,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +18,17 @@ import onnx
 import pytest
 from fake_nvpmodel import power_modes
 from families import made_family
+from tensorrt_rtx_python import TENSORRT_PYTHON, needs_tensorrt_rtx
 
 from mmprune import folder
 from mmprune.results.points import PointsError, read_points
 from targets.importing import import_results
+from targets.on_device import arms, engines, jetson, nvpmodel, trtexec
+from targets.on_device.job import Refused, sha256_of
 
-TARGETS = Path(__file__).parents[1] / "targets" / "on_device"
-FIXTURES = Path(__file__).parent / "fixtures" / "tensorrt"
-PROGRAM = TARGETS / "jetson_run.py"
-TENSORRT_PYTHON = os.environ.get("MMPRUNE_TENSORRT_PYTHON", sys.executable)  # one that has tensorrt_rtx
-
-sys.path.insert(0, str(TARGETS))
-import jetson_run as jetson  # noqa: E402  as on the board: probe.py lies beside it
+HOME = Path(__file__).parents[1] / "targets"  # the folder above on_device, as on a board
+FIXTURES = Path(__file__).parent / "support" / "fixtures" / "tensorrt"
+PROGRAM = [sys.executable, "-m", "on_device.jetson"]
 
 ORIN = {"etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic, EABI: aarch64\n",
         "proc/device-tree/model": "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super\0",
@@ -99,6 +98,11 @@ def tool(path, source, **values):
     path.chmod(0o755)
 
 
+@pytest.fixture(autouse=True)
+def home(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(HOME))
+
+
 @pytest.fixture
 def board(tmp_path):
     """The folder of a made-up Orin Nano; `pretend` beside its trtexec says how that one behaves."""
@@ -123,7 +127,7 @@ def entry(root, name, content=b"model", **more):
     path = root / f"{name}.onnx"
     path.write_bytes(content)
     return {"artifact": name, "path": path.name, "files": [path.name], "runtime": "tensorrt", "threads": 1,
-            "sha256": jetson.file_sha256(path), "precision": "fp16", "reference": name == "dense", **more}
+            "sha256": sha256_of([path]), "precision": "fp16", "reference": name == "dense", **more}
 
 
 def job_of(tmp_path, board, **more):
@@ -133,7 +137,7 @@ def job_of(tmp_path, board, **more):
 
 
 def run(job, *options, env=None, check=True):
-    done = subprocess.run([sys.executable, str(PROGRAM), "run", "-", *options], input=json.dumps(job), text=True,
+    done = subprocess.run([*PROGRAM, "run", "-", *options], input=json.dumps(job), text=True,
                           capture_output=True, env={**os.environ, **(env or {})}, check=False)
     assert done.returncode == 0 or not check, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -149,33 +153,33 @@ def of_kind(rows, kind):
     ("build-8.4.log", (3, 1)), ("build-8.6.log", (39, 0)), ("build-10.3.log", (12, 11)), ("build-11.1.log", (4, 4)),
     ("build-truncated.log", (12, 11)), ("time-8.6.log", (None, None))])
 def test_the_last_pair_of_sparsity_lines_counts(name, pair):
-    assert jetson.sparsity_in(text(name)) == pair
+    assert trtexec.sparsity_in(text(name)) == pair
 
 
 @pytest.mark.parametrize(("name", "version"), [
     ("build-8.4.log", (8, 4, 1)), ("build-8.6.log", (8, 6, 2)), ("build-10.3.log", (10, 3, 0)),
     ("build-11.1.log", (11, 1, 0))])
 def test_versions_are_read_from_the_first_line(name, version):
-    assert jetson.version_in(text(name)) == version
+    assert trtexec.version_in(text(name)) == version
 
 
 def test_two_digit_minor_versions_are_read():
-    assert jetson.version_in("[TensorRT v101601]") == (10, 16, 1) and jetson.version_in("nothing") is None
+    assert trtexec.version_in("[TensorRT v101601]") == (10, 16, 1) and trtexec.version_in("nothing") is None
 
 
 @pytest.mark.parametrize(("name", "counts"), [
     ("layers-10.3.json", (3, 2)), ("layers-11.1.json", (1, 0)), ("layers-names.json", (None, None))])
 def test_sparse_kernels_are_told_by_their_names_not_by_their_weights(name, counts):
-    assert jetson.sparse_kernels(json.loads(text(name))) == counts
+    assert trtexec.sparse_kernels(json.loads(text(name))) == counts
 
 
 def finished(name):
     lines = [(float(i), line) for i, line in enumerate(text(name).splitlines())]
-    return jetson.Finished(text(name), lines, "", 0, 0)
+    return trtexec.Finished(text(name), lines, "", 0, 0)
 
 
 def test_times_are_the_json_s():
-    timing = jetson.timing_of(finished("time-8.6.log"), str(FIXTURES / "times-10.3.json"))
+    timing = trtexec.timing_of(finished("time-8.6.log"), str(FIXTURES / "times-10.3.json"))
     assert timing.samples_s == pytest.approx([0.00076, 0.000758, 0.000762])
     assert timing.span_s == pytest.approx(0.002362) and timing.load_s == pytest.approx(0.0468)
     assert timing.source == "exportTimes computeMs"
@@ -185,16 +189,16 @@ def test_times_are_the_json_s():
 def test_a_truncated_json_falls_back_to_the_log_and_says_so(tmp_path):
     cut = tmp_path / "times.json"
     cut.write_text(text("times-10.3.json")[:-40])
-    timing = jetson.timing_of(finished("time-8.6.log"), str(cut))
+    timing = trtexec.timing_of(finished("time-8.6.log"), str(cut))
     assert timing.samples_s == pytest.approx([0.000758, 0.000762])
     assert timing.source == "the log's means of 10 inferences"
-    with pytest.raises(jetson.Refused, match="told no times"):
-        jetson.timing_of(finished("build-10.3.log"), str(cut))
+    with pytest.raises(Refused, match="told no times"):
+        trtexec.timing_of(finished("build-10.3.log"), str(cut))
 
 
 def test_exhausted_memory_is_seen_and_nothing_else_is():
-    assert jetson.MEMORY_ERRORS.search(text("build-memory.log"))
-    assert not any(jetson.MEMORY_ERRORS.search(text(p.name)) for p in FIXTURES.glob("build-[18]*.log"))
+    assert trtexec.MEMORY_ERRORS.search(text("build-memory.log"))
+    assert not any(trtexec.MEMORY_ERRORS.search(text(p.name)) for p in FIXTURES.glob("build-[18]*.log"))
 
 
 @pytest.mark.parametrize(("sparse_s", "dense_s", "kernels", "says"), [
@@ -205,7 +209,7 @@ def test_exhausted_memory_is_seen_and_nothing_else_is():
     ([1.1, 1.1], [1.0, 1.0], [3, 3], "no gain"),
 ])
 def test_faster_because_sparse_needs_sparse_kernels_and_more_than_the_spread(sparse_s, dense_s, kernels, says):
-    assert says in jetson.verdict(sparse_s, dense_s, kernels)
+    assert says in arms.verdict(sparse_s, dense_s, kernels)
 
 
 # ----------------------------------------------------------------------------------------------------------- commands
@@ -215,30 +219,23 @@ def test_faster_because_sparse_needs_sparse_kernels_and_more_than_the_spread(spa
     ((10, 3, 0), "int8", ["--stronglyTyped"]), ((11, 1, 0), "int8", [])])
 def test_each_version_is_told_the_precision_its_way(version, precision, flags):
     asked = {"path": "m.onnx", "precision": precision, "workspace_mib": 64}
-    command = jetson.build_command("trtexec", asked, "e.plan", "on", version)
+    command = trtexec.build_command("trtexec", asked, "e.plan", "on", version)
     assert [c for c in command if c in ("--fp16", "--int8", "--stronglyTyped")] == flags
     assert "--sparsity=enable" in command and "--memPoolSize=workspace:64" in command
-    assert "--sparsity=disable" in jetson.build_command("trtexec", asked, "e.plan", "off", version)
+    assert "--sparsity=disable" in trtexec.build_command("trtexec", asked, "e.plan", "off", version)
 
 
 def test_what_11_calls_deprecated_is_not_asked_of_it():
-    old, new = (jetson.time_command("t", "e.plan", "t.json", (1.5, 7), v) for v in ((10, 3, 0), (11, 1, 0)))
+    old, new = (trtexec.time_command("t", "e.plan", "t.json", (1.5, 7), v) for v in ((10, 3, 0), (11, 1, 0)))
     assert {"--useSpinWait", "--useCudaGraph", "--noDataTransfers"} == set(old) - set(new)
     assert "--duration=1.5" in new and "--iterations=7" in new
-    assert "--includeDataTransfers" in jetson.golden_command("t", "e.plan", ("a", "b"), (11, 1, 0), "input")
+    assert "--includeDataTransfers" in trtexec.golden_command("t", "e.plan", ("a", "b"), (11, 1, 0), "input")
 
 
 def test_the_empty_model_is_one_that_onnx_accepts():
-    model = onnx.load_from_string(base64.b64decode(jetson.EMPTY_MODEL))
+    model = onnx.load_from_string(base64.b64decode(engines.EMPTY_MODEL))
     onnx.checker.check_model(model)
     assert [n.op_type for n in model.graph.node] == ["Relu"]
-
-
-def test_python_3_8_reads_it_and_it_imports_nothing_that_a_board_lacks():
-    tree = ast.parse(PROGRAM.read_text(), feature_version=(3, 8))
-    found = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    found |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert {name for name in found if name not in sys.stdlib_module_names} == {"numpy", "probe", "tensorrt"}
 
 
 # --------------------------------------------------------------------------------------------------------------- gate
@@ -246,7 +243,7 @@ def test_python_3_8_reads_it_and_it_imports_nothing_that_a_board_lacks():
 @pytest.mark.skipif(os.path.exists("/etc/nv_tegra_release"), reason="this is a Jetson")
 def test_what_is_no_jetson_gets_no_numbers(tmp_path):
     job = {**job_of(tmp_path, "/"), "sysroot": "/"}
-    done = subprocess.run([sys.executable, str(PROGRAM), "run", "-"], input=json.dumps(job), capture_output=True,
+    done = subprocess.run([*PROGRAM, "run", "-"], input=json.dumps(job), capture_output=True,
                           text=True, check=False)
     assert done.returncode == 3 and done.stdout == "" and "not a Jetson Orin" in done.stderr
 
@@ -263,7 +260,7 @@ def test_other_boards_are_told_by_their_files(board, file, content, says):
 
 def test_what_a_dry_run_prints_is_what_runs(tmp_path, board):
     job = job_of(tmp_path, board, rebuilds=1, entries=[entry(tmp_path, "dense")])
-    done = subprocess.run([sys.executable, str(PROGRAM), "run", "-", "--dry-run"], input=json.dumps(job), text=True,
+    done = subprocess.run([*PROGRAM, "run", "-", "--dry-run"], input=json.dumps(job), text=True,
                           capture_output=True, check=True)
     planned = [line.split()[1:] for line in done.stdout.splitlines() if not line.startswith("#")]
     run(job)
@@ -277,7 +274,7 @@ def test_what_a_dry_run_prints_is_what_runs(tmp_path, board):
 
 def test_a_dry_run_prints_every_command_on_any_machine(tmp_path):
     job = {**job_of(tmp_path, "/"), "sysroot": "/", "golden": "golden.npz"}
-    done = subprocess.run([sys.executable, str(PROGRAM), "run", "-", "--dry-run"], input=json.dumps(job), text=True,
+    done = subprocess.run([*PROGRAM, "run", "-", "--dry-run"], input=json.dumps(job), text=True,
                           capture_output=True, env={**os.environ, "PATH": ""}, check=True)
     lines = done.stdout.splitlines()
     builds = [line for line in lines if "--onnx=" in line and "empty.onnx" not in line]
@@ -329,15 +326,20 @@ def test_energy_is_that_of_the_turns_by_the_rails(tmp_path, board):
     assert row["energy_j"] is None and any("no net energy" in note for note in row["notes"])
 
 
-def test_files_and_arms_take_turns_in_an_order_that_is_reversed(tmp_path, board):
+def test_files_and_arms_take_turns_in_an_order_drawn_anew(tmp_path, board):
     run(job_of(tmp_path, board))
     timed = [c.split("--loadEngine=")[1].split()[0] for c in calls(board) if "--useCudaGraph" in c]
     assert len(timed) == 16  # 2 files, 2 arms, 4 rounds
     rounds = [timed[i:i + 4] for i in range(0, 16, 4)]
     assert all(len(set(r)) == 4 for r in rounds)
-    assert rounds[0] == rounds[2] and rounds[1] == rounds[3] and not set(rounds[0]) & set(rounds[1])
-    kinds = [[json.loads(Path(engine).read_text())[0] for engine in r] for r in rounds[:2]]
-    assert kinds == [["enable", "disable"] * 2, ["disable", "enable"] * 2]
+    assert set(rounds[0]) == set(rounds[2]) and set(rounds[1]) == set(rounds[3])
+    assert not set(rounds[0]) & set(rounds[1])  # of one rebuild after the other
+    kinds = [json.loads(Path(engine).read_text())[0] for engine in timed]
+    assert all(sorted(kinds[i:i + 4]) == ["disable"] * 2 + ["enable"] * 2 for i in range(0, 16, 4))
+    built = [c.split("--saveEngine=")[1].split(".part")[0] for c in calls(board) if "--onnx=" in c]
+    files = [built.index(engine) // 2 for engine in timed]  # which file and arm: two engines of each are built on end
+    orders = {tuple(files[i:i + 4]) for i in range(0, 16, 4)}
+    assert len(orders) > 2 and not any(a == b for a, b in pairwise(files))
 
 
 def test_engines_are_kept_for_the_same_file_version_board_and_mode(tmp_path, board):
@@ -382,7 +384,7 @@ def test_a_file_that_is_not_the_recorded_one_is_refused_and_the_others_are_measu
     job = job_of(tmp_path, board)
     (tmp_path / "sparse.onnx").write_bytes(b"changed")
     rows = run(job)
-    assert "has another sha256" in of_kind(rows, "error")[0]["message"]
+    assert ", not the recorded " in of_kind(rows, "error")[0]["message"]
     assert [row["artifact"] for row in of_kind(rows, "result")] == ["dense"]
 
 
@@ -400,7 +402,7 @@ def test_a_made_up_board_s_rows_never_count_as_measured(tmp_path, board):
     asked = {"artifact": a.id, "path": a.path, "files": list(a.files), "sha256": a.sha256, "runtime": "tensorrt",
              "threads": 1, "reference": True, "precision": "fp16"}
     rows = run({**job_of(tmp_path, board), "root": str(root), "entries": [asked]})
-    device = subprocess.run([sys.executable, str(PROGRAM), "fingerprint", "--target", "local", "--sysroot", str(board)],
+    device = subprocess.run([*PROGRAM, "fingerprint", "--target", "local", "--sysroot", str(board)],
                             capture_output=True, text=True, check=True).stdout
     session = {"kind": "session", "schema": 1, "session": "20260801T120000-abcdef", "device": json.loads(device),
                "profile": {"name": "smoke"}}
@@ -420,7 +422,7 @@ def modes(tmp_path):
 
 
 def test_power_modes_are_read_from_nvpmodel():
-    assert jetson.modes_in(text("nvpmodel.txt")) == {0: "15W", 1: "25W", 2: "MAXN_SUPER"}
+    assert nvpmodel.modes_in(text("nvpmodel.txt")) == {0: "15W", 1: "25W", 2: "MAXN_SUPER"}
 
 
 def test_a_job_runs_in_its_power_mode_and_the_old_one_is_set_again(tmp_path, board, modes):
@@ -428,7 +430,7 @@ def test_a_job_runs_in_its_power_mode_and_the_old_one_is_set_again(tmp_path, boa
     for mode in (0, 1):
         rows = run(job_of(tmp_path, board, power_mode=mode), env=env)
         assert len(of_kind(rows, "result")) == 2 and not of_kind(rows, "error")
-        assert state.read_text() == "1" and not (tmp_path / jetson.MODE_STATE).exists()
+        assert state.read_text() == "1" and not (tmp_path / nvpmodel.MODE_STATE).exists()
     assert sum("--onnx=" in c for c in calls(board)) == 18  # engines of one mode are not those of another
     [error] = of_kind(run(job_of(tmp_path, board, power_mode=2), env=env), "error")
     assert error["message"].startswith("power mode 2 needs a reboot") and state.read_text() == "1"
@@ -438,7 +440,7 @@ def test_the_device_says_its_modes_and_what_it_is_in_each(tmp_path, modes):
     env, state = modes
 
     def told(*arguments):
-        done = subprocess.run([sys.executable, str(PROGRAM), *arguments], capture_output=True, text=True, check=False,
+        done = subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, check=False,
                               cwd=tmp_path, env={**os.environ, **env})
         return json.loads(done.stdout) if done.returncode == 0 else done.stderr
 
@@ -454,7 +456,7 @@ def test_the_old_power_mode_comes_back_after_a_signal_or_at_the_next_start(tmp_p
     pretend(board, build="hang")
     job = tmp_path / "job.json"
     job.write_text(json.dumps(job_of(tmp_path, board, power_mode=0)))
-    command = [sys.executable, str(PROGRAM), "run", str(job)]
+    command = [*PROGRAM, "run", str(job)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                           env={**os.environ, **env}) as process:
         for _ in range(200):
@@ -472,15 +474,6 @@ def test_the_old_power_mode_comes_back_after_a_signal_or_at_the_next_start(tmp_p
 
 # ---------------------------------------------------------------------------------------------- TensorRT's Python API
 
-def has_tensorrt_rtx():
-    done = subprocess.run([TENSORRT_PYTHON, "-c", "import tensorrt_rtx"], capture_output=True, check=False)
-    return done.returncode == 0
-
-
-needs_tensorrt_rtx = pytest.mark.skipif(
-    not has_tensorrt_rtx(), reason="needs tensorrt-rtx-cu12, here or in the Python that MMPRUNE_TENSORRT_PYTHON names")
-
-
 def small_model(path, operator="Relu"):
     shape = [1, 2, 4, 4]
     info = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, shape) for n in ("input", "logits")]
@@ -496,8 +489,8 @@ def build_by_api(tmp_path, name):
     (shim / "tensorrt.py").write_text("import sys, tensorrt_rtx\nsys.modules['tensorrt'] = tensorrt_rtx\n")
     ask = {"onnx": str(tmp_path / name), "engine": str(tmp_path / "e.plan"), "layers": str(tmp_path / "e.json"),
            "sparse": True, "precision": "fp16", "workspace_mib": 64}
-    return subprocess.run([TENSORRT_PYTHON, str(PROGRAM), "build-worker", json.dumps(ask)], capture_output=True,
-                          text=True, env={**os.environ, "PYTHONPATH": str(shim)}, check=False)
+    return subprocess.run([TENSORRT_PYTHON, "-m", "on_device.engines", json.dumps(ask)], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": f"{shim}:{HOME}"}, check=False)
 
 
 @needs_tensorrt_rtx

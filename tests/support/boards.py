@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from once import made_once
 
 BOARD = Path(__file__).with_name("arm64_board.sh")
 WHEELS = ("numpy==2.4.6", "onnxruntime==1.32.0")  # for the board's Python 3.11
@@ -21,13 +22,14 @@ def disk(folders: pytest.TempPathFactory) -> Path:
     missing = [name for name in NEEDS if shutil.which(name) is None]
     if missing or os.geteuid():
         pytest.skip(f"needs {', '.join(missing) or 'root'}, to make the emulated board")
-    folder = folders.getbasetemp() / "board"
-    if not (folder / "initrd.gz").is_file():
+
+    def make(folder: Path) -> None:
         made = subprocess.run(["bash", BOARD, "build", folder, *WHEELS], capture_output=True, text=True, check=False,
                               env={**os.environ, "PYTHON": sys.executable})
         if made.returncode:
             pytest.skip(f"the emulated board cannot be made here: {made.stderr.strip()[-300:]}")
-    return folder
+
+    return made_once(folders, "arm64_board", make)
 
 
 @contextmanager

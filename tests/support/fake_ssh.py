@@ -14,7 +14,7 @@ if os.path.exists("FOLDER/says"):
     sys.stderr.write(open("FOLDER/says").read())
     sys.exit(255)
 environment = {"PATH": "FOLDER/bin", "TMPDIR": "FOLDER/tmp", "HOME": "FOLDER/home"}
-cut = "probe.py run -" in command and os.path.exists("FOLDER/cut")
+cut = "on_device.measure -" in command and os.path.exists("FOLDER/cut")
 started = subprocess.Popen(["/bin/sh", "-c", command], env=environment, start_new_session=True,
                            stdout=subprocess.PIPE if cut else None)
 if ("-M", "") in options:

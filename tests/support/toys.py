@@ -11,7 +11,11 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from mmprune.family import Baseline
+from mmprune.data.image_sets import DataFacts
+from mmprune.family import Baseline, Request
+from mmprune.finetune import Job
+from mmprune.patterns import make_masks
+from mmprune.recipes import make_recipe
 
 
 class Inner(nn.Module):
@@ -106,6 +110,10 @@ class ToySplit:
 
 
 INPUT_SHAPE = (1, 1, 8, 9)
+GREY = DataFacts(("a", "b", "c", "d", "e"), 1, (8, 8))
+COLOUR = DataFacts(("a", "b", "c"), 3, (16, 16))
+REQUEST = Request(make_recipe("default", epochs=2, batch_size=16), strategies=("min", "mid", "max"),
+                  overrides={"layers": {"conv*": [0.2, 0.8]}})
 
 
 def make_baseline(seed: int = 0) -> Baseline:
@@ -128,6 +136,19 @@ def image_loaders(root: Path) -> dict[str, DataLoader]:
         loaders[f"{part}_loader"] = DataLoader(ImageFolder(root / part, transforms.Compose(steps)), 16,
                                                shuffle=part == "train")
     return loaders
+
+
+def job_for(baseline, recipe, **changes):
+    weights = {"conv1.weight": baseline.model.conv1.weight, "conv2.weight": baseline.model.conv2.weight}
+    scores = {n: w.detach().abs() for n, w in weights.items()}
+    sparsity = {"conv1.weight": 0.3, "conv2.weight": 0.7}
+    masks = make_masks(scores, sparsity, "unstructured", dict.fromkeys(scores, "conv"))
+    return Job(masks, baseline.train, baseline.validation, recipe, 0, **changes)
+
+
+def tiny_state(classes: int = 3, channels: int = 1) -> dict[str, torch.Tensor]:
+    return {"0.weight": torch.ones(2, channels, 3, 3), "0.bias": torch.zeros(2),
+            "3.weight": torch.arange(2.0 * classes).view(classes, 2), "3.bias": torch.zeros(classes)}
 
 
 RING = """

@@ -1,0 +1,111 @@
+"""What a Jetson's row says of a file: the samples of both arms, and what sparse tactics brought.
+
+An arm is a file built with sparse tactics, or without; it has several engines, and each has its rounds.
+"""
+
+import math
+import statistics
+from collections import namedtuple
+
+from .job import sha256_of
+from .power import energy_per_inference
+from .trtexec import ARMS, dotted
+
+Turn = namedtuple("Turn", "rebuild begin_s timing")
+
+
+def turn_of(profile, turns):
+    """(seconds, inferences) of one of so many turns: `samples` where the profile says so, else `seconds`."""
+    if profile["samples"]:
+        return 0, max(1, math.ceil(profile["samples"] / turns))
+    return profile["seconds"] / turns, 1
+
+
+def turn_count(job):
+    """Of each file and arm: the profile's rounds, as many of each rebuild."""
+    return math.ceil(job["profile"]["rounds"] / job["rebuilds"]) * job["rebuilds"]
+
+
+def by_rebuild(number, job):
+    """Where the round that was the number-th stands in a row, which has an engine's rounds one after the other."""
+    return number % job["rebuilds"] * (turn_count(job) // job["rebuilds"]) + number // job["rebuilds"]
+
+
+def medians_by_rebuild(turns):
+    """One median for each engine, over all its samples."""
+    samples: dict[int, list[float]] = {}
+    for turn in turns:
+        samples.setdefault(turn.rebuild, []).extend(turn.timing.samples_s)
+    return [statistics.median(samples[i]) for i in sorted(samples)]
+
+
+def spread(medians):
+    """(largest - smallest) / median: what rebuilding alone changes."""
+    return (max(medians) - min(medians)) / statistics.median(medians)
+
+
+def verdict(sparse_s, dense_s, kernels):
+    """What sparse tactics brought, from the engines' medians of the arms and the sparse kernels of each "on" engine."""
+    ratio = statistics.median(dense_s) / statistics.median(sparse_s)
+    noise = max(spread(sparse_s), spread(dense_s))
+    if not any(kernels):
+        return f"no sparse kernel used ({ratio:.3f}x, rebuilds differ by {noise:.1%})"
+    if ratio <= 1 + noise:
+        return f"sparse kernels used, no gain beyond what rebuilding changes ({ratio:.3f}x, {noise:.1%})"
+    return f"faster because sparse: {ratio:.3f}x, rebuilds differ by {noise:.1%}"
+
+
+def listed(values):
+    """For a record's text; "?" for what TensorRT did not say."""
+    return ", ".join("?" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for v in values)
+
+
+def settings_of(bench, entry):
+    arm = entry["arm"]
+    facts = {name: [f for _, f in entry["engines"][name]] for name in ARMS}
+    medians = {name: medians_by_rebuild(entry["turns"][name]) for name in ARMS}
+    chosen = [f["chosen"] if f["sparse_kernels"] is None else f["sparse_kernels"] for f in facts["on"]]
+    settings = {
+        "arm": f"sparse tactics {arm}", "precision": entry["precision"], "tensorrt": dotted(bench.version),
+        "builder": bench.api, "trtexec": sha256_of([bench.trtexec])[:16], "rebuilds": str(len(facts[arm])),
+        "engines": listed([f["engine_sha256"][:16] for f in facts[arm]]),
+        "eligible layers": listed([f["eligible"] for f in facts["on"]]),
+        "chosen layers": listed([f["chosen"] for f in facts["on"]]),
+        "sparse kernels": listed([f["sparse_kernels"] for f in facts["on"]]),
+        "medians_s, sparse tactics on": listed(medians["on"]), "medians_s, off": listed(medians["off"]),
+        "rebuild spread": f"{spread(medians[arm]):.4f}", "sparsity": verdict(medians["on"], medians["off"], chosen),
+        "timed by": "trtexec, " + entry["turns"][arm][0].timing.source}
+    if "golden" in entry:
+        settings["golden"] = "max relative difference {max_relative_difference:.3g}, top-1 agreement " \
+            "{top1_agreement:.3g}, {images} images".format(**entry["golden"])
+    return settings
+
+
+def result(bench, entry, watch):
+    """The fields of a result that are this file's own.
+
+    Its `processes` are engines: they differ as the probe's processes do, and each has its rounds in a row.
+    """
+    arm = entry["arm"]
+    control = next(name for name in ARMS if name != arm)
+    turns, others = in_order(entry["turns"][arm]), in_order(entry["turns"][control])
+    windows = [turn.timing.window for turn in turns if turn.timing.window]
+    inferences_s = sum(t.timing.span_s for t in turns) / sum(len(t.timing.samples_s) for t in turns)
+    energy, notes = energy_per_inference(watch.meter, windows, inferences_s)
+    kept = ("artifact", "sha256", "runtime", "threads", "peak_bytes", "empty_bytes", "shared_bytes", "load_s",
+            "first_s")
+    rebuilds = len(entry["engines"][arm])
+    return dict({key: entry[key] for key in kept}, runtime_version=dotted(bench.version),
+                settings=settings_of(bench, entry), latencies_s=samples_of(turns),
+                processes=[len(turns) // rebuilds] * rebuilds,
+                control={"arm": f"sparse tactics {control}", "latencies_s": samples_of(others)},
+                turns_s=[round(turn.begin_s - watch.started_s, 3) for turn in turns], warmup_s=[], burst_s=None,
+                sustained_s=None, notes=entry["notes"] + notes, **energy)
+
+
+def in_order(turns):
+    return sorted(turns, key=lambda turn: turn.rebuild)  # stable: within a rebuild, by time
+
+
+def samples_of(turns):
+    return [[round(s, 9) for s in turn.timing.samples_s] for turn in turns]

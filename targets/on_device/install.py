@@ -1,0 +1,33 @@
+"""What a runtime needs on a device, and how to get it there."""
+
+import platform
+import shlex
+import sys
+
+WHEEL_TAGS = ("manylinux2014", "manylinux_2_27", "manylinux_2_28", "manylinux_2_31")  # that the runtimes' wheels have
+
+
+def lacking(runtime, versions):
+    """What is not there of what a runtime needs, by the device's own account of its versions; [] where it runs."""
+    needed = [] if runtime == "null" else ["numpy", runtime]
+    return [name for name in needed if name not in versions]
+
+
+def advice(package, python=sys.executable):
+    """How to get it, for this interpreter."""
+    if package == "mmrt":
+        return "its library is not there or is for another processor; where mmprune is installed, `mmprune runtime " \
+               "build` makes it"
+    if package == "tensorrt":
+        return "it comes with JetPack: sudo apt-get install nvidia-jetpack"
+    return "{} -m pip install {}".format(shlex.quote(python), package)
+
+
+def offline_advice(package, python=sys.executable):
+    """How to get it without network, on a line of its own; "" where pip does not bring it."""
+    if package in ("mmrt", "tensorrt"):
+        return ""
+    tags = " ".join("--platform {}_{}".format(tag, platform.machine()) for tag in WHEEL_TAGS)
+    return ("\n    without network: elsewhere `python3 -m pip download -d wheels --only-binary=:all: --python-version "
+            "{}.{} {} {}`,\n    copy wheels/ here, then `{} -m pip install --no-index --find-links wheels {}`".format(
+                sys.version_info[0], sys.version_info[1], tags, package, shlex.quote(python), package))

@@ -1,0 +1,115 @@
+"""The job that the measuring programs read, and the rows that they say: a JSON line each, on stdout.
+
+    {"schema": 1, "root": "/where/the/paths/start",
+     "profile": {"samples": 1024 or null, "seconds": 60, "rounds": 20, "restarts": 1},
+     "entries": [{"artifact": "id", "path": "m.onnx", "files": ["m.onnx"], "sha256": "...", "runtime": "onnxruntime",
+                  "threads": 1, "reference": true}],
+     "timeout_s": 300, "memory_bytes": null,
+     "gate": {"temperature_c": 60, "timeout_s": 120}, "power": "ina3221", "pin_clocks": false, "sysroot": "/"}
+
+An artifact is done when it has `samples` samples or `seconds` seconds of them, whichever comes first, and `rounds`
+rounds. `sha256` is over the contents of `files` in their order. Entries marked `reference` (or else the first one)
+stand in every part of a run. `memory_bytes`, where given, is the most that processes may take together, side by side.
+What may be left out, each with what that means:
+    gate        wait before measuring until the device is idle and its hottest zone is below `temperature_c`, at most
+                `timeout_s`; without: no waiting
+    power       where energy is read: "rapl", "ina3221" (Jetson), "pmic" (Raspberry Pi 5); without: energy_j is null
+    pin_clocks  set the governors to performance (on a Jetson jetson_clocks too) and put them back; needs root
+    sysroot     for tests: the folder that holds sys, proc and etc; any other than "/" marks every row as emulated
+
+Rows: {"kind": "progress", "part", "fraction"}, {"kind": "result", ...}, {"kind": "golden", ...} (see golden_run.py),
+{"kind": "error", "artifact", "runtime", "threads", "message"} (the first three are null where it is about the whole
+job), and one {"kind": "done"} at the end, without which the output was cut short. Everything else goes to stderr. Times
+are in seconds.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+
+from .power import POWER
+
+SCHEMA = 1
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: the connection dropped
+
+
+class Refused(RuntimeError):
+    """This entry, or the whole job, cannot be measured; the message says why and what to do."""
+
+
+def read_job(path):
+    """The job in a file, or on stdin for "-", with a sysroot. SystemExit where this program does not know its words."""
+    if path == "-":
+        job = json.load(sys.stdin)
+    else:
+        with open(path, encoding="utf-8") as f:
+            job = json.load(f)
+    if job.get("schema") != SCHEMA:
+        raise SystemExit("this program reads jobs of schema {}, not {!r}".format(SCHEMA, job.get("schema")))
+    if job.get("power") and job["power"] not in POWER:
+        raise SystemExit("no power source called {!r} (there are {})".format(job["power"], ", ".join(POWER)))
+    return dict({"root": ".", "sysroot": "/"}, **job)
+
+
+def say(kind, **fields):
+    print(json.dumps(dict(fields, kind=kind)), flush=True)
+
+
+def say_error(entry, message):
+    """An error row about one entry, or, with None, about the whole job."""
+    about = {key: entry and entry[key] for key in ("artifact", "runtime", "threads")}
+    say("error", message="{} on {}: {}".format(entry["artifact"], entry["runtime"], message) if entry else message,
+        **about)
+
+
+def sha256_of(paths):
+    """Over the contents of these files, in their order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as f:
+            for block in iter(lambda: f.read(1 << 20), b""):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def wrong_file(entry):
+    """Why the entry's files are not what the job says; "" where they are."""
+    try:
+        found = sha256_of(entry["files"])
+    except OSError as err:
+        return "cannot read the artifact: {}".format(err)
+    if found == entry["sha256"]:
+        return ""
+    return "the file has sha256 {}, not the recorded {}: export it again, or copy it again to the device".format(
+        found[:16], entry["sha256"][:16])
+
+
+def read_json(path):
+    """None where the file is absent or cut short."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            return json.load(f)
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(path, value):
+    """Whole or not at all, and on the disk when this returns."""
+    with open(path + ".part", "w", encoding="utf-8") as f:
+        json.dump(value, f)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(path + ".part", path)
+
+
+def end_in_order():
+    """From now on a signal ends this process so that every `finally` and `with` is left in order."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, _stop)
+
+
+def _stop(number, _):
+    raise SystemExit(128 + number)

@@ -1,0 +1,111 @@
+"""Measures a job on this device: compares outputs with those at home, then each runtime's program measures its entries.
+
+    python3 -m on_device.measure JOB.json    a JSON line a row on stdout, see job.py; "-" reads the job from stdin
+
+This is what runs on every device, whoever starts it: mmprune on this machine, mmprune over ssh, or `./run` by hand.
+`first_part` in the job is the number that the first part gets, for a session that goes on (1). Rows of kind "error" and
+"progress" with "comparing": true are about the outputs alone. Ends with the status of a program that did not end well.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+
+from .golden_run import comparable
+from .job import end_in_order, read_job, say
+
+PROGRAMS = {"tensorrt": "jetson"}  # runtime: the program that measures it, where that is not the probe
+GOLDEN, PROBE, JETSON = "golden_run", "probe", "jetson"
+END_TIMEOUT_S = 15  # a program puts back the clocks that it pinned
+
+
+def program_of(runtime):
+    return PROGRAMS.get(runtime, PROBE)
+
+
+def sets_power_modes(runtime):
+    """Whether its program does; the runtime that only sleeps is the same in all of them."""
+    return runtime == "null" or program_of(runtime) == JETSON
+
+
+def words(program, *arguments):
+    """What follows the interpreter to start a program of ours."""
+    return ("-m", "on_device." + program, *arguments)
+
+
+def fingerprint_words(target, mode=None):
+    """`mode`: the number of the power mode that the device is to be seen in; None: as it is."""
+    if mode is None:
+        return words(PROBE, "fingerprint", "--target", target)
+    return words(JETSON, "fingerprint", "--target", target, "--power-mode", str(mode))
+
+
+def steps(job):
+    """[(program, entries)] in the order in which they run. A job without `golden` compares nothing."""
+    compared = job.get("compare", job["entries"]) if job.get("golden") else []
+    found = [(GOLDEN, comparable(e for e in compared if program_of(e["runtime"]) == PROBE))]
+    for program in dict.fromkeys(program_of(e["runtime"]) for e in job["entries"]):
+        found.append((program, [e for e in job["entries"] if program_of(e["runtime"]) == program]))
+    return [(program, entries) for program, entries in found if entries]
+
+
+@contextlib.contextmanager
+def running(program, job):
+    """(process, its rows). It and its children end with the block, come what may."""
+    with tempfile.TemporaryFile() as asked:
+        asked.write(json.dumps(job).encode())
+        asked.seek(0)
+        with subprocess.Popen([sys.executable, *words(program, "run", "-")], stdin=asked, stdout=subprocess.PIPE,
+                              start_new_session=True) as process:
+            try:
+                yield process, (json.loads(line.decode()) for line in process.stdout or ())
+            finally:
+                if process.poll() is None:
+                    process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(END_TIMEOUT_S)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+
+def measure(job, tell):
+    """Run every step and tell all rows but "done", parts counted through. The status of the last that did not end well.
+
+    A program that ended before it was done counts as one, too.
+    """
+    part, status = job.get("first_part", 1), 0
+    for program, entries in steps(job):
+        parts, done = 0, False
+        with running(program, dict(job, entries=entries)) as (process, rows):
+            for row in rows:
+                done = row["kind"] == "done"
+                if row.get("part"):
+                    parts = max(parts, row["part"])
+                    row["part"] += part - 1
+                if program == GOLDEN and row["kind"] in ("error", "progress"):
+                    row["comparing"] = True
+                if not done:
+                    tell(row)
+            process.wait()
+        part += parts
+        if process.returncode or not done:
+            status = process.returncode or 1
+    return status if status >= 0 else 128 - status
+
+
+def main(arguments):
+    if len(arguments) != 1:
+        sys.exit(__doc__)
+    end_in_order()
+    status = measure(read_job(arguments[0]), lambda row: say(**row))
+    if status:
+        sys.exit(status)
+    say("done")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

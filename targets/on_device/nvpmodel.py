@@ -1,0 +1,74 @@
+"""A Jetson's power modes: which there are, and one of them for as long as a job runs."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+
+from .job import SIGNALS, Refused, read_json, write_json
+
+MODE_STATE = "mmprune-power-mode.json"  # the old mode, in the job's root
+
+
+def nvpmodel(*arguments):
+    """What it prints, on both streams; it may ask whether to reboot, and is told no. Refused where it fails."""
+    path = shutil.which("nvpmodel", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
+    if not path:
+        raise Refused("power modes need nvpmodel, which is not here")
+    try:
+        done = subprocess.run([path, *arguments], input="no\n", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        raise Refused("nvpmodel {} did not end within 60 s".format(" ".join(arguments))) from None
+    if done.returncode != 0:
+        raise Refused("nvpmodel {} ended with {} (it needs root: sudo): {}".format(
+            " ".join(arguments), done.returncode, done.stdout.strip()[-500:]))
+    return done.stdout
+
+
+def modes_in(text):
+    """{number: name} from `nvpmodel -p --verbose`: lines such as "NVPM VERB: POWER_MODEL: ID=0 NAME=15W"."""
+    return {int(number): name for number, name in re.findall(r"POWER_MODEL: ID=(\d+) NAME=(\S+)", text)}
+
+
+def current_mode():
+    said = re.search(r"NV Power Mode:[^\n]*\n\s*(\d+)", nvpmodel("-q"))
+    if not said:
+        raise Refused("nvpmodel -q does not say which power mode is active")
+    return int(said.group(1))
+
+
+def set_mode(number):
+    """Refused where the mode is not active afterwards: it needs a reboot, or there is none."""
+    text = nvpmodel("-m", str(number))
+    if current_mode() != number:
+        raise Refused(f"power mode {number} needs a reboot, which is not done here: set it by hand (sudo nvpmodel -m "
+                      f"{number}), then measure: {text.strip()[-300:]}")
+
+
+@contextlib.contextmanager
+def in_mode(folder, number):
+    """The block runs in that power mode, the one before it is set again; after a kill, the next start does so."""
+    state = os.path.join(folder, MODE_STATE)
+    restore_stale_mode(folder)
+    old = current_mode()
+    write_json(state, {"mode": old})
+    try:
+        set_mode(number)
+        yield
+    finally:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a second signal must not come between
+        try:
+            restore_stale_mode(folder)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def restore_stale_mode(folder):
+    state = os.path.join(folder, MODE_STATE)
+    kept = read_json(state)
+    if kept is not None:
+        set_mode(int(kept["mode"]))
+        os.remove(state)

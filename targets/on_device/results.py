@@ -1,0 +1,42 @@
+"""results.jsonl: every row that a run told, on the disk as soon as there is one."""
+
+import contextlib
+import fcntl
+import json
+import os
+
+from .job import Refused
+
+RESULTS = "results.jsonl"
+
+
+def read_rows(path=RESULTS):
+    """The rows of every whole line; a last one that a power cut left half does not count. Refused for damage."""
+    try:
+        with open(path, "rb") as f:
+            lines = f.read().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    try:
+        return [json.loads(line.decode()) for line in lines if line.strip()]
+    except ValueError as err:
+        raise Refused(f"{path} is damaged ({err}): move it away and run again") from err
+
+
+@contextlib.contextmanager
+def results_file(path=RESULTS):
+    """A function that appends a row and has it on the disk before it returns. Refused while another run is at it."""
+    with open(path, "ab+") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Refused("another ./run is measuring here; wait for it") from None
+        f.seek(0)
+        f.truncate(f.read().rfind(b"\n") + 1)
+
+        def append(row):
+            f.write((json.dumps(row, sort_keys=True, allow_nan=False) + "\n").encode())
+            f.flush()
+            os.fsync(f.fileno())
+
+        yield append

@@ -1,0 +1,143 @@
+"""Opens models: the one place that starts ONNX Runtime, OpenVINO and mmrt, here, on a board and in a deployed folder.
+
+Timing, golden outputs, the check of an exported file and infer.py open a file by this, so that threads and settings are
+the same in all. This file imports nothing of ours: Python 3.8, the standard library, numpy and the runtimes.
+
+A runtime is a function (model's path, threads) -> Opened. To add one: a function and a row in RUNTIMES.
+"""
+
+import contextlib
+import functools
+import importlib
+import importlib.metadata
+import sys
+import time
+from collections import namedtuple
+
+SEED = 0
+
+# shapes: of the inputs, in their order; a dimension that is not fixed is no number
+# step: a function of one array an input -> a function () -> outputs, which runs one inference; outputs[0] is the first
+# settings: what it runs with, as text, for the record
+# model: the runtime's own object
+Opened = namedtuple("Opened", "shapes step settings model")
+
+
+def open_onnxruntime(model, threads, config=()):
+    """`model` may be a file's bytes, too. `config`: pairs for ONNX Runtime's session configuration."""
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3  # errors: warnings about unused initializers are not for our user
+    for key, value in config:
+        options.add_session_config_entry(key, value)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    inputs = session.get_inputs()
+    names = [i.name for i in inputs]
+
+    def step(*arrays):
+        return functools.partial(session.run, None, dict(zip(names, arrays)))  # noqa: B905  Python 3.8 has no `strict`
+
+    return Opened([i.shape for i in inputs], step, {"provider": "CPU", "execution": "sequential"}, session)
+
+
+@contextlib.contextmanager
+def no_telemetry():
+    """OpenVINO and NNCF report to a server of their makers, OpenVINO on every import: what is imported here cannot.
+
+    It takes the stub that it has for a missing package. Their own switches come too late: they are looked at when a
+    client id has been written into the home folder.
+    """
+    hidden = sys.modules.get("openvino_telemetry")
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # Python's way to say: not to be found
+    try:
+        yield
+    finally:
+        del sys.modules["openvino_telemetry"]
+        if hidden is not None:
+            sys.modules["openvino_telemetry"] = hidden
+
+
+def open_openvino(path, threads):
+    with no_telemetry():
+        import openvino
+    # f32 is the model's own precision: left alone, OpenVINO rounds to bf16 on CPUs that have it
+    asked = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    model = openvino.Core().compile_model(path, "CPU", asked)
+    request = model.create_infer_request()
+
+    def step(*arrays):
+        for port, array in zip(model.inputs, arrays):  # noqa: B905  Python 3.8 has no `strict`
+            request.set_tensor(port, openvino.Tensor(array))
+        return request.infer
+
+    shapes = [[n.get_length() if n.is_static else None for n in port.partial_shape] for port in model.inputs]
+    return Opened(shapes, step, {"precision": model.get_property("INFERENCE_PRECISION_HINT").to_string(),
+                                 "streams": str(model.get_property("NUM_STREAMS")),
+                                 "pinning": str(model.get_property("ENABLE_CPU_PINNING")).lower()}, model)
+
+
+def open_mmrt(path, threads, mmrt=None):
+    """`mmrt`: the module, where it lies neither beside the program nor on PYTHONPATH."""
+    model = (mmrt or importlib.import_module("mmrt")).Model(path, threads)
+    return Opened([shape for _, shape in model.inputs], lambda *arrays: functools.partial(model, *arrays),
+                  {"kernels": model.kernels}, model)
+
+
+def mmrt_version():
+    """None where there is no library for this machine."""
+    try:
+        return importlib.import_module("mmrt").version()
+    except Exception as err:  # no module, no library, or one built for another machine
+        print("mmrt: {}".format(err), file=sys.stderr)
+        return None
+
+
+def open_null(path, threads):
+    """Sleeps 1 ms: lets the whole way be tested where no runtime is installed."""
+    with open(path, "rb"):
+        return Opened([], lambda: lambda: time.sleep(0.001), {"sleep_s": "0.001"}, None)
+
+
+def version(packages):
+    """Of the first of these packages that is installed; None without. Importing one may take seconds, or crash."""
+    for name in packages:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+# module: what has to be imported; version: a function, None means that it is not here; packages: that pip brings it by
+Runtime = namedtuple("Runtime", "open module version packages")
+
+RUNTIMES = {
+    "mmrt": Runtime(open_mmrt, "mmrt", mmrt_version, ()),
+    "onnxruntime": Runtime(open_onnxruntime, "onnxruntime", lambda: version(["onnxruntime", "onnxruntime-gpu"]),
+                           ("onnxruntime",)),
+    "openvino": Runtime(open_openvino, "openvino", lambda: version(["openvino"]), ("openvino",)),
+    "null": Runtime(open_null, "", lambda: "", ()),
+}
+
+
+def random_input(shape):
+    """float32 from a fixed seed; an unknown batch (first dimension) is 1."""
+    import numpy
+    known = [1 if i == 0 and not isinstance(n, int) else n for i, n in enumerate(shape)]
+    if not all(isinstance(n, int) and n > 0 for n in known):
+        raise SystemExit("the model's input has no fixed shape: {}; export it for one image size".format(list(shape)))
+    return numpy.random.default_rng(SEED).standard_normal(known, dtype=numpy.float32)
+
+
+def timed_step(opened):
+    """step() on inputs made from a fixed seed."""
+    return opened.step(*[random_input(shape) for shape in opened.shapes])
+
+
+def answers(opened):
+    """A function: image (1, C, H, W) float32 -> a copy of the first output, (1, classes)."""
+    import numpy
+    return lambda image: numpy.array(opened.step(image)()[0])

@@ -1,0 +1,25 @@
+"""Tells people how far a stage is."""
+
+import sys
+import time
+
+
+def say(text, end="\n"):
+    print(text, file=sys.stderr, end=end, flush=True)
+
+
+class TimeLeft:
+    """How far a stage is and how long it will take still: one line on a terminal, one every half a minute in a log."""
+
+    def __init__(self, stage):
+        self.stage, self.began, self.told = stage, time.monotonic(), 0.0
+
+    def tell(self, fraction):
+        now = time.monotonic()
+        if now - self.told < (0.5 if sys.stderr.isatty() else 30) and fraction < 1:
+            return
+        self.told, left = now, ""
+        if 0 < fraction < 1:
+            left = f", about {(now - self.began) * (1 / fraction - 1) / 60:.1f} min left"
+        text = f"{self.stage}: {fraction:4.0%}{left}"
+        say(f"\r{text:<78}" if sys.stderr.isatty() else text, end="" if sys.stderr.isatty() and fraction < 1 else "\n")

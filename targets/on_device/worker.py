@@ -1,0 +1,198 @@
+"""A process for one model on one runtime, which opens it, warms it up and runs it when told to; and its parent's end.
+
+    python3 -m on_device.worker    a JSON line on stdin: the job's entry and its role, "memory" or "time"
+"""
+
+import gc
+import glob
+import importlib
+import json
+import os
+import resource
+import select
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any, Dict, List
+
+from .job import Refused
+from .power import Window
+from .runtimes import RUNTIMES, timed_step
+from .sysfs import is_jetson, meminfo, read_text
+
+COMMAND = [sys.executable, "-m", "on_device.worker"]
+TURN_SAMPLES = 4  # and so long that the slowest has this many samples: its median outvotes one interruption
+WARM_RUNS, WARM_MIN_S, WARM_MAX_S = 10, 0.2, 2.0
+WARM_FLAT = 0.02  # steady: the medians of the last ten runs and of the ten before differ by less
+MEMORY_RUNS = 3  # inferences in the memory pass: buffers that are made lazily are there after the first or second
+# What kept a turn from the CPU, see Measurement: threads that were ready and waited, how often, how often they were
+# interrupted; and what the hypervisor took.
+LOST = ("waited_s", "waits", "preemptions", "stolen_s")
+
+
+def timed(step):
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def load(entry):
+    """(step, facts): the model opened and run once, with both times. The runtime is imported already."""
+    start = time.perf_counter()
+    opened = RUNTIMES[entry["runtime"]].open(entry["path"], entry["threads"])
+    step = timed_step(opened)
+    load_s = time.perf_counter() - start
+    return step, {"load_s": load_s, "first_s": timed(step), "settings": opened.settings}
+
+
+def warm_up(step):
+    """Run until the rolling median is flat; the times of these runs, in seconds."""
+    times, start = [], time.perf_counter()
+    while True:
+        times.append(timed(step))
+        passed = time.perf_counter() - start
+        if len(times) < WARM_RUNS or passed < WARM_MIN_S:
+            continue
+        before, last = times[-20:-10], statistics.median(times[-10:])
+        if passed >= WARM_MAX_S or (len(before) == 10 and abs(statistics.median(before) / last - 1) < WARM_FLAT):
+            return times
+
+
+def waits():
+    """{thread: (seconds, times)} that each thread of this process was ready to run and had to wait for a core.
+
+    None where the kernel does not tell: without CONFIG_SCHED_INFO there is no file, or it holds zeros.
+    """
+    found = {}
+    for path in glob.glob("/proc/self/task/*/schedstat"):
+        words = read_text(path).split()  # of a thread that has just ended: nothing
+        if len(words) == 3:
+            found[path] = int(words[1]) / 1e9, int(words[2])
+    return found if any(times for _, times in found.values()) else None
+
+
+def waits_between(before, now):
+    """{"waited_s", "waits"} of all threads together, from one reading of waits() to the next; None: not told."""
+    if before is None or now is None:
+        return {"waited_s": None, "waits": None}
+    steps = [[b - a for a, b in zip(before.get(thread, (0, 0)), now[thread])] for thread in now]  # noqa: B905  3.8
+    return {"waited_s": round(sum(s for s, _ in steps), 9), "waits": sum(n for _, n in steps)}
+
+
+def turn(step, lead, samples):
+    """Read before the lead, not after it: reading files would drive the model from the caches again."""
+    gc.collect()
+    before, preemptions = waits(), resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    answer = {"lead_s": [timed(step) for _ in range(lead)], "samples_s": [timed(step) for _ in range(samples)]}
+    preemptions = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - preemptions
+    return dict(answer, preemptions=preemptions, **waits_between(before, waits()))
+
+
+def status_bytes(key):
+    for line in read_text("/proc/self/status").splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def memory_pass(entry):
+    """Resident memory with the runtime imported and nothing loaded, and the peak from there through some inferences."""
+    try:
+        with open("/proc/self/clear_refs", "w") as f:
+            f.write("5")  # the peak starts again from now: importing may have peaked higher than it settled
+    except OSError:
+        pass
+    empty, available = status_bytes("VmRSS"), meminfo("MemAvailable", entry["sysroot"])
+    step, _ = load(entry)
+    for _ in range(MEMORY_RUNS):
+        step()
+    facts = {"empty_bytes": empty, "peak_bytes": status_bytes("VmHWM"), "shared_bytes": None}
+    if is_jetson(entry["sysroot"]):  # what the GPU takes there is the same RAM, but no page of this process
+        facts["shared_bytes"] = max(0, available - meminfo("MemAvailable", entry["sysroot"]))
+    return facts
+
+
+def serve():
+    """Serve one (artifact, runtime): a JSON line in, a JSON line out, until stdin ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # runtimes print to stdout as they please; the pipe must carry answers alone
+
+    def answer(row):
+        answers.write(json.dumps(row) + "\n")
+        answers.flush()
+
+    entry = json.loads(sys.stdin.readline())
+    module = RUNTIMES[entry["runtime"]].module
+    if module:
+        importlib.import_module("numpy")
+        importlib.import_module(module)
+    if entry["role"] == "memory":
+        return answer(memory_pass(entry))
+    step, facts = load(entry)
+    gc.disable()
+    facts["warmup_s"] = warm_up(step)
+    answer(facts)
+    for line in sys.stdin:
+        ask = json.loads(line)
+        answer(turn(step, ask["lead"], ask["samples"]))
+
+
+class Worker:
+    """One child process and what it has answered so far."""
+
+    def __init__(self, entry, role, timeout_s):
+        self.entry, self.timeout_s, self.buffer = entry, timeout_s, b""
+        self.facts: Dict[str, Any] = {}
+        self.lead, self.samples = 1, TURN_SAMPLES
+        self.rounds: List[List[float]] = []
+        self.windows: List[Window] = []  # of each round's turn
+        self.lost: Dict[str, List[Any]] = {name: [] for name in LOST}  # of each round's turn; None: not told
+        self.count, self.busy_s = 0, 0.0
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115  a file, not a pipe: a runtime that logs much must not block
+        self.process: Any = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
+                                             bufsize=0)
+        self.send(dict(entry, role=role))
+
+    def send(self, row):
+        try:
+            self.process.stdin.write((json.dumps(row) + "\n").encode())
+            self.process.stdin.flush()
+        except OSError:
+            pass  # it is dead; receive() says so, with its stderr
+
+    def receive(self):
+        """Block until the worker has answered a line. Refused, with its stderr, where it died or took too long."""
+        deadline, pipe = time.monotonic() + self.timeout_s, self.process.stdout.fileno()
+        while b"\n" not in self.buffer:
+            ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                self.stop()
+                raise Refused("gave no answer within {:g} s and was stopped{}".format(self.timeout_s, self.tail()))
+            data = os.read(pipe, 1 << 16)
+            if not data:
+                self.stop(wait_s=5)
+                raise Refused("ended with {}{}".format(self.process.returncode, self.tail()))
+            self.buffer += data
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        return json.loads(line.decode())
+
+    def tail(self):
+        self.log.seek(0)
+        text = self.log.read().decode(errors="replace").strip()
+        return ": " + "\n".join(text.splitlines()[-20:])[-4000:] if text else ", with nothing on stderr"
+
+    def stop(self, wait_s=0):
+        """End the process: at once, or after `wait_s` seconds if it has not ended by itself. Twice is harmless."""
+        self.process.stdin.close()
+        try:
+            self.process.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+
+
+if __name__ == "__main__":
+    serve()
