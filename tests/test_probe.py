@@ -25,7 +25,7 @@ from targets.on_device import board, clocks, power, probe, sysfs, watch
 
 HOME = Path(__file__).parents[1] / "targets"  # the folder above on_device, as on a board
 PROBE = [sys.executable, "-m", "on_device.probe"]
-ODD_PROBE = [sys.executable, str(Path(__file__).with_name("odd_runtimes.py"))]
+ODD_PROBE = [sys.executable, str(Path(__file__).parent / "support" / "odd_runtimes.py")]
 TINY = {"samples": 8, "seconds": 10, "rounds": 2, "restarts": 1}
 
 
