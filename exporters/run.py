@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from exporters import ExportError, load
-from exporters.artifact import LEFT, read_finished
+from exporters.artifact import read_finished
 from exporters.attempts import Died, Failure, is_for_all, reason
 from exporters.export_input import ExportInput
 from exporters.made_with import Origin, expected_of
@@ -46,9 +46,9 @@ def quiet(done: float, total: int, label: str) -> None:
 
 def lost_zeros(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
     """What is said at once and not in the report alone: files that have fewer zeros than was asked for."""
-    fewer = [(note, a.id) for a in artifacts for note in a.notes if LEFT in note]
+    fewer = [(warning, a.id) for a in artifacts for warning in a.warnings]
     more = f" (and so in {len(fewer) - 1} more files; the report has them all)" if len(fewer) > 1 else ""
-    return tuple(f"{name}: {note}{more}" for note, name in fewer[-1:])
+    return tuple(f"{name}: {warning}{more}" for warning, name in fewer[-1:])
 
 
 @dataclass(frozen=True)
