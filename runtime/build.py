@@ -65,7 +65,7 @@ def build(out: Path = HERE, arch: str = "", tests: bool = False, sanitize: str =
     extra = list(SANITIZERS[sanitize]) if sanitize else []
     objects = out / f"build-{arch}{sanitize and f'-{sanitize}'}"
     objects.mkdir(parents=True, exist_ok=True)
-    shared = [*HERE.glob("src/*.inc"), *HERE.glob("*/*.h"), Path(__file__)]
+    shared = [*HERE.glob("src/**/*.inc"), *HERE.glob("**/*.h"), Path(__file__)]
     headers = max(p.stat().st_mtime for p in shared)
     units = {name: ("src", []) for name in SOURCES}
     units.update({f"isa_{isa}": ("src", [*KERNEL_FLAGS, *flags]) for isa, flags in ISAS[arch].items()})
