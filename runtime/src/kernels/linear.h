@@ -42,13 +42,13 @@ void sparse_rows(const SparseTask& task) {
         } else {
             for (int j = 0; j < T; ++j) acc[j] = load(y + j * W);
         }
-        const Nonzero* end = nz + task.counts[i];
+        const Nonzero *end = nz + task.counts[i], *pairs_end = nz + task.counts[i] / 2 * 2;
         if (PAIRED) {
             V odd[T] = {};
-            for (; nz + 1 < end; nz += 2) add_two<T>(acc, odd, task.x, nz);
+            for (; nz < pairs_end; nz += 2) add_two<T>(acc, odd, task.x, nz);
             for (int j = 0; j < T; ++j) acc[j] += odd[j];
         } else if (BY_LANE) {
-            for (; nz + 1 < end; nz += 2) add_two<T>(acc, acc, task.x, nz);
+            for (; nz < pairs_end; nz += 2) add_two<T>(acc, acc, task.x, nz);
         }
         for (; nz < end; ++nz) add_row<T>(acc, at_bytes(task.x, nz->offset), splat(nz->value));
         if (task.last) {

@@ -19,7 +19,9 @@ using Four = __m256i;
 MMRT_INLINE Four four_weights(uint32_t w) { return _mm256_set1_epi32(static_cast<int>(w)); }
 MMRT_INLINE VI dot(VI acc, VI x, Four w) {
     const __m256i one = _mm256_set1_epi16(1);
-    return acc + both_halves(_mm256_madd_epi16(_mm256_maddubs_epi16(low_half(x), w), one), _mm256_madd_epi16(_mm256_maddubs_epi16(high_half(x), w), one));
+    const __m256i low = _mm256_madd_epi16(_mm256_maddubs_epi16(low_half(x), w), one);
+    const __m256i high = _mm256_madd_epi16(_mm256_maddubs_epi16(high_half(x), w), one);
+    return acc + both_halves(low, high);
 }
 
 MMRT_INLINE VI look_up(Table table, VI bytes) {

@@ -34,7 +34,7 @@ MMRT_INLINE VI load_ints(const uint32_t* p) { return static_cast<int32_t>(*p); }
 MMRT_INLINE void store_ints(uint32_t* p, VI v) { *p = static_cast<uint32_t>(v); }
 MMRT_INLINE VI splat_int(int32_t a) { return a; }
 MMRT_INLINE V to_float(VI v) { return static_cast<float>(v); }
-MMRT_INLINE VI to_int(V v) { return static_cast<int32_t>(std::nearbyint(v)); }
+MMRT_INLINE VI to_int(V v) { return static_cast<int32_t>(std::lrint(v)); }  // of NaN some number, where a cast would be undefined
 MMRT_INLINE VI byte_of(VI v, int i) { return static_cast<int32_t>(static_cast<uint32_t>(v) >> (8 * i) & 255); }
 MMRT_INLINE VI at_byte(VI v, int i) { return static_cast<int32_t>(static_cast<uint32_t>(v) << (8 * i)); }
 MMRT_INLINE VI unflipped(VI v) { return v ^ static_cast<int32_t>(FLIPPED); }
