@@ -26,6 +26,7 @@ ISAS = {
     "aarch64": {"scalar": (), "neon": ("-fno-schedule-insns",),
                 "neon_dotprod": ("-fno-schedule-insns", "-march=armv8.2-a+dotprod")},
 }
+TOOLS = ("kernel_bench", "mmrt_bench")  # of mmrt-bench
 TESTS = ("test_elementwise", "test_linear", "test_loader", "test_nd", "test_nonfinite", "test_quantized")
 FLAGS = ("-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra", "-Wno-psabi")
 KERNEL_FLAGS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
@@ -69,7 +70,7 @@ def build(out: Path = HERE, arch: str = "", tests: bool = False, sanitize: str =
     headers = max(p.stat().st_mtime for p in shared)
     units = {name: ("src", []) for name in SOURCES}
     units.update({f"isa_{isa}": ("src", [*KERNEL_FLAGS, *flags]) for isa, flags in ISAS[arch].items()})
-    units["mmrt_bench"] = ("tools", [])
+    units.update({name: ("tools", []) for name in TOOLS})
     units.update({name: ("tests", []) for name in TESTS if tests})
 
     def compile_one(name: str) -> None:
@@ -82,7 +83,7 @@ def build(out: Path = HERE, arch: str = "", tests: bool = False, sanitize: str =
     with concurrent.futures.ThreadPoolExecutor(jobs or len(os.sched_getaffinity(0))) as pool:
         list(pool.map(compile_one, units))
     library = [objects / f"{name}.o" for name in units if units[name][0] == "src"]
-    programs = {out / "libmmrt.so": ["-shared", *library], out / "mmrt-bench": [objects / "mmrt_bench.o", *library]}
+    programs = {out / "libmmrt.so": ["-shared", *library], out / "mmrt-bench": [*(objects / f"{name}.o" for name in TOOLS), *library]}
     programs.update({out / name: [objects / f"{name}.o", *library] for name in TESTS if tests})
     for path, parts in programs.items():
         part = path.with_name(path.name + ".part")

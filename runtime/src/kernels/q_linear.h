@@ -43,11 +43,11 @@ void qlinear_rows(const QLinearTask& task) {
         for (int r = 0; r < 4; ++r) {
             const int row = 4 * quad + r;
             VI acc[T];
-            auto sums = [&](int t) { return reinterpret_cast<uint32_t*>(task.sums) + (row * T + t) * W; };  // where there is more than one chunk
+            uint32_t* sums = task.sums ? reinterpret_cast<uint32_t*>(task.sums) + row * T * W : nullptr;
             if (task.first)
                 for (int t = 0; t < T; ++t) acc[t] = splat_int(task.bias[row]);
             else
-                for (int t = 0; t < T; ++t) acc[t] = load_ints(sums(t));
+                for (int t = 0; t < T; ++t) acc[t] = load_ints(sums + t * W);
             const QBlock* end = block + task.counts[row];
             if (Q_PAIRED)
                 for (const QBlock* last = block + 2 * task.pairs[row]; block < last; block += 2) {
@@ -75,7 +75,7 @@ void qlinear_rows(const QLinearTask& task) {
                 for (int t = 0; t < T; ++t) acc[t] = dot(acc[t], load_ints(from + t * W), w);
             }
             if (!task.last) {
-                for (int t = 0; t < T; ++t) store_ints(sums(t), acc[t]);
+                for (int t = 0; t < T; ++t) store_ints(sums + t * W, acc[t]);
                 continue;
             }
             const V multiplier = splat(task.multiplier[row]);
