@@ -41,7 +41,7 @@ Results = dict[str, subprocess.CompletedProcess]  # of each command, run by sh w
 def files(tmp_path_factory) -> Path:
     """All that a machine needs in one folder: the library, programs, tests, models, an image, and what to expect."""
     def make(out: Path) -> None:
-        library, models = native_mmrt(tmp_path_factory), written_models(tmp_path_factory)
+        library, models = native_mmrt(tmp_path_factory, tests=True), written_models(tmp_path_factory)
         wanted = [library / "libmmrt.so", library / "mmrt-bench", *(library / name for name in PROGRAMS),
                   models / "image.raw", *(models / f"{name}.{kind}" for name in MODELS for kind in ("mmrt", "npy"))]
         out.mkdir()

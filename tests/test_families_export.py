@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from timm_families import FAMILIES, SPARSITY, make_model
+from timm_families import FAMILIES, SPARSITY, make_model, some_slow
 
 from exporters.export_input import ExportInput
 from exporters.run import export_one
@@ -11,7 +11,7 @@ from mmprune.layers import find_layers
 from mmprune.records import Variant
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", some_slow(FAMILIES))
 def test_family_exports_with_its_zeros(name, tmp_path):
     size, arguments = FAMILIES[name]
     model = make_model(name, **arguments)

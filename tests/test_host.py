@@ -139,7 +139,7 @@ def test_no_space(board, family):
 
 
 def test_the_disk_fills_while_files_are_copied(board, family):
-    board.python("ulimit -f 8")  # in blocks of 512 bytes or 1 KiB: less than probe.py
+    board.python("ulimit -f 8")  # in blocks of 512 bytes or 1 KiB: less than some of the programs
     with pytest.raises(HostError, match=r"on pi: .*File too large"):
         over_ssh(family, host="pi")
     assert board.left == []

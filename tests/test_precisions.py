@@ -13,7 +13,7 @@ import torch
 from export_inputs import make_input, make_variant
 from onnx import TensorProto, numpy_helper
 from PIL import Image
-from timm_families import FAMILIES, make_model
+from timm_families import FAMILIES, make_model, some_slow
 from torch import nn
 from toys import ToySplit, make_baseline
 
@@ -364,8 +364,8 @@ def test_nncf_sends_nothing_and_leaves_nothing_at_home(first, out, error, given,
 
 # ------------------------------------------------------------------------------------------------------------ families
 
-@pytest.mark.parametrize("name", ["resnet10t", "regnety_002", "tf_efficientnet_lite0", "convnext_atto",
-                                  "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", some_slow(["resnet10t", "regnety_002", "tf_efficientnet_lite0", "convnext_atto",
+                                            "vit_tiny_patch16_224"]))
 def test_families_in_int8_and_fp16(name, tmp_path, monkeypatch):
     """Zeros are counted by export_one; here: the answers of nets with random weights, and TensorRT's rules."""
     monkeypatch.setitem(verify.TOLERANCES, "int8", verify.Tolerance(0.25, 0.75))

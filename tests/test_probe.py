@@ -544,7 +544,7 @@ def hogged_core():
     hog.wait()
 
 
-@pytest.mark.parametrize("alone", ["both", "the reference"])
+@pytest.mark.parametrize("alone", ["both", pytest.param("the reference", marks=pytest.mark.slow)])
 def test_beside_a_busy_loop_a_file_is_neither_faster_nor_slower_than_itself(tmp_path, hogged_core, alone):
     """The loop takes the core from both, or from the reference alone, which then has twice the latency."""
     free = min(os.sched_getaffinity(0))

@@ -5,7 +5,7 @@ NVIDIA's own parser.
 import numpy as np
 import pytest
 from tensorrt_rtx_python import TENSORRT_PYTHON, needs_tensorrt_rtx
-from timm_families import FAMILIES, make_model
+from timm_families import FAMILIES, make_model, some_slow
 
 from exporters import verify
 from exporters.export_input import ExportInput
@@ -30,7 +30,7 @@ def random_subject(name, root):
 
 
 @needs_tensorrt_rtx
-@pytest.mark.parametrize("name", PARSED)
+@pytest.mark.parametrize("name", some_slow(PARSED, ["vgg"]))
 def test_nvidia_s_parser_accepts_the_default_exports(name, tmp_path, monkeypatch):
     monkeypatch.setitem(verify.TOLERANCES, "int8", verify.Tolerance(1.0, 0.0))  # random weights: answers are luck
     given = random_subject(name, tmp_path)

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from mmrt_answers import RNG, assert_same, make_onnx, noise
 from onnx import numpy_helper
-from timm_families import FAMILIES, make_model
+from timm_families import FAMILIES, make_model, some_slow
 
 from exporters import ExportError, to_mmrt, to_onnx
 from exporters.export_input import ExportInput
@@ -34,7 +34,7 @@ def densified(model):
     return dense
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", some_slow(FAMILIES))
 def test_family(name, tmp_path, monkeypatch):
     size, arguments = FAMILIES[name]
     images = np.zeros((1, 3, size, size), np.float32)

@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <type_traits>
 
 #include "each_set.h"
 #include "file/sha256.h"
@@ -204,6 +205,15 @@ void test_selection() {
     for (int i = 0; i < count; ++i) {
         check::that(&choose_kernels(sets[i]->needs, sets[i]->name) == sets[i], "a set forced by its name");
         check::that(&choose_kernels(~0u, nullptr) == sets[0], "all features: the best");
+        if (const Kernels* base = sets[i]->builds_on)
+            check::that(sets[i]->width == base->width && (sets[i]->needs & base->needs) == base->needs, std::string(sets[i]->name) + " can run what it builds on");
+        auto is_there = [](const auto& it) {
+            if constexpr (std::is_pointer_v<std::decay_t<decltype(it)>>) return it != nullptr;
+            else return it.run != nullptr;
+        };
+#define KERNEL(kernel, type) check::that(is_there(sets[i]->kernel), std::string(sets[i]->name) + " has " #kernel);
+#include "kernels.inc"
+#undef KERNEL
         if (!sets[i]->needs) continue;
         try {
             choose_kernels(0, sets[i]->name);

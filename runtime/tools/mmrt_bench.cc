@@ -1,4 +1,4 @@
-// mmrt-bench FILE [--threads N] [--runs N] [--warmup N] [--input RAW] [--profile] [--json]
+// mmrt-bench FILE [--threads N] [--runs N] [--warmup N] [--input RAW] [--profile] [--json], or mmrt-bench --kernels [--json]
 // Measures a model where there is no Python. Without --input the input is random. Times are of whole inferences; --profile adds a
 // table of the steps, each with the median of its times in some runs of their own and how near it comes to the roofline: what this
 // core's multiply-adds and its reads from L1 and L2 allow at best, measured at the end. --json prints one line instead, all in it.
@@ -7,9 +7,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "kernel_bench.h"
 #include "kernels.h"
 #include "mmrt.h"
 
@@ -17,6 +19,7 @@ namespace {
 
 constexpr char USAGE[] =
     "usage: mmrt-bench FILE [--threads N] [--runs N] [--warmup N] [--input RAW_FLOAT32] [--profile] [--json]\n"
+    "       mmrt-bench --kernels [--json]    every kernel by itself, a line each\n"
     "example: mmrt-bench model.mmrt --threads 4 --runs 200\n";
 
 [[noreturn]] void stop(const std::string& why, int code = 1) {
@@ -171,7 +174,7 @@ int number(const char* text) {
 int main(int argc, char** argv) {
     std::string file, input;
     int threads = 1, runs = 100, warmup = 10;
-    bool profile = false, json = false;
+    bool profile = false, json = false, kernels = false;
     for (int i = 1; i < argc; ++i) {
         const std::string word = argv[i];
         auto value = [&]() -> const char* {
@@ -183,10 +186,19 @@ int main(int argc, char** argv) {
         else if (word == "--warmup") warmup = number(value());
         else if (word == "--input") input = value();
         else if (word == "--profile") profile = true;
+        else if (word == "--kernels") kernels = true;
         else if (word == "--json") json = true;
         else if (word == "--help" || word == "-h") return std::printf("%s", USAGE), 0;
         else if (word[0] != '-' && file.empty()) file = word;
         else stop("unknown word " + word + "\n" + USAGE, 2);
+    }
+    if (kernels && !file.empty()) stop(std::string("--kernels takes no model\n") + USAGE, 2);
+    if (kernels) {
+        try {
+            return bench_kernels(json), 0;
+        } catch (const std::runtime_error& err) {
+            stop(err.what());
+        }
     }
     if (file.empty()) stop(std::string("name a model\n") + USAGE, 2);
     mmrt_model* model = nullptr;

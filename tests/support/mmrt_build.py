@@ -38,14 +38,14 @@ def builder():
     return module
 
 
-def native_mmrt(folders: pytest.TempPathFactory) -> Path:
-    """libmmrt.so, mmrt-bench and the C++ tests for this machine, of objects that lie in runtime/ where they are new."""
+def native_mmrt(folders: pytest.TempPathFactory, tests: bool = False) -> Path:
+    """libmmrt.so and mmrt-bench for this machine, of objects that lie in runtime/ where they are new; the C++ tests."""
     objects = f"build-{platform.machine()}"
 
     def make(out: Path) -> None:
         if (RUNTIME / objects).is_dir():
             shutil.copytree(RUNTIME / objects, out / objects)
-        builder().build(out, tests=True)
+        builder().build(out, tests=tests)
         shutil.rmtree(out / objects)
 
-    return made_once(folders, "native_mmrt", make)
+    return made_once(folders, "mmrt_and_tests" if tests else "mmrt", make)

@@ -1,7 +1,9 @@
 """One small model of each family of timm, with zeros and with statistics that do something."""
 
+from collections.abc import Iterable
 from functools import partial
 
+import pytest
 import timm
 import torch
 from timm.models.vgg import VGG
@@ -30,6 +32,14 @@ FAMILIES = {  # model: (image size, arguments)
     "mobilevit_xxs": (64, {}),
     "fastvit_t8": (64, {}),
 }
+
+
+QUICK = ("mobilenetv3_small_050", "vit_tiny_patch16_224", "vgg")  # together they have most operators
+
+
+def some_slow(names: Iterable[str], quick: Iterable[str] = QUICK) -> list:
+    """The names as parameters of a test; all but those that are quick are left to `make test-all`."""
+    return [pytest.param(name, marks=[] if name in quick else pytest.mark.slow) for name in names]
 
 
 def make_model(name: str, sparsity: float = SPARSITY, **arguments) -> nn.Module:
