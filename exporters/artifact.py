@@ -55,19 +55,19 @@ def finish(given: ExportInput, made: Made, run: Run) -> Artifact:
     return artifact
 
 
-def read_finished(root: Path, variant: str, format: str, precision: str,
-                  made_with: Mapping[str, str] | None = None) -> Artifact | None:
-    """The artifact if its record is there and its files still are what the record says, else None.
+def forget_stale(root: Path, variant: str, kind: tuple[str, str], made_with: Mapping[str, str]) -> None:
+    """Take away the record of a (format, precision) that was made with anything else: the file is made anew."""
+    record = folder.artifact_record(root, variant, *kind)
+    if record.is_file() and not made_with.items() <= folder.read_record(Artifact, record).made_with.items():
+        record.unlink()
 
-    made_with  what it has to be made with; the record of one that was made otherwise goes
-    """
+
+def read_finished(root: Path, variant: str, format: str, precision: str) -> Artifact | None:
+    """The artifact if its record is there and its files still are what the record says, else None."""
     record = folder.artifact_record(root, variant, format, precision)
     if not record.is_file():
         return None
     artifact = folder.read_record(Artifact, record)
-    if made_with and not made_with.items() <= artifact.made_with.items():
-        record.unlink()
-        return None
     paths = [root / file for file in artifact.files]
     whole = all(path.is_file() for path in paths) and sha256(paths) == artifact.sha256
     return artifact if whole else None
