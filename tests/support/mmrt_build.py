@@ -46,6 +46,5 @@ def native_mmrt(folders: pytest.TempPathFactory, tests: bool = False) -> Path:
         if (RUNTIME / objects).is_dir():
             shutil.copytree(RUNTIME / objects, out / objects)
         builder().build(out, tests=tests)
-        shutil.rmtree(out / objects)
 
     return made_once(folders, "mmrt_and_tests" if tests else "mmrt", make)
