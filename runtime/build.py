@@ -35,7 +35,7 @@ FLAGS = ("-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-pthread",
          "-Wextra", "-Werror=switch", "-Wno-psabi")
 KERNEL_FLAGS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 # libstdc++ is the board's own: the static one of GCC 12 asks for glibc 2.36, and a Jetson's is 2.35
-LINK = ("-s", "-Wl,--gc-sections")
+LINK = ("-s", "-Wl,--gc-sections", "-Wl,--no-undefined")
 SANITIZERS = {"address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1"),
               "thread": ("-fsanitize=thread", "-g", "-O1", "-Wno-maybe-uninitialized")}  # GCC 12's own AVX-512 header
 
