@@ -285,8 +285,8 @@ void dense_matvec(const Matvec& p, int begin, int end, const float* x, float* y,
     const int rows = p.d.y.count / p.d.groups;
     for (int o = begin; o < end;) {  // rows of one group at a time
         const int group = o / rows, stop = std::min(end, (group + 1) * rows);
-        kernels.matvec({p.weights.data() + o * p.inputs, x + group * p.inputs, bias ? bias + (o - begin) : nullptr,
-                        residual ? residual + o : nullptr, y + o, stop - o, p.inputs, p.d.act});
+        kernels.matvec({p.weights.data() + o * p.inputs, x + group * p.inputs, bias ? bias + (o - begin) : nullptr, residual ? residual + o : nullptr, y + o,
+                        stop - o, p.inputs, p.d.act});
         o = stop;
     }
 }

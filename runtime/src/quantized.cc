@@ -177,7 +177,8 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
         most = int(std::clamp<int64_t>(fit / words_in, kernels.qlinear.vectors / 2, kernels.qlinear.vectors));
         const int vectors = cut_panels(d.y.positions, kernels.width, most).front().vectors;
         const int64_t panel_word = std::max<int64_t>(1, touched(d.taps, int64_t(vectors) * kernels.width) * 4);
-        const int64_t chunks = std::clamp<int64_t>((words_in * panel_word + panel_bytes() - 1) / panel_bytes(), 1, std::max<int64_t>(1, d.blocks / outputs / FEWEST_BLOCKS));
+        const int64_t chunks =
+            std::clamp<int64_t>((words_in * panel_word + panel_bytes() - 1) / panel_bytes(), 1, std::max<int64_t>(1, d.blocks / outputs / FEWEST_BLOCKS));
         pack_sparse(p, kernels, int((words_in + chunks - 1) / chunks));
     }
     p.panels = cut_panels(d.y.positions, kernels.width, most);
@@ -361,7 +362,8 @@ Step make_qpool(const QPoolDesc& desc, const Kernels& kernels, int) {
     const Kernels& fit = fitting(desc.y, kernels);
     auto d = std::make_shared<QPoolDesc>(desc);
     return by_rows(fit.name, desc.y, [d, &fit](int row, float* arena) {
-        fit.qmaximum(words(arena, d->x.offset + row * d->x.stride), words(arena, d->y.offset + row * d->y.stride), d->y.positions, d->taps.data(), int(d->taps.size()));
+        fit.qmaximum(words(arena, d->x.offset + row * d->x.stride), words(arena, d->y.offset + row * d->y.stride), d->y.positions, d->taps.data(),
+                     int(d->taps.size()));
     });
 }
 
@@ -400,7 +402,8 @@ Step make_qmean(const QMeanDesc& desc, const Kernels&, int) {
 Step make_qadd(const QAddDesc& d, const Kernels& kernels, int) {
     const Kernels& fit = fitting(d.y, kernels);
     return by_rows(fit.name, d.y, [d, &fit](int row, float* arena) {
-        fit.qadd(d.sum, words(arena, d.a.offset + row * d.a.stride), words(arena, d.b.offset + row * d.b.stride), words(arena, d.y.offset + row * d.y.stride), d.y.positions);
+        fit.qadd(d.sum, words(arena, d.a.offset + row * d.a.stride), words(arena, d.b.offset + row * d.b.stride), words(arena, d.y.offset + row * d.y.stride),
+                 d.y.positions);
     });
 }
 
@@ -410,7 +413,8 @@ Step make_quantize(const QuantizeDesc& d, const Kernels& kernels, int) {
     Step step = by_rows(fit.name, d.y, [d, lost_nan, &kernels, &fit](int row, float* arena) {
         for (int channel = 4 * row; channel < std::min(4 * row + 4, d.x.count); ++channel)
             if (d.width && !no_nan(d, arena + d.x.offset + channel * d.x.stride, kernels)) *lost_nan = true;
-        fit.quantize(arena + d.x.offset + 4 * row * d.x.stride, d.x.stride, std::min(4, d.x.count - 4 * row), words(arena, d.y.offset + row * d.y.stride), d.y.positions, d.scale, d.out);
+        fit.quantize(arena + d.x.offset + 4 * row * d.x.stride, d.x.stride, std::min(4, d.x.count - 4 * row), words(arena, d.y.offset + row * d.y.stride),
+                     d.y.positions, d.scale, d.out);
     });
     step.lost_nan = lost_nan;
     return step;
@@ -419,7 +423,8 @@ Step make_quantize(const QuantizeDesc& d, const Kernels& kernels, int) {
 Step make_dequantize(const DequantizeDesc& d, const Kernels& kernels, int) {
     const Kernels& fit = fitting(d.y, kernels);
     return by_rows(fit.name, d.x, [d, &fit](int row, float* arena) {
-        fit.dequantize(words(arena, d.x.offset + row * d.x.stride), arena + d.y.offset + 4 * row * d.y.stride, d.y.stride, std::min(4, d.y.count - 4 * row), d.y.positions, d.scale, d.zero);
+        fit.dequantize(words(arena, d.x.offset + row * d.x.stride), arena + d.y.offset + 4 * row * d.y.stride, d.y.stride, std::min(4, d.y.count - 4 * row),
+                       d.y.positions, d.scale, d.zero);
     });
 }
 

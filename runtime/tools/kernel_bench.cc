@@ -76,8 +76,10 @@ std::vector<Timed> timed_kernels(const Kernels& k) {
         out.push_back({&k, kernel, shape, unit, work, [data, call, &k] { call(k, *data); }});
     };
     auto of = [](int a, int b, int c) { return std::to_string(a) + "x" + std::to_string(b) + "x" + std::to_string(c); };
-    const SparseTask sparse{d.x.data(), d.y.data(), stride, k.sparse.vectors, d.rows.data(), d.counts.data(), ROWS, d.nonzeros.data(), d.x.data(), true, true, nullptr, 0, relu};
-    add("sparse", of(ROWS, CHANNELS * N_TAPS, int(sparse_width)) + " 20 %", FLOATS, double(d.nonzeros.size()) * double(sparse_width), [=](auto& k, Data&) { k.sparse.run(sparse); });
+    const SparseTask sparse{d.x.data(), d.y.data(), stride, k.sparse.vectors, d.rows.data(), d.counts.data(), ROWS, d.nonzeros.data(), d.x.data(), true, true,
+                            nullptr,    0,          relu};
+    add("sparse", of(ROWS, CHANNELS * N_TAPS, int(sparse_width)) + " 20 %", FLOATS, double(d.nonzeros.size()) * double(sparse_width),
+        [=](auto& k, Data&) { k.sparse.run(sparse); });
     const int dense_width = k.dense.vectors * k.width, inputs = 4096 / dense_width;
     const DenseTask dense{d.x.data(), d.y.data(), stride, k.dense.rows, k.dense.vectors, inputs, d.x.data(), d.x.data(), true, true, nullptr, 0, relu};
     add("dense", of(k.dense.rows, inputs, dense_width), FLOATS, double(k.dense.rows) * dense_width * inputs, [=](auto& k, Data&) { k.dense.run(dense); });
@@ -91,17 +93,48 @@ std::vector<Timed> timed_kernels(const Kernels& k) {
     const MatvecTask matvec{d.x.data(), d.multiplier.data(), nullptr, nullptr, d.y.data(), COLUMN, COLUMN, relu};
     add("matvec", of(COLUMN, COLUMN, 1), FLOATS, COLUMN * COLUMN, [=](auto& k, Data&) { k.matvec(matvec); });
 
-    const QLinearTask qlinear{d.words.data(), d.out.data(), stride, k.qlinear.vectors, ROWS / 4, d.q_counts.data(), d.pairs.data(), d.blocks.data(), true, true, nullptr,
-                              d.offsets.data(), CHANNELS, d.words.data(), d.multiplier.data(), d.bias.data(), rounding, nullptr, 0, false, {}};
-    add("qlinear", of(ROWS, 4 * CHANNELS * N_TAPS, int(q_width)) + " 25 %", BYTES, 4. * double(d.blocks.size()) * double(q_width), [=](auto& k, Data&) { k.qlinear.run(qlinear); });
+    const QLinearTask qlinear{d.words.data(),
+                              d.out.data(),
+                              stride,
+                              k.qlinear.vectors,
+                              ROWS / 4,
+                              d.q_counts.data(),
+                              d.pairs.data(),
+                              d.blocks.data(),
+                              true,
+                              true,
+                              nullptr,
+                              d.offsets.data(),
+                              CHANNELS,
+                              d.words.data(),
+                              d.multiplier.data(),
+                              d.bias.data(),
+                              rounding,
+                              nullptr,
+                              0,
+                              false,
+                              {}};
+    add("qlinear", of(ROWS, 4 * CHANNELS * N_TAPS, int(q_width)) + " 25 %", BYTES, 4. * double(d.blocks.size()) * double(q_width),
+        [=](auto& k, Data&) { k.qlinear.run(qlinear); });
     QLinearTask qdense = qlinear;
     qdense.vectors = std::max(1, k.qdense.vectors);
     const int qdense_width = qdense.vectors * k.width;
     add("qdense", of(ROWS, 4 * CHANNELS, qdense_width), BYTES, 4. * ROWS * CHANNELS * qdense_width, [=](auto& k, Data&) { k.qdense.run(qdense); });
-    const QMatvecTask qmatvec{d.words.data(), d.words.data(), reinterpret_cast<uint8_t*>(d.out.data()), COLUMN, COLUMN / 4, d.multiplier.data(), d.bias.data(), rounding, nullptr, false, {}};
+    const QMatvecTask qmatvec{d.words.data(),
+                              d.words.data(),
+                              reinterpret_cast<uint8_t*>(d.out.data()),
+                              COLUMN,
+                              COLUMN / 4,
+                              d.multiplier.data(),
+                              d.bias.data(),
+                              rounding,
+                              nullptr,
+                              false,
+                              {}};
     add("qmatvec", of(COLUMN, COLUMN, 1), BYTES, COLUMN * COLUMN, [=](auto& k, Data&) { k.qmatvec.run(qmatvec); });
     const int taps = (N_TAPS + k.qdepthwise.taps - 1) / k.qdepthwise.taps * k.qdepthwise.taps;
-    const QDepthwiseTask qdepthwise{d.words.data(), d.out.data(), POSITIONS, TAPS, taps, reinterpret_cast<int8_t*>(d.words.data()), d.multiplier.data(), d.bias.data(), rounding};
+    const QDepthwiseTask qdepthwise{d.words.data(),      d.out.data(),  POSITIONS, TAPS, taps, reinterpret_cast<int8_t*>(d.words.data()),
+                                    d.multiplier.data(), d.bias.data(), rounding};
     add("qdepthwise", "28x28x4 3x3", BYTES, 4 * POSITIONS * N_TAPS, [=](auto& k, Data&) { k.qdepthwise.run(qdepthwise); });
     const QMatmulTask qmatmul{matmul, {0.01f, 128}, {0.01f, 128}, {0.1f, 128}, 0.001f, d.scratch.data()};
     add("qmatmul", of(MATRIX, MATRIX, MATRIX), BYTES, MATRIX * MATRIX * MATRIX, [=](auto& k, Data&) { k.qmatmul(qmatmul); });
@@ -116,7 +149,8 @@ std::vector<Timed> timed_kernels(const Kernels& k) {
     add("softmax_row", "1024", MEMORY, 2 * B * N, [](auto& k, Data& d) { k.softmax_row(d.x.data(), d.y.data(), N); });
     add("norm_row", "1024", MEMORY, 2 * B * N, [](auto& k, Data& d) { k.norm_row(d.x.data(), d.y.data(), N, 1e-5f, nullptr, nullptr); });
     add("all_finite", "1024", MEMORY, B * N, [](auto& k, Data& d) { d.y[0] = k.all_finite(d.x.data(), N); });
-    add("qmaximum", "28x28x4 3x3", MEMORY, POSITIONS * (N_TAPS + 1) * 4, [](auto& k, Data& d) { k.qmaximum(d.words.data(), d.out.data(), POSITIONS, TAPS, N_TAPS); });
+    add("qmaximum", "28x28x4 3x3", MEMORY, POSITIONS * (N_TAPS + 1) * 4,
+        [](auto& k, Data& d) { k.qmaximum(d.words.data(), d.out.data(), POSITIONS, TAPS, N_TAPS); });
     add("qtable", "1024x4", MEMORY, 2 * B * N, [](auto& k, Data& d) { k.qtable(d.table, d.words.data(), d.out.data(), N); });
     add("qadd", "1024x4", MEMORY, 3 * B * N, [](auto& k, Data& d) { k.qadd({}, d.words.data(), d.words.data(), d.out.data(), N); });
     add("quantize", "1024x4", MEMORY, 5 * B * N, [=](auto& k, Data& d) { k.quantize(d.x.data(), N, 4, d.out.data(), N, 0.05f, rounding); });
@@ -156,7 +190,8 @@ void bench_kernels(bool json) {
     auto rate = [](const Timed& one) { return one.work / one.seconds / 1e9; };
     std::stable_sort(all.begin(), all.end(), [](const Timed& a, const Timed& b) { return a.kernel < b.kernel; });
     for (const Timed& one : all) {
-        const double peak = rate(*std::find_if(all.begin(), all.end(), [&](const Timed& p) { return p.set == one.set && p.unit == one.unit && p.shape == "peak"; }));
+        const double peak =
+            rate(*std::find_if(all.begin(), all.end(), [&](const Timed& p) { return p.set == one.set && p.unit == one.unit && p.shape == "peak"; }));
         const char* unit = one.unit == MEMORY ? "GB/s" : "GMAC/s";
         std::printf(json ? "{\"kernel\": \"%s\", \"kernels\": \"%s\", \"shape\": \"%s\", \"rate\": %.4g, \"unit\": \"%s\", \"share_of_peak\": %.4f}\n"
                          : "%-15s %-13s %-22s %9.2f %-7s %5.0f %%\n",

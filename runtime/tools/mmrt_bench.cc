@@ -84,9 +84,7 @@ struct Limits {
     double multiply_adds = 0, l1 = 0, l2 = 0;
 };
 
-double seconds_since(std::chrono::steady_clock::time_point began) {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
-}
+double seconds_since(std::chrono::steady_clock::time_point began) { return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count(); }
 
 Limits measure_limits(const char* set) {
     constexpr int64_t L1_FLOATS = 16 * 1024 / 4, L2_FLOATS = 256 * 1024 / 4, N = 48 * 1024 * 1024;
@@ -112,7 +110,8 @@ Limits measure_limits(const char* set) {
 }
 
 // The least time of a step on one core: its multiplications by non-zeros; in the sparse kernel also a vector read from L1 for each vector
-// multiplied, one more for every weight that T vectors share, and the weight with its offset from L2. 0: no multiplications, or of bytes, whose limit is not known here.
+// multiplied, one more for every weight that T vectors share, and the weight with its offset from L2. 0: no multiplications, or of bytes, whose limit is not
+// known here.
 double least_seconds(const Layer& layer, const Limits& limits) {
     if (layer.op[0] == 'Q') return 0;
     const double macs = layer.needed_macs;
@@ -139,7 +138,8 @@ void print_profile(const std::vector<Layer>& layers, const Limits& limits, int t
     }
     std::printf("%10.4f  sum of the steps; GMAC/s counts multiplications by non-zeros\n", total * 1e3);
     std::printf("%10.4f  what the steps that multiply would take at the limit: %.0f %% of their time\n", least * 1e3, bound > 0 ? least / bound * 100 : 0);
-    std::printf("limits of one core: %.1f G multiply-adds/s, %.1f G floats/s from L1, %.1f from L2\n", limits.multiply_adds / 1e9, limits.l1 / 1e9, limits.l2 / 1e9);
+    std::printf("limits of one core: %.1f G multiply-adds/s, %.1f G floats/s from L1, %.1f from L2\n", limits.multiply_adds / 1e9, limits.l1 / 1e9,
+                limits.l2 / 1e9);
 }
 
 void print_steps(const std::vector<Layer>& layers, const Limits& limits, int threads) {
@@ -147,8 +147,8 @@ void print_steps(const std::vector<Layer>& layers, const Limits& limits, int thr
                 limits.l1, limits.l2);
     for (const Layer& layer : layers)
         std::printf("%s{\"name\": \"%s\", \"op\": \"%s\", \"kernel\": \"%s\", \"seconds\": %.9f, \"needed_macs\": %.0f, \"least_seconds\": %.9f}",
-                    &layer == &layers[0] ? "" : ", ", escaped(layer.name).c_str(), layer.op.c_str(), layer.kernel.c_str(), median(layer.seconds), layer.needed_macs,
-                    least_seconds(layer, limits) / threads);
+                    &layer == &layers[0] ? "" : ", ", escaped(layer.name).c_str(), layer.op.c_str(), layer.kernel.c_str(), median(layer.seconds),
+                    layer.needed_macs, least_seconds(layer, limits) / threads);
     std::printf("]");
 }
 
@@ -239,8 +239,9 @@ int main(int argc, char** argv) {
     Limits limits;
     if (profile) limits = measure_limits(mmrt_kernels(model));
     if (json) {
-        std::printf("{\"file\": \"%s\", \"mmrt\": \"%s\", \"kernels\": \"%s\", \"threads\": %d, \"runs\": %d, \"p50_s\": %.9f, \"p90_s\": %.9f, \"min_s\": %.9f",
-                    file.c_str(), mmrt_version(), mmrt_kernels(model), threads, runs, p50, p90, seconds.front());
+        std::printf(
+            "{\"file\": \"%s\", \"mmrt\": \"%s\", \"kernels\": \"%s\", \"threads\": %d, \"runs\": %d, \"p50_s\": %.9f, \"p90_s\": %.9f, \"min_s\": %.9f",
+            file.c_str(), mmrt_version(), mmrt_kernels(model), threads, runs, p50, p90, seconds.front());
         if (profile) print_steps(layers, limits, threads);
         std::printf("}\n");
     } else {

@@ -8,9 +8,7 @@
 namespace mmrt {
 namespace {
 
-MMRT_INLINE const float* at_bytes(const float* p, int64_t bytes) {
-    return reinterpret_cast<const float*>(reinterpret_cast<const char*>(p) + bytes);
-}
+MMRT_INLINE const float* at_bytes(const float* p, int64_t bytes) { return reinterpret_cast<const float*>(reinterpret_cast<const char*>(p) + bytes); }
 
 // Two non-zeros, the second for accumulators of its own or for the same.
 template <int T>

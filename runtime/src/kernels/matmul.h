@@ -62,8 +62,7 @@ void matvec(const MatvecTask& t) {
         const float* w = t.weights + o * t.inputs;
         V acc[4] = {};
         int64_t k = 0;
-        for (; k + 4 * W <= t.inputs; k += 4 * W)
-            add_products(acc, w + k, t.x + k);
+        for (; k + 4 * W <= t.inputs; k += 4 * W) add_products(acc, w + k, t.x + k);
         for (; k + W <= t.inputs; k += W) acc[0] += load(w + k) * load(t.x + k);
         if (k < t.inputs) acc[1] += load_part(w + k, t.inputs - k) * load_part(t.x + k, t.inputs - k);
         float sum = vsum((acc[0] + acc[1]) + (acc[2] + acc[3])) + (t.bias ? t.bias[o] : 0.f) + (t.residual ? t.residual[o] : 0.f);

@@ -160,8 +160,7 @@ MMRT_INLINE void sums_around(const V (&mean)[T], V (&sum)[T], V (&squares)[T], i
 // Of numbers far from 0 a mean is known to few digits, so what is left of it in x - mean is taken away too: with `left`, the mean of
 // x - mean, the variance is the mean of (x - mean)^2 less left^2 (Chan, Golub and LeVeque 1983, the corrected two-pass algorithm).
 // Four vectors of columns at a time share the broadcast of gain and bias.
-void norm(const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length, int64_t n, float eps, const float* gain,
-          const float* bias) {
+void norm(const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length, int64_t n, float eps, const float* gain, const float* bias) {
     const V share = splat(1.f / float(length));
     each_columns<4>(n, [&](int64_t i, auto vectors, int64_t elements) __attribute__((always_inline)) {  // so that whole vectors are not asked about
         constexpr int T = decltype(vectors)::value;
@@ -177,8 +176,7 @@ void norm(const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length
         }
         for (int64_t r = 0; r < length; ++r) {
             const V g = splat(gain ? gain[r] : 1.f), b = splat(bias ? bias[r] : 0.f);
-            for (int j = 0; j < T; ++j)
-                store_some(y + r * y_row + i + j * W, ((at(r, j) - mean[j]) * inverse[j] + start[j]) * g + b, elements);
+            for (int j = 0; j < T; ++j) store_some(y + r * y_row + i + j * W, ((at(r, j) - mean[j]) * inverse[j] + start[j]) * g + b, elements);
         }
     });
 }

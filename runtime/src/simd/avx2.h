@@ -29,5 +29,5 @@ MMRT_INLINE VI dot_two(VI acc, VI x, VI other, Two w) {
 }  // namespace
 }  // namespace mmrt
 
-#include "quads.h"
 #include "packed_floats.h"
+#include "quads.h"

@@ -37,8 +37,8 @@ MMRT_INLINE VI look_up(Table table, VI bytes) {
 }  // namespace
 }  // namespace mmrt
 
-#include "no_pairs.h"
-#include "quads.h"
 #include "narrow_words.h"
-#include "shifted_rows.h"
+#include "no_pairs.h"
 #include "packed_floats.h"
+#include "quads.h"
+#include "shifted_rows.h"

@@ -59,6 +59,6 @@ MMRT_INLINE VI look_up(const Table& table, VI bytes) {
 }  // namespace mmrt
 
 #include "no_pairs.h"
-#include "quads.h"
 #include "packed_int16.h"
+#include "quads.h"
 #include "vnni_channels.h"

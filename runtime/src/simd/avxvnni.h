@@ -20,6 +20,6 @@ MMRT_INLINE VI multiply_packed(VI acc, VI x, VI w) { return (VI)_mm256_dpwssd_av
 }  // namespace mmrt
 
 #include "no_pairs.h"
-#include "quads.h"
 #include "packed_int16.h"
+#include "quads.h"
 #include "vnni_channels.h"

@@ -136,6 +136,6 @@ MMRT_INLINE void store_channels(uint32_t* y, const ChannelSums<T>& sums, const C
 }  // namespace
 }  // namespace mmrt
 
+#include "packed_floats.h"
 #include "rounding.h"
 #include "shifted_rows.h"
-#include "packed_floats.h"

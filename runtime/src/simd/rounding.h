@@ -9,7 +9,9 @@ struct Clamp {
     VI zero;
 };
 
-MMRT_INLINE Clamp clamp_of(const Rounding& r) { return {splat(r.low - r.zero), splat(r.high - r.zero), splat(WHOLE - r.zero), splat_int(static_cast<int32_t>(r.zero))}; }
+MMRT_INLINE Clamp clamp_of(const Rounding& r) {
+    return {splat(r.low - r.zero), splat(r.high - r.zero), splat(WHOLE - r.zero), splat_int(static_cast<int32_t>(r.zero))};
+}
 
 MMRT_INLINE VI quantized(V value, const Clamp& c) { return to_int(vmin(vmax(value, c.low), c.high)) + c.zero; }
 

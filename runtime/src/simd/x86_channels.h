@@ -14,10 +14,8 @@ struct Channels {
     __m256 multiplier, low, high;
 };
 MMRT_INLINE Channels channels_of(const QDepthwiseTask& task) {
-    return {_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(task.bias))),
-            _mm256_set1_epi32(static_cast<int>(task.out.zero)),
-            _mm256_broadcast_ps(reinterpret_cast<const __m128*>(task.multiplier)),
-            _mm256_set1_ps(task.out.low - task.out.zero),
+    return {_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(task.bias))), _mm256_set1_epi32(static_cast<int>(task.out.zero)),
+            _mm256_broadcast_ps(reinterpret_cast<const __m128*>(task.multiplier)), _mm256_set1_ps(task.out.low - task.out.zero),
             _mm256_set1_ps(task.out.high - task.out.zero)};
 }
 
