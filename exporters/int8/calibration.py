@@ -73,4 +73,4 @@ def describe(images: np.ndarray, how: Int8 | None = None) -> str:
         return about
     biases = "biases corrected" if how.bias_correction else "biases as they were"
     limit = "" if how.max_drop is None else f", at most {how.max_drop:g} points of accuracy to lose"
-    return f"{about}, ranges by {how.clipping}, {biases}{limit}"
+    return f"{about}, ranges by {how.method}, {biases}{limit}"
