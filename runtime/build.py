@@ -83,7 +83,8 @@ def build(out: Path = HERE, arch: str = "", tests: bool = False, sanitize: str =
     with concurrent.futures.ThreadPoolExecutor(jobs or len(os.sched_getaffinity(0))) as pool:
         list(pool.map(compile_one, units))
     library = [objects / f"{name}.o" for name in units if units[name][0] == "src"]
-    programs = {out / "libmmrt.so": ["-shared", *library], out / "mmrt-bench": [*(objects / f"{name}.o" for name in TOOLS), *library]}
+    tools = [objects / f"{name}.o" for name in TOOLS]
+    programs = {out / "libmmrt.so": ["-shared", *library], out / "mmrt-bench": [*tools, *library]}
     programs.update({out / name: [objects / f"{name}.o", *library] for name in TESTS if tests})
     for path, parts in programs.items():
         part = path.with_name(path.name + ".part")
