@@ -2,7 +2,7 @@
 #pragma once
 
 #include "q_adding.h"
-#include "simd/functions.h"
+#include "simd/steps.h"
 
 namespace mmrt {
 namespace {

@@ -1,7 +1,7 @@
 // Products of activations that uint8 rounds: floats outside, integers inside.
 #pragma once
 
-#include "simd/functions.h"
+#include "simd/steps.h"
 
 namespace mmrt {
 namespace {
