@@ -240,7 +240,8 @@ def test_all_precisions_are_points_of_one_front(toy, tmp_path):
     assert f"note: {images} is not read: no int8 is made (--precision int8)" in done.stderr
 
 
-@pytest.mark.parametrize(("formats", "pattern"), [("mmrt-int8", "block-1x4"), ("mmrt-int8,onnx-fp32", "unstructured")])
+@pytest.mark.parametrize(("formats", "pattern"), [
+    ("mmrt-int8", "block-1x4"), pytest.param("mmrt-int8,onnx-fp32", "unstructured", marks=pytest.mark.slow)])
 def test_blocks_are_taken_where_only_int8_of_mmrt_is_asked_for(toy, tmp_path, formats, pattern):
     words = ["--strategies", "max", "--formats", formats, "--epochs", "2"]
     done = mmprune(*arguments(toy, tmp_path / "out", *words))
@@ -337,6 +338,7 @@ def test_the_deployed_program_is_as_right_as_reported(tmp_path):
     assert [int(line.split()[-1]) for line in answers[1::3]] == labels.tolist()
 
 
+@pytest.mark.slow
 def test_an_image_folder(tmp_path):
     """Class folders without a split, decoded once into the family's cache; the split is said."""
     generator = np.random.default_rng(0)

@@ -83,6 +83,7 @@ def begun_with_two_jobs(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [2, 1, 4])
 def test_threads_are_those_that_the_family_was_begun_with_not_what_is_left_to_make(begun_with_two_jobs, tmp_path,
                                                                                   monkeypatch, four_threads, jobs):
@@ -100,7 +101,7 @@ def test_threads_are_those_that_the_family_was_begun_with_not_what_is_left_to_ma
         build_family(make_baseline, REQUEST, tmp_path, Resources(threads=3))
 
 
-@pytest.mark.parametrize("left", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("left", [1, *(pytest.param(left, marks=pytest.mark.slow) for left in (2, 3))])
 def test_a_job_s_threads_do_not_depend_on_the_tasks_left(four_threads, left):
     seen = []
     run_tasks(say_threads, make_nothing, list(range(left)), Processes(jobs=2), lambda *told: seen.append(told[-1]))
