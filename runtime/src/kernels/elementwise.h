@@ -42,15 +42,14 @@ MMRT_INLINE V vpow(V a, V b) {
 
 void binary(int fn, const Act& act, const float* a, int a_step, const float* b, int b_step, float* y, int64_t n) {
     if (n <= 0) return;
-    switch (fn) {
-        case 0: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return p + q; }); break;
-        case 1: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return p - q; }); break;
-        case 2: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return p * q; }); break;
-        case 3: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return p / q; }); break;
-        case 4: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return vmax_nan(p, q); }); break;
-        case 5: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return vmin_nan(p, q); }); break;
-        case 6: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return vpow(p, q); }); break;
-        default: __builtin_trap();  // the reader of files lets no other pass
+    switch (Binary(fn)) {
+        case Binary::add: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return p + q; }); break;
+        case Binary::sub: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return p - q; }); break;
+        case Binary::mul: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return p * q; }); break;
+        case Binary::div: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return p / q; }); break;
+        case Binary::max: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return vmax_nan(p, q); }); break;
+        case Binary::min: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return vmin_nan(p, q); }); break;
+        case Binary::pow: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return vpow(p, q); }); break;
     }
     if (act.code) unary(act, y, y, n);
 }

@@ -75,11 +75,10 @@ MMRT_INLINE void reduce_columns(const float* x, int64_t row, int64_t length, flo
 }
 
 void reduce(int kind, const float* x, int64_t row, int64_t length, float* y, int64_t n, float scale) {
-    switch (kind) {
-        case 1: return reduce_columns<1>(x, row, length, y, n, scale);
-        case 2: return reduce_columns<2>(x, row, length, y, n, scale);
-        case 3: return reduce_columns<3>(x, row, length, y, n, scale);
-        default: return reduce_columns<0>(x, row, length, y, n, scale);
+    switch (Reduction(kind)) {
+#define REDUCTION(number, name) \
+    case Reduction::name: return reduce_columns<number>(x, row, length, y, n, scale);
+#include "operations.inc"
     }
 }
 
@@ -103,12 +102,12 @@ MMRT_INLINE float fold_row(const float* x, int64_t n) {
 
 // The plain sum, maximum, minimum or sum of squares of n elements: sqrt and scale are the caller's.
 float reduce_row(int kind, const float* x, int64_t n) {
-    switch (kind) {
-        case 1: return fold_row<1>(x, n);
-        case 2: return fold_row<2>(x, n);
-        case 3: return fold_row<3>(x, n);
-        default: return fold_row<0>(x, n);
+    switch (Reduction(kind)) {
+#define REDUCTION(number, name) \
+    case Reduction::name: return fold_row<number>(x, n);
+#include "operations.inc"
     }
+    __builtin_trap();  // the reader of files lets no other pass
 }
 
 // Columns of a softmax: maximum, exponentials and their sum, quotient.

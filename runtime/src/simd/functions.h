@@ -68,58 +68,41 @@ static float scalar_expm1(float x) { return expm1f(x); }
 // FORMAT.md, Activations; NaN stays NaN. CODE is a constant, so that one loop holds one activation.
 template <int CODE>
 MMRT_INLINE V activate(V x, float a, float b) {
-    switch (CODE) {
-        case 1: return clamped(x, splat(a), splat(b));
-        case 2: return select_negative(x, x * a, x);
-        case 3: return vsigmoid(x);
-        case 4: return x * vsigmoid(x);
-        case 5: return clamped(x * a + splat(b), splat(0.f), splat(1.f));
-        case 6: return x * clamped(x * (1.f / 6) + splat(0.5f), splat(0.f), splat(1.f));
-        case 7: return x * 0.5f * (splat(1.f) + verf(x * 0.70710678f));
-        case 8: return x * 0.5f * (splat(1.f) + vtanh((x + x * x * x * 0.044715f) * 0.79788456f));
-        case 9: return vtanh(x);
-        case 10: return vexp(x);
-        case 11: return vsqrt(x);
-        case 12: return splat(1.f) / x;
-        case 13: return verf(x);
-        case 14: return -x;
-        case 15: return vabs(x);
-        case 16: return each<scalar_log>(x);
-        case 17: return each<scalar_softplus>(x);
-        case 18: return select_negative(x, each<scalar_expm1>(x) * a, x);
-        case 19: return x * a + splat(b);
-        case 20: return each<scalar_mish>(x);
-        case 21: return steps(x, steps_of(a, -b, 255.f - b)) * a;
-        default: return x;
+    switch (Activation(CODE)) {
+        case Activation::clip: return clamped(x, splat(a), splat(b));
+        case Activation::leaky: return select_negative(x, x * a, x);
+        case Activation::sigmoid: return vsigmoid(x);
+        case Activation::silu: return x * vsigmoid(x);
+        case Activation::hardsigmoid: return clamped(x * a + splat(b), splat(0.f), splat(1.f));
+        case Activation::hardswish: return x * clamped(x * (1.f / 6) + splat(0.5f), splat(0.f), splat(1.f));
+        case Activation::gelu: return x * 0.5f * (splat(1.f) + verf(x * 0.70710678f));
+        case Activation::gelu_tanh: return x * 0.5f * (splat(1.f) + vtanh((x + x * x * x * 0.044715f) * 0.79788456f));
+        case Activation::tanh: return vtanh(x);
+        case Activation::exp: return vexp(x);
+        case Activation::sqrt: return vsqrt(x);
+        case Activation::reciprocal: return splat(1.f) / x;
+        case Activation::erf: return verf(x);
+        case Activation::neg: return -x;
+        case Activation::abs: return vabs(x);
+        case Activation::log: return each<scalar_log>(x);
+        case Activation::softplus: return each<scalar_softplus>(x);
+        case Activation::elu: return select_negative(x, each<scalar_expm1>(x) * a, x);
+        case Activation::affine: return x * a + splat(b);
+        case Activation::mish: return each<scalar_mish>(x);
+        case Activation::rounded: return steps(x, steps_of(a, -b, 255.f - b)) * a;
+        case Activation::none: return x;
     }
+    __builtin_unreachable();  // a row of operations.inc that no case has does not compile
 }
 
 // Calls f(Code<c>()) for the constant c that equals code.
 template <class F>
 MMRT_INLINE void with_activation(int code, F f) {
     switch (code) {
-        case 1: return f(Code<1>());
-        case 2: return f(Code<2>());
-        case 3: return f(Code<3>());
-        case 4: return f(Code<4>());
-        case 5: return f(Code<5>());
-        case 6: return f(Code<6>());
-        case 7: return f(Code<7>());
-        case 8: return f(Code<8>());
-        case 9: return f(Code<9>());
-        case 10: return f(Code<10>());
-        case 11: return f(Code<11>());
-        case 12: return f(Code<12>());
-        case 13: return f(Code<13>());
-        case 14: return f(Code<14>());
-        case 15: return f(Code<15>());
-        case 16: return f(Code<16>());
-        case 17: return f(Code<17>());
-        case 18: return f(Code<18>());
-        case 19: return f(Code<19>());
-        case 20: return f(Code<20>());
-        case 21: return f(Code<21>());
-        default: return f(Code<0>());
+#define ACTIVATION(number, name) \
+    case number: return f(Code<number>());
+#include "operations.inc"
+        default: __builtin_trap();  // the reader of files lets no other pass
     }
 }
 
