@@ -28,7 +28,8 @@ class BuildWithRuntime(build_py):
         out = HERE / "runtime" if self.editable_mode else Path(self.build_lib) / "mmprune" / "runtime"
         try:
             builder.build(out)
-            if not self.editable_mode:
+            if not self.editable_mode:  # what runs models is all that a wheel needs
+                (out / "mmrt-bench").unlink()
                 for objects in out.glob("build-*"):
                     shutil.rmtree(objects)
         except builder.BuildError as err:

@@ -22,7 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from targets.measure import PROBE
+from targets.device import this_machine
+from targets.on_device.measure import words
 
 GOAL = 0.03
 TURN_S = 0.4
@@ -63,7 +64,7 @@ def probe_command(model: Path, runtime: str, asked: argparse.Namespace, folder: 
     job = {"schema": 1, "root": str(model.parent), "entries": [entry],
            "profile": {"samples": asked.samples, "seconds": 600, "rounds": 1, "restarts": 1}}
     (folder / "job.json").write_text(json.dumps(job))
-    return [sys.executable, str(PROBE), "run", str(folder / "job.json")]
+    return [sys.executable, *words("probe", "run", str(folder / "job.json"))]
 
 
 BENCHMARK_APP = """
@@ -85,9 +86,9 @@ def bare_loop(model: Path, asked: argparse.Namespace) -> list[str]:
 PEERS = {"benchmark_app": ("openvino", benchmark_app), "bare loop": ("onnxruntime", bare_loop)}
 
 
-def start(command: list[str], said: Path) -> subprocess.Popen[bytes]:
+def start(command: list[str], said: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     with open(said, "wb") as f:  # a group of its own: the probe's workers stop and go with it
-        return subprocess.Popen(command, stdout=f, stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(command, stdout=f, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
 
 
 def take_turns(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -106,12 +107,12 @@ def take_turns(processes: list[subprocess.Popen[bytes]]) -> None:
 def pair(model: Path, peer: str, asked: argparse.Namespace, probe_first: bool) -> dict[str, float]:
     """One repetition: medians and fastest samples of both, in seconds."""
     runtime, command = PEERS[peer]
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, this_machine() as place:
         folder = Path(name)
-        probe = start(probe_command(model, runtime, asked, folder), folder / "probe.txt")
+        probe = start(probe_command(model, runtime, asked, folder), folder / "probe.txt", place.environment)
         while b'"fraction": 1.0' not in (folder / "probe.txt").read_bytes() and probe.poll() is None:
             time.sleep(0.02)  # its memory pass comes before, and has no peer
-        both = [probe, start(command(model, asked), folder / "peer.txt")]
+        both = [probe, start(command(model, asked), folder / "peer.txt", dict(os.environ))]
         try:
             take_turns(both if probe_first else both[::-1])
         finally:  # a stopped process would stay for ever

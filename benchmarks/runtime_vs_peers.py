@@ -6,7 +6,7 @@
 
 Any timm model, random weights, magnitude mask: every convolution and linear gets the given sparsity but the stem, the
 depthwise convolutions and the classifier, which stay dense. Every (sparsity, runtime) is a process of its own; they
-take turns in random order, as in all that mmprune measures (targets/on_device/probe.py). The ratio is p50 of the faster
+take turns in random order, as in all that mmprune measures (on_device/rounds.py). The ratio is p50 of the faster
 of ONNX Runtime and OpenVINO on the dense model over p50; its spread are the quartiles over the rounds, each round's
 medians being compared with the same round's. onnxruntime-int8 is the dense model quantized (static, symmetric weights).
 DeepSparse needs packages of its time: all then run in a virtual environment made for it, .venv-deepsparse; where that
@@ -44,8 +44,9 @@ from exporters.to_mmrt import write_mmrt
 from exporters.to_onnx import simplify
 from mmprune.patterns import PATTERNS
 from mmprune.runtime_files import runtime_folder
-from targets.measure import PROBE
-from targets.on_device.probe import cpu_facts
+from targets.device import this_machine
+from targets.on_device.board import cpu_facts
+from targets.on_device.measure import words
 
 RUNTIMES = ("mmrt", "mmrt-int8", "onnxruntime", "openvino", "deepsparse", "onnxruntime-int8", "openvino-int8")
 PEERS = ("onnxruntime", "openvino")  # whose faster dense run is the 1.0 of the ratios
@@ -179,12 +180,11 @@ def run_probe(files: dict[tuple[float, str], Path], threads: list[int], rounds: 
                for (sparsity, runtime), path in files.items() for count in threads]
     job = {"schema": 1, "root": "/", "timeout_s": 600, "entries": entries,
            "profile": {"samples": None, "seconds": seconds, "rounds": rounds, "restarts": 1}}
-    environment = {**os.environ, "PYTHONPATH": str(runtime_folder()), "NM_DISABLE_ANALYTICS": "1"}
-    with tempfile.TemporaryFile("w+") as asked:
+    with this_machine() as place, tempfile.TemporaryFile("w+") as asked:
         asked.write(json.dumps(job))
         asked.seek(0)
         with subprocess.Popen([*probe_command, "run", "-"], stdin=asked, stdout=subprocess.PIPE, text=True,
-                              env=environment) as probe:
+                              env={**place.environment, "NM_DISABLE_ANALYTICS": "1"}) as probe:
             assert probe.stdout is not None
             for row in map(json.loads, probe.stdout):
                 if row["kind"] == "error":
@@ -280,7 +280,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def probe_for(runtimes: list[str], no_amx: bool) -> list[str]:
     """What runs the probe; takes "deepsparse" out of the runtimes where that cannot be had."""
-    command = [sys.executable, str(PROBE)]
+    command = [sys.executable, *words("probe")]
     if "deepsparse" in runtimes:
         if python := deepsparse_python():
             command = [python, str(ROOT / "benchmarks" / "probe_with_deepsparse.py")]

@@ -13,8 +13,6 @@ from exporters.verify import Run, verify
 from mmprune import folder
 from mmprune.records import Artifact
 
-LOST = "percentage points below torch's"
-LEFT = "are left in what mmrt runs"  # of a note on zeros that a file has not
 # As `xz -0`: of float weights a longer search makes hardly less, and takes several times as long. A family has dozens
 # of files.
 PRESET = 0
@@ -29,6 +27,7 @@ class Made:
     files: tuple[Path, ...]  # the main file first
     layer_sparsity: dict[str, float]  # counted in these files, by Layer.name
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     download_bytes: int | None = None  # where the format has a packed form of its own; None: of the files in a .tar.xz
 
 
@@ -44,33 +43,31 @@ def finish(given: ExportInput, made: Made, run: Run) -> Artifact:
     if made.download_bytes is None:
         given.attempts.doing("packing to know its size")
     files = tuple(path.relative_to(given.root).as_posix() for path in made.files)
-    drop = 100 * (agreement.torch_accuracy - agreement.accuracy)
-    notes = tuple(note for note in made.notes if LOST not in note)  # of the file that this one was made from
-    notes += (f"accuracy {drop:.2f} {LOST}",) if drop > 0 else ()
     artifact = Artifact(
         id=name, variant=given.variant.id, format=made.format, precision=made.precision, path=files[0], files=files,
         file_bytes=file_bytes(made.files), sha256=sha256(made.files),
         download_bytes=download_bytes(made.files) if made.download_bytes is None else made.download_bytes,
         max_abs_difference=agreement.max_abs_difference, top1_agreement=agreement.top1_agreement,
-        accuracy=agreement.accuracy, layer_sparsity=made.layer_sparsity, notes=notes,
+        accuracy=agreement.accuracy, layer_sparsity=made.layer_sparsity, notes=made.notes, warnings=made.warnings,
+        accuracy_lost=max(0.0, agreement.torch_accuracy - agreement.accuracy),
         reference=given.variant.reference, made_with=expected_of(given, (made.format, made.precision)))
     folder.write_artifact(given.root, artifact)
     return artifact
 
 
-def read_finished(root: Path, variant: str, format: str, precision: str,
-                  made_with: Mapping[str, str] | None = None) -> Artifact | None:
-    """The artifact if its record is there and its files still are what the record says, else None.
+def forget_stale(root: Path, variant: str, kind: tuple[str, str], made_with: Mapping[str, str]) -> None:
+    """Take away the record of a (format, precision) that was made with anything else: the file is made anew."""
+    record = folder.artifact_record(root, variant, *kind)
+    if record.is_file() and not made_with.items() <= folder.read_record(Artifact, record).made_with.items():
+        record.unlink()
 
-    made_with  what it has to be made with; the record of one that was made otherwise goes
-    """
+
+def read_finished(root: Path, variant: str, format: str, precision: str) -> Artifact | None:
+    """The artifact if its record is there and its files still are what the record says, else None."""
     record = folder.artifact_record(root, variant, format, precision)
     if not record.is_file():
         return None
     artifact = folder.read_record(Artifact, record)
-    if made_with and not made_with.items() <= artifact.made_with.items():
-        record.unlink()
-        return None
     paths = [root / file for file in artifact.files]
     whole = all(path.is_file() for path in paths) and sha256(paths) == artifact.sha256
     return artifact if whole else None

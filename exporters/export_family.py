@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from exporters.artifact import read_finished
+from exporters.artifact import forget_stale
 from exporters.export_input import ExportInput, Labelled, quantized_with
 from exporters.int8.calibration import draw_images
 from exporters.int8.settings import Int8
@@ -17,6 +17,7 @@ from exporters.run import export_variants
 from mmprune.family import Baseline, load_variant
 from mmprune.finetune import Split
 from mmprune.folder import read_manifest
+from mmprune.progress import Progress, quiet
 from mmprune.records import Artifact, Variant
 
 BATCH = 100
@@ -59,7 +60,7 @@ def _whole(split: Split) -> Labelled:
 
 
 def export_family(maker: InputMaker, variants: Sequence[Variant], formats: Sequence[tuple[str, str]], jobs: int = 1,
-                  progress: Callable[[str, str, float, int], None] = lambda *_: None) -> list[Artifact]:
+                  progress: Progress = quiet) -> list[Artifact]:
     """Every variant in every (format, precision), verified on the test images.
 
     What is finished is not done again, unless it was made from other weights, on other calibration images, with other
@@ -68,6 +69,5 @@ def export_family(maker: InputMaker, variants: Sequence[Variant], formats: Seque
     is_quantized = any(precision == "int8" for _, precision in formats)
     int8 = quantized_with(maker.open()[1], maker.int8) if is_quantized else {}
     for variant, kind in itertools.product(variants, formats):
-        read_finished(maker.root, variant.id, *kind, made_with(variant, kind, int8))  # and forget what is stale
-    return export_variants(maker.root, variants, formats, maker, jobs,
-                           lambda done, total, label: progress("export", label, done, total))
+        forget_stale(maker.root, variant.id, kind, made_with(variant, kind, int8))
+    return export_variants(maker.root, variants, formats, maker, jobs, progress)

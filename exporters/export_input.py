@@ -19,7 +19,7 @@ def quantized_with(images: np.ndarray, how: Int8) -> dict[str, str]:
     """What int8 depends on: the calibration images and the user's settings."""
     digest = hashlib.sha256(f"{images.shape} {images.dtype}".encode())
     digest.update(np.ascontiguousarray(images).data)
-    return {"calibration": digest.hexdigest(), "clipping": how.clipping, "bias_correction": str(how.bias_correction),
+    return {"calibration": digest.hexdigest(), "method": how.method, "bias_correction": str(how.bias_correction),
             "max_drop": str(how.max_drop)}
 
 

@@ -6,15 +6,16 @@ from functools import partial
 from pathlib import Path
 
 from exporters import ExportError, load
-from exporters.artifact import LEFT, read_finished
+from exporters.artifact import forget_stale, read_finished
 from exporters.attempts import Died, Failure, is_for_all, reason
 from exporters.export_input import ExportInput
 from exporters.made_with import Origin, expected_of
 from mmprune import folder
+from mmprune.progress import Progress, quiet
 from mmprune.records import Artifact, Variant
 from mmprune.workers import Processes, WorkerError, run_tasks
 
-Progress = Callable[[float, int, str], None]  # (done, total, label)
+STAGE = "export"  # in progress
 
 
 def export_one(given: ExportInput, format: str, precision: str) -> Artifact:
@@ -22,7 +23,8 @@ def export_one(given: ExportInput, format: str, precision: str) -> Artifact:
 
     What failed once for this given, and what is made from it, fails of the same without another try.
     """
-    done = read_finished(given.root, given.variant.id, format, precision, expected_of(given, (format, precision)))
+    forget_stale(given.root, given.variant.id, (format, precision), expected_of(given, (format, precision)))
+    done = read_finished(given.root, given.variant.id, format, precision)
     if done is not None:
         return done
     file = f"{format}-{precision}"
@@ -40,15 +42,11 @@ def export_source(given: ExportInput, format: str, precision: str) -> Artifact:
     return export_one(given, *origin.source)
 
 
-def quiet(done: float, total: int, label: str) -> None:
-    """The Progress that says nothing."""
-
-
 def lost_zeros(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
     """What is said at once and not in the report alone: files that have fewer zeros than was asked for."""
-    fewer = [(note, a.id) for a in artifacts for note in a.notes if LEFT in note]
+    fewer = [(warning, a.id) for a in artifacts for warning in a.warnings]
     more = f" (and so in {len(fewer) - 1} more files; the report has them all)" if len(fewer) > 1 else ""
-    return tuple(f"{name}: {note}{more}" for note, name in fewer[-1:])
+    return tuple(f"{name}: {warning}{more}" for warning, name in fewer[-1:])
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ class _Course:
             self.failures += [(variant, failure) for failure in event]
         self.shares[variant] = share
         done = self.before + sum(share * self.missing[name] for name, share in self.shares.items())
-        self.progress(round(done, 6), self.total, label)
+        self.progress(STAGE, label, round(done, 6), self.total)
 
     def _note_death(self, task: _Task, err: WorkerError) -> None:
         """The file that killed its process has failed; the variant's others are tried again without it."""
@@ -119,15 +117,15 @@ def export_variants(root: Path, variants: Sequence[Variant], formats: Sequence[t
     """Every variant in every (format, precision); what is finished is not done again.
 
     make_input  makes the variant's ExportInput where it is needed; for more than one job it must be picklable (a
-                  function of a module or a partial of one), because it runs in spawned processes
-    progress      called with the number of finished artifacts and what is at work
+                function of a module or a partial of one), because it runs in spawned processes
+    progress    called with what is at work and the number of finished artifacts
     A file that fails, of whatever exception or death of its process, costs itself and what is made from it; then
     ExportError names each at the end. OSError where there is no room for more.
     """
     missing = {v.id: [p for p in formats if read_finished(root, v.id, *p) is None] for v in variants}
     total, count = len(variants) * len(formats), {name: len(pairs) for name, pairs in missing.items()}
     course = _Course(root, count, total - sum(count.values()), total, progress)
-    progress(course.before, total, "")
+    progress(STAGE, "", course.before, total)
     tasks = [_Task(v) for v in variants if missing[v.id]]
     while tasks:
         run_tasks(partial(_Setup, make_input, tuple(formats)), _export_variant, tasks,

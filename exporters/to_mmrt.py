@@ -1,9 +1,9 @@
 """A variant as .mmrt: its finished ONNX file lowered to a plan for our own runtime, the zeros left out.
 
 In exporters/mmrt/: ONNX is read (read.py, read_*.py) into few kinds of node (graph.py), products on uint8 are put
-together (int8_graph.py), nodes are merged (fusion.py) and become operations on views of one arena (lower.py, lower_*.py
-with windows.py for convolutions, layout.py for memory, plan.py for the plan as it grows); plan_words.py and file.py
-make the bytes. runtime/FORMAT.md is the contract with the runtime.
+together (int8_graph.py), nodes are merged (fusion.py, fuse_*.py) and become operations on views of one arena (lower.py,
+lower_*.py with windows.py for convolutions, layout.py for memory, plan.py for the plan as it grows); plan_words.py and
+file.py make the bytes. runtime/FORMAT.md is the contract with the runtime.
 """
 
 import importlib.util
@@ -18,12 +18,13 @@ import numpy as np
 import onnx
 
 from exporters import ExportError
-from exporters.artifact import LEFT, Made, artifact_path, finish
+from exporters.artifact import Made, artifact_path, finish
 from exporters.export_input import ExportInput
 from exporters.made_with import Origin
 from exporters.mmrt import download
 from exporters.mmrt.file import pack_file
-from exporters.mmrt.fusion import MERGED, fuse
+from exporters.mmrt.fuse_products import MERGED
+from exporters.mmrt.fusion import fuse
 from exporters.mmrt.int8_graph import quantized
 from exporters.mmrt.int8_numbers import stored_size
 from exporters.mmrt.lower import lower
@@ -58,7 +59,6 @@ def export(given: ExportInput, precision: str) -> Artifact:
     content = _packed(plan, meta)
     folder.write_whole(path, lambda part: part.write_bytes(content))
     counted, merged = _count_zeros(given, model, path, stored_weights(plan))
-    notes = _merge_notes(given, source, merged)
     label = f"{given.variant.id}/mmrt-{precision}"
     for name, found in counted.items():
         if found < source.layer_sparsity[name] - LOST:
@@ -67,7 +67,8 @@ def export(given: ExportInput, precision: str) -> Artifact:
     sparsity = {**source.layer_sparsity, **counted, **merged}  # depthwise layers have no operation of their own kind
     given.attempts.doing("packing to know its size")
     packed = len(download.pack(content))
-    return finish(given, Made("mmrt", precision, (path,), sparsity, source.notes + notes, packed), open_file(path))
+    made = Made("mmrt", precision, (path,), sparsity, source.notes, _merge_warnings(given, source, merged), packed)
+    return finish(given, made, open_file(path))
 
 
 def _count_zeros(given: ExportInput, model: onnx.ModelProto, path: Path,
@@ -106,15 +107,15 @@ def _count_zeros(given: ExportInput, model: onnx.ModelProto, path: Path,
     return found, merged
 
 
-def _merge_notes(given: ExportInput, source: Artifact, merged: Mapping[str, float]) -> tuple[str, ...]:
-    """A note where merging parallel convolutions cost zeros."""
+def _merge_warnings(given: ExportInput, source: Artifact, merged: Mapping[str, float]) -> tuple[str, ...]:
+    """A warning where merging parallel convolutions cost zeros."""
     sizes = {layer.name: layer.params for layer in given.layers if layer.name in merged}
     before, after = (sum(share[name] * size for name, size in sizes.items()) / max(1, sum(sizes.values()))
                      for share in (source.layer_sparsity, merged))
     if before - after <= LOST:
         return ()
     return (f"{len(merged)} parallel convolutions were added up to fewer: {before:.1%} zeros were asked for in the "
-            f"branches, {after:.1%} {LEFT}; the ONNX file keeps the branches",)
+            f"branches, {after:.1%} are left in what mmrt runs; the ONNX file keeps the branches",)
 
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:

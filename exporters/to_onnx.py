@@ -37,7 +37,7 @@ from targets.on_device.runtimes import answers, open_onnxruntime
 
 ORIGINS = {
     "fp32": Origin(packages=("torch", "onnx", "onnxsim")),
-    "int8": Origin(("onnx", "fp32"), ("onnxruntime",), ("calibration", "clipping", "bias_correction", "max_drop")),
+    "int8": Origin(("onnx", "fp32"), ("onnxruntime",), ("calibration", "method", "bias_correction", "max_drop")),
 }
 SUFFIX = ".onnx"
 OPSET = 17  # the highest that TensorRT 8.6 (JetPack 6.0) and the TorchScript exporter both know in full

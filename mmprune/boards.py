@@ -60,6 +60,7 @@ def measure_on(root: Path, artifacts: Sequence[Artifact], jobs: Sequence[tuple[s
 
     The measurements are in the family's folder. MeasureError for what could not be measured; the rest is kept.
     """
+    check_runtimes(how.runtimes, [target for _, target in jobs])
     options = MeasureOptions(
         threads=how.threads, runtimes=how.runtimes or None, again=how.again, progress=progress,
         ssh_config=how.ssh_config, keep=how.keep, pin_clocks=how.pin_clocks, power_modes=how.power_modes,

@@ -255,9 +255,17 @@ class Artifact:
     top1_agreement: float  # with torch
     accuracy: float  # of this file on test data
     layer_sparsity: dict[str, float]  # counted in this file
-    notes: tuple[str, ...] = ()  # e.g. "12 all-zero channels removed", "3 subnormal weights flushed"
+    notes: tuple[str, ...] = ()  # how it was made: "3 subnormal weights flushed"; files made from it have them too
+    warnings: tuple[str, ...] = ()  # of this file alone, said when it is made: fewer zeros than were asked for
+    accuracy_lost: float = 0.0  # to torch on the same images, as a fraction
     reference: bool = False  # made from the dense model
     made_with: dict[str, str] = field(default_factory=dict)  # see exporters/made_with.py
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """All that there is to tell people of the file."""
+        lost = f"accuracy {100 * self.accuracy_lost:.2f} percentage points below torch's"
+        return (*self.notes, *self.warnings, *([lost] if self.accuracy_lost > 0 else []))
 
 
 @dataclass(frozen=True)

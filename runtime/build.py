@@ -28,13 +28,14 @@ ISAS = {
     "aarch64": {"scalar": (), "neon": ("-fno-schedule-insns",),
                 "neon_dotprod": ("-fno-schedule-insns", "-march=armv8.2-a+dotprod")},
 }
+TOOLS = ("kernel_bench", "mmrt_bench")  # of mmrt-bench
 TESTS = ("test_elementwise", "test_linear", "test_loader", "test_nd", "test_nonfinite", "test_quantized")
 # The arena holds floats, words and bytes: no strict aliasing. A switch that forgets a row of operations.inc is an error
 FLAGS = ("-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-pthread", "-fno-strict-aliasing", "-Wall",
          "-Wextra", "-Werror=switch", "-Wno-psabi")
 KERNEL_FLAGS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 # libstdc++ is the board's own: the static one of GCC 12 asks for glibc 2.36, and a Jetson's is 2.35
-LINK = ("-s", "-Wl,--gc-sections")
+LINK = ("-s", "-Wl,--gc-sections", "-Wl,--no-undefined")
 SANITIZERS = {"address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1"),
               "thread": ("-fsanitize=thread", "-g", "-O1", "-Wno-maybe-uninitialized")}  # GCC 12's own AVX-512 header
 
@@ -64,7 +65,7 @@ def compile_commands(compiler: str, arch: str, objects: Path, tests: bool, extra
     """How each file is compiled, by its path here without the ending: the last words are `-c source -o object`."""
     units = {f"src/{name}": () for name in SOURCES}
     units.update({f"src/isa_{isa}": (*KERNEL_FLAGS, *flags) for isa, flags in ISAS[arch].items()})
-    units["tools/mmrt_bench"] = ()
+    units.update({f"tools/{name}": () for name in TOOLS})
     units.update({f"tests/{name}": () for name in TESTS if tests})
     includes = [f"-I{HERE / folder}" for folder in ("src", "include")]
     return {name: [compiler, *FLAGS, *flags, *extra, *includes, "-c", str(HERE / f"{name}.cc"),
@@ -96,7 +97,8 @@ def build(out: Path = HERE, arch: str = "", tests: bool = False, sanitize: str =
     with concurrent.futures.ThreadPoolExecutor(jobs or len(os.sched_getaffinity(0))) as pool:
         list(pool.map(compile_one, commands.values()))
     library = [path for name, path in made.items() if name.startswith("src/")]
-    programs = {out / "libmmrt.so": ["-shared", *library], out / "mmrt-bench": [made["tools/mmrt_bench"], *library]}
+    programs = {out / "libmmrt.so": ["-shared", *library],
+                out / "mmrt-bench": [*(made[f"tools/{name}"] for name in TOOLS), *library]}
     programs.update({out / name: [made[f"tests/{name}"], *library] for name in TESTS if tests})
     for path, parts in programs.items():
         part = path.with_name(path.name + ".part")

@@ -4,7 +4,6 @@ It reads the rows while they come (measure.py), and those of a results.jsonl tha
 """
 
 import dataclasses
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,9 +15,8 @@ from targets.conform import MAX_TEXT, from_board, strict_json
 from targets.golden import GoldenCheck, check_of
 from targets.host import printable
 from targets.jobs import NULL, profile_named
+from targets.on_device import session
 
-SCHEMA = 1  # of a row of kind "session"
-SESSION = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}", re.ASCII)
 MAX_LINE_BYTES = 2**27  # ten minutes of a model that takes 0.1 ms are 70 MB
 MAX_TOTAL_BYTES = 2**30
 MAX_SAMPLES = 10**7
@@ -145,9 +143,9 @@ class Reader:
 
 def _session(row: dict[str, Any]) -> SessionInfo:
     """What a bundle's run says that it measured on."""
-    if row["schema"] != SCHEMA:
-        raise ValueError(f"this mmprune reads results of schema {SCHEMA}, not {row['schema']!r:.60}")
-    if not isinstance(row["session"], str) or not SESSION.fullmatch(row["session"]):
+    if row["schema"] != session.SCHEMA:
+        raise ValueError(f"this mmprune reads results of schema {session.SCHEMA}, not {row['schema']!r:.60}")
+    if not isinstance(row["session"], str) or not session.NAME.fullmatch(row["session"]):
         raise ValueError(f"{row['session']!r:.60} is no session's name")
     device, emulated = device_from_row(row["device"])
     profile = profile_named(str(row["profile"]["name"]))

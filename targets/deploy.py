@@ -101,7 +101,7 @@ def _readme(root: Path, choice: Choice, point: Point, artifact: Artifact) -> str
     against = "" if point.ratio is None else (
         f"Against the dense model with the same runtime it takes {point.ratio.value:.3f} of the time (99 % interval "
         f"{point.ratio.low:.3f} to {point.ratio.high:.3f}): {point.ratio.verdict}.\n")
-    notes = "".join(f"- {note}\n" for note in (*artifact.notes, *point.notes)) or "- none\n"
+    notes = "".join(f"- {note}\n" for note in (*artifact.remarks, *point.notes)) or "- none\n"
     model = manifest.source.model.model if manifest.source.model else "the model"
     return f"""# {point.strategy} of {model}
 

@@ -12,7 +12,6 @@ from mmprune.records import Artifact
 from targets.conform import from_board
 
 NAME = "golden.npz"
-SCRIPT = "golden_run.py"  # compares on the board, but for TensorRT's engines
 
 
 @dataclass(frozen=True, eq=False)

@@ -198,9 +198,9 @@ def output(place: Place, words: tuple[str, ...], stdin: str | None) -> Iterator[
 
 
 def _short(words: tuple[str, ...]) -> str:
-    """The program and its first argument: probe fingerprint."""
+    """The program and its role, where it has one: on_device.probe fingerprint."""
     at = words.index("-m") + 1 if "-m" in words else 0
-    return " ".join([words[at].rpartition(".")[2], *words[at + 1:at + 2]])
+    return " ".join([words[at], *(word for word in words[at + 1:at + 2] if word != "-")])
 
 
 @contextlib.contextmanager

@@ -15,10 +15,9 @@ from targets import TARGETS, golden, mismatch
 from targets.answers import MAX_TOTAL_BYTES, ODD, Reader, SessionInfo, is_whole, lines_of, reason_of, row_of
 from targets.golden import GoldenCheck
 from targets.on_device.measure import PROGRAMS
+from targets.on_device.results import RESULTS
 from targets.on_device.runtimes import RUNTIMES
 from targets.unpacking import SUFFIX, copy, read_members
-
-NAME = "results.jsonl"
 
 
 class ResultsError(RuntimeError):
@@ -51,7 +50,7 @@ def import_results(root: Path, path: Path) -> Imported:
         with _opened(path) as f:
             results = _read(f, path, reader, known)
         if reader.info is None:
-            raise ResultsError(f"{path} holds no session: is it the {NAME} that ./run wrote?")
+            raise ResultsError(f"{path} holds no session: is it the {RESULTS} that ./run wrote?")
         new = tuple(known.values())[before:]
         if new:
             _append(root, new)
@@ -122,19 +121,19 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     count = 0
     with tempfile.TemporaryFile() as kept:
         for name, size, content in read_members(path):
-            if name.rpartition("/")[2] == NAME:
+            if name.rpartition("/")[2] == RESULTS:
                 count += 1
                 _check_size(f"{name!r} in {path}", size)
                 copy(content, kept)
         if count != 1:
-            raise ResultsError(f"{path} holds {count} files called {NAME}, and one is needed")
+            raise ResultsError(f"{path} holds {count} files called {RESULTS}, and one is needed")
         kept.seek(0)
         yield kept
 
 
 def _check_size(what: str, size: int) -> None:
     if size > MAX_TOTAL_BYTES:
-        raise ResultsError(f"{what} has {size} bytes; a {NAME} has at most {MAX_TOTAL_BYTES}")
+        raise ResultsError(f"{what} has {size} bytes; a {RESULTS} has at most {MAX_TOTAL_BYTES}")
 
 
 def _append(root: Path, measurements: tuple[Measurement, ...]) -> None:

@@ -128,8 +128,8 @@ def test_what_libraries_print_is_kept_for_a_failure_alone(tmp_path, monkeypatch,
 
 
 def test_stages_reach_the_user_while_libraries_are_silenced(tmp_path, capfd):
-    def show(done, total, label):
-        print(f"{done:.1f} {label}", file=sys.stderr)
+    def show(stage, item, done, total):
+        print(f"{done:.1f} {item}", file=sys.stderr)
 
     export_variants(tmp_path, [make_variant()], PAIRS, partial(make_input, tmp_path), progress=show)
     said = capfd.readouterr().err.splitlines()

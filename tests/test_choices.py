@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from exporters import FORMATS, load
-from exporters.int8.settings import CLIPPINGS
+from exporters.int8.settings import METHODS
 from exporters.wanted import PRECISIONS
 from mmprune.choices import LISTED, pick
 from mmprune.cli.commands import cli
@@ -69,7 +69,7 @@ def test_nobody_words_it_by_hand():
 def test_names_that_the_options_repeat_are_those_of_the_library():
     """The command line must know them before it loads torch, which the tables need."""
     said = {p.name: p.metavar for name in ("build", "strategies") for p in cli.commands[name].params}
-    tables = {"profile": PROFILES, "recipe": RECIPES, "clipping": CLIPPINGS, "score": (*SCORES, "all"),
+    tables = {"profile": PROFILES, "recipe": RECIPES, "calibration_method": METHODS, "score": (*SCORES, "all"),
               "pattern": PATTERNS}
     assert {name: said[name] for name in tables} == {name: f"[{'|'.join(table)}]" for name, table in tables.items()}
     assert set(PRECISIONS) == {p for name in FORMATS for p in load(name).ORIGINS}

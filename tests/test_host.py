@@ -19,14 +19,17 @@ from linear_models import real_family
 
 import targets.jobs
 from mmprune import folder
-from targets import fleet
+from targets import fleet, load
+from targets.bundle import Options as BundleOptions
+from targets.bundle import make_bundle
 from targets.golden import answer
 from targets.host import REMOTE, Host, HostError, connected, output
+from targets.importing import import_results
 from targets.jobs import Profile
 from targets.measure import MeasureError, Options, measure
-from targets.on_device import remote
+from targets.on_device import clocks, remote, session
 from targets.run_folder import programs
-from targets.unpacking import UnpackError
+from targets.unpacking import UnpackError, unpack
 
 TINY = Profile("smoke", samples=8, seconds=10, rounds=2, restarts=1)
 CHANGED = """@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@
@@ -77,6 +80,29 @@ def test_a_board_is_measured_and_nothing_stays_there(board, family):
     assert steps[0][:2] == ("copy", "pi@pi5.local") and steps[-1] == ("measure", "part 1", 100, 100)
     assert set(board.hosts) == {"pi@pi5.local"}
     assert board.left == [] and notes == []
+
+
+def test_here_over_ssh_and_from_a_bundle_a_record_is_the_same_but_for_the_times(board, family, tmp_path):
+    root, artifacts = family
+    options = Options(runtimes=("null",), gate=False)
+    ways = [measure(root, artifacts, "local", TINY, options), over_ssh(family, "local", again=True)]
+    bundle = make_bundle(root, artifacts, load("local"), tmp_path / "b.tar.xz", TINY,
+                         BundleOptions(runtimes=("null",), gate=False))
+    there = unpack(bundle.path, tmp_path)
+    subprocess.run([sys.executable, "run"], cwd=there, check=True, capture_output=True)
+    ways.append(list(import_results(root, there / "results.jsonl").measurements))
+
+    def told(m):
+        """What is no time is compared as it is, but for the versions: this machine has mmrt, the board has not."""
+        said = dataclasses.asdict(m)
+        said["device"]["versions"] = {}
+        assert session.NAME.fullmatch(said.pop("session").removesuffix(".1"))
+        kept = ("threads", "batch", "processes", "schema", "provenance", "profile", "runtime", "device", "settings",
+                "notes", "commit", "artifact", "artifact_sha256")
+        return {name: value if name in kept or value is None else type(value) for name, value in said.items()}
+
+    for one, two, three in zip(*ways, strict=True):
+        assert told(one) == told(two) == told(three)
 
 
 def test_the_folder_is_kept_where_that_is_asked_and_holds_each_file_once(board, family):
@@ -139,7 +165,7 @@ def test_no_space(board, family):
 
 
 def test_the_disk_fills_while_files_are_copied(board, family):
-    board.python("ulimit -f 8")  # in blocks of 512 bytes or 1 KiB: less than probe.py
+    board.python("ulimit -f 8")  # in blocks of 512 bytes or 1 KiB: less than some of the programs
     with pytest.raises(HostError, match=r"on pi: .*File too large"):
         over_ssh(family, host="pi")
     assert board.left == []
@@ -166,7 +192,7 @@ def test_a_runtime_that_is_missing_there(board, family):
 
 def test_a_probe_that_is_killed(board, family):
     board.python('case "$*" in "-m on_device.measure -") kill -9 $$;; esac')
-    with pytest.raises(HostError, match=r"on pi: measure - was killed, most often because memory ran out"):
+    with pytest.raises(HostError, match=r"on pi: on_device\.measure was killed, most often because memory ran out"):
         over_ssh(family, host="pi")
     assert board.left == []
 
@@ -177,7 +203,7 @@ def test_a_program_that_is_killed_while_it_measures(board, family):
             if b"on_device.probe\0run" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, signal.SIGKILL)
 
-    with pytest.raises(HostError, match=r"on pi: measure - was killed, most often because memory ran out"):
+    with pytest.raises(HostError, match=r"on pi: on_device\.measure was killed, most often because memory ran out"):
         over_ssh(family, host="pi", progress=kill)
     assert board.left == [] and remote.processes_in(str(board.folder / "tmp")) == []
 
@@ -241,6 +267,7 @@ def test_pinned_clocks_are_put_back_before_the_folder_goes(tmp_path):
     (tmp_path / "on_device" / "clocks.py").write_text(code)
     (tmp_path / "mmprune-clocks.json").write_text("{}")
     assert remote.clean(str(tmp_path)) == "" and not tmp_path.exists()
+    assert remote.CLOCKS == clocks.CLOCKS  # it travels as text, alone
 
 
 def test_clocks_that_cannot_be_put_back_are_told(tmp_path):
@@ -368,7 +395,7 @@ def test_every_power_mode_of_a_jetson_is_a_device_and_a_session_of_its_own(board
     described = tmp_path / "like-a-jetson.toml"
     described.write_text('like = "x86"\nruntimes = {tensorrt = "onnx"}\n')
     notes = []
-    with pytest.raises(MeasureError, match=r"power mode MAXN_SUPER: on pi@pi5\.local: jetson fingerprint"):
+    with pytest.raises(MeasureError, match=r"power mode MAXN_SUPER: on pi@pi5\.local: on_device\.jetson fingerprint"):
         over_ssh(family, str(described), power_modes=True, note=notes.append)
     made = folder.read_measurements(family[0])
     assert {(m.device.power_mode, m.artifact) for m in made} == {

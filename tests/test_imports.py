@@ -148,7 +148,7 @@ MISTYPED = [  # a command, and the name that it should have had
     (["build", "--target", "x86", "--strategies", "min,interp20"], "interp-20"),
     (["build", "--target", "x86", "--pattern", "block"], "block-1x4"),
     (["build", "--target", "x86", "--score", "magnitud"], "magnitude"),
-    (["build", "--target", "x86", "--clipping", "entrop"], "entropy"),
+    (["build", "--target", "x86", "--calibration-method", "entrop"], "entropy"),
     (["build", "--target", "x86", "--profile", "quik"], "quick"),
     (["build", "--target", "x86", "--recipe", "papr"], "paper"),
     (["build", "--target", "x86", "--jetpack", "6.3"], "6.2"),

@@ -405,7 +405,7 @@ def test_a_made_up_board_s_rows_never_count_as_measured(tmp_path, board):
     device = subprocess.run([*PROGRAM, "fingerprint", "--target", "local", "--sysroot", str(board)],
                             capture_output=True, text=True, check=True).stdout
     session = {"kind": "session", "schema": 1, "session": "20260801T120000-abcdef", "device": json.loads(device),
-               "profile": {"name": "smoke"}}
+               "profile": {"name": "smoke"}, "commit": "abc"}
     kept = [session, *(row for row in rows if row["kind"] != "progress")]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
     made = import_results(root, tmp_path / "results.jsonl").measurements

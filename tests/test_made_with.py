@@ -53,7 +53,7 @@ def test_other_calibration_images_make_int8_anew(made):
     assert made(lambda: calibration.draw_images(make_baseline(), 7)) == []
 
 
-@pytest.mark.parametrize("how", [Int8(clipping="percentile"), Int8(bias_correction=False), Int8(max_drop=50)])
+@pytest.mark.parametrize("how", [Int8(method="percentile"), Int8(bias_correction=False), Int8(max_drop=50)])
 def test_settings_make_those_anew_that_have_them(made, how):
     assert made(how=how) == ["onnx-int8"]
 

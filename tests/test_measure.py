@@ -125,7 +125,7 @@ def test_an_interrupt_ends_the_probe_and_its_children(tmp_path, artifacts):
 
 
 def test_a_probe_that_fails_says_so(tmp_path):
-    said = r"on this machine: measure - ended with 1: .*schema 1, not 7"
+    said = r"on this machine: on_device\.measure ended with 1: .*schema 1, not 7"
     with this_machine() as place, pytest.raises(HostError, match=said), \
             output(place, (place.python, *words("measure", "-")), '{"schema": 7}') as lines:
         lines.read()

@@ -53,7 +53,7 @@ def constants(model):
     return {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
 
 
-def test_every_clipping_quantizes_what_it_is_given(given, model):
+def test_every_calibration_method_quantizes_what_it_is_given(given, model):
     images = np.concatenate([given.calibration, 40 * np.ones_like(given.calibration[:1])])  # one outlier
     scales = {how: constants(quantize_for_onnxruntime(model, images, how))["input_scale"] for how in
               ("minmax", "percentile", "entropy")}
@@ -282,7 +282,7 @@ def test_other_settings_make_the_file_anew(tmp_path):
     variants = build_family(make_baseline, request, tmp_path, Resources(threads=1))[:1]
     formats = [("onnx", "int8"), ("onnx", "fp32")]
     made = [export_family(InputMaker(tmp_path, make_baseline, None, how), variants, formats)
-            for how in (Int8(), Int8(clipping="percentile"), Int8(bias_correction=False), Int8(max_drop=50))]
+            for how in (Int8(), Int8(method="percentile"), Int8(bias_correction=False), Int8(max_drop=50))]
     notes = [next(note for note in row[0].notes if note.startswith("calibrated")) for row in made]
     assert [note.partition("), ranges by ")[2] for note in notes] == [
         "minmax, biases corrected", "percentile, biases corrected", "minmax, biases as they were",
@@ -290,7 +290,7 @@ def test_other_settings_make_the_file_anew(tmp_path):
     assert len({row[0].sha256 for row in made}) == 3 and len({row[1].sha256 for row in made}) == 1
 
 
-@pytest.mark.parametrize("wrong", [{"clipping": "best"}, {"max_drop": -1.0}, {"max_drop": float("nan")}])
+@pytest.mark.parametrize("wrong", [{"method": "best"}, {"max_drop": -1.0}, {"max_drop": float("nan")}])
 def test_settings_that_cannot_be(wrong):
-    with pytest.raises(ValueError, match=r"no clipping called 'best'|max_drop must be at least 0 points"):
+    with pytest.raises(ValueError, match=r"no calibration method called 'best'|max_drop must be at least 0 points"):
         Int8(**wrong)

@@ -243,7 +243,7 @@ def test_int8_may_flip_unsure_answers_and_not_lose_accuracy(tmp_path):
         verify_int8(tmp_path, unsure, np.roll(unsure, 21, axis=0))
 
 
-def test_a_drop_in_accuracy_is_in_the_notes(tmp_path, monkeypatch):
+def test_a_drop_in_accuracy_is_remarked_of_that_file_alone(tmp_path, monkeypatch):
     given = make_input(tmp_path, make_variant())
     given = replace(given, labels=given.logits.argmax(1))
     exact = to_onnx.open_file
@@ -259,7 +259,9 @@ def test_a_drop_in_accuracy_is_in_the_notes(tmp_path, monkeypatch):
 
     export_one(given, "onnx", "fp32")
     monkeypatch.setattr(to_onnx, "open_file", open_flipped)
-    assert "accuracy 5.00 percentage points below torch's" in export_one(given, "onnx", "int8").notes
+    artifact = export_one(given, "onnx", "int8")
+    assert "accuracy 5.00 percentage points below torch's" in artifact.remarks
+    assert artifact.accuracy_lost == pytest.approx(0.05) and not any("below" in note for note in artifact.notes)
 
 
 # --------------------------------------------------------------------------------------------------------- calibration

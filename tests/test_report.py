@@ -56,6 +56,14 @@ def test_zero_blocks_stand_where_they_are_of_use_and_nowhere_else(family):
     assert "| uniform | 50.0 | 1.0 | 88.00 | +2.00 |" in write_report(family).read_text()
 
 
+def test_what_is_to_be_said_of_a_file_is_in_the_report(family):
+    artifact = folder.read_artifacts(family)[1]
+    folder.write_artifact(family, replace(artifact, notes=("opset 18",), warnings=("fewer zeros",), accuracy_lost=0.02))
+    text = write_report(family).read_text()
+    for line in ("opset 18", "fewer zeros", "accuracy 2.00 percentage points below torch's"):
+        assert f"- {line}: {artifact.id}\n" in text
+
+
 def test_failures_are_told(family):
     manifest = folder.read_manifest(family)
     folder.write_manifest(family, replace(manifest, failures={"erk-0001": "the loss became nan"}))

@@ -154,6 +154,36 @@ def test_the_benchmark_program(built, model_file):
     assert "p50" in done.stdout
 
 
+def kernels_measured(built, **settings) -> list[dict]:
+    done = subprocess.run([built / "mmrt-bench", "--kernels", "--json"], capture_output=True, text=True, check=True,
+                          env=settings)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_every_kernel_of_every_set_is_measured_by_itself(built):
+    named = set(re.findall(r"^KERNEL\((\w+),", (RUNTIME / "src" / "kernels.inc").read_text(), re.MULTILINE))
+    rows = kernels_measured(built)
+    assert {row["kernels"] for row in rows} <= set(KERNELS[platform.machine()])
+    for kernels in {row["kernels"] for row in rows}:
+        assert {row["kernel"] for row in rows if row["kernels"] == kernels} == named
+    assert all(row["rate"] > 0 and row["share_of_peak"] > 0 and row["shape"] for row in rows)
+    assert {row["unit"] for row in rows} == {"GMAC/s", "GB/s"}
+
+
+def test_one_set_alone_is_measured_where_it_is_forced(built):
+    assert {row["kernels"] for row in kernels_measured(built, MMRT_ISA="scalar")} == {"scalar"}
+    done = subprocess.run([built / "mmrt-bench", "--kernels"], capture_output=True, text=True, check=False,
+                          env={"MMRT_ISA": "sse9"})
+    assert done.returncode == 1 and "MMRT_ISA=sse9 is not known" in done.stderr
+
+
+@pytest.mark.parametrize("path", sorted(RUNTIME.glob("src/kernels/*.h")) + sorted(RUNTIME.glob("src/simd/*.h")),
+                         ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_kernels_ask_for_no_instruction_set(path):
+    """What differs between instruction sets is a function or a constant of their headers in simd/."""
+    assert not re.findall(r"^\s*#\s*(?:if|ifdef|ifndef|elif)\b", path.read_text(), re.MULTILINE)
+
+
 def test_the_c_program_of_the_readme(built, model_file, tmp_path):
     """Exactly the README's text is compiled and run."""
     source = re.search(r"```c\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)

@@ -109,3 +109,16 @@ def test_the_runtime_can_be_built_for_every_target(monkeypatch, tmp_path, name):
     monkeypatch.setattr("mmprune.runtime_files.build_runtime", lambda arch, out: asked.append(arch) or [])
     assert CliRunner().invoke(cli, ["runtime", "build", "--target", name, "--out", str(tmp_path)]).exit_code == 0
     assert asked == [load(name).arch]
+
+
+@pytest.mark.parametrize(("machine", "arch", "power"), [("x86_64", "x86_64", "rapl"), ("aarch64", "aarch64", "")])
+def test_this_machine_is_what_its_architecture_is_and_asks_for_nothing(monkeypatch, machine, arch, power):
+    monkeypatch.setattr("targets.platform.machine", lambda: machine)
+    here = load(LOCAL)
+    assert (here.arch, here.power, here.isa, here.lacks, here.board, here.threads) == (arch, power, (), (), "", 1)
+
+
+def test_a_machine_of_another_architecture_is_told_which_there_are(monkeypatch):
+    monkeypatch.setattr("targets.platform.machine", lambda: "riscv64")
+    with pytest.raises(ValueError, match=r"no arch called 'riscv64' \(there are x86_64, aarch64\)"):
+        load(LOCAL)

@@ -19,7 +19,7 @@ MADE = shutil.ignore_patterns("__pycache__", "build-*", "*.so", "mmrt-bench", "*
 
 
 def sources(folder: Path) -> list[Path]:
-    return [p for p in folder.rglob("*") if p.is_file()]
+    return [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
 
 
 @pytest.fixture(scope="module")

@@ -72,5 +72,5 @@ def describe(images: np.ndarray, how: Int8 | None = None) -> str:
     if how is None:
         return about
     biases = "biases corrected" if how.bias_correction else "biases as they were"
-    asked = "" if how.max_drop is None else f", at most {how.max_drop:g} points of accuracy to lose"
-    return f"{about}, ranges by {how.clipping}, {biases}{asked}"
+    limit = "" if how.max_drop is None else f", at most {how.max_drop:g} points of accuracy to lose"
+    return f"{about}, ranges by {how.method}, {biases}{limit}"

@@ -28,21 +28,21 @@ def check_files(root: Path, artifacts: Sequence[Artifact], jetpack: str,
     `ask` is NVIDIA's parser; it is not asked again once it is absent. ValueError for an unknown JetPack.
     """
     files = [a for a in artifacts if a.format == "tensorrt"]
-    tensorrt, told, errors, absent = tensorrt_of(jetpack).version, list[str](), list[tuple[str, str]](), False
+    tensorrt, lines, errors, absent = tensorrt_of(jetpack).version, list[str](), list[tuple[str, str]](), False
     for artifact in files:
         path = root / artifact.path
         for finding in check(path, jetpack):
             if finding.level == "error":
                 errors.append((artifact.id, f"{finding.node or 'the file'}: {finding.message}"))
             elif finding.level == "warning":
-                told.append(f"{finding.rule}: {finding.message}")
+                lines.append(f"{finding.rule}: {finding.message}")
         if not absent:
             verdict = ask(path)
             absent = verdict.status == "absent"
-            told.append("NVIDIA's parser: " + describe(verdict, tensorrt))
+            lines.append("NVIDIA's parser: " + describe(verdict, tensorrt))
             if verdict.status == "rejected":
                 errors.append((artifact.id, describe(verdict, tensorrt)))
-    counts = {line: told.count(line) for line in told}
+    counts = {line: lines.count(line) for line in lines}
     lines = [f"{line} ({n} of {len(files)} files)" if n > 1 else line for line, n in counts.items()]
     return Checked((*_sparsity(root, files), *lines), tuple(f"{name}: {text}" for name, text in errors),
                    frozenset(name for name, _ in errors))

@@ -6,7 +6,7 @@
     unary     x              act
     binary    a b            fn act; broadcasts as numpy
     matmul    a b            scale; batched as numpy
-    reshape   x              to the shape of the output; where it has split and perm (fusion.rearranged), it is
+    reshape   x              to the shape of the output; where it has split and perm (fuse_shapes.rearranged), it is
                              transpose(reshape(x, split), perm) that is reshaped
     transpose x              perm
     slice     x              starts, steps: one an axis; sizes are those of the output

@@ -85,8 +85,8 @@ def build_options(words: dict[str, Any]) -> BuildOptions:
     return BuildOptions(
         words["target"], words["out"], named(words), recipe(words), words["score"], names(words["strategies"]),
         words["pattern"], words["ranges"], names(words["formats"]), names(words["precision"]),
-        Int8(words["clipping"], words["bias_correction"], words["max_drop"]), words["calibration"], words["jetpack"],
-        words["hosts"], measuring(words, again=False), words["device"], words["jobs"],
+        Int8(words["calibration_method"], words["bias_correction"], words["max_drop"]), words["calibration"],
+        words["jetpack"], words["hosts"], measuring(words, again=False), words["device"], words["jobs"],
         " ".join(["mmprune", *sys.argv[1:]]))
 
 

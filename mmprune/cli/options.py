@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from exporters.int8.settings import CLIPPINGS
+from exporters.int8.settings import METHODS
 from exporters.jetson.jetpack import DEFAULT
 from mmprune.choices import pick
 from mmprune.recipes import RECIPES
@@ -133,7 +133,7 @@ def build_options(command: Command) -> Command:
         click.option("--precision", metavar="NAME,NAME", help="Precisions to export each format in: fp32, fp16, int8."),
         click.option("--calibration", type=click.Path(exists=True, path_type=Path),
                      help="Images for int8 calibration: a folder or an .npz. Default: 256 of the training images."),
-        click.option("--clipping", **one_of("clipping", *CLIPPINGS), default="minmax",
+        click.option("--calibration-method", **one_of("calibration method", *METHODS), default="minmax",
                      show_default=True,
                      help="How int8 calibration picks the range of activations, for ONNX Runtime and mmrt."),
         click.option("--bias-correction/--no-bias-correction", default=True, show_default=True,

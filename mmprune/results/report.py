@@ -155,7 +155,7 @@ def _notes(points: Sequence[Point]) -> str:
 def _files(points: Sequence[Point], artifacts: Sequence[Artifact]) -> str:
     """What the exporters noted on the measured files."""
     measured = {p.artifact for p in points}
-    rows = _lines(((note, a.id) for a in artifacts if a.id in measured for note in a.notes), len(measured))
+    rows = _lines(((note, a.id) for a in artifacts if a.id in measured for note in a.remarks), len(measured))
     return "## Notes on the files\n\n" + ("\n".join(rows) if rows else "- none")
 
 

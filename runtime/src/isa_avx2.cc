@@ -1,8 +1,4 @@
-#define MMRT_SET avx2
-#define MMRT_NEEDS (AVX2|FMA)
-#define MMRT_WIDTH 8
-#define MMRT_SPARSE_VECTORS 8
-#define MMRT_DENSE_ROWS 4
-#define MMRT_DENSE_VECTORS 3
-#define MMRT_SPARSE_BELOW 0.6
-#include "isa.h"
+#define MMRT_SIMD "simd/avx2.h"
+#include "kernels/all.h"
+
+constexpr mmrt::Kernels mmrt::kernels_avx2 = every_kernel("avx2", AVX2 | FMA);

@@ -1,8 +1,4 @@
-#define MMRT_SET avx512
-#define MMRT_NEEDS (AVX512F|AVX2|FMA)
-#define MMRT_WIDTH 16
-#define MMRT_SPARSE_VECTORS 8
-#define MMRT_DENSE_ROWS 8
-#define MMRT_DENSE_VECTORS 3
-#define MMRT_SPARSE_BELOW 0.6
-#include "isa.h"
+#define MMRT_SIMD "simd/avx512.h"
+#include "kernels/all.h"
+
+constexpr mmrt::Kernels mmrt::kernels_avx512 = every_kernel("avx512", AVX512F | AVX2 | FMA);

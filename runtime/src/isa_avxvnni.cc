@@ -1,8 +1,20 @@
-#define MMRT_SET avxvnni
-#define MMRT_NEEDS (AVX2|FMA|AVXVNNI)
-#define MMRT_WIDTH 8
-#define MMRT_SPARSE_VECTORS 8
-#define MMRT_DENSE_ROWS 4
-#define MMRT_DENSE_VECTORS 3
-#define MMRT_SPARSE_BELOW 0.6
-#include "isa.h"
+// Products of bytes and of int16; all else is AVX2's.
+#define MMRT_SIMD "simd/avxvnni.h"
+#include "kernels/limits.h"
+#include "kernels/q_depthwise.h"
+#include "kernels/q_linear.h"
+#include "kernels/q_matmul.h"
+
+constexpr mmrt::Kernels mmrt::kernels_avxvnni = {
+    .name = "avxvnni",
+    .needs = AVXVNNI,
+    .width = W,
+    .builds_on = &kernels_avx2,
+    .qlinear = QLINEAR,
+    .qdense = QDENSE,
+    .qdepthwise = QDEPTHWISE,
+    .qmatmul = qmatmul,
+    .multiply_adds = multiply_adds,
+    .multiply_bytes = multiply_bytes,
+    .read_floats = read_floats,
+};

@@ -1,8 +1,4 @@
-#define MMRT_SET neon
-#define MMRT_NEEDS (NEON)
-#define MMRT_WIDTH 4
-#define MMRT_SPARSE_VECTORS 16
-#define MMRT_DENSE_ROWS 8
-#define MMRT_DENSE_VECTORS 3
-#define MMRT_SPARSE_BELOW 0.6
-#include "isa.h"
+#define MMRT_SIMD "simd/neon.h"
+#include "kernels/all.h"
+
+constexpr mmrt::Kernels mmrt::kernels_neon = every_kernel("neon", NEON);

@@ -1,6 +1,5 @@
-// One source of truth for the kernels: kernels.inc lists the sets, best first; each set is one ISA file's functions.
-// Everything an ISA file includes beside this header has internal linkage: a shared inline function compiled for AVX-512
-// could otherwise be the copy that the scalar file calls.
+// What a kernel is given, and the table of kernels. kernels.inc lists the kernels; sets.inc the sets, best first: one ISA file each, which names
+// what this instruction set does better than the set that it builds on.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +24,7 @@ struct SparseTask {
     const float* x;           // at the panel's first position
     float* y;                 // row 0 at the panel's first position
     int64_t y_stride;         // elements
-    int vectors;              // 1 to SPARSE_VECTORS
+    int vectors;              // 1 to SparseKernel::vectors
     const int32_t* rows;      // output row of each entry
     const int32_t* counts;    // non-zeros of each entry
     int n_rows;
@@ -42,8 +41,8 @@ struct DenseTask {
     const float* x;
     float* y;
     int64_t y_stride;
-    int n_rows;               // 1 to DENSE_ROWS
-    int vectors;              // 1 to DENSE_VECTORS
+    int n_rows;               // 1 to DenseKernel::rows
+    int vectors;              // 1 to DenseKernel::vectors
     int inputs;
     const float* weights;
     const float* bias;
@@ -102,7 +101,7 @@ struct QLinearTask {
     const uint32_t* x;        // at the panel's first position
     uint32_t* y;
     int64_t y_stride;
-    int vectors;              // 1 to q_vectors, or to q_dense_vectors
+    int vectors;              // 1 to QLinearKernel::vectors, or QDenseKernel's
     int n_quads;
     const int32_t* counts;    // blocks of each output
     const int32_t* pairs;     // of each output: so many pairs of blocks come first, for kernels that take two at once
@@ -113,7 +112,7 @@ struct QLinearTask {
     int n_offsets;
     const uint32_t* weights;  // and [n_quads][n_offsets][4]
     const float* multiplier;
-    const int32_t* bias;      // with what q_offset takes away
+    const int32_t* bias;      // with what the kernel's offset takes away
     Rounding out;
     const uint32_t* residual;  // or null
     int64_t residual_stride;
@@ -140,8 +139,8 @@ struct QDepthwiseTask {
     uint32_t* y;
     int64_t positions;
     const int32_t* taps;
-    int n_taps;             // a multiple of q_taps; one too many has weights of 0
-    const int8_t* weights;  // [n_taps / q_taps][4][q_taps], or with q_alone [n_taps][4][4]
+    int n_taps;             // a multiple of QDepthwiseKernel::taps; one too many has weights of 0
+    const int8_t* weights;  // [n_taps / taps][4][taps], or where they are alone [n_taps][4][4]
     const float* multiplier;
     const int32_t* bias;    // 4 of each
     Rounding out;
@@ -153,59 +152,68 @@ inline int64_t qmatmul_scratch(int64_t M, int64_t N, int64_t K) {
     return up(K) * up(N) + up(M) * up(K) + 64;
 }
 
-struct Kernels {
-    const char* name;
-    unsigned needs;  // Features, all of them
-    int width;       // floats a vector
-    int sparse_vectors, dense_rows, dense_vectors;
-    double sparse_below;  // density under which the sparse kernel wins (cost model)
-    void (*sparse)(const SparseTask&);
-    void (*dense)(const DenseTask&);
-    void (*gather_rows)(const float* x, const int32_t* offsets, int rows, int vectors, float* out);  // offsets in bytes; out is DenseTask's x
-    void (*taps)(const TapsTask&);
-    void (*matmul)(const MatmulTask&);
-    void (*matvec)(const MatvecTask&);
-    // elementwise.h
-    void (*unary)(const Act&, const float* x, float* y, int64_t n);  // contiguous
-    // fn of FORMAT.md's BINARY; a step of 0 repeats that operand
-    void (*binary)(int fn, const Act&, const float* a, int a_step, const float* b, int b_step, float* y, int64_t n);
-    // over an axis of `length` rows, each `n` contiguous elements, a row apart: n results (reduce) or n columns (softmax, norm)
-    void (*reduce)(int kind, const float* x, int64_t row, int64_t length, float* y, int64_t n, float scale);
-    void (*softmax)(const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length, int64_t n);
-    void (*norm)(const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length, int64_t n, float eps,
-                 const float* gain, const float* bias);
-    bool (*all_finite)(const float* x, int64_t n);  // none is NaN or infinite
-    // over one contiguous row of n elements
-    float (*reduce_row)(int kind, const float* x, int64_t n);
-    void (*softmax_row)(const float* x, float* y, int64_t n);
-    void (*norm_row)(const float* x, float* y, int64_t n, float eps, const float* gain, const float* bias);
-    // quantized_kernels.h
-    int q_vectors, q_dense_vectors;  // the latter 0: qdense is no gain
-    double q_dense_from;             // density of blocks from which it is (cost model)
-    int q_offset;
-    int q_paired;  // two blocks are taken at once where, of two neighbouring channels, weights of one sign add up to at most this; 0: never
-    int q_taps;    // of a depthwise convolution: so many weights of a channel lie side by side
-    bool q_alone;  // there a channel's weight is alone in a word, at the channel's byte, among zeros
-    void (*qlinear)(const QLinearTask&);
-    void (*qdense)(const QLinearTask&);
-    void (*qmatvec)(const QMatvecTask&);
-    void (*qdepthwise)(const QDepthwiseTask&);
-    void (*qmaximum)(const uint32_t* x, uint32_t* y, int64_t positions, const int32_t* taps, int n_taps);
-    void (*qtable)(const uint8_t* table, const uint32_t* x, uint32_t* y, int64_t positions);  // of 256 bytes as they lie in memory
-    bool (*qmatmul)(const QMatmulTask&);  // false: a number of a or b was NaN
-    void (*qadd)(const Sum&, const uint32_t* a, const uint32_t* b, uint32_t* y, int64_t positions);
-    void (*quantize)(const float* x, int64_t x_stride, int channels, uint32_t* y, int64_t positions, float scale, const Rounding&);
-    void (*dequantize)(const uint32_t* x, float* y, int64_t y_stride, int channels, int64_t positions, float scale, float zero);
-    // limits.h
-    float (*multiply_adds)(int64_t n);
-    float (*read_floats)(const float* p, int64_t n, int64_t times);
+// A kernel, and what those must know who prepare its tasks.
+struct SparseKernel {
+    void (*run)(const SparseTask&);
+    int vectors;   // of a task, at most
+    double below;  // density under which it wins over the dense kernel (cost model)
 };
+
+struct DenseKernel {
+    void (*run)(const DenseTask&);
+    void (*gather_rows)(const float* x, const int32_t* offsets, int rows, int vectors, float* out);  // offsets in bytes; out is DenseTask's x
+    int rows, vectors;                                                                               // of a task, at most
+};
+
+// offset, of all four: what bytes in memory are less than they stand for
+struct QLinearKernel {
+    void (*run)(const QLinearTask&);
+    int offset;
+    int vectors;
+    int paired;  // two blocks are taken at once where, of two neighbouring channels, weights of one sign add up to at most this; 0: never
+};
+
+struct QDenseKernel {
+    void (*run)(const QLinearTask&);
+    int offset;
+    int vectors;  // 0: it is no gain
+    double from;  // density of blocks from which it is (cost model)
+};
+
+struct QMatvecKernel {
+    void (*run)(const QMatvecTask&);
+    int offset;
+};
+
+struct QDepthwiseKernel {
+    void (*run)(const QDepthwiseTask&);
+    int offset;
+    int taps;    // so many weights of a channel lie side by side
+    bool alone;  // a channel's weight is alone in a word, at the channel's byte, among zeros
+};
+
+template <class Function>
+using Pointer = Function*;
+
+struct Kernels {
+    const char* name = nullptr;
+    unsigned needs = 0;                  // Features, all of them; with those of the set that it builds on
+    int width = 0;                       // floats a vector, the same for all kernels of a set
+    const Kernels* builds_on = nullptr;  // gives the kernels that are not named here
+#define KERNEL(name, type) type name = {};
+#include "kernels.inc"
+#undef KERNEL
+};
+
+#define KERNEL_SET(name) extern const Kernels kernels_##name;  // as its file has it: not complete
+#include "sets.inc"
+#undef KERNEL_SET
 
 // The best set that the features allow. MMRT_ISA=name forces one: an unknown name, or one that the CPU lacks, throws
 // std::runtime_error with the names that there are.
 const Kernels& choose_kernels(unsigned features, const char* forced);
 
-// All sets compiled in, best first.
+// All sets compiled in, best first, and complete: what one builds on is filled in.
 const Kernels* const* all_kernels(int* count);
 
 }  // namespace mmrt

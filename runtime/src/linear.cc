@@ -133,7 +133,7 @@ Step sparse_step(const LinearDesc& d, const Kernels& kernels, int threads, const
     auto packed = std::make_shared<Sparse>();
     packed->d = d;
     if (halo) packed->halo = *halo;
-    packed->panels = cut_panels(d.y.positions, kernels.width, kernels.sparse_vectors);
+    packed->panels = cut_panels(d.y.positions, kernels.width, kernels.sparse.vectors);
     const int widest = packed->panels.front().vectors * kernels.width;
     const int64_t bytes = touched(d.taps, widest) * int64_t(sizeof(float));
     const int channels = d.x.count / d.groups;
@@ -146,7 +146,7 @@ Step sparse_step(const LinearDesc& d, const Kernels& kernels, int threads, const
     Step step;
     step.kernel = std::string("sparse ") + kernels.name + " T" + std::to_string(packed->panels.front().vectors) + " B" + std::to_string(per_block);
     step.items = int(packed->panels.size() * packed->ranges.size());
-    step.run = [packed, run = kernels.sparse, width = kernels.width](int item, float* arena) {
+    step.run = [packed, run = kernels.sparse.run, width = kernels.width](int item, float* arena) {
         const Sparse& p = *packed;
         const Panel& panel = p.panels[item / p.ranges.size()];
         const SparseRange& range = p.ranges[item % p.ranges.size()];
@@ -198,7 +198,7 @@ Step dense_step(const LinearDesc& d, const Kernels& kernels, int threads, const 
     auto packed = std::make_shared<Dense>();
     packed->d = d;
     if (halo) packed->halo = *halo;
-    packed->panels = cut_panels(d.y.positions, kernels.width, kernels.dense_vectors);
+    packed->panels = cut_panels(d.y.positions, kernels.width, kernels.dense.vectors);
     const int channels = d.x.count / d.groups, taps = int(d.taps.size());
     const int64_t inputs = int64_t(channels) * taps;
     for (int c = 0; c < d.x.count; ++c)
@@ -212,14 +212,14 @@ Step dense_step(const LinearDesc& d, const Kernels& kernels, int threads, const 
     packed->weights.resize(size_t(d.y.count) * inputs);
     packed->together = packed->weights.size() * sizeof(float) > L2_BYTES ? TOGETHER : 1;
     const int bundles = (int(packed->panels.size()) + packed->together - 1) / packed->together;
-    packed->ranges = cut_rows(d.y.count, d.groups, (fewest_items(threads) + bundles - 1) / bundles, kernels.dense_rows);
+    packed->ranges = cut_rows(d.y.count, d.groups, (fewest_items(threads) + bundles - 1) / bundles, kernels.dense.rows);
     RowReader reader(d.weights, d.y.count, inputs);
-    std::vector<float> rows(size_t(kernels.dense_rows) * inputs);
+    std::vector<float> rows(size_t(kernels.dense.rows) * inputs);
     int64_t written = 0;
     for (const RowRange& range : packed->ranges) {
         std::vector<DenseTile> tiles;
         for (int row = range.begin; row < range.end;) {
-            const int n = std::min(kernels.dense_rows, range.end - row);
+            const int n = std::min(kernels.dense.rows, range.end - row);
             for (int r = 0; r < n; ++r) reader.next(rows.data() + r * inputs);
             tiles.push_back({row, n, written});
             for (int64_t k = 0; k < inputs; ++k)
@@ -233,7 +233,7 @@ Step dense_step(const LinearDesc& d, const Kernels& kernels, int threads, const 
     step.kernel = std::string("dense ") + kernels.name;
     step.items = bundles * int(packed->ranges.size());
     const int64_t scratch = per_block * taps * packed->panels.front().vectors * kernels.width;
-    step.run = [packed, inputs, scratch, width = kernels.width, gather = kernels.gather_rows, run = kernels.dense](int item, float* arena) {
+    step.run = [packed, inputs, scratch, width = kernels.width, gather = kernels.dense.gather_rows, run = kernels.dense.run](int item, float* arena) {
         const Dense& p = *packed;
         const size_t part = item % p.ranges.size(), first = item / p.ranges.size() * p.together;
         const size_t last = std::min(p.panels.size(), first + p.together);
@@ -285,8 +285,8 @@ void dense_matvec(const Matvec& p, int begin, int end, const float* x, float* y,
     const int rows = p.d.y.count / p.d.groups;
     for (int o = begin; o < end;) {  // rows of one group at a time
         const int group = o / rows, stop = std::min(end, (group + 1) * rows);
-        kernels.matvec({p.weights.data() + o * p.inputs, x + group * p.inputs, bias ? bias + (o - begin) : nullptr,
-                        residual ? residual + o : nullptr, y + o, stop - o, p.inputs, p.d.act});
+        kernels.matvec({p.weights.data() + o * p.inputs, x + group * p.inputs, bias ? bias + (o - begin) : nullptr, residual ? residual + o : nullptr, y + o,
+                        stop - o, p.inputs, p.d.act});
         o = stop;
     }
 }
@@ -345,7 +345,7 @@ Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const
     const double total = double(d.y.count) * (d.x.count / d.groups) * double(d.taps.size());
     const double density = total > 0 ? double(count_nonzeros(d.weights, int64_t(total))) / total : 0;
     const bool column = d.y.positions == 1 && d.y.stride == 1, side_by_side = d.taps.size() == 1 && d.taps[0] == 0 && d.x.stride == 1;
-    const bool sparse = d.kernel == 2 || (d.kernel == 0 && density < (column ? 0.3 : kernels.sparse_below));
+    const bool sparse = d.kernel == 2 || (d.kernel == 0 && density < (column ? 0.3 : kernels.sparse.below));
     Step step = column   ? matvec_step(d, kernels, threads, sparse || !side_by_side)
                 : sparse ? sparse_step(d, kernels, threads, halo)
                          : dense_step(d, kernels, threads, halo);

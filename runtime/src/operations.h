@@ -9,6 +9,11 @@
 
 namespace mmrt {
 
+enum class Activation : int32_t {
+#define ACTIVATION(number, name) name = number,
+#include "operations.inc"
+};
+
 enum class Binary : int32_t {
 #define BINARY_FN(number, name) name = number,
 #include "operations.inc"
@@ -43,7 +48,7 @@ constexpr int POOLINGS = 0
     ;
 
 struct Act {
-    int code = 0;  // operations.inc, ACTIVATION
+    int code = 0;  // an Activation
     float a = 0, b = 0;
 };
 

@@ -80,7 +80,7 @@ uint32_t as_word(const int8_t* values) {
 
 int32_t sum_of(const int8_t* values) { return values[0] + values[1] + values[2] + values[3]; }
 
-// Whether the products of both blocks with bytes may be added in lanes of 16 bits, where two weights of each meet (Kernels::q_paired).
+// Whether the products of both blocks with bytes may be added in lanes of 16 bits, where two weights of each meet (QLinearKernel::paired).
 bool fit_together(const QBlock& a, const QBlock& b, int most) {
     for (int lane = 0; lane < 2; ++lane) {
         int positive = 0, negative = 0;
@@ -133,18 +133,18 @@ void pack_sparse(QLinear& p, const Kernels& kernels, int words_in_chunk) {
     std::vector<std::vector<QBlock>> lists(size_t(p.chunks) * outputs);
     each_block(d, [&](int row, int c, int t, const int8_t* values) {
         lists[size_t(c / words_in_chunk) * outputs + row].push_back({offset_bytes(d, int64_t(row / rows_in_group) * words_in + c, t), as_word(values)});
-        p.bias[row] += kernels.q_offset * sum_of(values);
+        p.bias[row] += kernels.qlinear.offset * sum_of(values);
     });
     p.blocks.reserve(size_t(d.blocks));
     for (std::vector<QBlock>& list : lists) {
         if (p.counts.size() % 4 == 0) p.begins.push_back(int64_t(p.blocks.size()));
         p.counts.push_back(int32_t(list.size()));
-        p.pairs.push_back(pair_up(list.data(), int(list.size()), kernels.q_paired));
+        p.pairs.push_back(pair_up(list.data(), int(list.size()), kernels.qlinear.paired));
         p.blocks.insert(p.blocks.end(), list.begin(), list.end());
     }
 }
 
-void pack_dense(QLinear& p, int q_offset) {
+void pack_dense(QLinear& p, int offset) {
     const QLinearDesc& d = p.d;
     const int outputs = 4 * d.y.count, words_in = d.x.count / d.groups, taps = int(d.taps.size()), n = words_in * taps;
     for (int c = 0; c < words_in; ++c)
@@ -152,7 +152,7 @@ void pack_dense(QLinear& p, int q_offset) {
     p.weights.assign(size_t(outputs) * n, 0);
     each_block(d, [&](int row, int c, int t, const int8_t* values) {
         p.weights[(size_t(row / 4) * n + c * taps + t) * 4 + row % 4] = as_word(values);
-        p.bias[row] += q_offset * sum_of(values);
+        p.bias[row] += offset * sum_of(values);
     });
     for (int quad = 0; quad < d.y.count; ++quad) p.begins.push_back(int64_t(quad) * n * 4);
 }
@@ -165,19 +165,20 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
     if (halo) p.halo = *halo;
     p.bias.assign(d.bias.begin(), d.bias.end());
     const int64_t blocks = int64_t(outputs) * words_in * int64_t(d.taps.size());
-    p.dense = kernels.q_dense_vectors && double(d.blocks) >= kernels.q_dense_from * double(blocks);
+    p.dense = kernels.qdense.vectors && double(d.blocks) >= kernels.qdense.from * double(blocks);
     int most;
     if (p.dense) {
-        pack_dense(p, kernels.q_offset);
-        most = kernels.q_dense_vectors;
+        pack_dense(p, kernels.qdense.offset);
+        most = kernels.qdense.vectors;
     } else {
         // Vectors of a panel are at least so many that a block's weights are spread over them. Where all inputs of so many do not fit
         // the L1 cache, they come in chunks, each for all rows.
         const int64_t word_bytes = std::max<int64_t>(1, touched(d.taps, kernels.width) * 4), fit = panel_bytes() / word_bytes;
-        most = int(std::clamp<int64_t>(fit / words_in, kernels.q_vectors / 2, kernels.q_vectors));
+        most = int(std::clamp<int64_t>(fit / words_in, kernels.qlinear.vectors / 2, kernels.qlinear.vectors));
         const int vectors = cut_panels(d.y.positions, kernels.width, most).front().vectors;
         const int64_t panel_word = std::max<int64_t>(1, touched(d.taps, int64_t(vectors) * kernels.width) * 4);
-        const int64_t chunks = std::clamp<int64_t>((words_in * panel_word + panel_bytes() - 1) / panel_bytes(), 1, std::max<int64_t>(1, d.blocks / outputs / FEWEST_BLOCKS));
+        const int64_t chunks =
+            std::clamp<int64_t>((words_in * panel_word + panel_bytes() - 1) / panel_bytes(), 1, std::max<int64_t>(1, d.blocks / outputs / FEWEST_BLOCKS));
         pack_sparse(p, kernels, int((words_in + chunks - 1) / chunks));
     }
     p.panels = cut_panels(d.y.positions, kernels.width, most);
@@ -211,14 +212,14 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
         task.residual_stride = p.d.residual.stride;
         task.residual_first = p.d.residual_first;
         task.sum = p.d.sum;
-        if (p.dense) kernels.qdense(task);
+        if (p.dense) kernels.qdense.run(task);
         for (int chunk = 0; chunk < p.chunks && !p.dense; ++chunk) {
             const size_t quad = size_t(chunk) * p.d.y.count + range.begin;
             task.first = chunk == 0, task.last = chunk == p.chunks - 1;
             task.counts = p.counts.data() + 4 * quad;
             task.pairs = p.pairs.data() + 4 * quad;
             task.blocks = p.blocks.data() + p.begins[quad];
-            kernels.qlinear(task);
+            kernels.qlinear.run(task);
         }
         if (p.halo) fill_halo(*p.halo, arena, range.begin, range.end, panel.begin, panel.begin + int64_t(panel.vectors) * kernels.width);
     };
@@ -243,7 +244,7 @@ Step column_step(const QLinearDesc& d, const Kernels& kernels, int threads) {
     p.weights.assign(size_t(outputs) * p.words, 0);
     each_block(d, [&](int row, int c, int t, const int8_t* values) {
         p.weights[size_t(row) * p.words + c * taps + t] = as_word(values);
-        p.bias[row] += kernels.q_offset * sum_of(values);
+        p.bias[row] += kernels.qmatvec.offset * sum_of(values);
     });
     p.rows_per_item = std::max(4, (d.y.count + fewest_items(threads) - 1) / fewest_items(threads) * 4);
     p.d.mask = {}, p.d.values = {};
@@ -272,7 +273,7 @@ Step column_step(const QLinearDesc& d, const Kernels& kernels, int threads) {
             task.residual = p.d.has_residual ? reinterpret_cast<const uint8_t*>(words(arena, p.d.residual.offset)) + row : nullptr;
             task.residual_first = p.d.residual_first;
             task.sum = p.d.sum;
-            kernels.qmatvec(task);
+            kernels.qmatvec.run(task);
             row = stop;
         }
     };
@@ -327,18 +328,18 @@ Step make_qdepthwise(const QDepthwiseDesc& desc, const Kernels& kernels, int) {
     const Kernels& fit = fitting(desc.y, kernels);
     auto packed = std::make_shared<Packed>();
     packed->d = desc;
-    const int taps = int(desc.taps.size()), together = fit.q_taps, n_taps = (taps + together - 1) / together * together;
-    const int row_bytes = n_taps * (fit.q_alone ? 16 : 4);
+    const int taps = int(desc.taps.size()), together = fit.qdepthwise.taps, n_taps = (taps + together - 1) / together * together;
+    const int row_bytes = n_taps * (fit.qdepthwise.alone ? 16 : 4);
     packed->d.taps.resize(n_taps, desc.taps.back());
     packed->weights.assign(size_t(desc.y.count) * row_bytes, 0);
     for (int row = 0; row < desc.y.count; ++row)
         for (int t = 0; t < taps; ++t)
             for (int c = 0; c < 4; ++c) {
-                const int at = fit.q_alone ? 16 * t + 5 * c : t / together * together * 4 + c * together + t % together;
+                const int at = fit.qdepthwise.alone ? 16 * t + 5 * c : t / together * together * 4 + c * together + t % together;
                 packed->weights[size_t(row) * row_bytes + at] = desc.weights[(size_t(row) * taps + t) * 4 + c];
             }
     packed->bias.assign(desc.bias.begin(), desc.bias.end());
-    for (int64_t i = 0; i < int64_t(desc.y.count) * taps * 4; ++i) packed->bias[i / (4 * taps) * 4 + i % 4] += fit.q_offset * desc.weights[i];
+    for (int64_t i = 0; i < int64_t(desc.y.count) * taps * 4; ++i) packed->bias[i / (4 * taps) * 4 + i % 4] += fit.qdepthwise.offset * desc.weights[i];
     Step step = by_rows(fit.name, desc.y, [packed, n_taps, row_bytes, &fit](int row, float* arena) {
         const QDepthwiseDesc& d = packed->d;
         QDepthwiseTask task;
@@ -351,7 +352,7 @@ Step make_qdepthwise(const QDepthwiseDesc& desc, const Kernels& kernels, int) {
         task.multiplier = d.multiplier.data() + 4 * row;
         task.bias = packed->bias.data() + 4 * row;
         task.out = d.out;
-        fit.qdepthwise(task);
+        fit.qdepthwise.run(task);
     });
     step.macs = step.needed_macs = 4.0 * desc.y.count * desc.y.positions * taps;
     return step;
@@ -361,7 +362,8 @@ Step make_qpool(const QPoolDesc& desc, const Kernels& kernels, int) {
     const Kernels& fit = fitting(desc.y, kernels);
     auto d = std::make_shared<QPoolDesc>(desc);
     return by_rows(fit.name, desc.y, [d, &fit](int row, float* arena) {
-        fit.qmaximum(words(arena, d->x.offset + row * d->x.stride), words(arena, d->y.offset + row * d->y.stride), d->y.positions, d->taps.data(), int(d->taps.size()));
+        fit.qmaximum(words(arena, d->x.offset + row * d->x.stride), words(arena, d->y.offset + row * d->y.stride), d->y.positions, d->taps.data(),
+                     int(d->taps.size()));
     });
 }
 
@@ -400,7 +402,8 @@ Step make_qmean(const QMeanDesc& desc, const Kernels&, int) {
 Step make_qadd(const QAddDesc& d, const Kernels& kernels, int) {
     const Kernels& fit = fitting(d.y, kernels);
     return by_rows(fit.name, d.y, [d, &fit](int row, float* arena) {
-        fit.qadd(d.sum, words(arena, d.a.offset + row * d.a.stride), words(arena, d.b.offset + row * d.b.stride), words(arena, d.y.offset + row * d.y.stride), d.y.positions);
+        fit.qadd(d.sum, words(arena, d.a.offset + row * d.a.stride), words(arena, d.b.offset + row * d.b.stride), words(arena, d.y.offset + row * d.y.stride),
+                 d.y.positions);
     });
 }
 
@@ -410,7 +413,8 @@ Step make_quantize(const QuantizeDesc& d, const Kernels& kernels, int) {
     Step step = by_rows(fit.name, d.y, [d, lost_nan, &kernels, &fit](int row, float* arena) {
         for (int channel = 4 * row; channel < std::min(4 * row + 4, d.x.count); ++channel)
             if (d.width && !no_nan(d, arena + d.x.offset + channel * d.x.stride, kernels)) *lost_nan = true;
-        fit.quantize(arena + d.x.offset + 4 * row * d.x.stride, d.x.stride, std::min(4, d.x.count - 4 * row), words(arena, d.y.offset + row * d.y.stride), d.y.positions, d.scale, d.out);
+        fit.quantize(arena + d.x.offset + 4 * row * d.x.stride, d.x.stride, std::min(4, d.x.count - 4 * row), words(arena, d.y.offset + row * d.y.stride),
+                     d.y.positions, d.scale, d.out);
     });
     step.lost_nan = lost_nan;
     return step;
@@ -419,7 +423,8 @@ Step make_quantize(const QuantizeDesc& d, const Kernels& kernels, int) {
 Step make_dequantize(const DequantizeDesc& d, const Kernels& kernels, int) {
     const Kernels& fit = fitting(d.y, kernels);
     return by_rows(fit.name, d.x, [d, &fit](int row, float* arena) {
-        fit.dequantize(words(arena, d.x.offset + row * d.x.stride), arena + d.y.offset + 4 * row * d.y.stride, d.y.stride, std::min(4, d.y.count - 4 * row), d.y.positions, d.scale, d.zero);
+        fit.dequantize(words(arena, d.x.offset + row * d.x.stride), arena + d.y.offset + 4 * row * d.y.stride, d.y.stride, std::min(4, d.y.count - 4 * row),
+                       d.y.positions, d.scale, d.zero);
     });
 }
 

@@ -51,7 +51,9 @@ void Threads::stop() {
 void Threads::start(uint64_t step) {
     step_.store(step);
     if (sleepers_.load() == 0) return;
-    { std::lock_guard<std::mutex> lock(mutex_); }
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+    }
     wake_.notify_all();
 }
 

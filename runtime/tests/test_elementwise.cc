@@ -105,7 +105,8 @@ void test_columns(const Kernels& k, int64_t length, int64_t n) {
         Data d(n, 1);
         k.reduce(kind, x, x_row, length, d.y.data(), n, 0.5f);
         bool right = d.kept(1, n, n);
-        for (int64_t i = 0; i < n; ++i) right = right && close(d.y[i], kind == 0 ? want[i][0] / 2 : kind == 3 ? std::sqrt(want[i][3]) : want[i][kind], double(length));
+        for (int64_t i = 0; i < n; ++i)
+            right = right && close(d.y[i], kind == 0 ? want[i][0] / 2 : kind == 3 ? std::sqrt(want[i][3]) : want[i][kind], double(length));
         check::that(right, ("reduction " + name).c_str());
     }
     Data soft(y_row * length, 1), norm(y_row * length, 1);

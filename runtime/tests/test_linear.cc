@@ -90,9 +90,9 @@ void test_linear(const Kernels& kernels, const Case& c) {
     if (c.bias) d.bias = bias;
     const std::vector<float> before = arena;
     run(make_linear(d, kernels, 1 + c.outputs % 3), arena);
-    const std::string name = std::string("linear ") + kernels.name + " in " + std::to_string(c.inputs) + " out " + std::to_string(c.outputs) +
-                             " P " + std::to_string(c.positions) + " groups " + std::to_string(c.groups) + " k " + std::to_string(c.kernel_size) +
-                             " density " + std::to_string(c.density) + " kernel " + std::to_string(c.kernel);
+    const std::string name = std::string("linear ") + kernels.name + " in " + std::to_string(c.inputs) + " out " + std::to_string(c.outputs) + " P " +
+                             std::to_string(c.positions) + " groups " + std::to_string(c.groups) + " k " + std::to_string(c.kernel_size) + " density " +
+                             std::to_string(c.density) + " kernel " + std::to_string(c.kernel);
     for (int o = 0; o < c.outputs; ++o)
         for (int p = 0; p < c.positions; ++p) {
             double sum = c.bias ? bias[o] : 0, absolute = std::fabs(sum);
@@ -138,7 +138,8 @@ void test_halo(const Kernels& kernels, int height, int width, int border, int ou
     halo.image.strides = {stride, pitch, 1};
     halo.before = halo.after = before;
     halo.value = -2.5f;
-    const std::string name = std::string("halo ") + kernels.name + " " + std::to_string(height) + "x" + std::to_string(width) + " border " + std::to_string(border);
+    const std::string name =
+        std::string("halo ") + kernels.name + " " + std::to_string(height) + "x" + std::to_string(width) + " border " + std::to_string(border);
     check::that(is_halo_of(halo, d.y) == positions > 1, (name + " is that of y").c_str());
     if (positions == 1) return;
     run(make_linear(d, kernels, 1), apart);

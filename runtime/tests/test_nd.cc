@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <type_traits>
 
 #include "each_set.h"
 #include "file/sha256.h"
@@ -103,9 +104,8 @@ void test_views(const Kernels& kernels, uint64_t seed) {
     run(make_copy({dst, b}, kernels), arena);
     each_index(dims, [&](const std::vector<int64_t>& at) { check::that(arena[place(dst, at)] == before[place(b, at)], "COPY"); });
     run(make_unary({dst, a, {7, 0, 0}}, kernels), arena);
-    each_index(dims, [&](const std::vector<int64_t>& at) {
-        check::that(close(arena[place(dst, at)], reference_act({7, 0, 0}, before[place(a, at)])), "UNARY");
-    });
+    each_index(dims,
+               [&](const std::vector<int64_t>& at) { check::that(close(arena[place(dst, at)], reference_act({7, 0, 0}, before[place(a, at)])), "UNARY"); });
     if (dims.empty()) return;
     const size_t axes = 1 + random.next() % dims.size(), kept = dims.size() - axes;
     int64_t small_end = end;
@@ -134,7 +134,10 @@ void test_views(const Kernels& kernels, uint64_t seed) {
     each_index({dims.begin(), dims.end() - 1}, [&](std::vector<int64_t> at) {
         double most = -1e9, sum = 0, mean = 0, squares = 0;
         at.push_back(0);
-        auto x = [&](int64_t i) { at.back() = i; return double(before[place(a, at)]); };
+        auto x = [&](int64_t i) {
+            at.back() = i;
+            return double(before[place(a, at)]);
+        };
         for (int64_t i = 0; i < length; ++i) most = std::max(most, x(i)), mean += x(i) / double(length);
         for (int64_t i = 0; i < length; ++i) sum += std::exp(x(i) - most), squares += (x(i) - mean) * (x(i) - mean) / double(length);
         for (int64_t i = 0; i < length; ++i) {
@@ -204,6 +207,16 @@ void test_selection() {
     for (int i = 0; i < count; ++i) {
         check::that(&choose_kernels(sets[i]->needs, sets[i]->name) == sets[i], "a set forced by its name");
         check::that(&choose_kernels(~0u, nullptr) == sets[0], "all features: the best");
+        if (const Kernels* base = sets[i]->builds_on)
+            check::that(sets[i]->width == base->width && (sets[i]->needs & base->needs) == base->needs,
+                        std::string(sets[i]->name) + " can run what it builds on");
+        auto is_there = [](const auto& it) {
+            if constexpr (std::is_pointer_v<std::decay_t<decltype(it)>>) return it != nullptr;
+            else return it.run != nullptr;
+        };
+#define KERNEL(kernel, type) check::that(is_there(sets[i]->kernel), std::string(sets[i]->name) + " has " #kernel);
+#include "kernels.inc"
+#undef KERNEL
         if (!sets[i]->needs) continue;
         try {
             choose_kernels(0, sets[i]->name);

@@ -71,7 +71,8 @@ void test_activations(const Kernels& k) {
 
 // e^x over all that float32 holds, and beyond: infinity above 88.7228, 0 below.
 void test_exp(const Kernels& k) {
-    for (double x : {-1e30, -1000.0, -104.0, -88.0, -87.4, -87.3, -86.9, -86.0, -1.0, 0.0, 1.0, 87.5, 88.0, 88.37, 88.38, 88.5, 88.72, 88.73, 89.0, 89.09, 89.2, 100.0, 1e30}) {
+    for (double x : {-1e30, -1000.0, -104.0, -88.0, -87.4, -87.3, -86.9, -86.0, -1.0, 0.0,   1.0, 87.5,
+                     88.0,  88.37,   88.38,  88.5,  88.72, 88.73, 89.0,  89.09, 89.2, 100.0, 1e30}) {
         const float in = float(x);
         const double want = std::exp(double(in));
         float got;
@@ -171,7 +172,8 @@ void test_pool(const Kernels& k, int positions, int kind, float odd) {
             for (int32_t tap : d.taps) seen.push_back(before[d.x.offset + p + tap]);
             right = right && same(arena[d.y.offset + p], kind ? reduced(0, seen) / 2 : reduced(1, seen), taps);
         }
-        check::that(right, std::string(k.name) + " pool " + std::to_string(kind) + " of " + std::to_string(positions) + " with " + std::to_string(odd) + " at tap " + std::to_string(at));
+        check::that(right, std::string(k.name) + " pool " + std::to_string(kind) + " of " + std::to_string(positions) + " with " + std::to_string(odd) +
+                               " at tap " + std::to_string(at));
     }
 }
 
@@ -208,7 +210,8 @@ void test_linear(const Kernels& k, int positions, int taps, int kernel, int grou
             double sum = 0;
             for (int c = 0; c < per_group; ++c)
                 for (int t = 0; t < taps; ++t)
-                    sum += double(weights[(o * per_group + c) * taps + t]) * before[d.x.offset + (o / (outputs / groups) * per_group + c) * stride + p + d.taps[t]];
+                    sum += double(weights[(o * per_group + c) * taps + t]) *
+                           before[d.x.offset + (o / (outputs / groups) * per_group + c) * stride + p + d.taps[t]];
             right = right && same(arena[d.y.offset + o * stride + p], reference_act(d.act, sum), inputs);
         }
     for (int o = 0; o < outputs && !column; ++o) right = right && arena[d.y.offset + o * stride + positions] == -2.5f;

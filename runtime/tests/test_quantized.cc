@@ -153,7 +153,8 @@ void qdepthwise_case(const Kernels& set, int channels, int positions, std::vecto
     for (int c = 0; c < 4 * channels; ++c)
         for (int p = 0; p < positions; ++p) {
             int32_t sum = bias[c];
-            for (size_t t = 0; t < taps.size(); ++t) sum += weights[(size_t(c / 4) * taps.size() + t) * 4 + c % 4] * byte_at(before, MARGIN + c / 4 * stride + p + taps[t], c % 4);
+            for (size_t t = 0; t < taps.size(); ++t)
+                sum += weights[(size_t(c / 4) * taps.size() + t) * 4 + c % 4] * byte_at(before, MARGIN + c / 4 * stride + p + taps[t], c % 4);
             same = same && rounded(float(sum) * multiplier[c], d.out) == byte_at(arena, y_at + c / 4 * stride + p, c % 4);
         }
     check::that(same, std::string(set.name) + " qdepthwise P" + std::to_string(positions) + " taps " + std::to_string(taps.size()));
@@ -178,26 +179,32 @@ void others(const Kernels& set) {
         };
         QAddDesc add{{a, stride, words, positions}, {b, stride, words, positions}, {y, stride, words, positions}, {0.7f, 0.51f, -20.4f, 90, 255}};
         run(make_qadd(add, set));
-        check::that(each([&](int, int64_t at, int i, int) { return byte_at(arena, y + at, i) == summed(byte_at(arena, a + at, i), byte_at(arena, b + at, i), add.sum); }), where + " qadd");
+        check::that(each([&](int, int64_t at, int i, int) {
+                        return byte_at(arena, y + at, i) == summed(byte_at(arena, a + at, i), byte_at(arena, b + at, i), add.sum);
+                    }),
+                    where + " qadd");
         QPoolDesc pool{{a, stride, words, positions}, {y, stride, words, positions}, {0, 1, 5}};
         run(make_qpool(pool, set));
         check::that(each([&](int, int64_t at, int i, int) {
-            int most = 0;
-            for (int32_t tap : pool.taps) most = std::max(most, byte_at(arena, a + at + tap, i));
-            return byte_at(arena, y + at, i) == most;
-        }), where + " qpool");
+                        int most = 0;
+                        for (int32_t tap : pool.taps) most = std::max(most, byte_at(arena, a + at + tap, i));
+                        return byte_at(arena, y + at, i) == most;
+                    }),
+                    where + " qpool");
         std::vector<uint8_t> table(256);
         for (uint8_t& entry : table) entry = uint8_t(random.below(256));
         run(make_qtable({{a, stride, words, positions}, {y, stride, words, positions}, table}, set));
         check::that(each([&](int, int64_t at, int i, int) { return byte_at(arena, y + at, i) == table[byte_at(arena, a + at, i)]; }), where + " qtable");
         DequantizeDesc out{{a, stride, words, positions}, {f, stride, channels, positions}, 0.043f, 77};
         run(make_dequantize(out, set));
-        check::that(each([&](int c, int64_t at, int i, int p) { return arena[f + c * stride + p] == (float(byte_at(arena, a + at, i)) - 77.f) * 0.043f; }), where + " dequantize");
+        check::that(each([&](int c, int64_t at, int i, int p) { return arena[f + c * stride + p] == (float(byte_at(arena, a + at, i)) - 77.f) * 0.043f; }),
+                    where + " dequantize");
         for (int c = 0; c < channels; ++c)
             for (int p = 0; p < positions; ++p) arena[f + c * stride + p] = float(int(random.below(4000)) - 2000) / 8 * 0.025f;  // ties too
         QuantizeDesc in{{f, stride, channels, positions}, {y, stride, words, positions}, 0.05f, {100, 0, 255}};
         run(make_quantize(in, set));
-        check::that(each([&](int c, int64_t at, int i, int p) { return byte_at(arena, y + at, i) == rounded(arena[f + c * stride + p] / 0.05f, in.out); }), where + " quantize");
+        check::that(each([&](int c, int64_t at, int i, int p) { return byte_at(arena, y + at, i) == rounded(arena[f + c * stride + p] / 0.05f, in.out); }),
+                    where + " quantize");
     }
 }
 
@@ -211,7 +218,12 @@ void qmatmul_case(const Kernels& set, int M, int N, int K, int layout) {
     for (int64_t i = a0; i < c0; ++i) arena[i] = float(int(random.below(4000)) - 2000) / 8 * 0.02f;  // ties and what is beyond a byte too
     QMatmulDesc d;
     MatmulDesc& f = d.floats;
-    f.a = {{}, a0, {batch, M, K}, layout == 0 ? std::vector<int64_t>{a_size, 1, M} : layout == 1 ? std::vector<int64_t>{a_size, K, 1} : std::vector<int64_t>{a_size, 2 * K, 2}};
+    f.a = {{},
+           a0,
+           {batch, M, K},
+           layout == 0   ? std::vector<int64_t>{a_size, 1, M}
+           : layout == 1 ? std::vector<int64_t>{a_size, K, 1}
+                         : std::vector<int64_t>{a_size, 2 * K, 2}};
     f.b = {{}, b0, {batch, K, N}, {K * b_row, b_row, 1}};
     f.c = {{}, c0, {batch, M, N}, {M * c_row, c_row, 1}};
     d.a = {0.02f, 120}, d.b = {0.03f, 0}, d.c = {0.5f, 131}, d.multiplier = 0.02f * 0.03f / 0.5f;
@@ -230,10 +242,12 @@ void qmatmul_case(const Kernels& set, int M, int N, int K, int layout) {
                 }
                 int32_t sum = 0;
                 for (int k = 0; k < K; ++k)
-                    sum += centred(before[a0 + i * f.a.strides[0] + m * f.a.strides[1] + k * f.a.strides[2]], d.a) * centred(before[b0 + (i * K + k) * b_row + n], d.b);
+                    sum += centred(before[a0 + i * f.a.strides[0] + m * f.a.strides[1] + k * f.a.strides[2]], d.a) *
+                           centred(before[b0 + (i * K + k) * b_row + n], d.b);
                 same = same && arena[at] == float(rounded(float(sum) * d.multiplier, {d.c.zero, 0, 255}) - int(d.c.zero)) * d.c.scale;
             }
-    const std::string name = std::string(set.name) + " qmatmul " + std::to_string(M) + "x" + std::to_string(N) + "x" + std::to_string(K) + " layout " + std::to_string(layout);
+    const std::string name =
+        std::string(set.name) + " qmatmul " + std::to_string(M) + "x" + std::to_string(N) + "x" + std::to_string(K) + " layout " + std::to_string(layout);
     check::that(same, name);
     check::that(kept, name + ": nothing behind a row is written");
 }

@@ -1,4 +1,4 @@
-// mmrt-bench FILE [--threads N] [--runs N] [--warmup N] [--input RAW] [--profile] [--json]
+// mmrt-bench FILE [--threads N] [--runs N] [--warmup N] [--input RAW] [--profile] [--json], or mmrt-bench --kernels [--json]
 // Measures a model where there is no Python. Without --input the input is random. Times are of whole inferences; --profile adds a
 // table of the steps, each with the median of its times in some runs of their own and how near it comes to the roofline: what this
 // core's multiply-adds and its reads from L1 and L2 allow at best, measured at the end. --json prints one line instead, all in it.
@@ -7,9 +7,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "kernel_bench.h"
 #include "kernels.h"
 #include "mmrt.h"
 
@@ -17,6 +19,7 @@ namespace {
 
 constexpr char USAGE[] =
     "usage: mmrt-bench FILE [--threads N] [--runs N] [--warmup N] [--input RAW_FLOAT32] [--profile] [--json]\n"
+    "       mmrt-bench --kernels [--json]    every kernel by itself, a line each\n"
     "example: mmrt-bench model.mmrt --threads 4 --runs 200\n";
 
 [[noreturn]] void stop(const std::string& why, int code = 1) {
@@ -81,9 +84,7 @@ struct Limits {
     double multiply_adds = 0, l1 = 0, l2 = 0;
 };
 
-double seconds_since(std::chrono::steady_clock::time_point began) {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
-}
+double seconds_since(std::chrono::steady_clock::time_point began) { return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count(); }
 
 Limits measure_limits(const char* set) {
     constexpr int64_t L1_FLOATS = 16 * 1024 / 4, L2_FLOATS = 256 * 1024 / 4, N = 48 * 1024 * 1024;
@@ -109,7 +110,8 @@ Limits measure_limits(const char* set) {
 }
 
 // The least time of a step on one core: its multiplications by non-zeros; in the sparse kernel also a vector read from L1 for each vector
-// multiplied, one more for every weight that T vectors share, and the weight with its offset from L2. 0: no multiplications, or of bytes, whose limit is not known here.
+// multiplied, one more for every weight that T vectors share, and the weight with its offset from L2. 0: no multiplications, or of bytes, whose limit is not
+// known here.
 double least_seconds(const Layer& layer, const Limits& limits) {
     if (layer.op[0] == 'Q') return 0;
     const double macs = layer.needed_macs;
@@ -136,7 +138,8 @@ void print_profile(const std::vector<Layer>& layers, const Limits& limits, int t
     }
     std::printf("%10.4f  sum of the steps; GMAC/s counts multiplications by non-zeros\n", total * 1e3);
     std::printf("%10.4f  what the steps that multiply would take at the limit: %.0f %% of their time\n", least * 1e3, bound > 0 ? least / bound * 100 : 0);
-    std::printf("limits of one core: %.1f G multiply-adds/s, %.1f G floats/s from L1, %.1f from L2\n", limits.multiply_adds / 1e9, limits.l1 / 1e9, limits.l2 / 1e9);
+    std::printf("limits of one core: %.1f G multiply-adds/s, %.1f G floats/s from L1, %.1f from L2\n", limits.multiply_adds / 1e9, limits.l1 / 1e9,
+                limits.l2 / 1e9);
 }
 
 void print_steps(const std::vector<Layer>& layers, const Limits& limits, int threads) {
@@ -144,8 +147,8 @@ void print_steps(const std::vector<Layer>& layers, const Limits& limits, int thr
                 limits.l1, limits.l2);
     for (const Layer& layer : layers)
         std::printf("%s{\"name\": \"%s\", \"op\": \"%s\", \"kernel\": \"%s\", \"seconds\": %.9f, \"needed_macs\": %.0f, \"least_seconds\": %.9f}",
-                    &layer == &layers[0] ? "" : ", ", escaped(layer.name).c_str(), layer.op.c_str(), layer.kernel.c_str(), median(layer.seconds), layer.needed_macs,
-                    least_seconds(layer, limits) / threads);
+                    &layer == &layers[0] ? "" : ", ", escaped(layer.name).c_str(), layer.op.c_str(), layer.kernel.c_str(), median(layer.seconds),
+                    layer.needed_macs, least_seconds(layer, limits) / threads);
     std::printf("]");
 }
 
@@ -171,7 +174,7 @@ int number(const char* text) {
 int main(int argc, char** argv) {
     std::string file, input;
     int threads = 1, runs = 100, warmup = 10;
-    bool profile = false, json = false;
+    bool profile = false, json = false, kernels = false;
     for (int i = 1; i < argc; ++i) {
         const std::string word = argv[i];
         auto value = [&]() -> const char* {
@@ -183,10 +186,19 @@ int main(int argc, char** argv) {
         else if (word == "--warmup") warmup = number(value());
         else if (word == "--input") input = value();
         else if (word == "--profile") profile = true;
+        else if (word == "--kernels") kernels = true;
         else if (word == "--json") json = true;
         else if (word == "--help" || word == "-h") return std::printf("%s", USAGE), 0;
         else if (word[0] != '-' && file.empty()) file = word;
         else stop("unknown word " + word + "\n" + USAGE, 2);
+    }
+    if (kernels && !file.empty()) stop(std::string("--kernels takes no model\n") + USAGE, 2);
+    if (kernels) {
+        try {
+            return bench_kernels(json), 0;
+        } catch (const std::runtime_error& err) {
+            stop(err.what());
+        }
     }
     if (file.empty()) stop(std::string("name a model\n") + USAGE, 2);
     mmrt_model* model = nullptr;
@@ -227,8 +239,9 @@ int main(int argc, char** argv) {
     Limits limits;
     if (profile) limits = measure_limits(mmrt_kernels(model));
     if (json) {
-        std::printf("{\"file\": \"%s\", \"mmrt\": \"%s\", \"kernels\": \"%s\", \"threads\": %d, \"runs\": %d, \"p50_s\": %.9f, \"p90_s\": %.9f, \"min_s\": %.9f",
-                    file.c_str(), mmrt_version(), mmrt_kernels(model), threads, runs, p50, p90, seconds.front());
+        std::printf(
+            "{\"file\": \"%s\", \"mmrt\": \"%s\", \"kernels\": \"%s\", \"threads\": %d, \"runs\": %d, \"p50_s\": %.9f, \"p90_s\": %.9f, \"min_s\": %.9f",
+            file.c_str(), mmrt_version(), mmrt_kernels(model), threads, runs, p50, p90, seconds.front());
         if (profile) print_steps(layers, limits, threads);
         std::printf("}\n");
     } else {

@@ -103,3 +103,9 @@ def pinned_clocks(folder, root="/"):
                 restore_clocks(folder, root)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def clocks_of(job):
+    """A context in which they are as the job wants them; what a run that was killed left pinned is put back first."""
+    restore_stale_clocks(job["root"], job["sysroot"])
+    return pinned_clocks(job["root"], job["sysroot"]) if job.get("pin_clocks") else contextlib.nullcontext()

@@ -29,7 +29,6 @@ marked as emulated and of provenance "fixture".
 
 import argparse
 import base64
-import contextlib
 import json
 import os
 import platform
@@ -42,12 +41,12 @@ from typing import Any, List
 
 from .arms import Turn, by_rebuild, result, turn_count, turn_of
 from .board import fingerprint
-from .clocks import ClockError, pinned_clocks, restore_stale_clocks
+from .clocks import ClockError, clocks_of, restore_stale_clocks
 from .dry_run import plan
 from .engines import EMPTY_MODEL, bench_of, clean_folder, engine_of
 from .golden_run import difference
 from .job import Refused, end_in_order, read_job, read_json, say, say_error, sha256_of, wrong_file
-from .nvpmodel import current_mode, in_mode, modes_in, nvpmodel, restore_stale_mode
+from .nvpmodel import current_mode, mode_of, modes_in, nvpmodel, restore_stale_mode
 from .rounds import SEED, run_rounds, say_results, watched_part
 from .sysfs import is_emulated, read_text, under
 from .trtexec import ARMS, execute, golden_command, memory_command, time_command, timing_of
@@ -221,14 +220,6 @@ def completed_entry(entry, job):
                 **{key: job[key] for key in ("workspace_mib", "build_timeout_s", "timeout_s")})
 
 
-def run_pinned(job, options):
-    clocks = pinned_clocks(job["root"], job["sysroot"]) if job.get("pin_clocks") else contextlib.nullcontext()
-    with clocks:
-        bench = bench_of(job, options.api)
-        clean_folder(bench.folder)
-        run_part(bench, job, job["entries"])
-
-
 def run(job, options):
     job = complete(job)
     if options.dry_run:
@@ -238,11 +229,12 @@ def run(job, options):
         print(f"not a Jetson Orin: {reason}; nothing was measured", file=sys.stderr)
         sys.exit(NOT_A_JETSON)
     try:
-        restore_stale_clocks(job["root"], job["sysroot"])
+        restore_stale_clocks(job["root"], job["sysroot"])  # they were pinned in the mode that a killed run left
         restore_stale_mode(job["root"])
-        mode = job["power_mode"]
-        with contextlib.nullcontext() if mode is None else in_mode(job["root"], mode):
-            run_pinned(job, options)
+        with mode_of(job["root"], job["power_mode"]), clocks_of(job):
+            bench = bench_of(job, options.api)
+            clean_folder(bench.folder)
+            run_part(bench, job, job["entries"])
     except (Refused, ClockError) as err:
         say_error(None, str(err))
     say("done")
@@ -262,8 +254,7 @@ def main(arguments):
     work.add_argument("--api", choices=("trtexec", "python"), default="trtexec", help="what builds the engines")
     asked = parser.parse_args(arguments)
     if asked.role == "fingerprint":
-        mode = asked.power_mode
-        with contextlib.nullcontext() if mode is None else in_mode(".", mode):
+        with mode_of(".", asked.power_mode):
             print(json.dumps(fingerprint(asked.target, asked.sysroot)))
     elif asked.role == "modes":
         print(json.dumps({"modes": modes_in(nvpmodel("-p", "--verbose")), "current": current_mode()}))

@@ -54,7 +54,12 @@ def read_job(path):
 
 
 def say(kind, **fields):
-    print(json.dumps(dict(fields, kind=kind)), flush=True)
+    """A row. SystemExit where nobody listens any more: a lost connection ends a run in order, and without a word."""
+    try:
+        print(json.dumps(dict(fields, kind=kind)), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
+        raise SystemExit(1) from None
 
 
 def say_error(entry, message):

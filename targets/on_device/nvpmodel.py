@@ -72,3 +72,8 @@ def restore_stale_mode(folder):
     if kept is not None:
         set_mode(int(kept["mode"]))
         os.remove(state)
+
+
+def mode_of(folder, number):
+    """As in_mode; None leaves it as it is."""
+    return contextlib.nullcontext() if number is None else in_mode(folder, number)

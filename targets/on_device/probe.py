@@ -13,7 +13,6 @@ at first. How long a turn was kept from the CPU is read before it and after it.
 """
 
 import argparse
-import contextlib
 import difflib
 import json
 import math
@@ -24,7 +23,7 @@ import sys
 from typing import Any, Dict, List
 
 from .board import fingerprint
-from .clocks import ClockError, pinned_clocks, restore_stale_clocks
+from .clocks import ClockError, clocks_of
 from .install import advice
 from .job import Refused, end_in_order, read_job, say, say_error, wrong_file
 from .power import energy_per_inference
@@ -214,10 +213,8 @@ def run_entries(job):
 
 
 def run(job):
-    folder = job["root"]
     try:
-        restore_stale_clocks(folder, job["sysroot"])
-        with pinned_clocks(folder, job["sysroot"]) if job.get("pin_clocks") else contextlib.nullcontext():
+        with clocks_of(job):
             run_entries(job)
     except ClockError as err:
         say_error(None, str(err))

@@ -20,16 +20,15 @@ import subprocess
 import sys
 from datetime import datetime, timezone
 
-from . import measure
+from . import measure, session
 from .board import mismatch
 from .golden_run import comparable
 from .install import advice, lacking, offline_advice
 from .job import Refused, sha256_of
 from .results import RESULTS, read_rows, results_file
-from .session import entry_key, new_name, open_entries, session_so_far
 from .time_left import TimeLeft, say
 
-SCHEMA = 1
+SCHEMA = 1  # of a bundle
 MANIFEST, JOB = "manifest.json", "job.json"
 FINGERPRINT_TIMEOUT_S = 300
 
@@ -120,7 +119,7 @@ def job_of(entries, header, rows):
     """
     results = [row for row in rows if row["kind"] == "result"]
     compared = {(row["artifact"], row["runtime"]) for row in rows if row["kind"] == "golden"}
-    return dict(read_part(JOB), entries=open_entries(entries, {entry_key(row) for row in results}),
+    return dict(read_part(JOB), entries=session.open_entries(entries, set(map(session.entry_key, results))),
                 compare=[e for e in comparable(entries) if (e["artifact"], e["runtime"]) not in compared],
                 first_part=1 + max((row["part"] for row in results), default=0),
                 **{key: header[key] for key in ("profile", "pin_clocks", "power_mode")})
@@ -152,7 +151,7 @@ def work(entries, header):
     """Compare and measure what is open; whether all went well."""
     with results_file() as append:
         everything = read_rows()
-        rows = session_so_far(everything, header)
+        rows = session.session_so_far(everything, header)
         job = job_of(entries, header, rows)
         if not measure.steps(job):
             say(f"everything is measured already; for another run move {RESULTS} away")
@@ -174,7 +173,7 @@ def work(entries, header):
 
 def plan(entries, header):
     """What `./run` would do, as text: every command, and what would be measured."""
-    job = job_of(entries, header, session_so_far(read_rows(), header))
+    job = job_of(entries, header, session.session_so_far(read_rows(), header))
     left, profile = job["entries"], header["profile"]
     told = fingerprint_command(header["device"]["target"], header["power_mode"])
     lines = ["", f"would run, in {os.getcwd()}:", "    " + shell(told)]
@@ -229,10 +228,10 @@ def run_in_mode(manifest, entries, asked, mode, device):
     if mode is not None:
         here = [e for e in here if measure.sets_power_modes(e["runtime"])]
     profile = manifest["profiles"][asked.profile] if asked.profile else read_part(JOB)["profile"]
-    header = {"kind": "session", "schema": SCHEMA, "mmprune": manifest["mmprune"], "commit": manifest["commit"],
+    header = {"kind": "session", "schema": session.SCHEMA, "mmprune": manifest["mmprune"], "commit": manifest["commit"],
               "device": device, "pin_clocks": asked.pin_clocks, "power_mode": mode, "profile": profile,
               "bundle": sha256_of([MANIFEST]), "started": datetime.now(timezone.utc).isoformat(),
-              "session": new_name()}
+              "session": session.new_name()}
     if asked.dry_run:
         print(plan(entries, header))
         return True

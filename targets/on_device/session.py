@@ -1,13 +1,17 @@
 """What was measured already of what was asked, and what is missing: a run that was cut short goes on."""
 
+import re
 import secrets
 from datetime import datetime, timezone
 from typing import Any
 
+SCHEMA = 1  # of the row of kind "session" that begins one
+NAME = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}", re.ASCII)
 SAME_SESSION = ("bundle", "profile", "device", "pin_clocks", "power_mode")  # must not change while a session goes on
 
 
 def new_name():
+    """Of the time and of chance, as NAME has it."""
     return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S-") + secrets.token_hex(3)
 
 

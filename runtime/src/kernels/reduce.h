@@ -1,61 +1,12 @@
-// Elementwise operations, reductions, softmax and normalization, written once over V. Included by the isa_*.cc files.
+// Reductions, softmax and normalization, along an axis of rows or along one row.
 #pragma once
 
 #include <algorithm>
 
-#include "kernels.h"
-#include "vector.h"
+#include "elementwise.h"
 
 namespace mmrt {
 namespace {
-
-// y[i] = f(x[i]) for n elements, a whole vector at a time. Where n is no multiple of the width, the last vector lies over the one
-// before: it is computed first, as y may be x, and stored last. Less than a vector goes through a buffer, which is slow.
-template <class F>
-MMRT_INLINE void map(const float* x, float* y, int64_t n, F f) {
-    if (n < W) return n > 0 ? store_part(y, f(load_part(x, n)), n) : void();
-    const int64_t whole = n / W * W;
-    const V last = whole < n ? f(load(x + n - W)) : V{};
-    for (int64_t i = 0; i < whole; i += W) store(y + i, f(load(x + i)));
-    if (whole < n) store(y + n - W, last);
-}
-
-void unary(const Act& act, const float* x, float* y, int64_t n) {
-    with_activation(act.code, [&](auto code) { map(x, y, n, [&](V v) { return activate<decltype(code)::value>(v, act.a, act.b); }); });
-}
-
-template <class F>
-MMRT_INLINE void map2(const float* a, int a_step, const float* b, int b_step, float* y, int64_t n, F f) {
-    const V a0 = splat(a[0]), b0 = splat(b[0]);
-    if (n < W) return store_part(y, f(a_step ? load_part(a, n) : a0, b_step ? load_part(b, n) : b0), n);
-    auto at = [&](int64_t i) { return f(a_step ? load(a + i) : a0, b_step ? load(b + i) : b0); };
-    const int64_t whole = n / W * W;
-    const V last = whole < n ? at(n - W) : V{};
-    for (int64_t i = 0; i < whole; i += W) store(y + i, at(i));
-    if (whole < n) store(y + n - W, last);
-}
-
-MMRT_INLINE V vpow(V a, V b) {
-    float x[W], y[W];
-    store(x, a);
-    store(y, b);
-    for (int i = 0; i < W; ++i) x[i] = powf(x[i], y[i]);
-    return load(x);
-}
-
-void binary(int fn, const Act& act, const float* a, int a_step, const float* b, int b_step, float* y, int64_t n) {
-    if (n <= 0) return;
-    switch (fn) {
-        case 0: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return p + q; }); break;
-        case 1: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return p - q; }); break;
-        case 2: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return p * q; }); break;
-        case 3: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return p / q; }); break;
-        case 4: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return vmax_nan(p, q); }); break;
-        case 5: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return vmin_nan(p, q); }); break;
-        case 6: map2(a, a_step, b, b_step, y, n, [](V p, V q) { return vpow(p, q); }); break;
-    }
-    if (act.code) unary(act, y, y, n);
-}
 
 MMRT_INLINE V load_some(const float* p, int64_t n) { return n >= W ? load(p) : load_part(p, n); }
 
@@ -124,11 +75,10 @@ MMRT_INLINE void reduce_columns(const float* x, int64_t row, int64_t length, flo
 }
 
 void reduce(int kind, const float* x, int64_t row, int64_t length, float* y, int64_t n, float scale) {
-    switch (kind) {
-        case 1: return reduce_columns<1>(x, row, length, y, n, scale);
-        case 2: return reduce_columns<2>(x, row, length, y, n, scale);
-        case 3: return reduce_columns<3>(x, row, length, y, n, scale);
-        default: return reduce_columns<0>(x, row, length, y, n, scale);
+    switch (Reduction(kind)) {
+#define REDUCTION(number, name) \
+    case Reduction::name: return reduce_columns<number>(x, row, length, y, n, scale);
+#include "operations.inc"
     }
 }
 
@@ -152,12 +102,12 @@ MMRT_INLINE float fold_row(const float* x, int64_t n) {
 
 // The plain sum, maximum, minimum or sum of squares of n elements: sqrt and scale are the caller's.
 float reduce_row(int kind, const float* x, int64_t n) {
-    switch (kind) {
-        case 1: return fold_row<1>(x, n);
-        case 2: return fold_row<2>(x, n);
-        case 3: return fold_row<3>(x, n);
-        default: return fold_row<0>(x, n);
+    switch (Reduction(kind)) {
+#define REDUCTION(number, name) \
+    case Reduction::name: return fold_row<number>(x, n);
+#include "operations.inc"
     }
+    __builtin_trap();  // the reader of files lets no other pass
 }
 
 // Columns of a softmax: maximum, exponentials and their sum, quotient.
@@ -209,8 +159,7 @@ MMRT_INLINE void sums_around(const V (&mean)[T], V (&sum)[T], V (&squares)[T], i
 // Of numbers far from 0 a mean is known to few digits, so what is left of it in x - mean is taken away too: with `left`, the mean of
 // x - mean, the variance is the mean of (x - mean)^2 less left^2 (Chan, Golub and LeVeque 1983, the corrected two-pass algorithm).
 // Four vectors of columns at a time share the broadcast of gain and bias.
-void norm(const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length, int64_t n, float eps, const float* gain,
-          const float* bias) {
+void norm(const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length, int64_t n, float eps, const float* gain, const float* bias) {
     const V share = splat(1.f / float(length));
     each_columns<4>(n, [&](int64_t i, auto vectors, int64_t elements) __attribute__((always_inline)) {  // so that whole vectors are not asked about
         constexpr int T = decltype(vectors)::value;
@@ -226,8 +175,7 @@ void norm(const float* x, int64_t x_row, float* y, int64_t y_row, int64_t length
         }
         for (int64_t r = 0; r < length; ++r) {
             const V g = splat(gain ? gain[r] : 1.f), b = splat(bias ? bias[r] : 0.f);
-            for (int j = 0; j < T; ++j)
-                store_some(y + r * y_row + i + j * W, ((at(r, j) - mean[j]) * inverse[j] + start[j]) * g + b, elements);
+            for (int j = 0; j < T; ++j) store_some(y + r * y_row + i + j * W, ((at(r, j) - mean[j]) * inverse[j] + start[j]) * g + b, elements);
         }
     });
 }

@@ -1,7 +1,7 @@
-// What this core can do at best, for the roofline of mmrt-bench --profile. Internal linkage, as all that ISA files include.
+// What this core can do at best, for the rooflines of mmrt-bench.
 #pragma once
 
-#include "vector.h"
+#include "simd/vector.h"
 
 namespace mmrt {
 namespace {
@@ -16,6 +16,19 @@ float multiply_adds(int64_t n) {
         for (int j = 0; j < 12; ++j) acc[j] = acc[j] * half + half;
     for (int j = 1; j < 12; ++j) acc[0] += acc[j];
     return vsum(acc[0]);
+}
+
+// The same of bytes, n multiply-adds: four a word in products of words with weights.
+int32_t multiply_bytes(int64_t n) {
+    VI acc[12];
+    for (int j = 0; j < 12; ++j) acc[j] = splat_int(j);
+    const Four w = four_weights(0x01010101);
+    for (int64_t i = 0; i < n; i += 12 * 4 * W)
+        for (int j = 0; j < 12; ++j) acc[j] = dot(acc[j], acc[j], w);
+    for (int j = 1; j < 12; ++j) acc[0] += acc[j];
+    uint32_t sums[W];
+    store_ints(sums, acc[0]);
+    return static_cast<int32_t>(sums[0]);
 }
 
 // Reads the n floats at p, n a multiple of 8 W, `times` times.

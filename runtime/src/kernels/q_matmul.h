@@ -1,52 +1,13 @@
 // Products of activations that uint8 rounds: floats outside, integers inside.
 #pragma once
 
-#include "quantized_kernels.h"
+#include "simd/steps.h"
 
 namespace mmrt {
 namespace {
 
 // A float as the integer q - zero that uint8 makes of it: x / scale, rounded and clamped.
 MMRT_INLINE Steps centring_of(const Number& n) { return steps_of(n.scale, -n.zero, 255.f - n.zero); }
-
-// Numbers of K that are multiplied at once: two int16 in a lane, or one float, whose sums over EXACT of them stay integers below 2^24.
-#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
-constexpr int TOGETHER = 2;
-using Packed = VI;
-MMRT_INLINE Packed packed(V even, V odd) { return (to_int(even) & splat_int(0xffff)) | (to_int(odd) << 16); }
-MMRT_INLINE void store_line(float* p, V numbers) {
-    typedef int16_t Half __attribute__((vector_size(MMRT_WIDTH * 2)));
-    const Half half = __builtin_convertvector(to_int(numbers), Half);
-    std::memcpy(p, &half, sizeof half);
-}
-MMRT_INLINE Packed load_packed(const float* p) { return load_flipped(reinterpret_cast<const uint32_t*>(p)); }
-MMRT_INLINE void store_packed(float* p, Packed v) { store_flipped(reinterpret_cast<uint32_t*>(p), v); }
-MMRT_INLINE Packed splat_packed(const float* p) {
-    int32_t word;
-    std::memcpy(&word, p, 4);
-    return splat_int(word);
-}
-#if MMRT_WIDTH == 16
-MMRT_INLINE VI multiply_packed(VI acc, Packed x, Packed w) { return (VI)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)x, (__m512i)w); }
-#else
-MMRT_INLINE VI multiply_packed(VI acc, Packed x, Packed w) { return (VI)_mm256_dpwssd_avx_epi32((__m256i)acc, (__m256i)x, (__m256i)w); }
-#endif
-MMRT_INLINE VI no_products() { return splat_int(0); }
-MMRT_INLINE VI whole(VI sums) { return sums; }
-constexpr int64_t EXACT = INT64_MAX;
-#else
-constexpr int TOGETHER = 1;
-using Packed = V;
-MMRT_INLINE Packed packed(V even, V) { return even; }
-MMRT_INLINE void store_line(float* p, V numbers) { store(p, numbers); }
-MMRT_INLINE Packed load_packed(const float* p) { return load(p); }
-MMRT_INLINE void store_packed(float* p, Packed v) { store(p, v); }
-MMRT_INLINE Packed splat_packed(const float* p) { return splat(*p); }
-MMRT_INLINE V multiply_packed(V acc, Packed x, Packed w) { return acc + x * w; }
-MMRT_INLINE V no_products() { return splat(0.f); }
-MMRT_INLINE VI whole(V sums) { return to_int(sums); }
-constexpr int64_t EXACT = 256;  // 256 * 255 * 255 < 2^24
-#endif
 
 struct PackedMatrices {
     const float *a, *b;
@@ -120,7 +81,7 @@ MMRT_INLINE void qmatmul_tile(const QMatmulTask& task, const PackedMatrices& p, 
     for (int r = 0; r < R; ++r)
         for (int j = 0; j < T; ++j) sums[r][j] = splat_int(0);
     for (int64_t begin = 0; begin < p.depth; begin += EXACT) {
-        decltype(no_products()) acc[R][T];
+        Products acc[R][T];
         for (int r = 0; r < R; ++r)
             for (int j = 0; j < T; ++j) acc[r][j] = no_products();
         const int64_t end = p.depth - begin > EXACT ? begin + EXACT : p.depth;
@@ -148,7 +109,7 @@ MMRT_INLINE void qmatmul_tile(const QMatmulTask& task, const PackedMatrices& p, 
 
 template <int T>
 MMRT_INLINE void qmatmul_columns(const QMatmulTask& task, const PackedMatrices& p, int64_t n, int64_t last) {
-    constexpr int R = MMRT_WIDTH == 16 ? 8 : 4;
+    constexpr int R = W == 16 ? 8 : 4;
     int64_t m = 0;
     for (; m + R <= task.floats.M; m += R) qmatmul_tile<R, T>(task, p, m, n, last);
     if (R > 4 && m + 4 <= task.floats.M) qmatmul_tile<4, T>(task, p, m, n, last), m += 4;

@@ -1,0 +1,25 @@
+// AVX2 with AVX-VNNI: four products of bytes, or two of int16, and their sum are one instruction.
+#pragma once
+
+#include "avx2_floats.h"
+#include "x86_bytes.h"
+
+namespace mmrt {
+namespace {
+
+constexpr int Q_VECTORS = 8;  // half of the registers
+constexpr int Q_OFFSET = 0;
+constexpr int Q_SUMS = 2;  // a product's sum is ready after five cycles, and two are begun in each
+constexpr int Q_DENSE_VECTORS = 3;
+constexpr double Q_DENSE_FROM = 0.5;
+
+MMRT_INLINE VI dot(VI acc, VI x, Four w) { return (VI)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)x, w); }
+MMRT_INLINE VI multiply_packed(VI acc, VI x, VI w) { return (VI)_mm256_dpwssd_avx_epi32((__m256i)acc, (__m256i)x, (__m256i)w); }
+
+}  // namespace
+}  // namespace mmrt
+
+#include "no_pairs.h"
+#include "packed_int16.h"
+#include "quads.h"
+#include "vnni_channels.h"
