@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = {"mmprune": "mmprune", "exporters": "exporters", "targets": "targets", "runtime": "mmprune/runtime",
            "calibration_data": "mmprune/calibration_data"}  # of the checkout: in the wheel
 DESCRIBED = ("setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
-MADE = shutil.ignore_patterns("__pycache__", "build-*", "*.so", "mmrt-bench", "*.egg-info", "*.part")
+MADE = shutil.ignore_patterns(".*", "__pycache__", "build-*", "*.so", "mmrt-bench", "*.egg-info", "*.part")
 
 
 def sources(folder: Path) -> list[Path]:

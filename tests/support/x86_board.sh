@@ -6,7 +6,7 @@
 #                                                what came by the serial port, a line each: exit status, then stdout
 #                                                and stderr in base64, a space between them
 set -euo pipefail
-LIMIT_S=900
+LIMIT_S=1500
 PLUGINS=/usr/lib/x86_64-linux-gnu/bochs/plugins
 
 host_packages() {
@@ -97,7 +97,7 @@ error: action=ignore
 CONFIG
   echo c > "$boot/debugger"  # Debian's Bochs stops in its debugger at first: continue
   # It ends with 1 when the power is switched off, too, and on TERM it does not end
-  TERM=linux timeout -s KILL "$LIMIT_S" nice -n 19 bochs -q -f "$boot/bochsrc" -rc "$boot/debugger" \
+  TERM=linux timeout -s KILL "$LIMIT_S" bochs -q -f "$boot/bochsrc" -rc "$boot/debugger" \
     < /dev/null > "$boot/screen" 2>&1 || true
   if ! grep -q '^done' "$boot/serial"; then
     echo "the emulated PC did not come to its end, of $LIMIT_S s at most; $boot has its files" >&2
