@@ -104,6 +104,8 @@ class Reader:
         """What the row says. One of ODD where it cannot be."""
         kind, self.done = row["kind"], row["kind"] == "done"
         if kind == "session":
+            if self.open is not None:  # who asked knows what was measured on, and takes nobody's word for it
+                raise ValueError("no session was asked for")
             self.info = _session(row)
             return self.info
         if self.info is None:

@@ -28,6 +28,11 @@ from targets.on_device.install import advice, lacking
 from targets.on_device.session import entry_key, new_name, open_entries
 from targets.run_folder import mmrt_files, programs
 
+MAX_SAID = 1000  # bytes of a line that are looked at for a message
+# What a board did that sent a row which cannot be: of which artifact, and why
+SAID = {"result": "sent a result for {} that is none: {}; nothing of it was kept",
+        "golden": "compared {} with home: {}", "progress": "says how far it is, but {1}"}
+
 
 def _ignore(stage: str, item: str, done: float, total: int) -> None:
     pass
@@ -248,18 +253,12 @@ def read_rows(lines: IO[bytes], where: str) -> Iterator[dict[str, Any]]:
         yield row
 
 
-MAX_SAID = 1000  # bytes of a line that are looked at for a message
-SAID = {"result": "sent a result for {} that is none: {}; nothing of it was kept",
-        "golden": "compared {} with home: {}",
-        "progress": "says how far it is, but {1}"}
-
-
 def taken(reader: Reader, row: dict[str, Any], where: str) -> object:
     """What the reader makes of the row. MeasureError where it cannot be."""
     try:
         return reader.take(row)
     except reading.ODD as err:
-        said = SAID.get(row["kind"], "says of {}: {}").format(short(row.get("artifact")), reason_of(err))
+        said = SAID.get(row["kind"], "says what it cannot know: {1}").format(short(row.get("artifact")), reason_of(err))
         raise MeasureError(f"{where} {said}") from err
 
 

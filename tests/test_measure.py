@@ -205,6 +205,13 @@ def test_results_that_are_none_are_refused(change, message):
         answers()({**ROW, **change})
 
 
+def test_a_board_that_is_measured_names_no_session_and_device_of_its_own():
+    row = {"kind": "session", "schema": 1, "session": "20260801T120000-abcdef", "profile": {"name": "full"},
+           "device": dataclasses.asdict(DEVICE), "commit": "another"}
+    with pytest.raises(MeasureError, match=r"pi says .*no session was asked for"):
+        answers()(row)
+
+
 def test_a_field_that_is_missing_is_named():
     with pytest.raises(MeasureError, match="load_s is missing"):
         answers()({key: value for key, value in ROW.items() if key != "load_s"})

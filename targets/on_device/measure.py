@@ -3,8 +3,9 @@
     python3 -m on_device.measure JOB.json    a JSON line a row on stdout, see job.py; "-" reads the job from stdin
 
 This is what runs on every device, whoever starts it: mmprune on this machine, mmprune over ssh, or `./run` by hand.
-`first_part` in the job is the number that the first part gets, for a session that goes on (1). Rows of kind "error" and
-"progress" with "comparing": true are about the outputs alone. Ends with the status of a program that did not end well.
+For a session that goes on the job tells `first_part`, the number that the first part gets (1), and `compare`, the
+entries whose outputs are still to be compared (all). Rows of kind "error" and "progress" with "comparing": true are
+about the outputs alone. Ends with the status of a program that did not end well.
 """
 
 import contextlib
