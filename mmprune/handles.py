@@ -2,7 +2,6 @@
 
 import html
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from exporters.wanted import check_names, wanted_formats
 from mmprune import boards, folder
 from mmprune.boards import Measuring
 from mmprune.choices import pick
-from mmprune.progress import Progress, bars, say_loading, say_notes
+from mmprune.progress import Progress, say_loading, say_notes, shown
 from mmprune.records import Artifact, Preprocess, Variant
 from mmprune.results.choose import Budget, Choice, choose, describe
 from mmprune.results.points import Point, PointsError, read_points
@@ -104,9 +103,10 @@ class Family:
         from exporters.run import lost_zeros
 
         boards.keep_golden_images(self.root, self.baseline.test)
-        maker = InputMaker(self.root, self.make_baseline or (lambda: self.baseline), calibration, int8 or Int8())
-        with _shown(progress) as shown:
-            artifacts = export_family(maker, self.variants, kinds, jobs, shown)
+        make = self.make_baseline if jobs > 1 and self.make_baseline else lambda: self.baseline
+        maker = InputMaker(self.root, make, calibration, int8 or Int8())
+        with shown(progress) as show:
+            artifacts = export_family(maker, self.variants, kinds, jobs, show)
         say_notes(lost_zeros(artifacts))
         return artifacts
 
@@ -117,8 +117,8 @@ class Family:
         ValueError for a target that there is not, MeasureError and HostError for what could not be measured or reached.
         """
         hosts = [host] if host is None or isinstance(host, str) else list(host)
-        with _shown(progress) as shown:
-            boards.measure_on(self.root, self.artifacts, [(name, target) for name in hosts], how or Measuring(), shown)
+        with shown(progress) as show:
+            boards.measure_on(self.root, self.artifacts, [(name, target) for name in hosts], how or Measuring(), show)
         return self.points
 
     def bundle(self, target: str, *, how: Measuring | None = None, jetpack: str = DEFAULT) -> "Bundle":
@@ -258,16 +258,6 @@ class Chosen:
 def mib(value: float | None) -> int | None:
     """Bytes of MiB."""
     return None if value is None else round(value * MIB)
-
-
-@contextmanager
-def _shown(progress: Progress | None) -> Iterator[Progress]:
-    """The given Progress, else bars of its own."""
-    if progress is not None:
-        yield progress
-        return
-    with bars() as own:
-        yield own
 
 
 _HEAD = ("variant", "score", "pattern", "sparsity %", "accuracy %")

@@ -52,6 +52,16 @@ def bars(quiet: bool = False) -> Iterator[Progress]:
         show.close()
 
 
+@contextmanager
+def shown(progress: Progress | None) -> Iterator[Progress]:
+    """The given Progress, else bars of its own."""
+    if progress is not None:
+        yield progress
+        return
+    with bars() as own:
+        yield own
+
+
 def lines(name: str) -> Progress:
     """A Progress of lines that begin with a name, for what goes on side by side."""
     show = _Lines()

@@ -16,7 +16,7 @@ from mmprune.boards import Measuring
 from mmprune.choices import pick
 from mmprune.handles import Family
 from mmprune.models.named import Named
-from mmprune.progress import Progress, quiet, say_errors, say_loading, say_notes, say_warnings
+from mmprune.progress import Progress, say_errors, say_loading, say_notes, say_warnings, shown
 from mmprune.recipes import NOTES, RECIPES, Recipe
 from mmprune.records import Manifest, Source
 from mmprune.strategies import STRATEGIES
@@ -56,13 +56,18 @@ class BuildOptions:
             pick("strategy", name, STRATEGIES)
 
 
-def build(options: BuildOptions, progress: Progress = quiet) -> Family:
+def build(options: BuildOptions, progress: Progress | None = None) -> Family:
     """Prune, fine-tune, export, verify and measure; where this machine is no board of the target, pack a bundle.
 
     What is finished in the folder is not done again. A file that cannot be made or is refused costs itself alone: the
-    rest is built and measured, and Family.failed names it and why.
+    rest is built and measured, and Family.failed names it and why. `progress` None shows bars.
     """
     say_loading("torch and timm")
+    with shown(progress) as show:
+        return _build(options, show)
+
+
+def _build(options: BuildOptions, progress: Progress) -> Family:
     from mmprune.family import Resources, build_family
     from mmprune.models.source import open_source
 
