@@ -209,7 +209,7 @@ def test_wanted_formats():
 
 
 def test_an_unknown_format_is_named_with_the_known_ones():
-    message = r"no format called 'onx' \(there are onnx, openvino, tensorrt, mmrt\); did you mean 'onnx'\?"
+    message = rf"no format called 'onx' \(there are {', '.join(FORMATS)}\); did you mean 'onnx'\?"
     with pytest.raises(ValueError, match=message):
         load("onx")
 
