@@ -88,6 +88,15 @@ def test_one_bad_file_is_an_error_and_the_other_is_kept(tmp_path, artifacts):
     assert [m.artifact for m in folder.read_measurements(tmp_path)] == [artifacts[0].id]
 
 
+def test_a_format_that_the_target_has_no_runtime_for_is_named(tmp_path, artifacts):
+    pytest.importorskip("onnxruntime")
+    said = []
+    others = [dataclasses.replace(a, format="tensorrt") for a in artifacts]
+    with pytest.raises(MeasureError, match="the artifacts' formats are tensorrt"):
+        measure(tmp_path, others, "x86", TINY, Options(note=said.append))
+    assert said == ["not measured: tensorrt, which no runtime of x86 takes"]
+
+
 @pytest.mark.parametrize(("options", "error", "text"), [
     (Options(runtimes=("tensorrt",)), ValueError, "x86 has no runtime called 'tensorrt'"),
     (Options(runtimes=("null",), threads=0), ValueError, "at least 1"),
