@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from exporters.int8.settings import METHODS
-from exporters.jetson.jetpack import DEFAULT
 from mmprune.choices import pick
 from mmprune.recipes import RECIPES
+from targets.on_device.jetpacks import DEFAULT
 
 Command = Callable[..., Any]
 
