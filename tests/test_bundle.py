@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_nvpmodel import power_modes
-from families import DEVICE, made_family
+from families import DEVICE, two_unmeasured
 from linear_models import real_family
 
 from mmprune import folder
@@ -41,10 +41,7 @@ DENSE_ID, UNIFORM_ID = "dense-0001/onnx-f32", "uniform-0001/onnx-f32"
 @pytest.fixture
 def family(tmp_path):
     """(folder, artifacts) of two variants, nothing measured yet."""
-    root = tmp_path / "family"
-    artifacts = made_family(root, [("dense", 0.9, 0.0, 0.01), ("uniform", 0.88, 0.5, 0.008)])
-    (root / folder.MEASUREMENTS).unlink()
-    return root, artifacts
+    return tmp_path / "family", two_unmeasured(tmp_path / "family")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from families import DEVICE, made_family
+from families import DEVICE, two_unmeasured
 
 from mmprune import folder
 from mmprune.results.points import PointsError, read_points
@@ -26,9 +26,7 @@ NULL = Options(runtimes=("null",), commit="abc")
 
 @pytest.fixture
 def artifacts(tmp_path):
-    made = made_family(tmp_path, [("dense", 0.9, 0.0, 0.01), ("uniform", 0.88, 0.5, 0.008)])
-    (tmp_path / folder.MEASUREMENTS).unlink()
-    return made
+    return two_unmeasured(tmp_path)
 
 
 def test_unknown_profiles_are_named():
