@@ -4,9 +4,9 @@
         [--precision fp32|int8] [--disk FOLDER] [--json OUT]
 
 No board is at hand, so nothing here is a time: the emulator's clock counts executed instructions
-(tests/arm64_board.sh), which repeats to 0.1 % and knows neither caches nor how many instructions a core starts at once.
-llvm-mca's estimate of the inner loops stands beside it, where LLVM 19 is installed (neoverse-n1 stands for the Pi 5's
-Cortex-A76). Models have random weights under a magnitude mask, stem, depthwise and classifier dense, as in
+(tests/support/arm64_board.sh), which repeats to 0.1 % and knows neither caches nor how many instructions a core starts
+at once. llvm-mca's estimate of the inner loops stands beside it, where LLVM 19 is installed (neoverse-n1 stands for
+the Pi 5's Cortex-A76). Models have random weights under a magnitude mask, stem, depthwise and classifier dense, as in
 runtime_vs_peers.py; fp32, one thread. ONNX Runtime and OpenVINO do not see zeros and run the dense model only; OpenVINO
 is told to compute in fp32: it would take fp16 on the Pi 5's core. Every answer is compared with ONNX Runtime's here.
 --precision int8: masked in blocks of 1x4 weights, quantized by ONNX Runtime, which is the only peer then.
@@ -37,7 +37,7 @@ from exporters.to_mmrt import write_mmrt
 from mmprune.runtime_files import build_runtime, runtime_folder
 
 ROOT = Path(__file__).parents[1]
-BOARD = ROOT / "tests" / "arm64_board.sh"
+BOARD = ROOT / "tests" / "support" / "arm64_board.sh"
 WHEELS = {"numpy": "2.4.6", "onnxruntime": "1.32.0", "openvino": "2026.4.1"}
 CPUS = {"pi4": "cortex-a72", "pi5": "cortex-a76"}
 PEERS = {"fp32": ("onnxruntime", "openvino"), "int8": ("onnxruntime",)}
@@ -217,19 +217,19 @@ def main() -> None:
         shutil.copy(runtime_folder() / "mmrt.py", files)
         (files / "runner.py").write_text(RUNNER)
         pairs = [pair.split(":") for pair in asked.models.split(",")]
-        subjects = [make_files(name, int(size), sparsities, asked.precision, files) for name, size in pairs]
+        inputs = [make_files(name, int(size), sparsities, asked.precision, files) for name, size in pairs]
         disk = asked.disk or Path(temporary, "board")
         if not (disk / "initrd.gz").is_file():
             run("bash", BOARD, "build", disk, *(f"{name}=={version}" for name, version in WHEELS.items()))
         for name in asked.boards.split(","):
             with board(disk, name) as config:
                 run("scp", "-q", "-r", "-F", config, files, "pi:files")
-                for given in subjects:
+                for given in inputs:
                     runs = [*(("mmrt", s) for s in sparsities), *((peer, 0.0) for peer in PEERS[asked.precision])]
                     for runtime, sparsity in runs:
                         rows.append({"board": name, "cpu": CPUS[name], **count(config, given, runtime, sparsity)})
                         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-        loops = modelled(built / "build-aarch64" / "isa_neon.o") if asked.precision == "fp32" else []
+        loops = modelled(built / "build-aarch64" / "src" / "isa_neon.o") if asked.precision == "fp32" else []
     commit = run("git", "-C", ROOT, "rev-parse", "HEAD").strip()
     dirty = bool(run("git", "-C", ROOT, "status", "--porcelain", "runtime", "exporters"))
     result = {"schema": 1, "provenance": "emulated", "unit": "instructions", "commit": commit,

@@ -66,7 +66,7 @@ def named(model: str, data: Path | None) -> Named:
     return Named("tf_efficientnet_lite0", lite0_weights(), data, ModelOptions(image_size=(128, 128)))
 
 
-def subject_of(model: str, data: Path | None, root: Path, counts: tuple[int, int]) -> ExportInput:
+def input_of(model: str, data: Path | None, root: Path, counts: tuple[int, int]) -> ExportInput:
     """The dense model with validation images to be judged on, and training images to be calibrated on."""
     baseline = open_source(named(model, data), root / "cache").make_baseline()
     batches = list(baseline.validation.batches(BATCH))
@@ -112,7 +112,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        given = subject_of(arguments.model, arguments.data, root, (arguments.images, arguments.calibration))
+        given = input_of(arguments.model, arguments.data, root, (arguments.images, arguments.calibration))
         source = onnx.load(root / export_one(given, "onnx", "fp32").path)
         torch_accuracy = float((given.logits.argmax(1) == given.labels).mean())
         for name, setting in SETTINGS.items():

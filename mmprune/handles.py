@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import targets
 from exporters.int8.settings import Int8
-from exporters.jetson.jetpack import DEFAULT, tensorrt_of
+from exporters.jetson.jetpack import tensorrt_of
 from exporters.wanted import check_names, wanted_formats
 from mmprune import boards, folder
 from mmprune.boards import Measuring
@@ -19,6 +19,7 @@ from mmprune.records import Artifact, Preprocess, Variant
 from mmprune.results.choose import Budget, Choice, choose, describe
 from mmprune.results.points import Point, PointsError, read_points
 from mmprune.results.table import aligned, table_rows
+from targets.on_device.jetpacks import DEFAULT
 
 if TYPE_CHECKING:  # they load torch and timm, which choosing and measuring do without
     import numpy as np

@@ -17,7 +17,6 @@ from mmprune.strategies import zero_count
 
 BLOCK = 4  # weights in a row along the inputs: what one int8 dot product of a CPU takes at once, and 2:4's group
 DENSE_KINDS = ("stem", "patch_embed", "depthwise", "grouped")  # TensorRT has no sparse kernel for grouped convolutions
-ALIGNED = ("2:4", "block-1x4")  # input channels that move out of their group of four break these patterns
 
 
 def unstructured(score: Tensor, sparsity: float, kind: str) -> Tensor:
@@ -90,6 +89,10 @@ PATTERNS: dict[str, Callable[[Tensor, float, str], Tensor]] = {
     "2:4": two_of_four,
     "block-1x4": block_1x4,
 }
+
+
+# Input channels that move out of their group of four break these patterns.
+ALIGNED = tuple(name for name in PATTERNS if name != "unstructured")
 
 
 def _zeros_of_two_of_four(shape: Sequence[int], sparsity: float, kind: str) -> int:

@@ -38,7 +38,7 @@ SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gradient": gradient,
     "product": product,
 }
-NEEDS_GRADIENT = ("gradient", "product")
+NEEDS_GRADIENT = tuple(name for name in SCORES if name != "magnitude")
 
 
 def mean_absolute_gradients(model: nn.Module, names: Sequence[str], batches: Iterable[tuple[Tensor, Tensor]],
@@ -73,6 +73,6 @@ def mean_absolute_gradients(model: nn.Module, names: Sequence[str], batches: Ite
 
 
 def make_scores(score: str, weights: dict[str, Tensor], gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The named score of every weight that `gradients` (or, for magnitude alone, `weights`) names."""
+    """The named score of every weight; `gradients` is not looked at for a score that needs none."""
     function = SCORES[pick("score", score, SCORES)]
-    return {n: function(w.detach(), gradients.get(n, w)) for n, w in weights.items()}
+    return {n: function(w.detach(), gradients[n] if score in NEEDS_GRADIENT else w) for n, w in weights.items()}

@@ -9,7 +9,7 @@ from typing import Any
 import targets
 from exporters import ExportError
 from exporters.int8.settings import Int8
-from exporters.jetson.jetpack import DEFAULT, tensorrt_of
+from exporters.jetson.jetpack import tensorrt_of
 from exporters.wanted import check_names, format_names, wanted_formats
 from mmprune import boards
 from mmprune.boards import Measuring
@@ -20,6 +20,7 @@ from mmprune.progress import Progress, say_errors, say_loading, say_notes, say_w
 from mmprune.recipes import NOTES, RECIPES, Recipe
 from mmprune.records import Manifest, Source
 from mmprune.strategies import STRATEGIES
+from targets.on_device.jetpacks import DEFAULT
 
 ALL = "all"  # of the scores
 AUTO = "auto"  # of the patterns: what pays on the target

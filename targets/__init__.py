@@ -15,7 +15,9 @@ from mmprune.choices import pick
 from mmprune.from_json import from_json
 from mmprune.records import Device
 from targets.on_device import board
+from targets.on_device.measure import PROGRAMS
 from targets.on_device.power import POWER
+from targets.on_device.runtimes import RUNTIMES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -47,6 +49,8 @@ class Target:
             raise ValueError(f"target {self.name}: threads must be 1 or more, not {self.threads!r}")
         if not self.runtimes:
             raise ValueError(f"target {self.name}: runtimes must name at least one, such as {{onnxruntime = \"onnx\"}}")
+        for runtime in self.runtimes:
+            pick("runtime", runtime, (*RUNTIMES, *PROGRAMS), owner=f"target {self.name}")
 
 
 _CPU = {"mmrt": "mmrt", "onnxruntime": "onnx", "openvino": "openvino"}

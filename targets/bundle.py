@@ -24,7 +24,7 @@ from mmprune.commit import commit
 from mmprune.records import Artifact
 from targets import Target, golden
 from targets.golden import Golden
-from targets.jobs import GATE, PROFILES, Profile, entries, formats_of
+from targets.jobs import GATE, PROFILES, Profile, entries, formats_of, without_runtime
 from targets.jobs import job as make_job
 from targets.on_device.run import JOB, MANIFEST, SCHEMA
 from targets.run_folder import ON_DEVICE, mmrt_files, programs
@@ -71,6 +71,7 @@ def make_bundle(root: Path, artifacts: Sequence[Artifact], target: Target, out: 
     names = options.runtimes or tuple(target.runtimes)
     library, why = mmrt_files(root, artifacts, target, names)
     notes = [f"without mmrt: {why}"] if why else []
+    notes += without_runtime(target, artifacts) if options.runtimes is None else []
     rows = entries(target, artifacts, [name for name in names if not (why and name == "mmrt")], options.threads)
     if not rows:
         have, formats = ", ".join(sorted({a.format for a in artifacts})) or "none", formats_of(target)

@@ -41,6 +41,12 @@ def formats_of(target: Target) -> dict[str, str | None]:
     return {**target.runtimes, NULL: None}
 
 
+def without_runtime(target: Target, artifacts: Sequence[Artifact]) -> list[str]:
+    """A sentence on the formats that no runtime of the target takes; [] where there are none."""
+    left = dict.fromkeys(a.format for a in artifacts if a.format not in target.runtimes.values())
+    return [f"not measured: {', '.join(left)}, which no runtime of {target.name} takes"] if left else []
+
+
 def entries(target: Target, artifacts: Sequence[Artifact], runtimes: Iterable[str],
             threads: int | None) -> list[dict[str, Any]]:
     """The job's rows, runtime by runtime, of what each of them takes. `threads`: None for the target's own number.

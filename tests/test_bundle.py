@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_nvpmodel import power_modes
-from families import DEVICE, made_family
+from families import DEVICE, two_unmeasured
 from linear_models import real_family
 
 from mmprune import folder
@@ -28,6 +28,7 @@ from targets.golden import Golden, answer
 from targets.importing import ResultsError, describe, import_results
 from targets.jobs import PROFILES, Profile
 from targets.on_device import board as board_there
+from targets.on_device import install, runtimes
 from targets.on_device import run as on_device_run
 from targets.run_folder import programs
 from targets.unpacking import UnpackError, unpack
@@ -40,10 +41,7 @@ DENSE_ID, UNIFORM_ID = "dense-0001/onnx-f32", "uniform-0001/onnx-f32"
 @pytest.fixture
 def family(tmp_path):
     """(folder, artifacts) of two variants, nothing measured yet."""
-    root = tmp_path / "family"
-    artifacts = made_family(root, [("dense", 0.9, 0.0, 0.01), ("uniform", 0.88, 0.5, 0.008)])
-    (root / folder.MEASUREMENTS).unlink()
-    return root, artifacts
+    return tmp_path / "family", two_unmeasured(tmp_path / "family")
 
 
 @pytest.fixture
@@ -128,7 +126,7 @@ def test_without_a_compiler_the_bundle_is_made_without_mmrt_and_says_so(family, 
 
     monkeypatch.setattr("targets.run_folder.runtime_files", no_compiler)
     made = make_bundle(*with_mmrt(family), TARGETS["raspberry-pi-5"], tmp_path / "b.tar.xz", TINY)
-    assert made.runtimes == ("onnxruntime",) and made.artifacts == (DENSE_ID, UNIFORM_ID)
+    assert "mmrt" not in made.runtimes and made.artifacts == (DENSE_ID, UNIFORM_ID)
     assert made.notes == ("without mmrt: there is no C++ compiler called aarch64-linux-gnu-g++",)
     assert "note: without mmrt" in run(unpack(made.path, tmp_path), "--dry-run").stderr
 
@@ -279,6 +277,13 @@ def test_a_missing_runtime_is_told_with_the_way_to_it(monkeypatch, capsys):
     assert on_device_run.usable(entries, {"versions": {"numpy": "2", "onnxruntime": "1.32"}}) == entries
 
 
+def test_advice_names_the_package_that_brings_a_runtime(monkeypatch):
+    monkeypatch.setitem(runtimes.RUNTIMES, "resting", runtimes.RUNTIMES["onnxruntime"])
+    assert install.advice("resting", "python3") == "python3 -m pip install onnxruntime"
+    assert install.offline_advice("resting").endswith("--find-links wheels onnxruntime`")
+    assert install.advice("numpy", "python3") == "python3 -m pip install numpy"
+
+
 def test_it_runs_on_an_old_python(board):
     python = shutil.which("python3.8")
     if not python or subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode:
@@ -325,7 +330,8 @@ def test_a_model_that_does_not_load_is_an_error_of_its_own(tmp_path, family):
     pytest.importorskip("onnxruntime")
     images = np.zeros((2, 3, 8, 8), np.float32)
     told = Golden(images, {a.id: np.ones((2, 2), np.float32) for a in family[1]})
-    made = make_bundle(*family, load("local"), tmp_path / "b.tar.xz", TINY, Options(told, gate=False))
+    made = make_bundle(*family, load("local"), tmp_path / "b.tar.xz", TINY,
+                       Options(told, runtimes=("onnxruntime",), gate=False))
     board = unpack(made.path, tmp_path)
     done = run(board, python=sys.executable)
     assert done.returncode == 1 and {row["kind"] for row in results(board)} == {"session", "error", "done"}

@@ -209,7 +209,7 @@ def test_wanted_formats():
 
 
 def test_an_unknown_format_is_named_with_the_known_ones():
-    message = r"no format called 'onx' \(there are onnx, openvino, tensorrt, mmrt\); did you mean 'onnx'\?"
+    message = rf"no format called 'onx' \(there are {', '.join(FORMATS)}\); did you mean 'onnx'\?"
     with pytest.raises(ValueError, match=message):
         load("onx")
 
@@ -236,7 +236,7 @@ def test_importing_exporters_is_light():
     assert done.stdout == "[]\n"
 
 
-def test_subject_refuses_what_does_not_fit(tmp_path):
+def test_an_input_refuses_what_does_not_fit(tmp_path):
     given = make_input(tmp_path, make_variant())
     with pytest.raises(ValueError, match="20 images need as many labels"):
         replace(given, labels=given.labels[:3])

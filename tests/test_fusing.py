@@ -173,7 +173,7 @@ def test_the_merged_network_is_pruned_trained_and_exported(tmp_path):
     variant = build_family(lambda: baseline, request, tmp_path, Resources())[1]
     trained = load_variant(tmp_path, variant, model)
     assert not torch.equal(trained.blocks[0].gate.bias, model.blocks[0].gate.bias), "the gate is trained as well"
-    given = subject_of(tmp_path, variant, trained, folder.read_manifest(tmp_path).layers)
+    given = input_of(tmp_path, variant, trained, folder.read_manifest(tmp_path).layers)
     artifact = export_one(given, "onnx", "fp32")
     kinds = Counter(node.op_type for node in onnx.load(tmp_path / artifact.path).graph.node)
     assert kinds["Conv"] == 3 and kinds["Add"] == 0
@@ -182,7 +182,7 @@ def test_the_merged_network_is_pruned_trained_and_exported(tmp_path):
         assert in_file.layer_sparsity == pytest.approx(artifact.layer_sparsity) and lost_zeros([in_file]) == ()
 
 
-def subject_of(root, variant, model, layers):
+def input_of(root, variant, model, layers):
     split = ToySplit(6, 5)
     return ExportInput(variant, model, root, layers, split.images.numpy(), split.labels.numpy())
 
@@ -213,7 +213,7 @@ def test_zeros_that_are_lost_in_mmrt_are_counted_there_and_said(tmp_path):
     dense = build_family(lambda: baseline, Request(make_recipe("default", epochs=0), strategies=("min",)), tmp_path,
                          Resources())[0]
     layers = find_layers(model, SHAPE)
-    artifact = export_one(subject_of(tmp_path, replace(dense, sparsity=0.6), model, layers), "mmrt", "fp32")
+    artifact = export_one(input_of(tmp_path, replace(dense, sparsity=0.6), model, layers), "mmrt", "fp32")
     assert artifact.layer_sparsity["a.weight"] == pytest.approx(union) == artifact.layer_sparsity["b.weight"] < 0.4
     (said,) = lost_zeros([artifact, artifact])
     assert "zeros were asked for in the branches" in said and f"{union:.1%} are left in what mmrt runs" in said

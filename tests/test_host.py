@@ -14,7 +14,7 @@ import pytest
 from command_line import mmprune
 from fake_nvpmodel import power_modes
 from fake_ssh import FakeBoard
-from families import made_family
+from families import two_unmeasured
 from linear_models import real_family
 
 import targets.jobs
@@ -50,10 +50,7 @@ def board(tmp_path, monkeypatch):
 @pytest.fixture
 def family(tmp_path):
     """(folder, artifacts): two variants, without measurements."""
-    root = tmp_path / "family"
-    made = made_family(root, [("dense", 0.9, 0.0, 0.01), ("uniform", 0.88, 0.5, 0.008)])
-    (root / folder.MEASUREMENTS).unlink()
-    return root, made
+    return tmp_path / "family", two_unmeasured(tmp_path / "family")
 
 
 def over_ssh(family, target="x86", host="pi@pi5.local", **told):

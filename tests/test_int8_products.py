@@ -107,7 +107,7 @@ MODELS = {
 }
 
 
-def subject_of(tmp_path, name):
+def input_of(tmp_path, name):
     torch.manual_seed(1)
     model = MODELS[name]()
     for parameter in model.parameters():
@@ -119,7 +119,7 @@ def subject_of(tmp_path, name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_product_is_made_in_int8(tmp_path, name):
-    given = subject_of(tmp_path, name)
+    given = input_of(tmp_path, name)
     artifact = export_one(given, "onnx", "int8")
     assert artifact.top1_agreement >= 0.9
     assert artifact.max_abs_difference <= 0.2 * np.abs(given.logits).max()
@@ -129,7 +129,7 @@ def test_every_product_is_made_in_int8(tmp_path, name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_product_can_stay_in_float(tmp_path, name):
-    given = subject_of(tmp_path, name)
+    given = input_of(tmp_path, name)
     model = onnx.load(tmp_path / export_one(given, "onnx", "fp32").path)
     quantized = quantize_for_onnxruntime(model, given.calibration)
     made = in_float(quantized, model, layers_of(quantized, model))
@@ -141,7 +141,7 @@ def test_every_product_can_stay_in_float(tmp_path, name):
 @pytest.mark.skipif(not find_spec("nncf"), reason="nncf is missing")
 @pytest.mark.parametrize("name", ["gemm", "transposed in groups", "conv3d"])
 def test_openvino_takes_them_too(tmp_path, name):
-    given = subject_of(tmp_path, name)
+    given = input_of(tmp_path, name)
     assert export_one(given, "openvino", "int8").max_abs_difference <= 0.5 * np.abs(given.logits).max()
 
 
@@ -169,6 +169,6 @@ class ByItsMean(nn.Module):
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_zeros_are_counted_where_a_black_image_would_make_nan(tmp_path, monkeypatch, precision):
     monkeypatch.setitem(MODELS, "by its mean", ByItsMean)
-    given = subject_of(tmp_path, "by its mean")
+    given = input_of(tmp_path, "by its mean")
     assert np.isnan(given.model(torch.zeros(INPUT_SHAPE)).detach().numpy()).all()
     assert export_one(given, "mmrt", precision).layer_sparsity["a.weight"] < 0.02  # int8 rounds one to 0

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from families import DEVICE, made_family
+from families import DEVICE, two_unmeasured
 
 from mmprune import folder
 from mmprune.results.points import PointsError, read_points
@@ -26,9 +26,7 @@ NULL = Options(runtimes=("null",), commit="abc")
 
 @pytest.fixture
 def artifacts(tmp_path):
-    made = made_family(tmp_path, [("dense", 0.9, 0.0, 0.01), ("uniform", 0.88, 0.5, 0.008)])
-    (tmp_path / folder.MEASUREMENTS).unlink()
-    return made
+    return two_unmeasured(tmp_path)
 
 
 def test_unknown_profiles_are_named():
@@ -86,6 +84,15 @@ def test_one_bad_file_is_an_error_and_the_other_is_kept(tmp_path, artifacts):
     with pytest.raises(MeasureError, match=r"uniform-0001/onnx-f32 on null: the file has sha256"):
         measure(tmp_path, artifacts, "x86", TINY, NULL)
     assert [m.artifact for m in folder.read_measurements(tmp_path)] == [artifacts[0].id]
+
+
+def test_a_format_that_the_target_has_no_runtime_for_is_named(tmp_path, artifacts):
+    pytest.importorskip("onnxruntime")
+    said = []
+    others = [dataclasses.replace(a, format="tensorrt") for a in artifacts]
+    with pytest.raises(MeasureError, match="the artifacts' formats are tensorrt"):
+        measure(tmp_path, others, "x86", TINY, Options(note=said.append))
+    assert said == ["not measured: tensorrt, which no runtime of x86 takes"]
 
 
 @pytest.mark.parametrize(("options", "error", "text"), [

@@ -20,9 +20,11 @@ from exporters.mmrt import file as mmrt_file
 from exporters.mmrt.graph import Graph, Node
 from exporters.mmrt.int8_graph import quantized
 from exporters.mmrt.int8_tables import ACTS, FUNCTIONS, quantized_bytes, rounded_in_place, with_tables
+from exporters.mmrt.plan_words import SLACK
 from exporters.mmrt.read import read_graph
 from exporters.to_mmrt import load_runtime, pack
 from exporters.to_onnx import simplify
+from mmprune.qat import LARGEST_WEIGHT
 from mmprune.runtime_files import runtime_files
 
 NO_ACT = ("none", 0.0, 0.0)
@@ -196,6 +198,14 @@ def test_the_writer_the_runtime_and_the_format_number_operations_alike():
     assert {name: value for name, value in writer.items() if name not in ("VERSION", "LINE")} == runtime
     text = section("Operations") + section("Operations on uint8")
     assert {name: int(n) for n, name in re.findall(r"^    (\d+) ([A-Z]+) ", text, re.MULTILINE)} == runtime
+
+
+@pytest.mark.parametrize(("file", "name", "value"), [
+    ("operations.h", "MOST_WEIGHT", LARGEST_WEIGHT), ("file/plan.h", "SLACK", SLACK)])
+def test_the_writer_and_the_runtime_have_the_same_limits(file, name, value):
+    text = (RUNTIME / "src" / file).read_text()
+    assert re.search(rf"constexpr \w+ {name} = (\d+);", text).group(1) == str(value)
+    assert name != "MOST_WEIGHT" or f"|w| <= {value}" in FORMAT
 
 
 @pytest.mark.parametrize(("macro", "writer", "line"), [

@@ -168,7 +168,7 @@ class WideNet(nn.Module):
 
 
 @pytest.fixture
-def sparse_subject(tmp_path):
+def sparse_input(tmp_path):
     torch.manual_seed(0)
     model, split = WideNet().eval(), ToySplit(30, 3)
     with torch.no_grad():
@@ -184,17 +184,17 @@ def sparse_subject(tmp_path):
 
 
 @pytest.mark.parametrize(("format", "precision"), [("onnx", "fp32"), *TYPED])
-def test_2_4_survives_every_hop(format, precision, sparse_subject):
-    artifact = export_one(sparse_subject, format, precision)
-    verdicts = {v.weight: v.pattern for v in sparse24(sparse_subject.root / artifact.path)}
+def test_2_4_survives_every_hop(format, precision, sparse_input):
+    artifact = export_one(sparse_input, format, precision)
+    verdicts = {v.weight: v.pattern for v in sparse24(sparse_input.root / artifact.path)}
     assert verdicts == {"stem.weight": False, "conv2.weight": True, "grouped.weight": False, "fc1.weight": True,
                         "fc.weight": False}
     assert artifact.layer_sparsity["fc1.weight"] == 0.5
     assert artifact.layer_sparsity["conv2.weight"] >= 0.5
 
 
-def test_one_weight_too_many_in_a_group_of_four_is_seen(sparse_subject):
-    path = sparse_subject.root / export_one(sparse_subject, "tensorrt", "int8").path
+def test_one_weight_too_many_in_a_group_of_four_is_seen(sparse_input):
+    path = sparse_input.root / export_one(sparse_input, "tensorrt", "int8").path
     model = onnx.load(path)
     initializer = next(i for i in model.graph.initializer if i.name == "fc1.weight")
     array = numpy_helper.to_array(initializer).copy()  # (in, out)

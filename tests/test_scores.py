@@ -4,18 +4,30 @@ import pytest
 import torch
 from toys import Inner
 
-from mmprune.scores import SCORES, ScoreError, make_scores, mean_absolute_gradients
+from mmprune.scores import NEEDS_GRADIENT, SCORES, ScoreError, make_scores, mean_absolute_gradients
 
 
 def test_magnitude_and_gradient_disagree():
     weight = torch.tensor([[4.0, -1.0], [0.5, 2.0]])
     gradient = torch.tensor([[0.1, 3.0], [2.0, 0.2]])
-    found = {s: make_scores(s, {"w": weight}, {"w": gradient})["w"] for s in SCORES}
+    found = {s: make_scores(s, {"w": weight}, {"w": gradient})["w"] for s in ("magnitude", "gradient", "product")}
     assert found["magnitude"].tolist() == [[4.0, 1.0], [0.5, 2.0]]
     assert found["gradient"].tolist() == gradient.tolist()
     assert torch.allclose(found["product"], torch.tensor([[0.4, 3.0], [1.0, 0.4]]))
     lowest = {s: int(score.argmin()) for s, score in found.items()}
     assert lowest == {"magnitude": 2, "gradient": 0, "product": 0}
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_every_score_is_a_finite_number_for_each_weight_and_is_given_the_gradient_that_it_needs(score):
+    weight, gradient = torch.tensor([[4.0, -1.0], [0.0, 2.0]]), torch.tensor([[0.1, 3.0], [2.0, 0.0]])
+    found = make_scores(score, {"w": weight}, {"w": gradient})["w"]
+    assert found.shape == weight.shape and found.isfinite().all() and (found >= 0).all()
+    if score in NEEDS_GRADIENT:
+        with pytest.raises(KeyError):
+            make_scores(score, {"w": weight}, {})
+    else:
+        assert torch.equal(found, make_scores(score, {"w": weight}, {})["w"])
 
 
 def test_gradients_are_absolute_before_the_mean():
@@ -41,5 +53,5 @@ def test_bad_gradients_are_errors():
         mean_absolute_gradients(Inner(), ["fc.weight"], [(torch.full((1, 10), float("inf")), torch.tensor([0]))])
     with pytest.raises(ScoreError, match="no training data"):
         mean_absolute_gradients(Inner(), ["fc.weight"], [])
-    with pytest.raises(ValueError, match="no score called 'taylor'"):
-        make_scores("taylor", {}, {})
+    with pytest.raises(ValueError, match="no score called 'loudness'"):
+        make_scores("loudness", {}, {})

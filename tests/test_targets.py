@@ -93,6 +93,7 @@ def test_a_board_of_the_users_own(tmp_path):
     ('like = "raspberry-pi-5"\nthreads = 0', "threads must be 1 or more"),
     ('like = "raspberry-pi-5"\nthreads = "4"', "b.toml.threads must be of type int, got '4'"),
     ('like = "raspberry-pi-5"\nisa = "asimd"', "b.toml.isa must be a list, got 'asimd'"),
+    ('like = "x86"\nruntimes = {onnxruntme = "onnx"}', "target b has no runtime called 'onnxruntme'.*'onnxruntime'"),
     ('like = "raspberry-pi-9"', "no target called 'raspberry-pi-9'"),
 ])
 def test_what_is_wrong_with_a_users_file_is_said(tmp_path, text, why):

@@ -19,7 +19,7 @@ PARSED = ("resnet10t", "vgg", "regnety_002", "mobilenetv2_050", "mobilenetv3_sma
           "convnext_atto", "ghostnet_050", "vit_tiny_patch16_224")
 
 
-def random_subject(name, root):
+def random_input(name, root):
     """Random weights, of which 70 % are zero, and random images."""
     size, arguments = FAMILIES[name]
     model = make_model(name, **arguments)
@@ -33,7 +33,7 @@ def random_subject(name, root):
 @pytest.mark.parametrize("name", some_slow(PARSED, ["vgg"]))
 def test_nvidia_s_parser_accepts_the_default_exports(name, tmp_path, monkeypatch):
     monkeypatch.setitem(verify.TOLERANCES, "int8", verify.Tolerance(1.0, 0.0))  # random weights: answers are luck
-    given = random_subject(name, tmp_path)
+    given = random_input(name, tmp_path)
     for precision in ("fp16", "int8"):
         path = tmp_path / export_one(given, "tensorrt", precision).path
         assert [f for f in check(path) if f.level == "error"] == []

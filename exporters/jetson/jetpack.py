@@ -27,9 +27,6 @@ _OPERATORS_10_16 = _OPERATORS_10_3 | {"Attention", "BlackmanWindow", "HammingWin
                                       "RotaryEmbedding", "STFT", "TensorScatter"}
 
 
-DEFAULT = "6.2"  # the JetPack that is assumed where none is named
-
-
 @dataclass(frozen=True)
 class TensorRT:
     """What one version of its ONNX parser takes."""

@@ -15,6 +15,7 @@ from onnx import TensorProto
 from exporters.graph.onnx_graph import Net, attribute, lift_constants, read_net, weight_index
 from exporters.jetson.jetpack import JETPACKS, TensorRT, tensorrt_of, version_order
 from exporters.jetson.sparse24 import constant_source, node_name, verdicts
+from targets.on_device.jetpacks import DEFAULT
 
 LEVELS = ("error", "warning", "info")
 INTEGER_OPERATORS = ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear")
@@ -32,7 +33,7 @@ class Finding:
     message: str  # what it is and the way out
 
 
-def check(path: Path | str, jetpack: str = "6.2") -> list[Finding]:
+def check(path: Path | str, jetpack: str = DEFAULT) -> list[Finding]:
     """Everything that the rules find, errors first. ValueError for an unknown JetPack or a file that is no ONNX."""
     tensorrt = tensorrt_of(jetpack)
     try:

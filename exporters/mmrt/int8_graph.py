@@ -14,8 +14,8 @@ from exporters import ExportError
 from exporters.mmrt.graph import INSTEAD, Graph, Node, with_attrs, without_dead
 from exporters.mmrt.int8_numbers import FOUR, Rounding, Sum
 from exporters.mmrt.int8_tables import rounded_in_place, with_tables
+from mmprune.qat import LARGEST_WEIGHT
 
-MOST_WEIGHT = 64  # what AVX2 multiplies without overflow
 MOST_SUMMED = np.iinfo(np.int32).max // 255**2  # products of two uint8 in one int32
 BLOCK, CHANNELS = np.dtype("V16"), np.dtype("V4")  # of a weight: [4 outputs][4 inputs], and 4 channels
 
@@ -74,7 +74,7 @@ def _join_product(graph: Graph, node: Node, end: Node, sources: list[Node], roun
     if weight is None or weight.values.dtype != np.int8:
         return None
     x, values = sources[0], weight.values
-    if np.abs(values.astype(np.int32)).max(initial=0) > MOST_WEIGHT:
+    if np.abs(values.astype(np.int32)).max(initial=0) > LARGEST_WEIGHT:
         return None
     outputs, inputs = values.shape[:2]
     depthwise = 1 < groups == outputs and inputs == 1

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from mmprune.runtime_files import runtime_folder
+from targets.on_device.board import cpu_facts
 
 # import name: (distribution, what it is for, needed for the main job)
 PACKAGES = {
@@ -47,7 +48,8 @@ def examine() -> Iterator[Finding]:
     cores.
     """
     cores = len(os.sched_getaffinity(0))
-    yield Finding(True, True, "cpu", f"{cores} cores usable, {_isa()}")
+    isa = " ".join(cpu_facts()[1]) or "no vector extensions found"
+    yield Finding(True, True, "cpu", f"{cores} cores usable, {isa}")
     free = shutil.disk_usage(".").free
     yield Finding(free > 2**30, False, "disk", f"{free / 2**30:.1f} GiB free here", "a large model's family needs more")
     for program, (use, advice) in PROGRAMS.items():
@@ -92,13 +94,3 @@ def _mmrt() -> Finding:
         return Finding(False, False, "mmrt", f"{use}: {child.stderr.strip().splitlines()[-1]}", way_out)
     version, *kernels = child.stdout.split()
     return Finding(True, False, "mmrt", f"{use}: {version} with kernels for {', '.join(kernels)}")
-
-
-def _isa() -> str:
-    try:
-        with open("/proc/cpuinfo") as f:
-            line = next((x for x in f if x.startswith(("flags", "Features"))), "")
-    except OSError:
-        line = ""
-    known = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "asimdhp")
-    return " ".join(x for x in known if x in line.split()) or "no vector extensions found"

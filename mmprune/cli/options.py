@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from exporters.int8.settings import METHODS
-from exporters.jetson.jetpack import DEFAULT
 from mmprune.choices import pick
 from mmprune.recipes import RECIPES
+from targets.jobs import PROFILES, Profile
+from targets.on_device.jetpacks import DEFAULT
 
 Command = Callable[..., Any]
 
@@ -53,8 +54,13 @@ def fraction(_context: click.Context, _param: click.Parameter, text: str | None)
     return value
 
 
-PROFILE: dict[str, Any] = {**one_of("profile", "smoke", "quick", "full"), "default": "quick", "show_default": True,
-                           "help": "Length of a measurement: smoke 64 inferences, quick 1,024 or 60 s, full 600 s."}
+def _length(profile: Profile) -> str:
+    samples = "" if profile.samples is None else f"{profile.samples:,} inferences or "
+    return f"{profile.name} {samples}{profile.seconds:g} s"
+
+
+PROFILE: dict[str, Any] = {**one_of("profile", *PROFILES), "default": "quick", "show_default": True,
+                           "help": f"Length of a measurement: {', '.join(map(_length, PROFILES.values()))}."}
 
 HOST = [
     click.option("--host", "hosts", metavar="USER@BOARD", multiple=True,

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <set>
 #include <string>
 
 #include "check.h"
@@ -219,6 +220,9 @@ void test_everything() {
     const Buffer file = everything().bytes();
     Model one(file, 1), three(file, 3);
     check::that(one.steps().size() == 25 && one.inputs()[0].name == "image" && one.outputs().size() == 2, "the model with everything");
+    std::set<size_t> kinds;
+    for (const Operation& operation : read_plan(file).operations) kinds.insert(operation.desc.index());
+    check::that(kinds.size() == std::variant_size_v<OperationDesc>, "everything() has an operation of each struct of operations.inc");
     const auto first = outputs_of(&one);
     for (int repeat = 0; repeat < 5; ++repeat) {
         check::that(outputs_of(&one) == first, "a second run gives the same bits");

@@ -5,11 +5,9 @@ import shlex
 
 from .arms import turn_count, turn_of
 from .engines import ENGINES, Bench, bench_of, build_call, engine_path
-from .jetpacks import JETPACKS
+from .jetpacks import DEFAULT, JETPACKS
 from .job import Refused
 from .trtexec import ARMS, TRTEXEC, dotted, golden_command, memory_command, time_command
-
-ASSUMED = "6.2"  # the JetPack of --dry-run where no TensorRT is here
 
 
 def plan(job, api, reason):
@@ -21,10 +19,10 @@ def plan(job, api, reason):
         bench = bench_of(job, api)
         lines = [f"# TensorRT {dotted(bench.version)}, {bench.trtexec}"]
     except (Refused, OSError) as err:
-        version = (*map(int, JETPACKS[ASSUMED][0].split(".")), 0)
+        version = (*map(int, JETPACKS[DEFAULT][0].split(".")), 0)
         folder = os.path.join(job["root"], ENGINES)
         bench = Bench(TRTEXEC, version, job["sysroot"], folder, api, "?", "?", "?")
-        lines = [f"# not here: {err}", f"# as it would be with TensorRT {dotted(version)} (JetPack {ASSUMED})"]
+        lines = [f"# not here: {err}", f"# as it would be with TensorRT {dotted(version)} (JetPack {DEFAULT})"]
     lines += [f"# this is no Jetson Orin ({reason}): without --dry-run it would refuse"] if reason else []
     lines.append("# started beforehand: trtexec --help, for the version")
     lines += ["# pin clocks: governors to performance, jetson_clocks --store, jetson_clocks; put back afterwards"] \

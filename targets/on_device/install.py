@@ -4,6 +4,8 @@ import platform
 import shlex
 import sys
 
+from .runtimes import RUNTIMES
+
 WHEEL_TAGS = ("manylinux2014", "manylinux_2_27", "manylinux_2_28", "manylinux_2_31")  # that the runtimes' wheels have
 
 
@@ -13,6 +15,11 @@ def lacking(runtime, versions):
     return [name for name in needed if name not in versions]
 
 
+def packages_of(name):
+    """What pip brings it by: runtimes may be called otherwise, and several may come with one package."""
+    return " ".join(RUNTIMES[name].packages) if name in RUNTIMES else name
+
+
 def advice(package, python=sys.executable):
     """How to get it, for this interpreter."""
     if package == "mmrt":
@@ -20,14 +27,15 @@ def advice(package, python=sys.executable):
                "build` makes it"
     if package == "tensorrt":
         return "it comes with JetPack: sudo apt-get install nvidia-jetpack"
-    return "{} -m pip install {}".format(shlex.quote(python), package)
+    return "{} -m pip install {}".format(shlex.quote(python), packages_of(package))
 
 
 def offline_advice(package, python=sys.executable):
     """How to get it without network, on a line of its own; "" where pip does not bring it."""
     if package in ("mmrt", "tensorrt"):
         return ""
+    names = packages_of(package)
     tags = " ".join("--platform {}_{}".format(tag, platform.machine()) for tag in WHEEL_TAGS)
     return ("\n    without network: elsewhere `python3 -m pip download -d wheels --only-binary=:all: --python-version "
             "{}.{} {} {}`,\n    copy wheels/ here, then `{} -m pip install --no-index --find-links wheels {}`".format(
-                sys.version_info[0], sys.version_info[1], tags, package, shlex.quote(python), package))
+                sys.version_info[0], sys.version_info[1], tags, names, shlex.quote(python), names))

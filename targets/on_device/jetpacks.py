@@ -13,6 +13,7 @@ JETPACKS = {
     "7.1": ("", ("38.4",)),
     "7.2": ("10.16", ("39.2",)),
 }
+DEFAULT = "6.2"  # that is assumed where none is named
 
 
 def jetpack_of(l4t):

@@ -23,6 +23,7 @@ job), and one {"kind": "done"} at the end, without which the output was cut shor
 are in seconds.
 """
 
+import difflib
 import hashlib
 import json
 import os
@@ -33,6 +34,13 @@ from .power import POWER
 
 SCHEMA = 1
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: the connection dropped
+
+
+def unknown(kind, name, table, where=""):
+    """The sentence for a name that is not in a table, in the words of mmprune's choices.py, which stays at home."""
+    near = difflib.get_close_matches(name, table, 1)
+    hint = "; did you mean {!r}?".format(near[0]) if near else ""
+    return "no {} called {!r}{} (there are {}){}".format(kind, name, where, ", ".join(table), hint)
 
 
 class Refused(RuntimeError):
@@ -49,7 +57,7 @@ def read_job(path):
     if job.get("schema") != SCHEMA:
         raise SystemExit("this program reads jobs of schema {}, not {!r}".format(SCHEMA, job.get("schema")))
     if job.get("power") and job["power"] not in POWER:
-        raise SystemExit("no power source called {!r} (there are {})".format(job["power"], ", ".join(POWER)))
+        raise SystemExit(unknown("power source", job["power"], POWER))
     return dict({"root": ".", "sysroot": "/"}, **job)
 
 

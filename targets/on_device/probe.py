@@ -13,7 +13,6 @@ at first. How long a turn was kept from the CPU is read before it and after it.
 """
 
 import argparse
-import difflib
 import json
 import math
 import os
@@ -25,7 +24,7 @@ from typing import Any, Dict, List
 from .board import fingerprint
 from .clocks import ClockError, clocks_of
 from .install import advice
-from .job import Refused, end_in_order, read_job, say, say_error, wrong_file
+from .job import Refused, end_in_order, read_job, say, say_error, unknown, wrong_file
 from .power import energy_per_inference
 from .rounds import SEED, run_rounds, say_results, watched_part
 from .runtimes import RUNTIMES
@@ -43,9 +42,7 @@ def refusal(entry):
     """Why this entry cannot be measured; "" where nothing speaks against it."""
     name = entry["runtime"]
     if name not in RUNTIMES:
-        near = difflib.get_close_matches(name, RUNTIMES, 1)
-        hint = "; did you mean {!r}?".format(near[0]) if near else ""
-        return "no runtime called {!r} (there are {}){}".format(name, ", ".join(RUNTIMES), hint)
+        return unknown("runtime", name, RUNTIMES)
     if RUNTIMES[name].version() is None:
         return "{} is not installed for {}: {}".format(name, sys.executable, advice(name))
     return wrong_file(entry)

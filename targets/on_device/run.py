@@ -24,7 +24,7 @@ from . import measure, session
 from .board import mismatch
 from .golden_run import comparable
 from .install import advice, lacking, offline_advice
-from .job import Refused, sha256_of
+from .job import Refused, sha256_of, unknown
 from .results import RESULTS, read_rows, results_file
 from .time_left import TimeLeft, say
 
@@ -62,7 +62,7 @@ def choose_entries(job, asked):
     """The job's entries as --only and --threads want them."""
     names = list(dict.fromkeys(e["runtime"] for e in job["entries"]))
     if asked.only and asked.only not in names:
-        raise Refused(f"no runtime called {asked.only!r} in this bundle (there are {', '.join(names)})")
+        raise Refused(unknown("runtime", asked.only, names, " in this bundle"))
     chosen = [e for e in job["entries"] if asked.only in (None, e["runtime"])]
     return [dict(e, threads=asked.threads or e["threads"]) for e in chosen]
 
@@ -203,7 +203,7 @@ def run(asked):
         raise Refused(f"this program reads bundles of schema {SCHEMA}, not {manifest.get('schema')!r}")
     check_files(manifest["files"])
     if asked.profile and asked.profile not in manifest["profiles"]:
-        raise Refused(f"no profile called {asked.profile!r} (there are {', '.join(manifest['profiles'])})")
+        raise Refused(unknown("profile", asked.profile, manifest["profiles"]))
     entries = choose_entries(read_part(JOB), asked)
     good = [run_in_mode(manifest, entries, asked, *one) for one in devices_by_mode(manifest, asked)]
     return all(good)
