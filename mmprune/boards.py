@@ -1,7 +1,7 @@
 """A family and its boards: measured there over ssh, several side by side, or packed as a bundle for one."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,8 @@ import numpy as np
 
 import targets
 from exporters import load
+from mmprune import folder
 from mmprune.choices import pick
-from mmprune.folder import write_whole
 from mmprune.progress import Progress, lines, quiet, say_notes
 from mmprune.records import Artifact
 from targets import golden
@@ -93,14 +93,19 @@ def keep_golden_images(root: Path, split: "Split") -> None:
         with open(part, "wb") as f:  # np.save would add a suffix to a name
             np.save(f, images.numpy())
 
-    write_whole(root / IMAGES, write)
+    folder.write_whole(root / IMAGES, write)
 
 
 def golden_outputs(root: Path, artifacts: Sequence[Artifact]) -> golden.Golden | None:
     """What the artifacts answer here to the images that were kept; None where none were."""
     if not (root / IMAGES).is_file():
         return None
-    return golden.answer(np.load(root / IMAGES), artifacts, lambda a: load(a.format).open_file(root / a.path))
+
+    def open_whole(artifact: Artifact) -> Callable[[np.ndarray], np.ndarray]:
+        folder.check_files(root, artifact)
+        return load(artifact.format).open_file(root / artifact.path)
+
+    return golden.answer(np.load(root / IMAGES), artifacts, open_whole)
 
 
 def bundle(root: Path, artifacts: Sequence[Artifact], target: str, how: Measuring = Measuring()) -> Bundle:

@@ -11,6 +11,7 @@ A file that could not be made leaves <format>-<precision>.log in its variant's f
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -133,6 +134,18 @@ def write_artifact(root: Path, artifact: Artifact) -> None:
     write_json(artifact_record(root, artifact.variant, artifact.format, artifact.precision), asdict(artifact))
 
 
+def check_files(root: Path, artifact: Artifact) -> None:
+    """FolderError where the artifact's files are not here, or are not those that were verified."""
+    digest = hashlib.sha256()
+    for name in artifact.files:
+        try:
+            digest.update((root / name).read_bytes())
+        except OSError as err:
+            raise FolderError(f"{artifact.id}: cannot read {root / name} ({err.strerror}): export it again") from err
+    if digest.hexdigest() != artifact.sha256:
+        raise FolderError(f"{artifact.id}: its files are not those that were checked: export it again")
+
+
 def append_measurement(root: Path, measurement: Measurement) -> None:
     line = json.dumps(asdict(measurement), sort_keys=True, allow_nan=False) + "\n"
     path = root / MEASUREMENTS
@@ -159,7 +172,8 @@ def read_measurements(root: Path) -> list[Measurement]:
         except ValueError as err:
             if number == len(lines):
                 break  # no newline after it: the write was cut off
-            raise FolderError(f"{path}, line {number} is not a measurement ({err})") from err
+            raise FolderError(f"{path}, line {number} is not a measurement ({err}): delete that line to go on "
+                              "without it") from err
     return found
 
 

@@ -23,6 +23,7 @@ from mmprune.recipes import NOTES, make_recipe
 from mmprune.records import LabelledData, Preprocess, Source
 from mmprune.scores import SCORES
 from mmprune.strategies import plan
+from mmprune.workflow import check_device
 
 Ranges = Mapping[str, Mapping[str, Sequence[float]]]
 
@@ -43,10 +44,13 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
     recipe, lr, qat  see mmprune.recipes; qat is one epoch more on numbers rounded as int8's
     ranges      {"kinds": {"conv_*": [low, high]}, "layers": {...}}: what layers may lose; None: as the paper says
     preprocess  how an image file becomes the model's input, for the deployed folder; None: read off the test loader
+    device      to train on: "cpu", "cuda", "cuda:1"
+    quiet       a line a stage instead of progress bars
 
     Killed or interrupted, the same call goes on where it was. DataError for loaders and ModelError for models that do
     not do, FolderError where the folder holds another family.
     """
+    check_device(device)
     facts = loader_facts(train, val, test)
     own = config_of(model)
     name = str(own.get("architecture") or type(model).__name__)
@@ -54,7 +58,7 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
     if facts.highest_label >= spec.num_classes:
         raise DataError(f"there are labels up to {facts.highest_label}, and the model tells {spec.num_classes} classes "
                         "apart")
-    splits = [LoaderSplit(loader) for loader in (train, val, test)]
+    splits = [LoaderSplit(loader, spec.num_classes) for loader in (train, val, test)]
     baseline = Baseline(adopted, splits[0], splits[1], splits[2], facts.input_shape)
     say_notes(notes)
     say_warnings(near_guessing(adopted, splits[1], device))
@@ -63,7 +67,8 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
     scores = tuple(SCORES) if score == "all" else (score,)
     how = make_recipe(recipe, epochs, lr, None, qat)
     say_notes(NOTES[known] for known in NOTES if known == how.name)
-    request = Request(how, scores, tuple(strategies), check_pattern(pattern), seed, check_overrides(ranges or {}),
+    named = (strategies,) if isinstance(strategies, str) else tuple(strategies)
+    request = Request(how, scores, named, check_pattern(pattern), seed, check_overrides(ranges or {}),
                       name, source)
     root = Path(out)
     with bars(quiet) as progress:

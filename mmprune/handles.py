@@ -98,6 +98,7 @@ class Family:
         What is finished and was made the same way is not made again. ExportError, at the end, names each file that
         could not be made and why. ValueError for a format that there is not.
         """
+        formats = [formats] if isinstance(formats, str) else formats
         check_names(formats, ())
         kinds = wanted_formats(formats)
         from exporters.export_family import InputMaker, export_family
@@ -214,6 +215,10 @@ class Model:
         from mmprune.family import load_variant
 
         return load_variant(self.family.root, self.variant, self.family.baseline.model)
+
+    def __repr__(self) -> str:
+        return (f"Model {self.variant.id} in {self.family.root}: {self.accuracy:.2%} accurate, "
+                f"{self.sparsity:.1%} sparse")
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,9 @@ def make_recipe(name: str, epochs: int | None = None, lr: float | None = None, b
     pick("recipe", name, RECIPES)
     given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     asked = {k: v for k, v in given.items() if v is not None}
+    for word in ("epochs", "batch_size"):
+        if not isinstance(asked.get(word, 1), int):
+            raise ValueError(f"{word} must be a whole number, got {asked[word]!r}")
     if asked.get("epochs", 0) < 0 or asked.get("lr", 1) <= 0 or asked.get("batch_size", 1) < 1:
         raise ValueError(f"a recipe needs epochs >= 0, lr > 0 and batch_size >= 1, got {asked}")
     recipe = replace(RECIPES[name], **asked)

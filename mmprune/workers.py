@@ -74,7 +74,8 @@ def run_tasks(setup: Any, make: Make, tasks: Sequence[Any], how: Processes, repo
             while queue and len(workers) < how.jobs:
                 here, there = context.Pipe()
                 process = context.Process(target=_work, args=(there, setup, make, threads), daemon=True)
-                process.start()
+                with _without_interrupts():
+                    process.start()
                 there.close()
                 task = queue.pop(0)
                 here.send(task)
@@ -92,6 +93,16 @@ def run_tasks(setup: Any, make: Make, tasks: Sequence[Any], how: Processes, repo
             pipe.close()
             process.terminate()
             process.join()
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """A process started in here never gets Ctrl-C, not even while it imports; one that comes meanwhile comes after."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _report_step(report: Report, task: Any, step: int, steps: int, word: Any = None) -> None:

@@ -140,7 +140,7 @@ def check_device(name: str) -> None:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as err:
         reason = str(err).strip().splitlines()[0]
-        raise ValueError(f"--device: torch cannot use {name!r} here: {reason}") from err
+        raise ValueError(f"device: torch cannot use {name!r} here: {reason}") from err
 
 
 def _request(options: BuildOptions, model: str, source: Source, pattern: str) -> Any:

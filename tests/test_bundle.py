@@ -23,7 +23,7 @@ from mmprune import folder
 from mmprune.results.points import PointsError, read_points
 from mmprune.results.table import table
 from targets import TARGETS, answers, importing, load, mismatch, unpacking
-from targets.bundle import START, BundleError, Options, make_bundle
+from targets.bundle import START, Options, make_bundle
 from targets.golden import Golden, answer
 from targets.importing import ResultsError, describe, import_results
 from targets.jobs import PROFILES, Profile
@@ -109,7 +109,7 @@ def test_what_cannot_be_bundled_is_refused_with_a_way_out(family, tmp_path, out,
 def test_a_file_that_changed_is_not_bundled(family, tmp_path):
     root, artifacts = family
     (root / artifacts[1].path).write_bytes(b"changed")
-    with pytest.raises(BundleError, match="uniform-0001/onnx-f32: its files are not those that were checked"):
+    with pytest.raises(folder.FolderError, match="uniform-0001/onnx-f32: its files are not those that were checked"):
         make_bundle(root, artifacts, load("x86"), tmp_path / "b.tar.xz", TINY, NULL)
 
 

@@ -232,7 +232,10 @@ def test_a_deployment_is_whole_or_absent(tmp_path, points):
         deploy(tmp_path, other, tmp_path / "out")
     model = tmp_path / folder.read_artifacts(tmp_path)[0].path
     model.unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(folder.FolderError, match=r"dense-0001/.*: cannot read .* export it again"):
+        deploy(tmp_path, chosen, tmp_path / "out")
+    model.write_bytes(b"changed")
+    with pytest.raises(folder.FolderError, match="its files are not those that were checked: export it again"):
         deploy(tmp_path, chosen, tmp_path / "out")
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.part").exists()
     model.write_bytes(b"dense-0001 onnx")

@@ -1,7 +1,7 @@
 """A user's own DataLoaders: what they yield, whether they repeat themselves, and how they prepare an image."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -33,10 +33,14 @@ def loader_facts(train: Iterable[Any], validation: Iterable[Any], test: Iterable
     """Read a few batches of each. DataError for batches that are none, and for validation or test that change."""
     digest, shapes, highest = hashlib.sha256(), set[tuple[int, ...]](), -1
     for name, loader in (("train", train), ("validation", validation), ("test", test)):
+        _check_repeats(name, loader)
         batches = list(islice(LoaderSplit(loader).batches(0), FIRST))
         if not batches:
             raise DataError(f"the {name} loader yields nothing")
+        count = _count(name, loader)
         for images, labels in batches:
+            if not images.isfinite().all():
+                raise DataError(f"the {name} loader yields images that are not finite (NaN or infinite)")
             shapes.add(tuple(images.shape[1:]))
             highest = max(highest, int(labels.max()))
         if name == "train":
@@ -46,7 +50,7 @@ def loader_facts(train: Iterable[Any], validation: Iterable[Any], test: Iterable
                    for (a, b), (c, d) in zip(batches, again, strict=True)):
             raise DataError(f"the {name} loader yields other images, or another order, each time: what is measured on "
                             "it could not be repeated. Give it shuffle=False and no random augmentation")
-        digest.update(f"{name} {len(LoaderSplit(loader))}".encode())
+        digest.update(f"{name} {count}".encode())
         for images, labels in batches:
             digest.update(images.contiguous().numpy().tobytes() + labels.numpy().tobytes())
     if len(shapes) > 1:
@@ -54,6 +58,24 @@ def loader_facts(train: Iterable[Any], validation: Iterable[Any], test: Iterable
                         "model is exported for one image size")
     channels, height, width = shapes.pop()
     return LoaderFacts((1, channels, height, width), highest, _classes(train), digest.hexdigest())
+
+
+def _check_repeats(name: str, loader: Any) -> None:
+    """DataError for what is no loader, or can be run through only once."""
+    if not isinstance(loader, Iterable):
+        raise DataError(f"the {name} loader is a {type(loader).__name__} and no loader: give a DataLoader")
+    if isinstance(loader, Iterator):
+        raise DataError(f"the {name} loader is a {type(loader).__name__}, which gives its batches only once: give a "
+                        "DataLoader or a list of batches")
+
+
+def _count(name: str, loader: Any) -> int:
+    """How many images a pass yields. DataError where it does not say."""
+    try:
+        return len(LoaderSplit(loader))
+    except TypeError as err:
+        raise DataError(f"the {name} loader does not say how many images it yields ({err}): give its data set a "
+                        "__len__") from err
 
 
 def _classes(loader: Iterable[Any]) -> tuple[str, ...]:
@@ -86,7 +108,7 @@ def _read_off(steps: list[Any], input_shape: tuple[int, int, int, int]) -> Prepr
     known = {name: next((s for s in steps if type(s).__name__ == name), None) for name in ("Resize", "CenterCrop",
                                                                                         "Normalize")}
     resize, crop, scale = known.values()
-    mean, std = (_numbers(scale.mean, channels), _numbers(scale.std, channels)) if scale else ((0.0,), (1.0,))
+    mean, std = (_numbers(scale.mean), _numbers(scale.std)) if scale else ((0.0,), (1.0,))
     if len(mean) != channels:
         mean, std = mean * channels, std * channels
     if resize is None:
@@ -117,8 +139,8 @@ def _is_same(transform: Any, preprocess: Preprocess) -> bool:
     return True
 
 
-def _numbers(values: Any, channels: int) -> tuple[float, ...]:
-    return tuple(float(v) for v in (values.flatten().tolist() if isinstance(values, Tensor) else values))
+def _numbers(values: Any) -> tuple[float, ...]:
+    return tuple(float(v) for v in np.ravel(values))  # one number, a sequence or a tensor
 
 
 def labels_of(classes: Sequence[str], num_classes: int) -> tuple[str, ...]:

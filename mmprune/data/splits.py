@@ -90,6 +90,7 @@ class LoaderSplit:
     """A DataLoader of yours as a split; it yields (images (n, C, H, W) float normalized, labels (n,)) in its order."""
 
     loader: Iterable[Any]
+    classes: int | None = None  # that the model tells apart; None: not known yet
     repeatable: ClassVar[bool] = False  # it may shuffle and augment as it likes
 
     def batch_count(self, batch_size: int) -> int:
@@ -97,21 +98,37 @@ class LoaderSplit:
         return len(self.loader) if isinstance(self.loader, Sized) else -(-len(self) // batch_size)
 
     def __len__(self) -> int:
-        """Images of a loader with a data set, or of a list of batches; else what the loader calls its length."""
-        if hasattr(self.loader, "dataset"):
-            return len(self.loader.dataset)
+        """Images that a pass of a loader yields, or of a list of batches; else what the loader calls its length."""
         if isinstance(self.loader, Sequence):
             return sum(len(labels) for _, labels in self.loader)
-        return len(self.loader)  # type: ignore[arg-type]
+        sampler = getattr(self.loader, "sampler", None)  # it may draw a part of the data set
+        data = getattr(self.loader, "dataset", self.loader)
+        count = len(sampler if isinstance(sampler, Sized) else data)  # type: ignore[arg-type]
+        size = getattr(self.loader, "batch_size", None)
+        return count - count % size if size and getattr(self.loader, "drop_last", False) else count
 
     def batches(self, batch_size: int, *, seed: int | None = None, augment: bool = False) -> Iterator[Batch]:
         """The loader's own batches: the arguments are those of Split.batches and change nothing."""
         for batch in self.loader:
             images, labels = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (None, None)
             if not (isinstance(images, Tensor) and isinstance(labels, Tensor)) or images.ndim != 4 \
-                    or not images.is_floating_point():
-                raise DataError("the loader must yield (images, labels): a float tensor (n, C, H, W) and indices (n,)")
-            yield images, labels.long()
+                    or not images.is_floating_point() or labels.shape != images.shape[:1] or labels.is_floating_point():
+                raise DataError("the loader must yield (images, labels): a float tensor (n, C, H, W) and indices (n,), "
+                                f"whole numbers; it yields {_what(images)} and {_what(labels)}")
+            self._check_labels(labels)
+            yield images.float(), labels.long()
+
+    def _check_labels(self, labels: Tensor) -> None:
+        low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+        if low < 0:
+            raise DataError(f"there are labels below 0, such as {low}: a label is the index of a model's output")
+        if self.classes is not None and high >= self.classes:
+            raise DataError(f"there are labels up to {high}, and the model tells {self.classes} classes apart")
+
+
+def _what(value: Any) -> str:
+    return f"{value.dtype} {tuple(value.shape)}".removeprefix("torch.") if isinstance(value, Tensor) \
+        else "nothing of the kind" if value is None else type(value).__name__
 
 
 def describe_data(path: str | Path) -> DataFacts:

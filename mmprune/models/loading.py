@@ -207,6 +207,9 @@ def adopt(model: nn.Module, name: str, input_shape: tuple[int, int, int, int]) -
     input_shape  (1, C, H, W)
     ModelError where it cannot be copied, does not take the images, or gives no logits.
     """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model is a {type(model).__name__}, and an nn.Module is needed: "
+                         "timm.create_model(name, pretrained=True) makes one of a name")
     own = _copied(model, name).cpu().eval()
     with one_thread():
         check_finite(own, name)
