@@ -60,7 +60,7 @@ def test_a_family_s_models_by_strategy_or_id(tmp_path):
 
 def test_a_family_of_several_scores_asks_which(tmp_path):
     family = prune(tmp_path, score="all")
-    with pytest.raises(KeyError, match="is several variants: name one of max-magnitude"):
+    with pytest.raises(KeyError, match="has several variants; use one of max-magnitude"):
         family["max"]
 
 
@@ -68,7 +68,7 @@ def test_opened_again_it_has_its_files_and_says_what_it_lacks(tmp_path):
     prune(tmp_path)
     family = mmprune.open_family(tmp_path)
     assert len(family) == 2
-    with pytest.raises(DataError, match=r"made of a model and loaders in Python.*call mmprune\.prune with them again"):
+    with pytest.raises(DataError, match=r"made from a model and loaders in Python.*call mmprune\.prune with them"):
         family["max"].model()
     with pytest.raises(FolderError, match="holds no family"):
         mmprune.open_family(tmp_path / "none")
@@ -99,13 +99,13 @@ FEW = (torch.zeros(4, 1, 8, 9), torch.tensor([0, 1, 2, 0]))
 
 
 @pytest.mark.parametrize(("more", "words"), [
-    ({"test": DataLoader(Noise(), 16)}, "the test loader yields other images, or another order, each time"),
-    ({"val": loaders(shuffle=True)["val"]}, "the validation loader yields other images"),
-    ({"train": []}, "the train loader yields nothing"),
+    ({"test": DataLoader(Noise(), 16)}, "the test loader yields different images, or another order, each time"),
+    ({"val": loaders(shuffle=True)["val"]}, "the validation loader yields different images"),
+    ({"train": []}, "the train loader yields no batches"),
     ({"test": [(torch.zeros(4, 1, 16, 16), torch.zeros(4, dtype=torch.long))]}, "images of several shapes"),
     ({"train": [torch.zeros(4, 1, 8, 9)]}, r"must yield \(images, labels\)"),
     ({"train": [(torch.zeros(4, 1, 8, 9), torch.full((4,), 7))]},
-     "labels up to 7, and the model tells 3 classes apart"),
+     "labels up to 7, but the model has only 3 classes"),
     ({"test": [(torch.zeros(4, 1, 8, 9), torch.tensor([0, 1, -1, 2]))]}, "labels below 0, such as -1"),
     ({"train": [(torch.zeros(4, 1, 8, 9), torch.eye(4, 3))]}, r"whole numbers; it yields .* and float32 \(4, 3\)"),
     ({"train": [(torch.zeros(4, 1, 8, 9), torch.zeros(4))]}, r"and float32 \(4,\)"),
@@ -122,7 +122,7 @@ def test_loaders_that_do_not_do_are_refused(tmp_path, more, words):
 
 def test_labels_out_of_range_are_seen_wherever_they_are(tmp_path):
     late = [FEW, FEW, (FEW[0], torch.full((4,), 3))]
-    with pytest.raises(DataError, match="labels up to 3, and the model tells 3 classes apart"):
+    with pytest.raises(DataError, match="labels up to 3, but the model has only 3 classes"):
         prune(tmp_path, more={"test": late})
 
 
@@ -137,13 +137,13 @@ def test_what_loaders_may_be(tmp_path):
 
 def test_models_that_do_not_do_are_refused(tmp_path):
     batch = (torch.zeros(4, 2, 8, 9), torch.zeros(4, dtype=torch.long))
-    with pytest.raises(ModelError, match=r"SmallNet does not take .*, as the loaders yield them"):
+    with pytest.raises(ModelError, match=r"SmallNet does not accept .*, as the loaders yield them"):
         prune(tmp_path, SmallNet(), {name: [batch] for name in ("train", "val", "test")})
-    with pytest.raises(ModelError, match=r"Sequential returns .*no tensor of shape \(1, classes\)"):
+    with pytest.raises(ModelError, match=r"Sequential returns .*without a tensor of shape \(1, classes\)"):
         prune(tmp_path, nn.Sequential(nn.Conv2d(1, 4, 3)))
     with pytest.raises(ValueError, match=r"no pattern called 'block'.*did you mean 'block-1x4'"):
         prune(tmp_path, pattern="block")
-    with pytest.raises(ValueError, match=r"ranges: \[kinds\] 'convolution' is no kind"):
+    with pytest.raises(ValueError, match=r"ranges: \[kinds\] 'convolution' is not a kind of layer"):
         prune(tmp_path, ranges={"kinds": {"convolution": [0.1, 0.2]}})
     with pytest.raises(ModelError, match="the model is a str, and an nn"):
         prune(tmp_path, "resnet18")
@@ -156,7 +156,7 @@ def test_models_that_do_not_do_are_refused(tmp_path):
 
 def test_a_model_near_guessing_is_said(tmp_path, capsys):
     prune(tmp_path)
-    assert "WARNING: the dense model is right on" in capsys.readouterr().err
+    assert "WARNING: the dense model is correct on" in capsys.readouterr().err
 
 
 IMAGENET = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -240,7 +240,7 @@ def test_masks_alone_need_no_data_and_change_nothing():
     assert kept["layer4.1.conv1.weight"] == 0.5 and kept["conv1.weight"] == 1.0
     weights = dict(model.named_parameters())
     assert all(mask.shape == weights[name].shape for name, mask in masks.items())
-    with pytest.raises(ValueError, match="input_shape: SmallNet does not say which images it takes"):
+    with pytest.raises(ValueError, match="input_shape: SmallNet does not state its input size"):
         mmprune.masks(SmallNet())
 
 

@@ -28,7 +28,7 @@ def test_a_process_that_dies_costs_its_task_where_that_is_asked():
     assert ended == [("bad", "ready, but bad failed"), ("dies", "a worker process ended with 7"),
                      ("dies", "a worker process ended with 7"), ("good", "None")]
     assert ("good", 0.5, "half") in told
-    with pytest.raises(WorkerError, match="a worker process ended with 7; what is finished is kept"):
+    with pytest.raises(WorkerError, match="a worker process ended with 7; finished work is kept"):
         run_tasks(setup, work, ["dies", "good"], Processes(2), lambda *_: None)
 
 
