@@ -45,7 +45,7 @@ def write_report(root: Path, points: Sequence[Point] | None = None) -> Path:
     try:
         points, session = points or read_points(root), read_session(root)
     except PointsError as err:
-        sections.append(f"## Measurements\n\nNone yet: {err}.")
+        sections.append(f"## Measurements\n\nNone: {err}.")
     else:
         draw(root, points)
         sections += [_device(session), _costs(points), "![Accuracy against latency, download and memory](front.png)",
