@@ -25,10 +25,11 @@ _HOMES = {"prune": "mmprune.from_python", "masks": "mmprune.from_python", "open_
           "Measuring": "mmprune.boards", "Preprocess": "mmprune.records", "Int8": "exporters.int8.settings"}
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mmprune' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # a name that there is not is an error for type checkers as well
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'mmprune' has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
