@@ -29,9 +29,9 @@ with no_telemetry():
     import openvino
 
 ORIGINS = {
-    "fp32": Origin(("onnx", "fp32"), ("openvino",)),
-    "fp16": Origin(("onnx", "fp32"), ("openvino",)),
-    "int8": Origin(("onnx", "fp32"), ("openvino", "nncf"), ("calibration",)),
+    "fp32": Origin(("onnx", "fp32"), ("openvino",), version=2),
+    "fp16": Origin(("onnx", "fp32"), ("openvino",), version=2),
+    "int8": Origin(("onnx", "fp32"), ("openvino", "nncf"), ("calibration",), version=2),
 }
 SUFFIX = ".xml"
 
@@ -43,11 +43,13 @@ def export(given: ExportInput, precision: str) -> Artifact:
     source = export_source(given, "openvino", precision)
     constants = read_constants(given.root / source.path)
     model, notes = openvino.Core().read_model(str(given.root / source.path)), source.notes
+    _name_the_nameless(model)
     if precision == "int8":
         images = calibration.images_of(given, label)
         given.attempts.doing(f"calibrating on {len(images)} images")
         model = quantize(model, images, constants)
         notes += (calibration.describe(images), *left_in_float(model))
+        _name_the_nameless(model)
     path = artifact_path(given.root, given.variant.id, "openvino", precision, SUFFIX)
     files = _save(model, path, precision)
     names = {name.partition("#")[0].partition("[")[0] for name in constants}
@@ -61,6 +63,13 @@ def export(given: ExportInput, precision: str) -> Artifact:
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """The file in OpenVINO on one CPU thread, computing in float32: image (1, C, H, W) -> logits (1, classes)."""
     return answers(open_openvino(str(path), 1))
+
+
+def _name_the_nameless(model: openvino.Model) -> None:
+    """Name by their place the nodes that OpenVINO numbers through the whole process: the same model, the same bytes."""
+    for place, node in enumerate(model.get_ordered_ops()):
+        if node.get_friendly_name() == node.get_name():  # nobody gave it one
+            node.set_friendly_name(f"unnamed_{node.get_type_name()}_{place}")
 
 
 FULL_BYTES = 2**20  # less free space than this, and the disk is what failed

@@ -182,6 +182,11 @@ def claim(root: Path, manifest: Manifest) -> Manifest:
     return manifest
 
 
+# What a hash tells, in words
+OTHER = {"weights_sha256": "of other weights", "model.weights_sha256": "of other weights",
+         "data.sha256": "of other images"}
+
+
 def _differences(old: Manifest, new: Manifest) -> str:
     """The first few values in which two manifests differ, in words."""
     def leaves(value: Any, at: str) -> dict[str, Any]:
@@ -191,13 +196,15 @@ def _differences(old: Manifest, new: Manifest) -> str:
 
     def of(manifest: Manifest) -> dict[str, Any]:
         row = asdict(manifest)
+        if old.strategies.keys() != new.strategies.keys():
+            row["strategies"] = ", ".join(row["strategies"])
         keys = ("spec", "weights_sha256", "images", "ranges", "strategies")
         return leaves({**row["source"], **{key: row[key] for key in keys}}, "")
 
     a, b = of(old), of(new)
     differing = [k for k in {**a, **b} if a.get(k) != b.get(k)]
-    words = [f"{k}: {_short(a.get(k))} in the folder, {_short(b.get(k))} requested" for k in differing[:3]]
-    return "; ".join(words) or "it was made by another version of mmprune"
+    words = [OTHER.get(k) or f"{k}: {_short(a.get(k))} in the folder, {_short(b.get(k))} requested" for k in differing]
+    return "; ".join(list(dict.fromkeys(words))[:3]) or "it was made by another version of mmprune"
 
 
 def _short(value: Any) -> str:

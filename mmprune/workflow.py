@@ -50,6 +50,7 @@ class BuildOptions:
     command: str = ""  # for the record
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "out", Path(self.out))
         targets.load(self.target)
         tensorrt_of(self.jetpack)
         check_names(self.formats, self.precisions)

@@ -251,7 +251,7 @@ def test_blocks_are_taken_where_only_int8_of_mmrt_is_asked_for(toy, tmp_path, fo
 
 
 def test_another_run_in_the_same_folder(small, toy):
-    fails(1, "holds another family (spec.seed: 0 there, 1 asked", *arguments(toy, small, "--seed", "1"))
+    fails(1, "holds another family (spec.seed: 0 in the folder, 1 requested", *arguments(toy, small, "--seed", "1"))
 
 
 def test_a_pickle_that_is_more_than_weights(toy, tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 from torchvision import transforms
+from torchvision.datasets import FakeData, ImageFolder
 from toys import SmallNet, ToySplit, image_loaders, make_baseline
 
 import mmprune
@@ -44,6 +45,11 @@ def test_the_model_is_left_as_it_is_and_the_same_call_goes_on(tmp_path):
     assert written == {p: p.stat().st_mtime_ns for p in (tmp_path / "family").rglob("variant.json")}
     with pytest.raises(FolderError, match="holds another family"):
         prune(tmp_path / "family", model, seed=1)
+    with pytest.raises(FolderError, match=r'another family \(strategies: "max" in the folder, "min, max" requested\); choose'):
+        prune(tmp_path / "family", model, strategies=("min", "max"))
+    torch.nn.init.ones_(next(model.parameters()))
+    with pytest.raises(FolderError, match=r"holds another family \(of other weights\); choose"):
+        prune(tmp_path / "family", model)
 
 
 def test_a_family_s_models_by_strategy_or_id(tmp_path):
@@ -163,15 +169,9 @@ IMAGENET = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 TENSOR = transforms.ToTensor()
 
 
-class Files(Dataset):
-    def __init__(self, transform) -> None:
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return 2
-
-    def __getitem__(self, index: int):
-        return self.transform(Image.new("RGB", (50, 40))), 0
+def files(transform) -> FakeData:
+    """A data set of torchvision's."""
+    return FakeData(2, (3, 40, 50), transform=transform)
 
 
 @pytest.mark.parametrize("steps", [
@@ -183,7 +183,7 @@ class Files(Dataset):
 ])
 def test_preprocessing_is_read_off_torchvision_s_transforms(steps):
     transform = transforms.Compose(steps)
-    found = preprocess_of_loader(DataLoader(Subset(Files(transform), [0])), (1, 3, 32, 32))
+    found = preprocess_of_loader(DataLoader(Subset(files(transform), [0])), (1, 3, 32, 32))
     size = (32, 32) if isinstance(steps[0], transforms.ToTensor) else (37, 61)
     picture = np.random.default_rng(7).integers(0, 256, (*size, 3), np.uint8)
     assert np.allclose(network_input(picture, found)[0], transform(Image.fromarray(picture)).numpy(), atol=1e-4)
@@ -191,13 +191,13 @@ def test_preprocessing_is_read_off_torchvision_s_transforms(steps):
 
 def test_normalize_may_be_given_plain_numbers():
     steps = [transforms.Grayscale(), transforms.Resize((32, 32)), TENSOR, transforms.Normalize(0.5, 0.25)]
-    found = preprocess_of_loader(DataLoader(Files(transforms.Compose(steps))), (1, 1, 32, 32))
+    found = preprocess_of_loader(DataLoader(files(transforms.Compose(steps))), (1, 1, 32, 32))
     assert (found.mean, found.std) == ((0.5,), (0.25,))
 
 
 def test_timm_s_own_transforms_are_read_too():
     config = timm.data.resolve_model_data_config(timm.create_model("mobilenetv3_small_050"))
-    found = preprocess_of_loader(DataLoader(Files(timm.data.create_transform(**config, is_training=False))),
+    found = preprocess_of_loader(DataLoader(files(timm.data.create_transform(**config, is_training=False))),
                                  (1, *config["input_size"]))
     assert (found.image_size, found.crop_pct, found.interpolation) == ((224, 224), 0.875, "bicubic")
 
@@ -209,7 +209,29 @@ def test_timm_s_own_transforms_are_read_too():
     [transforms.Resize(32), transforms.Grayscale(3), transforms.CenterCrop(32), TENSOR, IMAGENET],
 ])
 def test_what_does_not_give_the_same_pixels_is_not_taken_for_it(steps):
-    assert preprocess_of_loader(DataLoader(Files(transforms.Compose(steps))), (1, 3, 32, 32)) is None
+    assert preprocess_of_loader(DataLoader(files(transforms.Compose(steps))), (1, 3, 32, 32)) is None
+
+
+class Flipped(ImageFolder):
+    """Does more than its transform."""
+
+    def __getitem__(self, index: int):
+        image, label = super().__getitem__(index)
+        return image.flip(0), label
+
+
+def bgr(path: str) -> Image.Image:
+    return Image.fromarray(np.asarray(Image.open(path).convert("RGB"))[..., ::-1])
+
+
+def test_a_data_set_that_does_more_than_its_transform_is_seen(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)).save(tmp_path / "a" / "0.png")
+    steps = transforms.Compose([transforms.Resize(36), transforms.CenterCrop(32), TENSOR, IMAGENET])
+    shape = (1, 3, 32, 32)
+    assert preprocess_of_loader(DataLoader(ImageFolder(tmp_path, steps)), shape) is not None
+    assert preprocess_of_loader(DataLoader(Flipped(tmp_path, steps)), shape) is None
+    assert preprocess_of_loader(DataLoader(ImageFolder(tmp_path, steps, loader=bgr)), shape) is None
 
 
 def test_without_preprocessing_nothing_is_deployed_but_by_saying_it(tmp_path):

@@ -312,6 +312,15 @@ def test_the_record_says_on_what_the_file_was_calibrated(given):
     assert calibration.describe(given.calibration[:-1]) != first
 
 
+def test_openvinos_files_have_the_same_bits_whatever_the_process_made_before(given):
+    paths = [given.root / file for file in export_one(given, "openvino", "fp16").files]
+    first = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.unlink()
+    export_one(given, "openvino", "fp16")
+    assert [path.read_bytes() for path in paths] == first
+
+
 # ---------------------------------------------------------------------------------------------------------------- NNCF
 
 @without_nncf

@@ -50,6 +50,7 @@ def test_without_a_compiler_the_wheel_holds_every_file_of_ours_and_no_other(chec
     ours = {f"{there}/{p.relative_to(checkout / here)}" for here, there in FOLDERS.items()
             for p in sources(checkout / here)}
     assert sorted(names) == sorted(ours)
+    assert {f"{package}/py.typed" for package in ("mmprune", "exporters", "targets")} <= set(names)
 
 
 def test_every_folder_of_modules_is_a_package():

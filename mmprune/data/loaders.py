@@ -4,18 +4,21 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Subset
 
 from mmprune.data.preprocess import RESAMPLING, network_input
 from mmprune.data.splits import DataError, LoaderSplit
 from mmprune.records import Preprocess, crop_fraction
 
 FIRST = 2  # first batches that identify a loader
+FILES = 8  # images of a data set that are compared
 SAME = 1e-4  # tolerance for a normalized pixel
 
 
@@ -91,17 +94,34 @@ def preprocess_of_loader(loader: Iterable[Any], input_shape: tuple[int, int, int
     """The loader's preprocessing, read from its torchvision transforms and verified on images of noise.
 
     Understood are the evaluation transforms of timm and torchvision: Resize and CenterCrop (or neither, for images of
-    the model's size), to tensor, Normalize. None for other transforms, or where mmprune.data.preprocess gives other
-    pixels.
+    the model's size), to tensor, Normalize. None for other transforms, where mmprune.data.preprocess gives other
+    pixels, and for data sets that may do more to an image than their transform: only torchvision's own are taken, also
+    inside a Subset, and their first images are compared.
     """
     data = getattr(loader, "dataset", None)
-    while data is not None and getattr(data, "transform", None) is None and hasattr(data, "dataset"):
+    while type(data) is Subset:
         data = data.dataset
     transform = getattr(data, "transform", None)
-    if not callable(transform):
+    if not callable(transform) or not type(data).__module__.startswith("torchvision.datasets."):
         return None
     found = _read_off(list(getattr(transform, "transforms", [transform])), input_shape)
-    return found if found is not None and _is_same(transform, found) else None
+    return found if found is not None and _is_same(transform, found) and _is_all(data, found) else None
+
+
+def _is_all(data: Any, preprocess: Preprocess) -> bool:
+    """Whether one of the data set's first items is what mmprune makes of its file or array.
+
+    One is enough: photos with an EXIF orientation differ, since mmprune applies it.
+    """
+    raw = [path for path, *_ in getattr(data, "samples", [])[:FILES]] or list(getattr(data, "data", [])[:FILES])
+    if not raw:
+        return True
+    for index, picture in enumerate(raw):
+        image = picture if isinstance(picture, str | Path) else np.asarray(picture)
+        item = data[index][0]
+        if isinstance(item, Tensor) and np.allclose(item, network_input(image, preprocess)[0], atol=SAME):
+            return True
+    return False
 
 
 def _read_off(steps: list[Any], input_shape: tuple[int, int, int, int]) -> Preprocess | None:
