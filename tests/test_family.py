@@ -165,7 +165,7 @@ def test_another_command_is_refused_and_told_what_differs(tmp_path):
     longer = make_recipe("default", epochs=3, batch_size=16)
     for other, words in ((replace(REQUEST, seed=1), "spec.seed: 0 in the folder, 1 requested"),
                          (replace(REQUEST, recipe=longer), "spec.recipe.epochs: 2 in the folder, 3 requested"),
-                         (replace(REQUEST, pattern="2:4"), 'spec.pattern: "unstructured" there')):
+                         (replace(REQUEST, pattern="2:4"), 'spec.pattern: "unstructured" in the folder')):
         with pytest.raises(folder.FolderError, match=words):
             build_family(make_baseline, other, tmp_path, Resources())
     with pytest.raises(folder.FolderError, match="of other weights"):

@@ -45,7 +45,7 @@ def test_the_model_is_left_as_it_is_and_the_same_call_goes_on(tmp_path):
     assert written == {p: p.stat().st_mtime_ns for p in (tmp_path / "family").rglob("variant.json")}
     with pytest.raises(FolderError, match="holds another family"):
         prune(tmp_path / "family", model, seed=1)
-    with pytest.raises(FolderError, match=r'another family \(strategies: "max" in the folder, "min, max" requested\); choose'):
+    with pytest.raises(FolderError, match=r'strategies: "max" in the folder, "min, max" requested'):
         prune(tmp_path / "family", model, strategies=("min", "max"))
     torch.nn.init.ones_(next(model.parameters()))
     with pytest.raises(FolderError, match=r"holds another family \(of other weights\); choose"):
