@@ -1,7 +1,7 @@
-"""mmprune: trained vision model in, measured sparse models and a choice out.
+"""mmprune: prunes a trained vision model in several ways, measures the sparse models, and chooses one for a budget.
 
 From Python: prune(model, train=..., val=..., test=...), masks(model), open_family(folder). The command line is
-`mmprune --help`. Nothing heavy is loaded before it is used.
+`mmprune --help`. Heavy packages are imported only when they are used.
 """
 
 from importlib import import_module

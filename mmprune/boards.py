@@ -1,7 +1,7 @@
-"""A family and its boards: measured there over ssh, several side by side, or packed as a bundle for one."""
+"""Measures a family on boards over ssh, several at once, or packs it as a bundle for one board."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,8 @@ import numpy as np
 
 import targets
 from exporters import load
+from mmprune import folder
 from mmprune.choices import pick
-from mmprune.folder import write_whole
 from mmprune.progress import Progress, lines, quiet, say_notes
 from mmprune.records import Artifact
 from targets import golden
@@ -24,31 +24,31 @@ from targets.jobs import profile_named
 from targets.measure import MeasureError, measure
 from targets.measure import Options as MeasureOptions
 
-if TYPE_CHECKING:  # it loads torch and timm, which measuring does without
+if TYPE_CHECKING:  # it imports torch and timm, which measuring does not need
     from mmprune.finetune import Split
 
-IMAGES, N_IMAGES = "golden.npy", 8  # in the family's folder: what a board's answers are compared on
+IMAGES, N_IMAGES = "golden.npy", 8  # in the family's folder: images on which a board's outputs are compared
 
 
 @dataclass(frozen=True)
 class Measuring:
-    """How to measure, and how to reach a board. ValueError for a profile that there is not."""
+    """How to measure, and how to reach a board. ValueError for an unknown profile."""
 
     profile: str = "quick"
-    threads: int | None = None  # of inference; None: the target's
-    runtimes: tuple[str, ...] = ()  # () for all that the target has
+    threads: int | None = None  # for inference; None: the target's number
+    runtimes: tuple[str, ...] = ()  # () for all of the target
     ssh_config: str | None = None  # None: ~/.ssh/config
-    keep: bool = False  # leave the folder on the board
-    power_modes: bool = False  # of a Jetson: in each that needs no reboot; needs root there
-    pin_clocks: bool = False  # performance governors (and jetson_clocks) meanwhile; needs root
-    again: bool = False  # measure even what a complete session holds
+    keep: bool = False  # do not delete the folder on the board afterwards
+    power_modes: bool = False  # Jetson: measure in each power mode that needs no reboot; needs root there
+    pin_clocks: bool = False  # use performance governors (and jetson_clocks) while measuring; needs root
+    again: bool = False  # measure again, even files that a complete session has measured
 
     def __post_init__(self) -> None:
         profile_named(self.profile)
 
 
 def check_runtimes(runtimes: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse runtimes that one of the targets has not. ValueError with the nearest one."""
+    """ValueError, with the nearest name, for a runtime that one of the targets does not have."""
     for target in map(targets.load, names):
         for runtime in runtimes:
             pick("runtime", runtime, (*target.runtimes, NULL), owner=target.name)
@@ -56,9 +56,10 @@ def check_runtimes(runtimes: Sequence[str], names: Sequence[str]) -> None:
 
 def measure_on(root: Path, artifacts: Sequence[Artifact], jobs: Sequence[tuple[str | None, str]],
                how: Measuring = Measuring(), progress: Progress = quiet) -> None:
-    """Measure on each (host, target), several of them side by side; a host that is None is this machine.
+    """Measure on each (host, target), several of them at the same time; host None is this machine.
 
-    The measurements are in the family's folder. MeasureError for what could not be measured; the rest is kept.
+    The measurements are written to the family's folder. MeasureError if a board could not be measured; the results of
+    the others are kept.
     """
     check_runtimes(how.runtimes, [target for _, target in jobs])
     options = MeasureOptions(
@@ -76,35 +77,40 @@ def measure_on(root: Path, artifacts: Sequence[Artifact], jobs: Sequence[tuple[s
         result = f"{len(outcome.measurements)} measurements" if not outcome.error else f"Error: {outcome.error}"
         print(f"{outcome.job.host} ({outcome.job.target}): {result}", file=sys.stderr)
     if failed := [o.job.host for o in outcomes if o.error]:
-        raise MeasureError(f"{len(failed)} of {len(outcomes)} boards could not be measured: {', '.join(failed)}; what "
-                           "the others measured is kept: mmprune report")
+        raise MeasureError(f"{len(failed)} of {len(outcomes)} boards could not be measured: {', '.join(failed)}; the "
+                           "results of the others are kept, see mmprune report")
 
 
 def is_here(target: str) -> bool:
-    """Whether this machine is a board of the target."""
+    """Whether this machine is of the target's kind."""
     return not targets.mismatch(targets.load(target), fingerprint(target))
 
 
 def keep_golden_images(root: Path, split: "Split") -> None:
-    """A few test images in the family's folder."""
+    """Write a few test images to the family's folder."""
     images, _ = next(iter(split.batches(N_IMAGES)))
 
     def write(part: Path) -> None:
-        with open(part, "wb") as f:  # np.save would add a suffix to a name
+        with open(part, "wb") as f:  # np.save would append a suffix to a path
             np.save(f, images.numpy())
 
-    write_whole(root / IMAGES, write)
+    folder.write_whole(root / IMAGES, write)
 
 
 def golden_outputs(root: Path, artifacts: Sequence[Artifact]) -> golden.Golden | None:
-    """What the artifacts answer here to the images that were kept; None where none were."""
+    """The artifacts' outputs on this machine for the stored images; None if no images were stored."""
     if not (root / IMAGES).is_file():
         return None
-    return golden.answer(np.load(root / IMAGES), artifacts, lambda a: load(a.format).open_file(root / a.path))
+
+    def open_whole(artifact: Artifact) -> Callable[[np.ndarray], np.ndarray]:
+        folder.check_files(root, artifact)
+        return load(artifact.format).open_file(root / artifact.path)
+
+    return golden.answer(np.load(root / IMAGES), artifacts, open_whole)
 
 
 def bundle(root: Path, artifacts: Sequence[Artifact], target: str, how: Measuring = Measuring()) -> Bundle:
-    """Everything that a board of the target needs, in one file in the family's folder."""
+    """Pack everything that a board of the target needs into one file in the family's folder."""
     family = targets.load(target)
     expected = golden_outputs(root, [a for a in artifacts if a.format in family.runtimes.values()])
     out = root / f"{root.resolve().name}-{family.name}.tar.xz"
@@ -114,17 +120,17 @@ def bundle(root: Path, artifacts: Sequence[Artifact], target: str, how: Measurin
 
 
 def describe(made: Bundle) -> str:
-    """For people: what the bundle holds."""
+    """One line for the user: path, size and content of the bundle."""
     return f"bundle: {made.path}, {made.bytes / 2**20:.1f} MiB, {len(made.artifacts)} files, {', '.join(made.runtimes)}"
 
 
 def what_to_do(root: Path, target: str, made: Bundle) -> str:
-    """For people whose machine is no such board."""
+    """Instructions for the user if this machine is not a board of the target."""
     return f"""{describe(made)}
 
-This machine is no {Path(target).stem}: nothing was measured. Over ssh:
+Nothing was measured, because this machine is not a {Path(target).stem}. To measure over ssh:
     mmprune bench {root} --target {target} --host USER@BOARD
-or by hand: copy the bundle to the board, then there
+or by hand: copy the bundle to the board and run there
     tar -xf {made.path.name} && cd {made.path.name.removesuffix('.tar.xz')} && ./run
-and here, with the results.jsonl that it wrote,
+then copy the results.jsonl that it writes back to this machine and run
     mmprune import {root} results.jsonl"""

@@ -1,19 +1,19 @@
-"""A name from a table: the one sentence for a name that is not there, with what there is and what is nearest."""
+"""Looks a name up in a table; the error for an unknown name lists the known names and the nearest one."""
 
 import difflib
 from collections.abc import Collection
 
-LISTED = 24  # names; a longer table is not listed, only what is near in it
-MAX_TEXT = 80  # characters shown, and compared, of a name: some come from files that nobody checked
+LISTED = 24  # names; of a longer table only the nearest names are shown
+MAX_TEXT = 80  # characters of a name that are shown and compared: some names come from unchecked files
 
 
 def pick(kind: str, name: object, table: Collection[str], error: type[Exception] = ValueError, owner: str = "",
          also: str = "") -> str:
-    """The name, where the table has it; else `error` saying what there is, and which was probably meant.
+    """The name, if it is in the table; else raises `error`, which lists the known names and the most likely one.
 
-    kind   what the table holds, in a word: "pattern"
-    owner  whose table it is, where there are several: "x86"
-    also   what may be named beside the table: "or a .toml file of yours"
+    kind   the kind of the names, in a word: "pattern"
+    owner  the owner of the table, if there are several tables: "x86"
+    also   what is accepted besides the names in the table: "or a .toml file of yours"
     """
     if isinstance(name, str) and name in table:
         return name
@@ -23,9 +23,9 @@ def pick(kind: str, name: object, table: Collection[str], error: type[Exception]
 
 
 def nearest(name: object, table: Collection[str], also: str = "") -> str:
-    """ " (there are a, b); did you mean 'b'?" for a name that is not in the table."""
+    """The text " (choose from a, b); did you mean 'b'?" for a name that is not in the table."""
     few = len(table) <= LISTED
-    listed = "" if not few else f"there are {', '.join(table)}" if table else "there are none"
+    listed = "" if not few else f"choose from {', '.join(table)}" if table else "there are none"
     there = ", ".join(filter(None, (listed, also)))
     table = {known.casefold(): known for known in table}
     near = _near(name[:MAX_TEXT].casefold(), table, few) if isinstance(name, str) else []
@@ -34,7 +34,7 @@ def nearest(name: object, table: Collection[str], also: str = "") -> str:
 
 
 def _near(name: str, table: dict[str, str], few: bool) -> list[str]:
-    """One of few, three of many: those spelled alike, whatever the case, else those that hold all that was written."""
+    """The nearest names (one of a short table, three of a long one): similar spelling, else names that contain it."""
     count, likeness = (1, 0.5) if few else (3, 0.6)
     close = difflib.get_close_matches(name, table, count, likeness)
     holding = [known for known in table if len(name) > 1 and name in known]

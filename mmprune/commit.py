@@ -1,4 +1,4 @@
-"""Which state of mmprune runs, for the records: a measurement must say what made it."""
+"""The commit or version of mmprune that is running, for the records of measurements."""
 
 import subprocess
 from functools import lru_cache
@@ -9,13 +9,13 @@ from mmprune import __version__
 
 @lru_cache(maxsize=1)
 def commit() -> str:
-    """A checkout's commit, with "+" where its files differ from that; of an installed package the version."""
+    """The commit of a checkout, with "+" if files are modified; for an installed package its version."""
     return commit_of(Path(__file__).resolve().parents[1])
 
 
 def commit_of(checkout: Path) -> str:
-    """The version too where git is not here, or refuses a folder that another user owns."""
-    if not (checkout / ".git").exists():  # not merely somewhere above: site-packages may lie in a repository of others
+    """As commit(); the version also if git is not installed, or refuses a folder that another user owns."""
+    if not (checkout / ".git").exists():  # exactly here: site-packages may lie inside another repository
         return __version__
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=12"]
     try:

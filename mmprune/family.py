@@ -1,7 +1,8 @@
-"""A family: the dense model and its variants on disk, made once, resumable at any moment.
+"""A family: the dense model and its variants on disk; building can be interrupted and resumed at any moment.
 
-What determines the variants (model, weights, data, strategies, scores, pattern, recipe, seed) is the family's identity.
-A folder holds one identity, and the same command on it goes on where it was killed and ends with the same bits.
+Everything that determines the variants (model, weights, data, strategies, scores, pattern, recipe, seed) is the
+family's identity. A folder holds one family. Running the same command again continues where it was interrupted and
+gives the same bits.
 """
 
 import copy
@@ -35,7 +36,7 @@ from mmprune.workers import Processes, run_tasks, threads_of, torch_threads
 
 @dataclass(frozen=True)
 class Baseline:
-    """The dense model (eval mode, on the CPU) and its data. Test data is touched once a variant, for its accuracy."""
+    """The dense model (eval mode, on the CPU) and its data. Test data is used only for each variant's accuracy."""
 
     model: nn.Module
     train: Split
@@ -44,17 +45,17 @@ class Baseline:
     input_shape: tuple[int, int, int, int]  # (1, C, H, W)
 
     def __post_init__(self) -> None:
-        answer_with_logits(self.model)  # a model of your own; others have it from load_model
+        answer_with_logits(self.model)  # for a model given in Python; load_model has done it for others
 
     @cached_property
     def teacher(self) -> Teacher:
-        """A copy of the dense model, kept by the process, so that its answers serve all variants."""
+        """A copy of the dense model, kept for the whole process, so that all variants share its outputs."""
         return Teacher(copy.deepcopy(self.model))
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asks of a family."""
+    """The user's choices for a family."""
 
     recipe: Recipe
     scores: tuple[str, ...] = ("magnitude",)
@@ -62,22 +63,22 @@ class Request:
     pattern: str = "unstructured"
     seed: int = 0
     overrides: dict[str, Any] = field(default_factory=dict)  # see ranges.read_overrides
-    model_name: str = ""  # chooses the preset of ranges
+    model_name: str = ""  # selects the preset of ranges
     source: Source = field(default_factory=Source)
     command: str = ""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Where and how wide to work; changes no result but the order of floating-point sums."""
+    """Device and parallelism; they change only the order of floating-point sums in a result."""
 
     device: str = "cpu"
     jobs: int = 1
-    threads: int = 0  # torch's, of each job; 0: as the family in the folder has them, else all of them over the jobs
+    threads: int = 0  # torch threads per job; 0: the number of the family in the folder, else all cores over the jobs
 
 
 def plan_family(baseline: Baseline, request: Request) -> Manifest:
-    """The family's layers, ranges, strategies and variants. Trains nothing."""
+    """The family's layers, ranges, strategies and variants, without training anything."""
     layers = find_layers(baseline.model, baseline.input_shape)
     ranges = find_ranges(request.model_name, layers, request.overrides)
     if request.recipe.name == "paper":
@@ -99,10 +100,10 @@ def plan_family(baseline: Baseline, request: Request) -> Manifest:
 
 
 def _identity(source: Source, images: ImageCounts, weights_sha256: str) -> dict[str, Any]:
-    """All that makes a family's models and images what they are, but for where the files lie."""
+    """Everything that determines a family's models and images, without the locations of files."""
     row = {**asdict(source), "images": asdict(images), "weights_sha256": weights_sha256}
     if row["data"]:
-        del row["data"]["path"], row["data"]["class_order"]  # the labels tell all that the order changes
+        del row["data"]["path"], row["data"]["class_order"]  # the labels contain everything that the order changes
     if row["model"]:
         del row["model"]["weights"]
         if ".py:" in row["model"]["model"]:
@@ -111,7 +112,7 @@ def _identity(source: Source, images: ImageCounts, weights_sha256: str) -> dict[
 
 
 def variant_id(strategy: Strategy, score: str, spec: Spec | None, made_of: dict[str, Any]) -> str:
-    """A name and eight hex digits over everything that makes the variant. spec: None for the dense model"""
+    """A name and eight hex digits of a hash over all that determines the variant. spec: None for the dense model."""
     how = asdict(spec) if spec else {}
     how.pop("scores", None)
     content = {**made_of, "spec": how, "score": score, "strategy": asdict(strategy)}
@@ -121,11 +122,11 @@ def variant_id(strategy: Strategy, score: str, spec: Spec | None, made_of: dict[
 
 def build_family(make_baseline: Callable[[], Baseline], request: Request, root: Path, resources: Resources,
                  progress: Progress = quiet) -> list[Variant]:
-    """Make what is missing of the family in `root`; return the finished variants, the dense one first.
+    """Build the missing parts of the family in `root`; returns the finished variants, the dense one first.
 
     make_baseline  called here and, for more than one job, in every worker process (then it must be picklable)
-    A variant whose training diverged is left out; the manifest's "failures" says why.
-    FolderError when the folder holds another family or is in use.
+    A variant whose training diverged is left out; the manifest's "failures" gives the reason.
+    FolderError if the folder holds another family or is in use.
     """
     with folder.locked(root), torch_threads(family_threads(root, resources)) as threads:
         baseline = make_baseline()
@@ -136,7 +137,7 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
         tasks = manifest.tasks
         open_tasks = [t for t in tasks if not _is_done(root, t.id)]
         for task in tasks:
-            if task not in open_tasks:  # killed after its end was marked and before its checkpoint went
+            if task not in open_tasks:  # a kill may have come before its deletion
                 checkpoint_of(root, task.id).unlink(missing_ok=True)
         failures: dict[str, str] = {}
         progress("fine-tune", "", len(tasks) - len(open_tasks), len(tasks))
@@ -156,34 +157,34 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
 
 
 def family_threads(root: Path, resources: Resources) -> int:
-    """torch's threads for each job. A family keeps those that it was begun with, whatever is left of it to make and
-    however many jobs make that: sums, and so trained bits, depend on them.
+    """The number of torch threads per job. A family keeps the number that it was started with, however much is left to
+    do and with however many jobs: sums, and therefore the trained bits, depend on it.
 
-    FolderError when others are asked for than those of the family in the folder.
+    FolderError if another number is requested than that of the family in the folder.
     """
     begun = folder.read_manifest(root).threads if folder.holds_family(root) else 0
     if begun and resources.threads not in (0, begun):
-        raise folder.FolderError(f"the family in {root} is made with {begun} of torch's threads for each job, and "
-                                 f"{resources.threads} are asked for; leave that out, or choose another folder")
+        raise folder.FolderError(f"the family in {root} is built with {begun} torch threads per job, but "
+                                 f"{resources.threads} are requested; leave that out, or choose another folder")
     return begun or resources.threads or threads_of(resources.jobs)
 
 
 def claim(root: Path, manifest: Manifest) -> Manifest:
-    """Write the manifest into a fresh folder, or check that the folder's own asks for the same variants."""
+    """Write the manifest to an empty folder, or check that the folder's manifest has the same variants."""
     if folder.holds_family(root):
         old = folder.read_manifest(root)
         if old.variants != manifest.variants:
             raise folder.FolderError(f"{root} holds another family ({_differences(old, manifest)}); "
                                      "choose another --out, or delete that folder")
         return manifest
-    if any(p.name not in (".lock", "cache") for p in root.iterdir()):  # decoded images may be there already
+    if any(p.name not in (".lock", "cache") for p in root.iterdir()):  # decoded images may exist already
         raise folder.FolderError(f"{root} is not empty and holds no family; choose another --out")
     folder.write_manifest(root, manifest)
     return manifest
 
 
 def _differences(old: Manifest, new: Manifest) -> str:
-    """The first few leaves in which two manifests differ, in words."""
+    """The first few values in which two manifests differ, in words."""
     def leaves(value: Any, at: str) -> dict[str, Any]:
         if isinstance(value, dict):
             return {k: v for key, sub in value.items() for k, v in leaves(sub, f"{at}.{key}" if at else key).items()}
@@ -196,7 +197,7 @@ def _differences(old: Manifest, new: Manifest) -> str:
 
     a, b = of(old), of(new)
     differing = [k for k in {**a, **b} if a.get(k) != b.get(k)]
-    words = [f"{k}: {_short(a.get(k))} there, {_short(b.get(k))} asked" for k in differing[:3]]
+    words = [f"{k}: {_short(a.get(k))} in the folder, {_short(b.get(k))} requested" for k in differing[:3]]
     return "; ".join(words) or "it was made by another version of mmprune"
 
 
@@ -214,7 +215,7 @@ def checkpoint_of(root: Path, variant: str) -> Path:
 
 
 def make_dense(root: Path, manifest: Manifest, baseline: Baseline, device: str) -> None:
-    """The reference: the model as it came."""
+    """Write the dense model, unchanged, as the reference."""
     if _is_done(root, manifest.dense):
         return
     model = copy.deepcopy(baseline.model)
@@ -242,7 +243,7 @@ def _tick_scores(progress: Progress, total: int, done: int) -> None:
 
 def make_variant(root: Path, request: Request, resources: Resources, baseline: Baseline, task: Task,
                  tick: Callable[[int, int], None]) -> str | None:
-    """Mask, fine-tune, count, write. The reason when the training diverged, else None."""
+    """Mask, fine-tune, count zeros and write one variant. Returns the reason if the training diverged, else None."""
     manifest = folder.read_manifest(root)
     sparsity, kinds = manifest.strategies[task.strategy], {layer.name: layer.kind for layer in manifest.layers}
     weights = dict(baseline.model.named_parameters())
@@ -266,7 +267,7 @@ def make_variant(root: Path, request: Request, resources: Resources, baseline: B
 
 
 def write_model(root: Path, variant: Variant, model: nn.Module, layers: list[str]) -> None:
-    """Write the weights, read them back, count the zeros in what was read, and only then mark the variant as done."""
+    """Write the weights, read them back, count the zeros in the file, and only then mark the variant as done."""
     path = folder.variant_folder(root, variant.id) / "weights.safetensors"
     state = {k: v.detach().contiguous().clone() for k, v in model.state_dict().items()}
     folder.write_whole(path, lambda part: save_file(state, part))
@@ -291,7 +292,7 @@ def load_variant(root: Path, variant: Variant, dense: nn.Module) -> nn.Module:
     except (OSError, SafetensorError) as err:
         raise folder.FolderError(f"{path} is damaged ({err}); {way_out}") from err
     if hashlib.sha256(content).hexdigest() != variant.weights_sha256:
-        raise folder.FolderError(f"{path} is not what was written there; {way_out}")
+        raise folder.FolderError(f"{path} has changed since it was written; {way_out}")
     model = copy.deepcopy(dense)
     model.load_state_dict(state)
     return model.eval()

@@ -1,4 +1,4 @@
-"""Fine-tuning under a mask: pruned weights are zero after every step, whatever the optimizer."""
+"""Fine-tuning under a mask: pruned weights are zero after every step, with any optimizer."""
 
 import copy
 import math
@@ -28,23 +28,23 @@ class Split(Protocol):
 
     @property
     def repeatable(self) -> bool:
-        """Whether the same seed gives the same batches again, bit for bit."""
+        """Whether the same seed gives the same batches, bit for bit."""
 
     def __len__(self) -> int: ...
 
     def batch_count(self, batch_size: int) -> int:
-        """How many batches a pass gives."""
+        """The number of batches in a pass."""
 
     def batches(self, batch_size: int, *, seed: int | None = None, augment: bool = False) -> Iterator[Batch]:
-        """(images (n, C, H, W) float32 normalized, labels (n,)), shuffled by `seed` where one is given."""
+        """Batches (images (n, C, H, W) float32 normalized, labels (n,)), shuffled if a seed is given."""
 
 
 class Diverged(RuntimeError):
-    """A loss or a weight that is not a number; the message names the layer."""
+    """The loss or a weight is not finite; the message names the layer."""
 
 
 TEMPERATURE = 2.0
-KEPT_BYTES = 2**28  # of the dense model's answers in memory
+KEPT_BYTES = 2**28  # largest size of the dense model's outputs kept in memory
 RECALIBRATION_IMAGES = 2_000
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -55,7 +55,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 @dataclass(frozen=True)
 class Job:
-    """What one fine-tuning works on."""
+    """The inputs of one fine-tuning."""
 
     masks: dict[str, Tensor]
     train: Split
@@ -63,11 +63,11 @@ class Job:
     recipe: Recipe
     seed: int
     device: str = "cpu"
-    checkpoint: Path | None = None  # written after every epoch, taken up again after a kill
+    checkpoint: Path | None = None  # written after every epoch; an interrupted training continues from it
 
 
 class Teacher:
-    """The dense model's logits. Variants of one family see the same batches, so one process asks only once for each."""
+    """The dense model's logits. All variants see the same batches, so a process computes them once per batch."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -76,7 +76,7 @@ class Teacher:
 
     @torch.no_grad()
     def logits(self, images: Tensor, key: tuple[int, int] | None) -> Tensor:
-        """(n, classes) for normalized images; `key` names a batch that comes again with the same images, if it does."""
+        """(n, classes) logits for normalized images; `key` identifies a batch that comes again, None if it does not."""
         if key is not None and key in self.kept:
             return self.kept[key]
         found = to_device(self.model, images.device, images.shape).eval()(images)
@@ -87,9 +87,9 @@ class Teacher:
 
 
 def finetune(model: nn.Module, teacher: Teacher | None, job: Job, tick: Callable[[int, int], None]) -> float:
-    """Mask the model, train it under the mask, in place; return its validation accuracy.
+    """Mask the model and train it under the mask, in place; returns its validation accuracy.
 
-    tick(step, steps) is called after every optimizer step. Diverged when the loss or a weight is not a number.
+    tick(step, steps) is called after every optimizer step. Diverged if the loss or a weight is not finite.
     """
     weights = dict(model.named_parameters())
     masks = {n: m.to(job.device) for n, m in job.masks.items()}
@@ -103,7 +103,7 @@ def finetune(model: nn.Module, teacher: Teacher | None, job: Job, tick: Callable
         if job.recipe.epochs:
             _train(model, teacher, job, masks, tick, lambda: ends.enter_context(rounded(model)))
         if job.recipe.renew_statistics:
-            recalibrate(model, job.train, job)  # of the network as it will run
+            recalibrate(model, job.train, job)  # statistics of the network as it will run
     _check_finite(model)
     return accuracy(model, job.validation, job.device)
 
@@ -163,7 +163,7 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch,
 
 
 def rate_factor(recipe: Recipe, step: int, steps: int) -> float:
-    """The learning rate's share at a step: up over the first 5 % of the steps, then linearly to zero; or constant 1."""
+    """The learning rate's factor at a step: warm-up over the first 5 % of steps, then linear to 0; or constant 1."""
     if not recipe.linear_decay:
         return 1.0
     warmup = max(1, steps // 20)
@@ -171,7 +171,7 @@ def rate_factor(recipe: Recipe, step: int, steps: int) -> float:
 
 
 def _end_epoch(model: nn.Module, job: Job, state: dict[str, Any], epoch: int) -> bool:
-    """Note the finished epoch; True when patience has run out."""
+    """Record the finished epoch; True if patience has run out."""
     _check_finite(model)
     state["epoch"] = epoch + 1
     if not job.recipe.patience:
@@ -199,19 +199,19 @@ def _save_checkpoint(job: Job, model: nn.Module, optimizer: torch.optim.Optimize
 
 
 def recalibrate(model: nn.Module, train: Split, job: Job, augment: bool = True) -> None:
-    """Reset the BatchNorm statistics and take them anew, as plain averages over training images.
+    """Recompute the BatchNorm statistics as plain averages over training images.
 
-    The images are shifted and mirrored as in training (a loader of the user's does as it does): clean ones have other
-    statistics than those that the weights were trained on. Accuracy in percent, 80 % zeros in 1x4, one epoch, means of
-    three seeds (benchmarks/batchnorm_statistics.py):
+    The images are augmented as in training (a user's loader decides itself), because unchanged images have other
+    statistics than those that the weights were trained on. Accuracy in percent with 80 % zeros in 1x4 blocks after one
+    epoch, means of three seeds (benchmarks/batchnorm_statistics.py):
 
                                      as trained   clean images   augmented
         ResNet-20, 32 px                   66.2           61.9        66.2
         EfficientNet-Lite0, 128 px         40.4           49.7        50.0
         EfficientNet-Lite0, 224 px         42.7           55.1        55.1
 
-    As trained they are too old where an epoch has few steps (36 for EfficientNet-Lite0). Where nothing was trained they
-    are of another network: ResNet-20 answers 10.1, 30.1 and 32.5, EfficientNet-Lite0 at 128 px with 30 % zeros 0.6,
+    Statistics from training are outdated if an epoch has few steps (36 for EfficientNet-Lite0). Without training they
+    belong to another network: ResNet-20 reaches 10.1, 30.1 and 32.5, EfficientNet-Lite0 at 128 px with 30 % zeros 0.6,
     12.3 and 12.5.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
@@ -227,7 +227,7 @@ def recalibrate(model: nn.Module, train: Split, job: Job, augment: bool = True) 
     with torch.no_grad():
         for images, _ in train.batches(job.recipe.batch_size, seed=job.seed, augment=augment):
             if seen and len(images) < job.recipe.batch_size:
-                break  # a short last batch would weigh as much as a whole one
+                break  # a short last batch would count as much as a full one
             model(images.to(job.device))
             seen += len(images)
             if seen >= RECALIBRATION_IMAGES:
@@ -239,7 +239,7 @@ def recalibrate(model: nn.Module, train: Split, job: Job, augment: bool = True) 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, split: Split, device: str = "cpu", batch_size: int = 100) -> float:
-    """Share of the split's images whose largest logit is the label's."""
+    """The fraction of the split's images whose largest logit is that of the label."""
     right = total = 0
     for images, labels in split.batches(batch_size):
         if not total:
@@ -247,7 +247,7 @@ def accuracy(model: nn.Module, split: Split, device: str = "cpu", batch_size: in
         right += int((model(images.to(device)).argmax(dim=1).cpu() == labels.cpu()).sum())
         total += len(labels)
     if not total:
-        raise ValueError("cannot take an accuracy over no images")
+        raise ValueError("cannot compute an accuracy without images")
     return right / total
 
 

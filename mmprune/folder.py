@@ -1,16 +1,17 @@
-"""A family's folder on disk: the names in it, writes that are whole or absent, and the lock.
+"""A family's folder on disk: its file names, atomic writes, and the lock.
 
-    manifest.json            what was asked, the layers, the ranges, the strategies, the finished variants
-    scores/*.safetensors     one tensor a layer
+    manifest.json            the request, the layers, the ranges, the strategies, the variants
+    scores/*.safetensors     one tensor per layer
     variants/<id>/           variant.json (written last: it marks the variant as done), weights.safetensors,
-                             one file set an artifact and its <format>-<precision>.json (written last)
-    measurements.jsonl       one Measurement a line, append-only
+                             the files of each artifact and its <format>-<precision>.json (written last)
+    measurements.jsonl       one Measurement per line, append-only
     front.png, report.md
-A file that could not be made leaves <format>-<precision>.log in its variant's folder where there is more to say.
+If an export fails, <format>-<precision>.log in the variant's folder holds the details.
 """
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -29,7 +30,7 @@ MEASUREMENTS = "measurements.jsonl"
 
 
 class FolderError(RuntimeError):
-    """The folder is not what the command needs: absent, of another run, in use, or damaged."""
+    """The folder cannot be used: it is missing, belongs to another run, is in use, or is damaged."""
 
 
 def variant_folder(root: Path, variant_id: str) -> Path:
@@ -37,10 +38,10 @@ def variant_folder(root: Path, variant_id: str) -> Path:
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a file in a `.part` folder, flush it and move it here: `path` is either absent or complete.
+    """Write `path` atomically: `write` fills a file in a `.part` folder, which is flushed and then moved to `path`.
 
-    A folder, for safetensors writes to a temporary file beside the one it was asked for, leaves it when it is killed,
-    and lets nobody else read it.
+    The folder is needed because safetensors writes to a temporary file beside the requested one, leaves it behind if it
+    is killed, and makes it unreadable for other users.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as room:
@@ -63,17 +64,17 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise FolderError(f"{path} is not there") from None
+        raise FolderError(f"there is no file {path}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as err:
         raise FolderError(f"{path} is damaged ({err}); delete it and run the same command again") from err
 
 
 def read_record(cls: type[T], path: Path) -> T:
-    """The record of a file. FolderError where the file is not there, is damaged or holds another."""
+    """The record in a file. FolderError if the file is missing, damaged or holds something else."""
     try:
         return from_json(cls, read_json(path))
     except ValueError as err:
-        raise FolderError(f"{path} is not what this mmprune writes ({err}); delete it and run the same command "
+        raise FolderError(f"{path} does not have this mmprune's format ({err}); delete it and run the same command "
                           "again") from err
 
 
@@ -82,14 +83,14 @@ def holds_family(root: Path) -> bool:
 
 
 def read_manifest(root: Path) -> Manifest:
-    """FolderError where there is none, and for one of another version."""
+    """The manifest of the folder. FolderError if there is none or it has another version."""
     if not holds_family(root):
-        raise FolderError(f"{root} holds no family (no {MANIFEST} in it); make one with `mmprune build --out {root}`")
+        raise FolderError(f"{root} holds no family (it has no {MANIFEST}); build one with `mmprune build --out {root}`")
     row = read_json(root / MANIFEST)
     schema = row.get("schema") if isinstance(row, dict) else None
     if schema != MANIFEST_SCHEMA:
-        raise FolderError(f"{root} holds a family of schema {schema}, and this mmprune reads schema {MANIFEST_SCHEMA}: "
-                          "build it anew in another folder")
+        raise FolderError(f"{root} holds a family of schema {schema}, but this mmprune reads schema {MANIFEST_SCHEMA}: "
+                          "build it again in another folder")
     return read_record(Manifest, root / MANIFEST)
 
 
@@ -116,7 +117,7 @@ def artifact_record(root: Path, variant_id: str, format: str, precision: str) ->
 
 
 def export_log(root: Path, variant_id: str, file: str) -> Path:
-    """What was printed while a file ("<format>-<precision>") was made that then failed, and the traceback."""
+    """The log of a failed export of a file ("<format>-<precision>"): its output and the traceback."""
     return variant_folder(root, variant_id) / f"{file}.log"
 
 
@@ -133,10 +134,22 @@ def write_artifact(root: Path, artifact: Artifact) -> None:
     write_json(artifact_record(root, artifact.variant, artifact.format, artifact.precision), asdict(artifact))
 
 
+def check_files(root: Path, artifact: Artifact) -> None:
+    """FolderError where the artifact's files are not here, or are not those that were verified."""
+    digest = hashlib.sha256()
+    for name in artifact.files:
+        try:
+            digest.update((root / name).read_bytes())
+        except OSError as err:
+            raise FolderError(f"{artifact.id}: cannot read {root / name} ({err.strerror}): export it again") from err
+    if digest.hexdigest() != artifact.sha256:
+        raise FolderError(f"{artifact.id}: its files are not those that were checked: export it again")
+
+
 def append_measurement(root: Path, measurement: Measurement) -> None:
     line = json.dumps(asdict(measurement), sort_keys=True, allow_nan=False) + "\n"
     path = root / MEASUREMENTS
-    if path.is_file() and (old := path.read_bytes()) and not old.endswith(b"\n"):  # a crash cut the last line short
+    if path.is_file() and (old := path.read_bytes()) and not old.endswith(b"\n"):  # a crash cut off the last line
         os.truncate(path, old.rfind(b"\n") + 1)
     with open(path, "a") as f:
         f.write(line)
@@ -145,7 +158,7 @@ def append_measurement(root: Path, measurement: Measurement) -> None:
 
 
 def read_measurements(root: Path) -> list[Measurement]:
-    """Every whole line. A last line that a crash cut short is passed over; damage anywhere else is an error."""
+    """All measurements. A last line that a crash cut off is ignored; damage anywhere else is a FolderError."""
     path = root / MEASUREMENTS
     if not path.is_file():
         return []
@@ -159,19 +172,20 @@ def read_measurements(root: Path) -> list[Measurement]:
         except ValueError as err:
             if number == len(lines):
                 break  # no newline after it: the write was cut off
-            raise FolderError(f"{path}, line {number} is not a measurement ({err})") from err
+            raise FolderError(f"{path}, line {number} is not a measurement ({err}): delete that line to go on "
+                              "without it") from err
     return found
 
 
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Hold the folder for this process. FolderError when another process has it; a killed process frees it."""
+    """Lock the folder for this process. FolderError if another process has it; a killed process releases it."""
     root.mkdir(parents=True, exist_ok=True)
     with open(root / ".lock", "w") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FolderError(f"another mmprune is working in {root}; wait for it or choose another --out") from None
-        for part in list(root.rglob("*.part")):  # of a process that was killed
+        for part in list(root.rglob("*.part")):  # left by a process that was killed
             shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
         yield

@@ -1,4 +1,4 @@
-"""Records from JSON or TOML: one strict reader for every dataclass that is written to a file or sent by a board."""
+"""Reads records from JSON or TOML strictly, for every dataclass that is written to a file or sent by a board."""
 
 import dataclasses
 import types
@@ -9,21 +9,21 @@ from typing import Any, TypeVar
 from mmprune.choices import pick
 
 T = TypeVar("T")
-Check = Callable[[Any, str], None]  # (value, where); ValueError for a value that may not stand there
-# Plain types, and what JSON has for each
+Check = Callable[[Any, str], None]  # (value, where); raises ValueError for a value that is not allowed
+# Plain types, and the types that JSON gives for each
 PLAIN: dict[Any, set[type]] = {str: {str}, bool: {bool}, int: {int}, float: {int, float}}
 
 
 def _anything(value: Any, where: str) -> None:
-    """The Check that refuses nothing."""
+    """The Check that accepts everything."""
 
 
 def from_json(cls: type[T], value: Any, where: str = "", check: Check = _anything) -> T:
-    """The value that was written as JSON, with the type it had: a record, a plain type, or what tuple, dict and
-    `| None` make of them.
+    """The value that was written as JSON, with its original type: a record, a plain type, or a tuple, dict or
+    `| None` of them.
 
-    where  what the value is called in errors, such as "device"
-    check  is called with each plain value, to refuse more than its type does
+    where  the name of the value in errors, such as "device"
+    check  is called with each plain value, for stricter checks than that of its type
     ValueError, naming the field and the value, for fields that are unknown or missing and for values of another type.
     """
     return _read(cls, value, where, check)

@@ -1,4 +1,4 @@
-"""Pruning from Python: a model and DataLoaders of yours become a family; masks alone; a family opened again."""
+"""Pruning from Python: builds a family from a model and DataLoaders, makes masks only, or opens a family again."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +23,7 @@ from mmprune.recipes import NOTES, make_recipe
 from mmprune.records import LabelledData, Preprocess, Source
 from mmprune.scores import SCORES
 from mmprune.strategies import plan
+from mmprune.workflow import check_device
 
 Ranges = Mapping[str, Mapping[str, Sequence[float]]]
 
@@ -32,29 +33,32 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
           score: str = "magnitude", pattern: str = "unstructured", ranges: Ranges | None = None,
           recipe: str = "default", lr: float | None = None, qat: bool = False, preprocess: Preprocess | None = None,
           seed: int = 0, device: str = "cpu", quiet: bool = False) -> Family:
-    """Prune the model ten ways and fine-tune each under its mask; the family is in the folder `out`.
+    """Prune the model in ten ways and fine-tune each variant under its mask; the family is written to the folder `out`.
 
-    model       trained, any nn.Module of one image tensor; it is copied and left as it is
-    train, val, test  DataLoaders of (images (n, C, H, W) float, labels (n,)), as the model takes them. The test images
-                are used for the reported accuracies alone; val and test must give the same batches each time
-    epochs      of fine-tuning; 0 prunes without training; None: the recipe's three
+    model       a trained nn.Module with one image input; it is copied and not changed
+    train, val, test  DataLoaders of (images (n, C, H, W) float, labels (n,)), preprocessed for the model. The test
+                images are only used for the reported accuracies; val and test must give the same batches each time
+    epochs      fine-tuning epochs; 0 prunes without training; None: the recipe's three
     score       "magnitude", "gradient", "product", or "all" for a family of each
-    pattern     where zeros may stand: "unstructured", "block-1x4" for int8 on CPUs, "2:4" for Jetsons
-    recipe, lr, qat  see mmprune.recipes; qat is one epoch more on numbers rounded as int8's
-    ranges      {"kinds": {"conv_*": [low, high]}, "layers": {...}}: what layers may lose; None: as the paper says
-    preprocess  how an image file becomes the model's input, for the deployed folder; None: read off the test loader
+    pattern     the pattern of zeros: "unstructured", "block-1x4" for int8 on CPUs, "2:4" for Jetsons
+    recipe, lr, qat  see mmprune.recipes; qat adds one epoch with numbers rounded as in int8
+    ranges      {"kinds": {"conv_*": [low, high]}, "layers": {...}}: the sparsity range of layers; None: as in the paper
+    preprocess  how an image file becomes the model's input, for the deployed folder; None: read from the test loader
+    device      to train on: "cpu", "cuda", "cuda:1"
+    quiet       print one line per stage instead of progress bars
 
-    Killed or interrupted, the same call goes on where it was. DataError for loaders and ModelError for models that do
-    not do, FolderError where the folder holds another family.
+    After an interruption the same call continues where it stopped. DataError or ModelError for unsuitable loaders or
+    models, FolderError if the folder holds another family.
     """
+    check_device(device)
     facts = loader_facts(train, val, test)
     own = config_of(model)
     name = str(own.get("architecture") or type(model).__name__)
     adopted, spec, notes = adopt(model, name, facts.input_shape)
     if facts.highest_label >= spec.num_classes:
-        raise DataError(f"there are labels up to {facts.highest_label}, and the model tells {spec.num_classes} classes "
-                        "apart")
-    splits = [LoaderSplit(loader) for loader in (train, val, test)]
+        raise DataError(f"the loaders have labels up to {facts.highest_label}, but the model has only "
+                        f"{spec.num_classes} classes")
+    splits = [LoaderSplit(loader, spec.num_classes) for loader in (train, val, test)]
     baseline = Baseline(adopted, splits[0], splits[1], splits[2], facts.input_shape)
     say_notes(notes)
     say_warnings(near_guessing(adopted, splits[1], device))
@@ -63,7 +67,8 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
     scores = tuple(SCORES) if score == "all" else (score,)
     how = make_recipe(recipe, epochs, lr, None, qat)
     say_notes(NOTES[known] for known in NOTES if known == how.name)
-    request = Request(how, scores, tuple(strategies), check_pattern(pattern), seed, check_overrides(ranges or {}),
+    named = (strategies,) if isinstance(strategies, str) else tuple(strategies)
+    request = Request(how, scores, named, check_pattern(pattern), seed, check_overrides(ranges or {}),
                       name, source)
     root = Path(out)
     with bars(quiet) as progress:
@@ -73,15 +78,15 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
 
 def masks(model: nn.Module, strategy: str = "mid", *, pattern: str = "unstructured",
           input_shape: Sequence[int] | None = None, ranges: Ranges | None = None) -> dict[str, Tensor]:
-    """Boolean masks by the names of the weights, True where a weight stays: by magnitude, no data and no training.
+    """Boolean masks by weight name, True where a weight is kept; by magnitude, without data and training.
 
-    input_shape  (1, C, H, W), or (C, H, W); None: as a timm model says itself
-    ValueError for a strategy or a pattern that there is not, or an input shape that nobody says.
+    input_shape  (1, C, H, W) or (C, H, W); None: that of a timm model's own description
+    ValueError for an unknown strategy or pattern, or an unknown input shape.
     """
     config = config_of(model)
     shape = tuple(input_shape or config.get("input_size") or ())
     if len(shape) not in (3, 4):
-        raise ValueError(f"input_shape: {type(model).__name__} does not say which images it takes; give (1, C, H, W)")
+        raise ValueError(f"input_shape: {type(model).__name__} does not state its input size; give (1, C, H, W)")
     layers = find_layers(answer_with_logits(copy.deepcopy(model).eval()), (1, *shape[-3:]))
     name = str(config.get("architecture") or type(model).__name__)
     (chosen,) = plan((strategy,), layers, find_ranges(name, layers, check_overrides(ranges or {})))
@@ -91,6 +96,6 @@ def masks(model: nn.Module, strategy: str = "mid", *, pattern: str = "unstructur
 
 
 def open_family(root: str | Path) -> Family:
-    """The family in a folder, as prune or `mmprune build` made it. FolderError where there is none."""
+    """Open the family that prune or `mmprune build` wrote to a folder. FolderError if there is none."""
     read_manifest(Path(root))
     return Family(Path(root))

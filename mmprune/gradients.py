@@ -12,15 +12,15 @@ BATCH_SIZE = 32
 
 
 class ScoreError(RuntimeError):
-    """A gradient that is not a number."""
+    """A gradient is missing, zero or not finite."""
 
 
 def mean_absolute_gradients(model: nn.Module, names: Sequence[str], batches: Iterable[tuple[Tensor, Tensor]],
                             device: str = "cpu", tick: Callable[[int], None] = lambda n: None) -> dict[str, Tensor]:
-    """mean over batches of |dL/dw| for the named parameters, L the cross-entropy of a batch.
+    """The mean over batches of |dL/dw| for the named parameters, with L the cross-entropy of a batch.
 
     batches  (images (N, C, H, W) normalized, labels (N,)) of training data
-    The model is left as it was: the passes run on a copy, in training mode, as the authors do.
+    The model is not changed: the passes run on a copy in training mode, as in the authors' code.
     """
     work = copy.deepcopy(model).to(device).train()
     parameters = dict(work.named_parameters())
@@ -35,12 +35,12 @@ def mean_absolute_gradients(model: nn.Module, names: Sequence[str], batches: Ite
                 sums[name] += grad.abs()
         tick(count)
     if not count:
-        raise ScoreError("there is no training data to take gradients on")
+        raise ScoreError("there is no training data to compute gradients on")
     for name, total in sums.items():
         if not torch.isfinite(total).all():
             raise ScoreError(f"the gradient of {name} is not finite on the training data: "
-                             "is the model's input normalized as it was in training?")
+                             "check that its input is normalized as in training, or use --score magnitude")
         if not total.any():
-            raise ScoreError(f"the gradient of {name} is zero on the training data, so that it ranks no weight: is the "
-                             "layer frozen (requires_grad=False), or does it run under no_grad? Use --score magnitude")
+            raise ScoreError(f"the gradient of {name} is zero on the training data, so it ranks no weights; the layer "
+                             "may be frozen (requires_grad=False) or run under no_grad: use --score magnitude")
     return {n: (s / count).cpu() for n, s in sums.items()}

@@ -1,8 +1,7 @@
-"""What Python holds of a family's folder: the family, one of its models, and the file that fits a budget."""
+"""Python objects for a family's folder: the family, one of its models, and the file chosen for a budget."""
 
 import html
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +14,14 @@ from exporters.wanted import check_names, wanted_formats
 from mmprune import boards, folder
 from mmprune.boards import Measuring
 from mmprune.choices import pick
-from mmprune.progress import Progress, bars, say_loading, say_notes
+from mmprune.progress import Progress, say_loading, say_notes, shown
 from mmprune.records import Artifact, Preprocess, Variant
 from mmprune.results.choose import Budget, Choice, choose, describe
 from mmprune.results.points import Point, PointsError, read_points
 from mmprune.results.table import aligned, table_rows
 from targets.on_device.jetpacks import DEFAULT
 
-if TYPE_CHECKING:  # they load torch and timm, which choosing and measuring do without
+if TYPE_CHECKING:  # they import torch and timm, which choosing and measuring do not need
     import numpy as np
     from torch import nn
 
@@ -33,19 +32,19 @@ MIB = 2**20
 
 
 class FamilyError(ValueError):
-    """What is asked of a family that it cannot give; the message says the way out."""
+    """The family cannot do what was requested; the message says what to do instead."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """A family in its folder: the dense model and its variants, their files, and what was measured.
+    """A family in its folder: the dense model and its variants, their files, and the measurements.
 
-    Each method reads the folder, so that what another process added is there. `failed` says which files could not be
-    made; `bundled` is the bundle that was packed where this machine is no board of the target.
+    Each method reads the folder again, so that it sees what another process has added. `failed` says which files could
+    not be made; `bundled` is the bundle that was packed if this machine is not a board of the target.
     """
 
     root: Path
-    make_baseline: "Callable[[], Baseline] | None" = None  # the dense model and its data; None: as the manifest says
+    make_baseline: "Callable[[], Baseline] | None" = None  # None: model and data as in the manifest
     failed: tuple[str, ...] = ()
     bundled: "Bundle | None" = None
 
@@ -61,7 +60,7 @@ class Family:
 
     @property
     def points(self) -> list[Point]:
-        """Each file with each runtime of the newest session. PointsError where nothing was measured."""
+        """One point for each file and runtime, from the newest session. PointsError if nothing was measured."""
         return read_points(self.root)
 
     def __len__(self) -> int:
@@ -71,18 +70,18 @@ class Family:
         return (Model(self, variant) for variant in self.variants)
 
     def __getitem__(self, name: str) -> "Model":
-        """A model by its strategy ("max", "dense"), or by a variant's id where several scores made the strategy."""
+        """A model by its strategy ("max", "dense"), or by variant id if several scores were used."""
         variants = self.variants
         found = [v for v in variants if name in (v.id, v.strategy)]
         if not found:
             pick("variant", name, tuple(dict.fromkeys(v.strategy for v in variants)), KeyError)
         if len(found) > 1:
-            raise KeyError(f"{name!r} is several variants: name one of {', '.join(v.id for v in found)}")
+            raise KeyError(f"{name!r} has several variants; use one of {', '.join(v.id for v in found)}")
         return Model(self, found[0])
 
     @cached_property
     def baseline(self) -> "Baseline":
-        """The dense model and its data. FamilyError for a family of loaders that are not here any more."""
+        """The dense model and its data. DataError if the family was built from loaders in another Python process."""
         if self.make_baseline is None:
             from mmprune.models.source import reopen
 
@@ -92,44 +91,46 @@ class Family:
     def export(self, formats: Sequence[str], *, int8: Int8 | None = None,
                calibration: "Callable[[], np.ndarray] | None" = None, jobs: int = 1,
                progress: Progress | None = None) -> list[Artifact]:
-        """Every variant in every format ("onnx-fp32", "mmrt-int8"; "onnx": all its precisions but int8), verified.
+        """Export and verify every variant in every format ("onnx-fp32"; "onnx" means all its precisions but int8).
 
-        calibration  gives images (n, C, H, W) float32, normalized, for int8's ranges; None: training images
-        jobs         processes; more than one needs a family that other processes can open
-        What is finished and was made the same way is not made again. ExportError, at the end, names each file that
-        could not be made and why. ValueError for a format that there is not.
+        calibration  returns normalized images (n, C, H, W) float32 for int8's ranges; None: training images are used
+        jobs         number of processes; more than one needs a family that other processes can open
+        Finished files that were made with the same settings are kept. ExportError, at the end, names each file that
+        could not be made and why. ValueError for an unknown format.
         """
+        formats = [formats] if isinstance(formats, str) else formats
         check_names(formats, ())
         kinds = wanted_formats(formats)
         from exporters.export_family import InputMaker, export_family
         from exporters.run import lost_zeros
 
         boards.keep_golden_images(self.root, self.baseline.test)
-        maker = InputMaker(self.root, self.make_baseline or (lambda: self.baseline), calibration, int8 or Int8())
-        with _shown(progress) as shown:
-            artifacts = export_family(maker, self.variants, kinds, jobs, shown)
+        make = self.make_baseline if jobs > 1 and self.make_baseline else lambda: self.baseline
+        maker = InputMaker(self.root, make, calibration, int8 or Int8())
+        with shown(progress) as show:
+            artifacts = export_family(maker, self.variants, kinds, jobs, show)
         say_notes(lost_zeros(artifacts))
         return artifacts
 
     def measure(self, target: str = "local", host: str | Sequence[str] | None = None, *, how: Measuring | None = None,
                 progress: Progress | None = None) -> list[Point]:
-        """Measure all files on this machine, or on boards over ssh ("pi@pi5.local"); the points of the newest session.
+        """Measure all files on this machine, or on boards over ssh ("pi@pi5.local"); the newest session's points.
 
-        ValueError for a target that there is not, MeasureError and HostError for what could not be measured or reached.
+        ValueError for an unknown target, MeasureError if measuring fails, HostError if a board cannot be reached.
         """
         hosts = [host] if host is None or isinstance(host, str) else list(host)
-        with _shown(progress) as shown:
-            boards.measure_on(self.root, self.artifacts, [(name, target) for name in hosts], how or Measuring(), shown)
+        with shown(progress) as show:
+            boards.measure_on(self.root, self.artifacts, [(name, target) for name in hosts], how or Measuring(), show)
         return self.points
 
     def bundle(self, target: str, *, how: Measuring | None = None, jetpack: str = DEFAULT) -> "Bundle":
-        """One file with all that a board without network needs; import_results takes in what it measured.
+        """Pack one file with everything that a board without network needs; import_results reads its results.
 
-        ExportError where the TensorRT of a Jetson's JetPack would not build the files.
+        ExportError if the TensorRT of a Jetson's JetPack would not build the files.
         """
         runtimes = targets.load(target).runtimes
         tensorrt_of(jetpack)
-        say_loading("what answers a few images, to compare the board's answers with")
+        say_loading("the runtimes, to compute reference outputs that the board's outputs are compared with")
         if "tensorrt" in runtimes:
             from exporters.jetson.check import check_files, refuse
 
@@ -139,7 +140,7 @@ class Family:
         return boards.bundle(self.root, self.artifacts, target, how or Measuring())
 
     def import_results(self, path: str | Path) -> str:
-        """Take in what a bundle's ./run measured on a board, all of it or nothing; says what came in."""
+        """Import the results of a bundle's ./run on a board, all or none; returns a summary."""
         from targets.importing import describe as describe_import
         from targets.importing import import_results
 
@@ -150,7 +151,7 @@ class Family:
                runtime: str | None = None) -> "Chosen":
         """The most accurate file within the budget; sizes in MiB, accuracy as a fraction.
 
-        FamilyError where nothing fits, with the nearest miss.
+        FamilyError if nothing fits; the message names the nearest miss.
         """
         budget = Budget(None if max_latency_ms is None else max_latency_ms / 1e3, percentile, mib(max_size_mb),
                         mib(max_memory_mb), min_accuracy, runtime)
@@ -160,11 +161,11 @@ class Family:
         return Chosen(self, choice)
 
     def choice(self, budget: Budget) -> Choice:
-        """What fits the budget, or what comes nearest."""
+        """The choice for the budget: the winner, or the nearest miss."""
         return choose(self.points, budget, folder.read_manifest(self.root).images.test)
 
     def report(self) -> Path:
-        """Write report.md and front.png. Unmeasured families get the rest of the report, and PointsError."""
+        """Write report.md and front.png. Without measurements: write the rest of the report, then raise PointsError."""
         from mmprune.results.report import write_report
 
         try:
@@ -175,7 +176,7 @@ class Family:
         return write_report(self.root, points)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The head and the rows of a table: what was measured, else the variants."""
+        """The header and rows of a table of the measurements, or of the variants if nothing was measured."""
         try:
             return table_rows(self.points)
         except PointsError:
@@ -185,7 +186,7 @@ class Family:
         return f"Family of {len(self)} models in {self.root}\n{aligned(self.rows())}"
 
     def _repr_html_(self) -> str:
-        """The same as a table for notebooks."""
+        """The table as HTML for notebooks."""
         lines = ("".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
                  for i, row in enumerate(self.rows()) for tag in ("td" if i else "th",))
         body = "".join(f"<tr>{line}</tr>" for line in lines)
@@ -201,12 +202,12 @@ class Model:
 
     @property
     def accuracy(self) -> float:
-        """On test data, of the torch model."""
+        """The accuracy of the torch model on test data, as a fraction."""
         return self.variant.accuracy
 
     @property
     def sparsity(self) -> float:
-        """Zeros over all prunable weights."""
+        """The fraction of zeros among all prunable weights."""
         return self.variant.sparsity
 
     def model(self) -> "nn.Module":
@@ -214,6 +215,10 @@ class Model:
         from mmprune.family import load_variant
 
         return load_variant(self.family.root, self.variant, self.family.baseline.model)
+
+    def __repr__(self) -> str:
+        return (f"Model {self.variant.id} in {self.family.root}: {self.accuracy:.2%} accurate, "
+                f"{self.sparsity:.1%} sparse")
 
 
 @dataclass(frozen=True)
@@ -230,12 +235,12 @@ class Chosen:
 
     @property
     def accuracy(self) -> float:
-        """Of this very file, on test data."""
+        """The accuracy of this file on test data, as a fraction."""
         return self.point.accuracy
 
     @property
     def p90_s(self) -> float | None:
-        """Seconds; None where too few inferences were measured to say."""
+        """The 90th percentile of the latency in seconds; None if too few inferences were measured."""
         return self.point.p90_s
 
     @property
@@ -244,9 +249,9 @@ class Chosen:
         return self.family.root / next(a.path for a in self.family.artifacts if a.id == self.point.artifact)
 
     def deploy(self, out: str | Path, preprocess: Preprocess | None = None) -> Path:
-        """Write a folder that runs by itself: the model, infer.py, its preprocessing, the evidence for the choice.
+        """Write a self-contained folder: the model, infer.py, its preprocessing, and the data behind the choice.
 
-        preprocess  how the loaders of a family prepared their images, where that could not be read off them
+        preprocess  the preprocessing of a family's loaders, if it could not be read from them
         """
         from targets.deploy import deploy
 
@@ -257,18 +262,8 @@ class Chosen:
 
 
 def mib(value: float | None) -> int | None:
-    """Bytes of MiB."""
+    """MiB as bytes; None stays None."""
     return None if value is None else round(value * MIB)
-
-
-@contextmanager
-def _shown(progress: Progress | None) -> Iterator[Progress]:
-    """The given Progress, else bars of its own."""
-    if progress is not None:
-        yield progress
-        return
-    with bars() as own:
-        yield own
 
 
 _HEAD = ("variant", "score", "pattern", "sparsity %", "accuracy %")

@@ -1,7 +1,7 @@
-"""What can be pruned in a model, and what each of it is: read off the module graph and one forward pass.
+"""The prunable weights of a model and their kinds, from the module tree and one forward pass.
 
-Prunable are the weights of convolutions and linear layers and the input projections of nn.MultiheadAttention. Norms,
-biases, embeddings and tables never are.
+Prunable are the weights of convolutions and linear layers and the input projections of nn.MultiheadAttention; norms,
+biases, embeddings and tables are not.
 """
 
 import re
@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from mmprune.reach import without_effect
 from mmprune.records import Layer
 
-SMALL = 10_000  # weights; below it a layer saves little and breaks easily (Mix-and-Match, phase 1)
+SMALL = 10_000  # weights; a smaller layer saves little and is sensitive (Mix-and-Match, phase 1)
 
 KINDS = (
     "stem", "conv", "downsample", "pointwise", "depthwise", "grouped", "attn_qkv", "attn_proj", "mlp_fc1", "mlp_fc2",
@@ -27,7 +27,7 @@ STEMS = {"stem", "patch_embed", "conv_stem", "conv1", "conv_proj"}
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _PRODUCTS = (*_CONVOLUTIONS, F.linear)
 _QKV = re.compile(r"(^|[_.])(to_)?(q|k|v|kv|qk|qkv|query|key|value|in_proj_weight)(_?(proj|lin|linear|conv))?([_.]|$)")
-# of a class: SqueezeExcite, SEModule, EffectiveSEModule
+# names of classes: SqueezeExcite, SEModule, EffectiveSEModule
 _SQUEEZE = re.compile(r"(?i:squeeze)|^(Effective|Efficient)?SE([A-Z]|$)")
 _ATTENTION = re.compile(r"attention|attn|^xca$", re.IGNORECASE)
 _MLP = re.compile(r"mlp|ffn|feed_?forward", re.IGNORECASE)
@@ -35,14 +35,14 @@ _MLP = re.compile(r"mlp|ffn|feed_?forward", re.IGNORECASE)
 
 @dataclass
 class _Call:
-    """One prunable weight as the forward pass met it."""
+    """One prunable weight, as recorded in the forward pass."""
 
-    name: str  # of the parameter
+    name: str  # the parameter's name
     module: nn.Module
     weight: Tensor
     order: int
     macs: int = 0
-    spatial: tuple[int, ...] = ()  # of the input; () for a linear layer
+    spatial: tuple[int, ...] = ()  # spatial size of the input; () for a linear layer
     ancestors: tuple[str, ...] = field(default=())  # class names, outermost first
 
 
@@ -50,21 +50,21 @@ def find_layers(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Layer, 
     """Every prunable weight in the order of execution, with its kind, depth and multiply-accumulates for one image.
 
     input_shape  (1, C, H, W)
-    A head that runs and does not reach the answer is left out: no exported file has it.
-    ValueError when the model runs none.
+    A head that runs but does not affect the model's output is left out: no exported file contains it.
+    ValueError if the model uses no such weight.
     """
     calls = _record_calls(model, input_shape)
     idle = without_effect(model, {call.name: call.weight for call in calls}, input_shape)
     calls = [call for call in calls if call.name not in idle]
     if not calls:
-        raise ValueError(f"{type(model).__name__} runs no convolution and no linear layer: there is nothing to prune")
+        raise ValueError(f"{type(model).__name__} uses no convolution or linear layer, so there is nothing to prune")
     last = max(len(calls) - 1, 1)
     kinds = _kinds(calls, has_attention=any(_in_attention(c) for c in calls))
     return tuple(Layer(c.name, kinds[c.name], i / last, tuple(c.weight.shape), c.macs) for i, c in enumerate(calls))
 
 
 def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights that find_layers may name, whether or not a forward pass reaches them; shared ones once."""
+    """All weights that find_layers may return, whether a forward pass uses them or not; shared ones once."""
     found: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
     for module_name, module in model.named_modules():
@@ -86,7 +86,7 @@ def _weight_names(module: nn.Module) -> list[str]:
 
 
 def _record_calls(model: nn.Module, input_shape: tuple[int, ...]) -> list[_Call]:
-    """Run zeros through the model and note each prunable weight the first time a product uses it."""
+    """Run the model on zeros and record each prunable weight when a product first uses it."""
     recorder = Recorder(model)
     training = model.training
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -100,9 +100,9 @@ def _record_calls(model: nn.Module, input_shape: tuple[int, ...]) -> list[_Call]
 
 
 class Recorder(TorchFunctionMode):
-    """Sees every torch call of the forward pass, so a weight handed to F.linear counts like a module that is called.
+    """Records every torch call of the forward pass, so that a weight passed to F.linear counts like a module's.
 
-    A weight that is first changed by something else (weight standardization) is no layer: its zeros would not survive.
+    A weight that is changed before use (weight standardization) does not count: its zeros would not survive.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -162,7 +162,7 @@ def _kinds(calls: list[_Call], has_attention: bool) -> dict[str, str]:
 
 
 def _stem_names(calls: list[_Call], has_attention: bool) -> dict[str, str]:
-    """The layers that read the image: stem of a convolutional network, patch embedding of a transformer."""
+    """The layers that read the image: the stem of a convolutional network or the patch embedding of a transformer."""
     first = calls[0]
     top = first.name.split(".")[0]
     whole_child = top in STEMS
@@ -176,13 +176,13 @@ def _stem_names(calls: list[_Call], has_attention: bool) -> dict[str, str]:
 
 
 def _classifier_names(calls: list[_Call]) -> set[str]:
-    """The layers of the head: the last one executed and those of a head's name."""
+    """The layers of the head: the last one that is executed, and those with a usual name of a head."""
     last = calls[-1]
     return {last.name, *(c.name for c in calls if c.name.split(".")[0] in HEADS and not _in_attention(c))}
 
 
 def _mlp_pairs(calls: list[_Call]) -> dict[str, str]:
-    """Two dense layers a -> b of one parent where b undoes a's widening: fc1 and fc2, whatever their names."""
+    """Two dense layers a -> b of one parent where b reverts a's widening: fc1 and fc2, under any names."""
     by_parent: dict[str, list[_Call]] = {}
     for call in calls:
         w = call.weight
@@ -231,7 +231,7 @@ def _plain_kind(call: _Call, parts: set[str]) -> str:
 
 
 def _attention_kind(call: _Call, calls: list[_Call]) -> str:
-    """By name where it tells (qkv, proj); otherwise the attention's last layer projects, the others make q, k, v."""
+    """By name if it is a usual one (qkv, proj); else the attention's last layer is proj, the others are qkv."""
     own = ".".join(call.name.split(".")[-3:])
     if _QKV.search(own):
         return "attn_qkv"

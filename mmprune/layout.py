@@ -1,17 +1,17 @@
-"""Where a model computes, and how its images lie in memory: channels last where the model stands it."""
+"""Moves a model to a device, with channels-last memory layout if the model supports it."""
 
 import copy
 
 import torch
 from torch import Tensor, nn
 
-FEWEST_CHANNELS = 16  # of a strided 1x1 convolution that is trained channels last
-SAME = 1e-2  # of the largest output: sums in another order, no more
-STANDS = "_mmprune_channels_last"  # on a model that was tried: whether it does; copies of it need not be tried again
+FEWEST_CHANNELS = 16  # a strided 1x1 convolution with fewer channels is not trained channels last
+SAME = 1e-2  # tolerance relative to the largest output, for sums in another order
+STANDS = "_mmprune_channels_last"  # attribute of a tested model: whether it works; copies need no new test
 
 
 def to_device(model: nn.Module, device: str | torch.device, shape: torch.Size) -> nn.Module:
-    """The model there, in place, channels last where that is safe: convolutions train 1.3 times as fast so on a CPU.
+    """Move the model to the device, in place; channels last if safe (convolutions then train 1.3 times as fast on CPU).
 
     shape  (n, C, H, W) of a batch of images
     """
@@ -22,12 +22,12 @@ def to_device(model: nn.Module, device: str | torch.device, shape: torch.Size) -
 
 
 def _stands_channels_last(model: nn.Module, device: torch.device, shape: torch.Size) -> bool:
-    """Whether two images go through it so, with the same answer, and a gradient comes back; tried on a copy.
+    """Whether a copy of the model runs channels last on two images, with the same output and with gradients.
 
-    x.view(len(x), -1) does not take an image whose channels lie last; as_strided takes it for another image.
+    x.view(len(x), -1) fails on a channels-last image; as_strided reads its values in the wrong order.
     """
     if any(map(_corrupts_channels_last, model.modules())) or all(p.ndim < 4 for p in model.parameters()):
-        return False  # or nothing in it would lie otherwise
+        return False  # the last condition: it would change nothing
     images = torch.randn(2, *shape[1:], generator=torch.Generator().manual_seed(0)).to(device)
     work = copy.deepcopy(model).eval()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
@@ -39,14 +39,14 @@ def _stands_channels_last(model: nn.Module, device: torch.device, shape: torch.S
             work.train()
             work(images).sum().backward()
         except torch.OutOfMemoryError:
-            raise  # this says nothing of the layout
+            raise  # this error has nothing to do with the layout
         except (RuntimeError, ValueError, AssertionError):
             return False
     return True
 
 
 def _answer(model: nn.Module, images: Tensor) -> Tensor:
-    torch.manual_seed(0)  # of a model that draws numbers also when it does not train
+    torch.manual_seed(0)  # for a model that uses random numbers also in eval mode
     with torch.no_grad():
         return model(images)
 
@@ -56,7 +56,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _corrupts_channels_last(module: nn.Module) -> bool:
-    """Strided 1x1 convolutions of few channels: their backward pass writes past its memory (torch 2.14, CPU).
+    """Whether it is a strided 1x1 convolution with few channels: its backward pass corrupts memory (torch 2.14, CPU).
 
     Seen with Conv2d(3, 48, 1, stride=2), a branch of MobileOne's stem: "double free or corruption".
     """

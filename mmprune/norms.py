@@ -1,4 +1,4 @@
-"""Norms for the time of fine-tuning: a merged convolution has lost those of its branches, and trains worse without."""
+"""Temporary norms for fine-tuning: a merged convolution has lost the norms of its branches and trains worse without."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -6,18 +6,18 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-MERGED = "_mmprune_merged"  # on a model: the names of the convolutions that its branches became
+MERGED = "_mmprune_merged"  # attribute of a model: the names of the convolutions that its branches were merged into
 NAME = "norm_in_training"
-IMAGES = 512  # on which the first statistics are taken
+IMAGES = 512  # images for the initial statistics
 
 
 @contextmanager
 def normed(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: str) -> Iterator[None]:
-    """Within, every merged convolution is followed by a BatchNorm; it is folded into the convolution afterwards.
+    """Inside this context every merged convolution is followed by a BatchNorm, which is folded into it at the end.
 
-    It starts as what changes nothing: scale and shift are what the mean and variance of these batches undo. A pruned
-    network is so brought back to the dense one's means and variances (Jordan et al., REPAIR, ICLR 2023). Folding
-    multiplies the weights of an output by one number, so zeros stay.
+    It starts as the identity: its scale and shift cancel the mean and variance of these batches. This restores the
+    dense network's means and variances in a pruned network (Jordan et al., REPAIR, ICLR 2023). Folding multiplies the
+    weights of an output by one number, so zeros stay zero.
     """
     found = _statistics(model, [model.get_submodule(name) for name in getattr(model, MERGED, ())], batches, device)
     for layer, (mean, variance) in found.items():

@@ -1,4 +1,4 @@
-"""Masks: which weights of a layer stay. True = kept.
+"""Masks: which weights of a layer are kept. True = kept.
 
 A pattern is a function (score, sparsity, kind) -> mask of the score's shape; the kind is the layer's (layers.KINDS).
 Ties are broken by position, so the same score gives the same mask everywhere; as sparsity grows, the masks of one score
@@ -15,12 +15,12 @@ from torch import Tensor
 from mmprune.choices import pick
 from mmprune.strategies import zero_count
 
-BLOCK = 4  # weights in a row along the inputs: what one int8 dot product of a CPU takes at once, and 2:4's group
+BLOCK = 4  # consecutive weights along the inputs: the width of a CPU's int8 dot product, and of a group in 2:4
 DENSE_KINDS = ("stem", "patch_embed", "depthwise", "grouped")  # TensorRT has no sparse kernel for grouped convolutions
 
 
 def unstructured(score: Tensor, sparsity: float, kind: str) -> Tensor:
-    """Zero the floor(n * sparsity) weights of lowest score, whatever the kind; of equal scores the earlier goes."""
+    """Zero the floor(n * sparsity) weights with the lowest scores, for any kind; of equal scores the earlier first."""
     mask = torch.ones(score.numel(), dtype=torch.bool, device=score.device)
     lowest = torch.argsort(score.flatten(), stable=True)[: zero_count(score.numel(), sparsity)]
     mask[lowest] = False
@@ -30,8 +30,9 @@ def unstructured(score: Tensor, sparsity: float, kind: str) -> Tensor:
 def two_of_four(score: Tensor, sparsity: float, kind: str) -> Tensor:
     """2:4: of every four consecutive input channels, at one output and kernel position, zero the two of lowest score.
 
-    A layer is 2:4 or dense. It stays dense below a sparsity of 0.5 and where no sparse kernel would take it: a layer of
-    DENSE_KINDS, or one whose inputs are no multiple of 16 or whose outputs are none of 8, as in NVIDIA's ASP.
+    A layer is 2:4 or dense. It stays dense below a sparsity of 0.5 and if no sparse kernel supports it: a layer of
+    DENSE_KINDS, or one whose inputs are not a multiple of 16 or whose outputs are not a multiple of 8 (as in NVIDIA's
+    ASP).
     score  (out, in, ...)
     """
     if not _zeros_of_two_of_four(score.shape, sparsity, kind):
@@ -43,15 +44,15 @@ def two_of_four(score: Tensor, sparsity: float, kind: str) -> Tensor:
 
 
 def block_1x4(score: Tensor, sparsity: float, kind: str) -> Tensor:
-    """Keep or zero four consecutive input channels of one output and kernel position together, as int8 kernels skip.
+    """Keep or zero four consecutive input channels of an output and kernel position together, as int8 kernels skip.
 
-    A block's score is the sum of its weights' scores. Where the inputs are no multiple of four, the last block of each
-    output and position is narrower; blocks are compared by their sum over their width, so that a narrow one neither
-    goes first nor is spared for being narrow. The block of lowest score goes first, of equal ones the earlier.
-    Zeroed is the longest run in that order of at most floor(n * sparsity) weights: never more than asked, less than
-    four fewer. A later narrow block does not fill the gap: the masks would not be nested.
-    A layer of fewer than four inputs to an output (an image's stem, depthwise) has no such block and stays dense.
-    score  (out, in, ...); in of a grouped convolution: of one group, the blocks do not cross groups
+    A block's score is the sum of its weights' scores. If the number of inputs is not a multiple of four, the last block
+    of each output and position is narrower; blocks are compared by their sum divided by their width, so that narrow
+    blocks are not preferred or spared. Blocks are zeroed in the order of their scores, of equal ones the earlier first,
+    as long as at most floor(n * sparsity) weights are zero: never more than requested, and at most three fewer. A later
+    narrow block does not fill the gap, because then the masks would not be nested.
+    A layer with fewer than four inputs per output (an image's stem, depthwise) has no such block and stays dense.
+    score  (out, in, ...); for a grouped convolution `in` is that of one group, and blocks do not cross groups
     """
     inputs = score.shape[1]
     if inputs < BLOCK:
@@ -66,7 +67,7 @@ def block_1x4(score: Tensor, sparsity: float, kind: str) -> Tensor:
 
 
 def _block_sums(weight: Tensor) -> Tensor:
-    """(out, in, ...) -> (out, blocks, ...): sums over four inputs in a row, the last over what is left."""
+    """(out, in, ...) -> (out, blocks, ...): sums over four consecutive inputs; the last block may be narrower."""
     outputs, inputs, *rest = weight.shape
     blocks = -(-inputs // BLOCK)
     padded = F.pad(weight.flatten(2) if rest else weight.unsqueeze(2), (0, 0, 0, blocks * BLOCK - inputs))
@@ -74,7 +75,7 @@ def _block_sums(weight: Tensor) -> Tensor:
 
 
 def zeros_in_blocks(weight: Tensor) -> int:
-    """How many weights lie in wholly zero 1x4 blocks, which an int8 kernel skips; 0 for fewer than four inputs.
+    """The number of weights in all-zero 1x4 blocks, which an int8 kernel skips; 0 for fewer than four inputs.
 
     weight  (out, in, ...)
     """
@@ -105,8 +106,8 @@ def _zeros_of_block_1x4(shape: Sequence[int], sparsity: float, kind: str) -> int
     return 0 if shape[1] < BLOCK else zero_count(math.prod(shape), sparsity) // BLOCK * BLOCK
 
 
-# What the patterns zero of a layer, by its shape alone. Where 4 does not divide the inputs, block-1x4 depends on the
-# scores too, and may zero up to three weights more or fewer.
+# The number of weights that each pattern zeroes, from the shape alone. If 4 does not divide the inputs, block-1x4 also
+# depends on the scores and may zero up to three weights more or fewer.
 ZEROS: dict[str, Callable[[Sequence[int], float, str], int]] = {
     "unstructured": lambda shape, sparsity, kind: zero_count(math.prod(shape), sparsity),
     "2:4": _zeros_of_two_of_four,
@@ -115,13 +116,13 @@ ZEROS: dict[str, Callable[[Sequence[int], float, str], int]] = {
 
 
 def check_pattern(name: str) -> str:
-    """The name. ValueError where no pattern has it."""
+    """The name, if it is that of a pattern; else ValueError."""
     return pick("pattern", name, PATTERNS)
 
 
 def make_masks(scores: dict[str, Tensor], sparsity: dict[str, float], pattern: str,
                kinds: Mapping[str, str]) -> dict[str, Tensor]:
-    """One mask a layer, by layer name. ValueError for an unknown pattern or a score that is not a number.
+    """One mask per layer, by layer name. ValueError for an unknown pattern or a score that is not finite.
 
     kinds  Layer.kind by layer name
     """

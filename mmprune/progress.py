@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a bar with the time left for each stage, or one line a stage."""
+"""Progress of long work on stderr: a bar with the remaining time for each stage, or one line per stage."""
 
 import sys
 import time
@@ -12,37 +12,37 @@ Progress = Callable[[str, str, float, int], None]  # (stage, item, done, total)
 
 
 def quiet(stage: str, item: str, done: float, total: int) -> None:
-    """The Progress that says nothing."""
+    """The Progress that shows nothing."""
 
 
 def say_loading(what: str) -> None:
-    """The first line of what then is silent for seconds."""
+    """Print that something is loading, before seconds without output."""
     print(f"loading {what} ...", file=sys.stderr, flush=True)
 
 
 def say_errors(errors: Iterable[str]) -> None:
-    """What failed, where something else is about to be said."""
+    """Print errors, if more output follows."""
     for error in errors:
         print(f"Error: {error}", file=sys.stderr)
 
 
 def say_notes(notes: Iterable[str]) -> None:
-    """What is worth telling and no error, a line each."""
+    """Print notes that are not errors, one per line."""
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
 
 
 def say_warnings(warnings: Iterable[str]) -> None:
-    """What makes a result worthless if it is not intended."""
+    """Print warnings about what makes a result worthless unless it is intended."""
     for warning in warnings:
         print(f"\nWARNING: {warning}\n", file=sys.stderr)
 
 
 @contextmanager
 def bars(quiet: bool = False) -> Iterator[Progress]:
-    """Give a Progress. A stage's bar stands from its first call until another stage's first call or the end.
+    """Give a Progress. A stage's bar is shown from its first call until another stage's first call or the end.
 
-    Bars in a terminal and in a notebook, lines elsewhere and where `quiet`.
+    Bars are used in a terminal and in a notebook, lines elsewhere and if `quiet`.
     """
     seen = sys.stderr.isatty() or "ipykernel" in sys.modules
     show = _Bars() if seen and not quiet else _Lines()
@@ -52,8 +52,18 @@ def bars(quiet: bool = False) -> Iterator[Progress]:
         show.close()
 
 
+@contextmanager
+def shown(progress: Progress | None) -> Iterator[Progress]:
+    """The given Progress, else bars of its own."""
+    if progress is not None:
+        yield progress
+        return
+    with bars() as own:
+        yield own
+
+
 def lines(name: str) -> Progress:
-    """A Progress of lines that begin with a name, for what goes on side by side."""
+    """A Progress that prints lines beginning with a name, for work that runs in parallel."""
     show = _Lines()
     return lambda stage, item, done, total: show.update(f"{name}: {stage}", item, done, total)
 
@@ -71,7 +81,7 @@ class _Bars:
             self.stage = stage
             self.bar = tqdm(total=total, desc=f"{stage:<10}", initial=done, file=sys.stderr, mininterval=0.5,
                             smoothing=0.05, bar_format=self.FORMAT)
-        self.bar.set_postfix_str(item, refresh=item != self.item)  # a long step says at once what it is
+        self.bar.set_postfix_str(item, refresh=item != self.item)  # the name of a long step is shown at once
         self.item = item
         self.bar.update(done - self.bar.n)
 
@@ -81,7 +91,7 @@ class _Bars:
 
 
 class _Lines:
-    """For logs: a line when a stage begins, at most one a minute while it goes on, and one when it ends."""
+    """For logs: a line when a stage begins, at most one per minute while it runs, and one when it ends."""
 
     EVERY_S = 60.0
 

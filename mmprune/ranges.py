@@ -20,7 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# kind: ranges for the four quarters of the network's depth (or one for all), and the reason
+# kind: sparsity ranges for the four quarters of the network's depth (or one range for all), and the reason
 RULES: dict[str, tuple[tuple[tuple[float, float], ...], str]] = {
     "stem": (((0.0, 0.10),), "reads the image: few weights, and every later layer depends on it"),
     "conv": (((0.30, 0.50), (0.40, 0.60), (0.50, 0.70), (0.75, 0.95)),
@@ -136,17 +136,17 @@ def find_ranges(model: str, layers: Sequence[Layer], overrides: dict[str, Any] |
             hits = [x for x in layers if any(fnmatchcase(w, glob) for w in words[x.name])]
             if not hits:
                 near = nearest(glob, sorted({w[0] for w in words.values()}))
-                raise ValueError(f"ranges: [{section}] {glob!r} matches nothing in this model{near}")
+                raise ValueError(f"ranges: [{section}] {glob!r} matches no layer of this model{near}")
             low, high = bounds
             for layer in hits:
-                ranges[layer.name] = Range(low, high, f"yours: [{section}] {glob}")
+                ranges[layer.name] = Range(low, high, f"override: [{section}] {glob}")
     return ranges
 
 
 def read_overrides(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
     """A TOML file with sections [kinds] and [layers], each `"glob" = [low, high]`; later lines win, layers over kinds.
 
-    ValueError naming the line's key when anything else stands there.
+    ValueError that names the key for any other content.
     """
     try:
         content = tomllib.loads(path.read_text())
@@ -156,14 +156,14 @@ def read_overrides(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
 
 
 def check_overrides(content: Mapping[str, Any], where: str = "ranges") -> dict[str, Any]:
-    """{"kinds": {glob: [low, high]}, "layers": {...}}. ValueError naming the entry when anything else stands there."""
+    """The checked {"kinds": {glob: [low, high]}, "layers": {...}}. ValueError, naming the entry, for anything else."""
     for section, rows in content.items():
         if section not in ("kinds", "layers") or not isinstance(rows, Mapping):
-            raise ValueError(f"{where}: unknown entry {section!r}; it may hold the sections [kinds] and [layers]")
+            raise ValueError(f"{where}: unknown entry {section!r}; only the sections [kinds] and [layers] are allowed")
         for glob, bounds in rows.items():
             entry = f"{where}: [{section}] {glob!r}"
             if section == "kinds" and not any(fnmatchcase(kind, glob) for kind in KINDS):
-                raise ValueError(f"{entry} is no kind{nearest(glob, KINDS)}")
+                raise ValueError(f"{entry} is not a kind of layer{nearest(glob, KINDS)}")
             pair = (isinstance(bounds, list | tuple) and len(bounds) == 2
                     and all(type(b) in (int, float) for b in bounds))
             if not pair or not 0 <= bounds[0] <= bounds[1] < 1:

@@ -1,4 +1,4 @@
-"""Which weights a model's answer depends on: an auxiliary head may run and reach nothing that is exported."""
+"""Finds weights that do not affect a model's output, such as those of an auxiliary head that is not exported."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,9 @@ from torch.utils._pytree import tree_leaves
 
 
 def without_effect(model: nn.Module, weights: Mapping[str, Tensor], input_shape: Sequence[int]) -> set[str]:
-    """Names of those weights that could be anything, and the answer to noise would stay as it is.
+    """Names of the weights that can have any value without changing the model's output for noise.
 
-    Those through which no gradient of the answer comes are tried: part of a model may compute without gradients.
+    Only weights that get no gradient from the output are tested; part of a model may compute without gradients.
     """
     images = torch.randn(tuple(input_shape), generator=torch.Generator().manual_seed(0))
     work = copy.deepcopy(model).cpu().eval()
@@ -26,14 +26,14 @@ def without_effect(model: nn.Module, weights: Mapping[str, Tensor], input_shape:
 
 
 def _leaves(answer: list[Tensor]) -> set[int]:
-    """The ids of the weights from which gradients of the answer would come, read off autograd's graph."""
+    """The ids of the weights that get a gradient from the output, read from autograd's graph."""
     found, seen = set(), set()
     nodes = [x.grad_fn for x in answer if x.grad_fn is not None]
     while nodes:
         node = nodes.pop()
         if node not in seen:
             seen.add(node)
-            found.add(id(getattr(node, "variable", None)))  # of a leaf
+            found.add(id(getattr(node, "variable", None)))  # only leaves have one
             nodes += [before for before, _ in node.next_functions if before is not None]
     return found
 

@@ -1,14 +1,14 @@
-"""The records that the stages hand on: frozen, validated, in base units (seconds, bytes, fractions in [0, 1])."""
+"""The records that the stages exchange: frozen, validated, in base units (seconds, bytes, fractions in [0, 1])."""
 
 import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field
 
-SCHEMA = 1  # of Measurement
+SCHEMA = 1  # schema version of Measurement
 MANIFEST_SCHEMA = 2
-PROVENANCES = ("measured", "emulated", "fixture")  # only "measured" may stand in a table or plot as a device's cost
-CROP_PCTS = (0.05, 2.0)  # timm publishes 0.875 to 1.15
+PROVENANCES = ("measured", "emulated", "fixture")  # only "measured" may appear in a table or plot as a device's cost
+CROP_PCTS = (0.05, 2.0)  # allowed range; timm's models use 0.875 to 1.15
 DENSE = "dense"  # the strategy of the unpruned reference
 
 
@@ -27,7 +27,7 @@ class Layer:
 
     name: str  # the parameter's name in the state dict, e.g. "layer4.0.conv1.weight"
     kind: str  # one of layers.KINDS
-    depth: float  # place in the order of execution: 0 the first prunable layer, 1 the last
+    depth: float  # position in the order of execution: 0 is the first prunable layer, 1 the last
     shape: tuple[int, ...]
     macs: int  # multiply-accumulates for one image
 
@@ -43,7 +43,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Range:
-    """The sparsities that a layer tolerates, and the rule that says so."""
+    """The range of sparsities that a layer tolerates, and the rule that it comes from."""
 
     low: float
     high: float
@@ -71,7 +71,7 @@ class Strategy:
 def crop_fraction(crop: float, resize: float) -> float:
     """The crop_pct by which `crop` pixels become `resize` pixels, rounded down as preprocess.resized_size does.
 
-    224/232 = 0.96552, but 224 / 0.96552 may fall short of 232 by a rounding, and would be cut to 231.
+    224/232 = 0.96552, but 224 / 0.96552 may be slightly below 232 and would be rounded down to 231.
     """
     value = crop / resize
     while math.isfinite(value) and int(crop / value) < int(resize):
@@ -83,16 +83,16 @@ def crop_fraction(crop: float, resize: float) -> float:
 class Preprocess:
     """How an image becomes the NCHW float32 input: resize, crop, scale to [0, 1], subtract mean, divide by std.
 
-    preprocess.py does it, here and where a model is deployed.
+    preprocess.py does this, here and in a deployed folder.
     """
 
     image_size: tuple[int, int]  # height, width
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str = "bicubic"  # one of preprocess.RESAMPLING
-    crop_pct: float = 1.0  # the centre crop is this fraction of the resized image; above 1: with borders
+    crop_pct: float = 1.0  # the centre crop is this fraction of the resized image; above 1 borders are added
     crop_mode: str = "center"  # one of preprocess.CROP_MODES
-    crop_all: bool = False  # resize and crop also an image that already has image_size; else it is taken as it is
+    crop_all: bool = False  # resize and crop also an image that already has image_size; else it is used unchanged
 
     def __post_init__(self) -> None:
         _require(len(self.mean) == len(self.std) >= 1, f"mean and std differ in length: {self.mean}, {self.std}")
@@ -113,7 +113,7 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What is needed to make the dense model again, in another process too."""
+    """Everything needed to create the dense model again, also in another process."""
 
     model: str  # a timm name, or "path/to/file.py:factory"
     num_classes: int
@@ -121,7 +121,7 @@ class ModelSpec:
     image_size: tuple[int, int]
     weights: str | None = None  # path; None: random or `pretrained`
     pretrained: bool = False
-    weights_sha256: str = ""  # of the tensors that were loaded, before branches were merged (weights.tensors_sha256)
+    weights_sha256: str = ""  # of the loaded tensors, before branches are merged (weights.tensors_sha256)
 
 
 @dataclass(frozen=True)
@@ -130,14 +130,14 @@ class LabelledData:
 
     path: str
     sha256: str
-    classes: tuple[str, ...]  # of the data, in the order of its labels
+    classes: tuple[str, ...]  # classes of the data in the order of its labels
     labels: tuple[str, ...]  # a name for each output of the model
     class_order: str  # one of class_order.ORDERS, or a file
 
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """How many images a model is trained, chosen and tested on."""
+    """The numbers of training, validation and test images."""
 
     train: int
     validation: int
@@ -146,7 +146,7 @@ class ImageCounts:
 
 @dataclass(frozen=True)
 class Source:
-    """What a family is made of, as the user named it; None for what was given in Python."""
+    """The model, preprocessing and data of a family, as named by the user; None for what was given in Python."""
 
     model: ModelSpec | None = None
     preprocess: Preprocess | None = None
@@ -155,24 +155,24 @@ class Source:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a masked model is trained again."""
+    """How a masked model is fine-tuned."""
 
     name: str
     lr: float
     epochs: int
     batch_size: int
-    linear_decay: bool  # to zero, after a warm-up over the first 5 % of the steps; otherwise constant
-    distill: float  # weight of the dense model's soft labels in the loss, 0 for none
-    patience: int  # stop after so many epochs without a better validation accuracy and take the best; 0: take the last
-    renew_statistics: bool  # of BatchNorm, at the end (finetune.recalibrate)
+    linear_decay: bool  # the learning rate falls to zero after a warm-up over 5 % of the steps; else it is constant
+    distill: float  # weight of the dense model's soft labels in the loss; 0 for none
+    patience: int  # stop after this many epochs without better validation accuracy and use the best; 0: use the last
+    renew_statistics: bool  # recompute the BatchNorm statistics at the end (finetune.recalibrate)
     weight_decay: float = 0.0
     optimizer: str = "adamw"
-    qat: bool = False  # the last epoch on weights and activations rounded as int8's (mmprune/qat.py)
+    qat: bool = False  # in the last epoch weights and activations are rounded as in int8 (mmprune/qat.py)
 
 
 @dataclass(frozen=True)
 class Spec:
-    """How all of a family's variants are made."""
+    """The settings that all variants of a family share."""
 
     recipe: Recipe
     scores: tuple[str, ...]
@@ -191,20 +191,20 @@ class Task:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A family: what it is made of, how, and which variants it has when it is finished."""
+    """A family: its source, its settings, and the variants that it has when finished."""
 
     command: str
     spec: Spec
     source: Source
     images: ImageCounts
-    weights_sha256: str  # of the dense model as it is pruned (weights.tensors_sha256)
+    weights_sha256: str  # of the dense model, after its branches are merged (weights.tensors_sha256)
     layers: tuple[Layer, ...]
     ranges: dict[str, Range]  # by Layer.name
-    strategies: dict[str, dict[str, float]]  # by name: sparsity by Layer.name
+    strategies: dict[str, dict[str, float]]  # strategy name: {Layer.name: sparsity}
     dense: str  # the id of the dense variant
     tasks: tuple[Task, ...]  # the others
-    failures: dict[str, str] = field(default_factory=dict)  # by variant id: why there is none
-    threads: int = 0  # torch's, of each job
+    failures: dict[str, str] = field(default_factory=dict)  # variant id: why it could not be made
+    threads: int = 0  # torch threads per job
     mmprune: str = ""  # version
     schema: int = MANIFEST_SCHEMA
 
@@ -226,12 +226,12 @@ class Variant:
     seed: int
     layer_sparsity: dict[str, float]  # counted in the final file, by Layer.name
     sparsity: float  # zeros over all prunable weights, counted
-    accuracy: float  # on test data, of the torch model
+    accuracy: float  # of the torch model on test data
     validation_accuracy: float
     files: dict[str, str] = field(default_factory=dict)  # e.g. {"weights": "variants/<id>/weights.safetensors"}
-    block_sparsity: float = 0.0  # as sparsity, of weights in wholly zero blocks of four (patterns.zeros_in_blocks)
+    block_sparsity: float = 0.0  # fraction of weights in all-zero blocks of four (patterns.zeros_in_blocks)
     reference: bool = False  # the dense model
-    weights_sha256: str = ""  # of the file of weights
+    weights_sha256: str = ""  # of the weights file
 
     def __post_init__(self) -> None:
         for name in ("sparsity", "block_sparsity", "accuracy", "validation_accuracy"):
@@ -240,7 +240,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A deployable file made from a variant, with what was checked on this very file."""
+    """A deployable file made from a variant, with the results of the checks on this file."""
 
     id: str  # "<variant id>/<format>-<precision>"
     variant: str
@@ -249,28 +249,28 @@ class Artifact:
     path: str  # relative to the family's folder; the main file (the .xml of an IR)
     files: tuple[str, ...]  # every file that it needs, relative to the family's folder
     file_bytes: int
-    download_bytes: int  # what a user downloads: the files in one .tar.xz, or the format's own packed form
+    download_bytes: int  # size of a download: the files in one .tar.xz, or the format's own packed form
     sha256: str  # over the files' contents, in the order of `files`
-    max_abs_difference: float  # to torch, over the checked images
-    top1_agreement: float  # with torch
+    max_abs_difference: float  # of the outputs from torch's, over the checked images
+    top1_agreement: float  # fraction of images with the same prediction as torch
     accuracy: float  # of this file on test data
     layer_sparsity: dict[str, float]  # counted in this file
-    notes: tuple[str, ...] = ()  # how it was made: "3 subnormal weights flushed"; files made from it have them too
-    warnings: tuple[str, ...] = ()  # of this file alone, said when it is made: fewer zeros than were asked for
-    accuracy_lost: float = 0.0  # to torch on the same images, as a fraction
+    notes: tuple[str, ...] = ()  # about how it was made: "3 subnormal weights flushed"; files made from it inherit them
+    warnings: tuple[str, ...] = ()  # about this file only, printed when it is made: fewer zeros than requested
+    accuracy_lost: float = 0.0  # compared with torch on the same images, as a fraction
     reference: bool = False  # made from the dense model
     made_with: dict[str, str] = field(default_factory=dict)  # see exporters/made_with.py
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """All that there is to tell people of the file."""
+        """All notes and warnings about the file for the user."""
         lost = f"accuracy {100 * self.accuracy_lost:.2f} percentage points below torch's"
         return (*self.notes, *self.warnings, *([lost] if self.accuracy_lost > 0 else []))
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device's fingerprint; never how to reach it."""
+    """A device's properties; never its address."""
 
     target: str
     board: str
@@ -282,28 +282,28 @@ class Device:
     kernel: str
     governor: str
     power_mode: str
-    clock_hz: int  # the highest the kernel reports; 0 where it reports none
-    versions: dict[str, str]  # runtimes, python, machine (as uname -m says it), l4t, jetpack, tensorrt
-    soc: str = ""  # the device tree's name of the part, e.g. "brcm,bcm2712"
+    clock_hz: int  # the highest that the kernel reports; 0 if it reports none
+    versions: dict[str, str]  # runtimes, python, machine (from uname -m), l4t, jetpack, tensorrt
+    soc: str = ""  # the chip's name in the device tree, such as "brcm,bcm2712"
     clock_min_hz: int = 0
     desktop: str = ""  # the running desktop's processes, or "none"
     cooler: str = ""  # the kinds of fans that the kernel drives
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits over every field: records of different fingerprints are never mixed."""
+        """Sixteen hex digits of a hash over all fields; records with different fingerprints are never mixed."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What was waited for before measuring, how the device was then, and whether it came in time."""
+    """The condition that was waited for before measuring, the device's state then, and whether it was met in time."""
 
     limit_c: float
     timeout_s: float
     waited_s: float
-    temperature_c: float | None  # the hottest zone's; None where there is none
-    busy: float | None  # share of all cores in the last second; None where the kernel does not say
+    temperature_c: float | None  # of the hottest zone; None if there is none
+    busy: float | None  # share of all cores in the last second; None if the kernel does not report it
     reached: bool
 
     def __post_init__(self) -> None:
@@ -313,7 +313,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One run of one artifact by one runtime on one device, raw samples kept."""
+    """One run of one artifact by one runtime on one device, with the raw samples."""
 
     artifact: str
     artifact_sha256: str
@@ -322,59 +322,60 @@ class Measurement:
     runtime_version: str
     threads: int
     batch: int
-    latencies_s: tuple[tuple[float, ...], ...]  # one inner tuple a round; rounds with the same index ran side by side
+    latencies_s: tuple[tuple[float, ...], ...]  # one inner tuple per round; rounds with the same index were interleaved
     warmup_s: tuple[float, ...]
-    load_s: float  # cold: reading and compiling the model in a fresh process
+    load_s: float  # time to read and compile the model in a fresh process
     first_s: float  # the first inference after loading
-    peak_bytes: int  # peak resident memory in a pass of its own
-    empty_bytes: int  # of the same process before the model was loaded, runtime imported
+    peak_bytes: int  # peak resident memory, measured in a separate pass
+    empty_bytes: int  # memory of the same process with the runtime imported, before the model is loaded
     profile: str
     session: str  # measurements of one session were interleaved and can be paired
     started: str  # ISO 8601, UTC
     provenance: str
-    commit: str  # of mmprune, or its version where it is no checkout
-    settings: dict[str, str] = field(default_factory=dict)  # the runtime's knobs as it reports them
-    processes: tuple[int, ...] = ()  # rounds by each fresh process, in order; () where one made them all
+    commit: str  # of mmprune, or its version if it is not a checkout
+    settings: dict[str, str] = field(default_factory=dict)  # the runtime's settings as it reports them
+    processes: tuple[int, ...] = ()  # rounds of each fresh process, in order; () if one process ran all rounds
     throttled: bool = False
-    energy_j: float | None = None  # of one inference, over what the device takes when idle; of power_rails, not wall
+    energy_j: float | None = None  # per inference, above idle power; from power_rails, not at the wall
     temperature_c: tuple[float, float] | None = None  # before, after
     throttled_rounds: tuple[int, ...] = ()  # indices into latencies_s
-    clock_hz: tuple[int, int] | None = None  # a board's fastest core, lowest and highest seen after a round
-    pinned_clocks: bool = False  # performance governor and, on a Jetson, jetson_clocks, whatever `device` says
+    clock_hz: tuple[int, int] | None = None  # lowest and highest clock of the fastest core, read after each round
+    pinned_clocks: bool = False  # performance governor and, on a Jetson, jetson_clocks were set while measuring
     gate: Gate | None = None  # None: measured without waiting
-    turns_s: tuple[float, ...] = ()  # when each round's turn began, from the start of the session's part
-    burst_s: float | None = None  # median of the first minute; None for a run under two minutes
-    sustained_s: float | None = None  # of the last minute
-    energy_gross_j: float | None = None  # of one inference, idle power not taken off
+    turns_s: tuple[float, ...] = ()  # start time of each round, from the start of the session's part
+    burst_s: float | None = None  # median latency of the first minute; None for a run under two minutes
+    sustained_s: float | None = None  # median latency of the last minute
+    energy_gross_j: float | None = None  # per inference, idle power included
     idle_w: float | None = None
     power_rails: tuple[str, ...] = ()
-    shared_bytes: int | None = None  # Jetson: by how much RAM fell in the memory pass, the GPU's share in it
+    shared_bytes: int | None = None  # Jetson: decrease of free RAM in the memory pass, which includes the GPU's memory
     notes: tuple[str, ...] = ()
-    # What kept each round's turn from the CPU; () where the kernel does not tell, or an older probe measured
-    waited_s: tuple[float, ...] = ()  # all threads together: ready to run, and without a core
-    waits: tuple[int, ...] = ()  # how often
+    # What delayed each round; () if the kernel does not report it, or an older probe measured
+    waited_s: tuple[float, ...] = ()  # sum over all threads: ready to run, but without a core
+    waits: tuple[int, ...] = ()  # the number of such waits
     preemptions: tuple[int, ...] = ()  # involuntary context switches
-    stolen_s: tuple[float, ...] = ()  # what the hypervisor gave to others, of all cores together; in ticks of 10 ms
+    stolen_s: tuple[float, ...] = ()  # given to other guests by the hypervisor, over all cores; in ticks of 10 ms
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        _require(self.schema == SCHEMA, f"this mmprune reads measurements of schema {SCHEMA}, not {self.schema}")
+        _require(self.schema == SCHEMA, f"this mmprune reads measurements with schema {SCHEMA}, not {self.schema}")
         _require(self.provenance in PROVENANCES, f"provenance must be one of {PROVENANCES}, got {self.provenance!r}")
         _require(self.threads >= 1 and self.batch >= 1, "threads and batch must be at least 1")
         samples = [s for r in self.latencies_s for s in r]
         _require(bool(samples) and all(math.isfinite(s) and s > 0 for s in samples),
-                 f"{self.artifact}: latencies must be positive and finite, and there must be some")
+                 f"{self.artifact}: there must be latencies, all positive and finite")
         rounds = len(self.latencies_s)
         _require(all(0 <= i < rounds for i in self.throttled_rounds),
-                 f"{self.artifact}: throttled rounds {self.throttled_rounds} of {rounds}")
-        _require(self.throttled or not self.throttled_rounds, f"{self.artifact}: rounds throttled, the whole did not")
+                 f"{self.artifact}: throttled rounds {self.throttled_rounds}, but there are {rounds} rounds")
+        _require(self.throttled or not self.throttled_rounds, f"{self.artifact}: throttled_rounds without throttled")
         for name in ("waited_s", "waits", "preemptions", "stolen_s"):
             _require(len(getattr(self, name)) in (0, rounds),
                      f"{self.artifact}: {name} has {len(getattr(self, name))} values for {rounds} rounds")
-        _require(len(self.waited_s) == len(self.waits), f"{self.artifact}: waited_s without waits, or the reverse")
+        _require(len(self.waited_s) == len(self.waits), f"{self.artifact}: waited_s and waits must both be given")
         for name in ("burst_s", "sustained_s", "energy_j", "energy_gross_j", "idle_w", "shared_bytes"):
             value = getattr(self, name)
-            _require(value is None or (math.isfinite(value) and value >= 0), f"{self.artifact}: {name} is {value!r}")
+            _require(value is None or (math.isfinite(value) and value >= 0),
+                     f"{self.artifact}: {name} must be finite and not negative, got {value!r}")
 
     @property
     def samples_s(self) -> list[float]:
@@ -382,5 +383,5 @@ class Measurement:
 
     @property
     def memory_bytes(self) -> int:
-        """The model's own memory: the peak over that of the empty process."""
+        """The model's own memory: the peak minus that of the empty process."""
         return max(0, self.peak_bytes - self.empty_bytes)

@@ -1,4 +1,4 @@
-"""Where mmrt is on this machine, and how it is built for this machine and for boards."""
+"""Finds mmrt on this machine, and builds it for this machine and for boards."""
 
 import fcntl
 import importlib.util
@@ -6,37 +6,37 @@ import platform
 from pathlib import Path
 from types import ModuleType
 
-INSTALLED = Path(__file__).parent / "runtime"  # in a checkout the folder is beside this package
+INSTALLED = Path(__file__).parent / "runtime"  # in a checkout the folder lies beside this package
 
 
 def runtime_folder() -> Path:
-    """The folder with mmrt.py, the sources and, once it is built, the library."""
+    """The folder with mmrt.py, the sources and, after a build, the library."""
     return INSTALLED if INSTALLED.is_dir() else Path(__file__).parent.parent / "runtime"
 
 
 def runtime_files(machine: str = "", cache: Path | None = None) -> tuple[Path, Path]:
-    """mmrt.py and libmmrt.so for this machine, or for another (`uname -m`), compiled into the cache.
+    """(mmrt.py, libmmrt.so) for this machine, or for another architecture (`uname -m`), compiled into the cache.
 
-    FileNotFoundError or RuntimeError, with the way out, where the library was not built or no compiler makes it.
+    FileNotFoundError or RuntimeError, saying what to do, if the library was not built or cannot be compiled.
     """
     if machine in ("", platform.machine()):
         library = runtime_folder() / "libmmrt.so"
         if not library.is_file():
-            raise FileNotFoundError(f"{library} is not there: install a C++17 compiler (apt-get install g++) and run "
+            raise FileNotFoundError(f"there is no {library}: install a C++17 compiler (apt-get install g++) and run "
                                     "`mmprune runtime build`")
         return runtime_folder() / "mmrt.py", library
     out = (cache or Path()) / f"mmrt-{machine}"
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "a") as lock:  # several boards at once may want it
+    with open(out / ".lock", "a") as lock:  # several boards may need it at the same time
         fcntl.flock(lock, fcntl.LOCK_EX)
         library, *_ = _builder().build(out, machine)
     return runtime_folder() / "mmrt.py", library
 
 
 def build_runtime(architecture: str, out: Path | None) -> list[Path]:
-    """Compile libmmrt.so and mmrt-bench for an architecture, as `uname -m` says it; the files made.
+    """Compile libmmrt.so and mmrt-bench for an architecture (`uname -m`); returns the built files.
 
-    RuntimeError, with the way out, where the compiler is missing or refuses.
+    RuntimeError, saying what to do, if the compiler is missing or fails.
     """
     folder = out or (runtime_folder() if architecture == platform.machine() else Path(f"mmrt-{architecture}"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def build_runtime(architecture: str, out: Path | None) -> list[Path]:
 
 
 def _builder() -> ModuleType:
-    """runtime/build.py, which belongs to no package: it also runs where mmprune is not installed."""
+    """The module runtime/build.py, which is in no package, because it also runs without mmprune installed."""
     spec = importlib.util.spec_from_file_location("mmrt_build", runtime_folder() / "build.py")
     assert spec is not None
     assert spec.loader is not None

@@ -1,4 +1,4 @@
-"""Scores: one sensitivity for every prunable weight, computed once on training data, ranked within each layer.
+"""Scores: the sensitivity of every prunable weight, computed once on training data and ranked within each layer.
 
 Mix-and-Match Pruning (arXiv 2603.20280): magnitude S = |w|, gradient S = |dL/dw|, product S = |w| |dL/dw|, where L is
 the cross-entropy and |dL/dw| the mean over batches of the batch gradient's absolute value. (|w dL/dw| is SNIP's score.)
@@ -36,6 +36,6 @@ NEEDS_GRADIENT = tuple(name for name in SCORES if name != "magnitude")
 
 
 def make_scores(score: str, weights: dict[str, Tensor], gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The named score of every weight; `gradients` is not looked at for a score that needs none."""
+    """The named score of every weight; `gradients` is only used by scores that need them."""
     function = SCORES[pick("score", score, SCORES)]
     return {n: function(w.detach(), gradients[n] if score in NEEDS_GRADIENT else w) for n, w in weights.items()}

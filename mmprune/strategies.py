@@ -1,4 +1,4 @@
-"""The ten strategies of Mix-and-Match Pruning (arXiv 2603.20280, phase 2): a sparsity in its range for every layer.
+"""The ten strategies of Mix-and-Match Pruning (arXiv 2603.20280, phase 2): each sets a sparsity for every layer.
 
 With low and high the layer's range and w = high - low:
     min               low
@@ -26,34 +26,34 @@ def interpolate(layers: Sequence[Layer], ranges: dict[str, Range], at: float) ->
 
 
 def proportional(layers: Sequence[Layer], ranges: dict[str, Range]) -> Sparsities:
-    """low + min(1, 10 n_l / n_total) * (high - low), as in the authors' code.
+    """low + min(1, 10 n_l / n_total) * (high - low) for every layer, as in the authors' code.
 
-    Their draft prints min(1, 0.1 n_l / n_average); only the code's form gives the sparsities of their tables.
+    Their draft prints min(1, 0.1 n_l / n_average), but only the code's formula gives the sparsities of their tables.
     """
     total = sum(x.params for x in layers)
     return {x.name: _between(ranges[x.name], min(1.0, 10 * x.params / total)) for x in layers}
 
 
 def classifier_heavy(layers: Sequence[Layer], ranges: dict[str, Range]) -> Sparsities:
-    """The MLPs of a transformer, the classifier of any other network, at high; the rest at low."""
+    """The MLPs of a transformer, or the classifier of any other network, at high; the rest at low."""
     part = {x.name for x in layers if x.kind in ("mlp_fc1", "mlp_fc2")} if has_attention(layers) else set()
     part = part or {x.name for x in layers if x.kind == "classifier"}
     return {x.name: _between(ranges[x.name], 1.0 if x.name in part else 0.0) for x in layers}
 
 
 def feature_heavy(layers: Sequence[Layer], ranges: dict[str, Range]) -> Sparsities:
-    """A transformer's attention, a VGG's convolutions, any other network's last stage, at high; the rest at mid."""
+    """A transformer's attention, a VGG's convolutions, or any other network's last stage at high; the rest at mid."""
     if has_attention(layers):
         part = {x.name for x in layers if x.kind in ("attn_qkv", "attn_proj")}
     else:
-        # a VGG holds most of its weights in the head, and its preset says so
+        # a VGG has most of its weights in the head
         heavy_head = any(ranges[x.name].low > 0.5 for x in layers if x.kind == "classifier")
         part = {x.name for x in layers if x.kind != "classifier" and (heavy_head or x.depth >= 0.75)}
     return {x.name: _between(ranges[x.name], 1.0 if x.name in part else 0.5) for x in layers}
 
 
 def has_attention(layers: Sequence[Layer]) -> bool:
-    """Whether attention makes up the body: a MobileNetV4 with its few attention blocks is a convolutional network."""
+    """Whether the body is mainly attention; a MobileNetV4 with few attention blocks counts as convolutional."""
     attention = sum(x.params for x in layers if x.kind.startswith("attn_"))
     return attention >= 0.1 * sum(x.params for x in layers)
 
@@ -89,12 +89,12 @@ def plan(names: Sequence[str], layers: Sequence[Layer], ranges: dict[str, Range]
 
 
 def zero_count(params: int, sparsity: float) -> int:
-    """floor(n * sparsity), guarded against 0.29 * 100 = 28.999..."""
+    """floor(n * sparsity), protected against rounding such as 0.29 * 100 = 28.999..."""
     return int(params * sparsity + 1e-6)
 
 
 def shift_towards(strategy: Strategy, layers: Sequence[Layer], target: float) -> Strategy:
-    """The authors' unprinted step for VGG-11 and ResNet-18: shift all layers until the total is near a target.
+    """The authors' unpublished step for VGG-11 and ResNet-18: shift all layers until the total is near a target.
 
     At most 30 passes; each first stops when the total is within 0.5 % (relative) of the target, then adds or subtracts
     0.002 on every layer, clamped to [0, 0.98]. It leaves the ranges by up to 6 points. Only `--recipe paper` uses it.
@@ -110,13 +110,13 @@ def shift_towards(strategy: Strategy, layers: Sequence[Layer], target: float) ->
 
 
 def paper_target(strategy: str) -> float:
-    """The total sparsity that the authors' shift aims at, by strategy."""
+    """The target of the authors' shift, as total sparsity, by strategy."""
     return {"feature-heavy": 0.88, "interp-70": 0.92, "interp-90": 0.92}.get(strategy, 0.90)
 
 
 def paper_plan(preset: str | None, layers: Sequence[Layer], ranges: dict[str, Range],
                names: Sequence[str] = PAPER_TEN) -> tuple[Strategy, ...]:
-    """The ten as in the paper: a = 0.3 ... 0.9, and on VGG-11 and ResNet-18 the authors' shift towards 90 %."""
+    """The ten strategies of the paper: a = 0.3 ... 0.9, with the authors' shift to 90 % on VGG-11 and ResNet-18."""
     strategies = plan(names, layers, ranges)
     if preset not in ("vgg11", "resnet18"):
         return strategies

@@ -1,4 +1,4 @@
-"""Independent tasks on several processes: no state is shared, a dead worker is an error and not a hang."""
+"""Runs independent tasks in several processes: no state is shared, and a dead worker is an error, not a hang."""
 
 import faulthandler
 import multiprocessing
@@ -14,22 +14,22 @@ from typing import Any
 import torch
 
 Make = Callable[[Any, Any, Callable[..., None]], Any]  # (setup, task, tick) -> reason of failure or None
-Report = Callable[[Any, float, Any], None]  # (task, share done in [0, 1], reason of failure or what tick was given)
+Report = Callable[[Any, float, Any], None]  # (task, fraction done in [0, 1], reason of failure or tick's word)
 
 
 class WorkerError(RuntimeError):
-    """A worker process ended before its task did."""
+    """A worker process ended before its task was finished."""
 
 
 def threads_of(jobs: int) -> int:
-    """torch's threads for each of so many jobs side by side. They follow from what was asked and not from how many
-    tasks are left: sums, and so trained bits, depend on them."""
+    """The number of torch threads for each of `jobs` parallel jobs. It depends on the requested number of jobs, not on
+    how many tasks are left, because sums, and therefore the trained bits, depend on it."""
     return max(1, torch.get_num_threads() // jobs)
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[int]:
-    """So many of torch's threads, and what there were before afterwards."""
+    """Set the number of torch threads inside this context and restore it afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -42,19 +42,19 @@ def torch_threads(count: int) -> Iterator[int]:
 class Processes:
     """How tasks are run."""
 
-    jobs: int = 1  # side by side; more than one: in that many spawned processes
-    threads: int = 0  # torch's, of each job; 0: threads_of(jobs)
-    # A process that dies costs its task alone, whose reason is then a WorkerError; else it is raised. With more than
-    # one job a single task then has a process as well.
+    jobs: int = 1  # tasks at the same time; more than one: in that many spawned processes
+    threads: int = 0  # torch threads per job; 0: threads_of(jobs)
+    # True: if a process dies only its task fails, with a WorkerError as the reason; False: the WorkerError is raised.
+    # If True and jobs > 1, a single task also runs in its own process.
     survive: bool = False
 
 
 def run_tasks(setup: Any, make: Make, tasks: Sequence[Any], how: Processes, report: Report) -> None:
-    """make(setup, task, tick) for every task.
+    """Call make(setup, task, tick) for every task.
 
-    setup   what every task needs; for more than one job, a picklable function that makes it, called in each process
-    tick    called with a step, their number and, if there is something to say of it, that
-    report  called with the share of the task's steps, and finally with 1.0 and the reason if the task failed
+    setup   what every task needs; for more than one job a picklable function that makes it, called in each process
+    tick    called by a task with the step, the number of steps and, optionally, a word about the step
+    report  called with the fraction of the task's steps, and finally with 1.0 and the reason if the task failed
     """
     if not tasks:
         return
@@ -74,7 +74,8 @@ def run_tasks(setup: Any, make: Make, tasks: Sequence[Any], how: Processes, repo
             while queue and len(workers) < how.jobs:
                 here, there = context.Pipe()
                 process = context.Process(target=_work, args=(there, setup, make, threads), daemon=True)
-                process.start()
+                with _without_interrupts():
+                    process.start()
                 there.close()
                 task = queue.pop(0)
                 here.send(task)
@@ -94,6 +95,16 @@ def run_tasks(setup: Any, make: Make, tasks: Sequence[Any], how: Processes, repo
             process.join()
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """A process started in here never gets Ctrl-C, not even while it imports; one that comes meanwhile comes after."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _report_step(report: Report, task: Any, step: int, steps: int, word: Any = None) -> None:
     report(task, min(0.999, step / steps), word)
 
@@ -106,7 +117,7 @@ def _answer(pipe: Connection, workers: dict[Connection, tuple[Any, Any]], queue:
         process.join()
         raise WorkerError(f"a worker process ended with {process.exitcode}"
                           + (" (killed: out of memory? try a lower --jobs)" if process.exitcode == -9 else "")
-                          + "; what is finished is kept, run the same command again to go on") from None
+                          + "; finished work is kept, run the same command again to continue") from None
     if kind == "tick":
         report(task, *value)
     elif kind == "error":
@@ -124,10 +135,10 @@ def _answer(pipe: Connection, workers: dict[Connection, tuple[Any, Any]], queue:
 
 
 def _work(pipe: Connection, setup: Callable[[], Any], make: Make, threads: int) -> None:
-    """A worker's life: set up once, then one task after the other until None comes or the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
+    """The main loop of a worker: set up once, then run one task after the other until None comes or the parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers
     if sys.stderr is not None:
-        faulthandler.enable()  # a crash of native code says where it was
+        faulthandler.enable()  # a crash of native code prints a traceback
     try:
         torch.set_num_threads(threads)
         ready = setup()

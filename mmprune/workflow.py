@@ -1,4 +1,4 @@
-"""The whole way in one call, from a model and data to measured files: the command line parses, calls it, and prints."""
+"""The complete workflow in one call, from a model and data to measured files, as the command line uses it."""
 
 import os
 from dataclasses import dataclass, field, replace
@@ -16,20 +16,20 @@ from mmprune.boards import Measuring
 from mmprune.choices import pick
 from mmprune.handles import Family
 from mmprune.models.named import Named
-from mmprune.progress import Progress, quiet, say_errors, say_loading, say_notes, say_warnings
+from mmprune.progress import Progress, say_errors, say_loading, say_notes, say_warnings, shown
 from mmprune.recipes import NOTES, RECIPES, Recipe
 from mmprune.records import Manifest, Source
 from mmprune.scores import SCORES
 from mmprune.strategies import STRATEGIES
 from targets.on_device.jetpacks import DEFAULT
 
-ALL = "all"  # of the scores
-AUTO = "auto"  # of the patterns: what pays on the target
+ALL = "all"  # all scores
+AUTO = "auto"  # the pattern that is fastest on the target
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a build is asked for. ValueError, before anything heavy is loaded, for names that there are not."""
+    """The options of a build. ValueError for unknown names, before anything heavy is imported."""
 
     target: str
     out: Path = Path("mmprune-out")
@@ -40,14 +40,14 @@ class BuildOptions:
     pattern: str = AUTO
     ranges: Path | None = None  # TOML, see ranges.read_overrides
     formats: tuple[str, ...] = ()  # "onnx", "mmrt-int8" ...; () for the target's
-    precisions: tuple[str, ...] = ()  # of all formats; () for each format's own
+    precisions: tuple[str, ...] = ()  # for all formats; () for each format's own
     int8: Int8 = field(default_factory=Int8)
-    calibration: Path | None = None  # a folder of images or an .npz, for int8's ranges; None: of the training images
+    calibration: Path | None = None  # a folder of images or an .npz, for int8's ranges; None: training images
     jetpack: str = DEFAULT
     hosts: tuple[str, ...] = ()  # boards to measure on; () for this machine
     measuring: Measuring = field(default_factory=Measuring)
-    device: str = "cpu"  # of the fine-tuning
-    jobs: int | None = None  # variants made at once; None: one a core on the CPU, else 1
+    device: str = "cpu"  # for fine-tuning
+    jobs: int | None = None  # variants built at the same time; None: one per core on the CPU, else 1
     command: str = ""  # for the record
 
     def __post_init__(self) -> None:
@@ -59,13 +59,18 @@ class BuildOptions:
             pick("strategy", name, STRATEGIES)
 
 
-def build(options: BuildOptions, progress: Progress = quiet) -> Family:
-    """Prune, fine-tune, export, verify and measure; where this machine is no board of the target, pack a bundle.
+def build(options: BuildOptions, progress: Progress | None = None) -> Family:
+    """Prune, fine-tune, export, verify and measure; pack a bundle if this machine is not a board of the target.
 
-    What is finished in the folder is not done again. A file that cannot be made or is refused costs itself alone: the
-    rest is built and measured, and Family.failed names it and why.
+    Finished steps in the folder are not repeated. If a file cannot be made or is refused, the rest is still built and
+    measured, and Family.failed names the file and the reason. `progress` None shows progress bars.
     """
     say_loading("torch and timm")
+    with shown(progress) as show:
+        return _build(options, show)
+
+
+def _build(options: BuildOptions, progress: Progress) -> Family:
     from mmprune.family import Resources, build_family
     from mmprune.models.source import open_source
 
@@ -85,7 +90,7 @@ def build(options: BuildOptions, progress: Progress = quiet) -> Family:
     try:
         family.export([f"{name}-{precision}" for name, precision in wanted], int8=options.int8, calibration=read,
                       jobs=jobs, progress=progress)
-    except ExportError as err:  # what was exported is measured all the same
+    except ExportError as err:  # what was exported is still measured
         failed.append(str(err))
     artifacts, refused = _usable(family, wanted, options.jetpack)
     failed += refused
@@ -97,7 +102,7 @@ def build(options: BuildOptions, progress: Progress = quiet) -> Family:
                               progress)
         elif artifacts:
             made = boards.bundle(family.root, artifacts, options.target, options.measuring)
-    except Exception:  # said first, since it failed first
+    except Exception:  # printed first, since it failed first
         say_errors(failed)
         raise
     return replace(family, failed=tuple(failed), bundled=made)
@@ -105,9 +110,9 @@ def build(options: BuildOptions, progress: Progress = quiet) -> Family:
 
 def plan(source: Named, recipe: Recipe, strategies: tuple[str, ...] = (), pattern: str = "unstructured",
          ranges: Path | None = None) -> Manifest:
-    """The manifest that a build would begin with: layers, kinds, ranges, strategies. No data is read, nothing trained.
+    """The manifest that a build would start with: layers, kinds, ranges, strategies; without data and training.
 
-    ValueError for a strategy that there is not, and for a model that cannot be opened.
+    ValueError for an unknown strategy or a model that cannot be opened.
     """
     for name in strategies:
         pick("strategy", name, STRATEGIES)
@@ -130,14 +135,14 @@ def plan(source: Named, recipe: Recipe, strategies: tuple[str, ...] = (), patter
 
 
 def check_device(name: str) -> None:
-    """ValueError where torch cannot work on the device."""
+    """ValueError if torch cannot use the device."""
     import torch
 
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as err:
         reason = str(err).strip().splitlines()[0]
-        raise ValueError(f"--device: torch cannot use {name!r} here: {reason}") from err
+        raise ValueError(f"device: torch cannot use {name!r} here: {reason}") from err
 
 
 def _request(options: BuildOptions, model: str, source: Source, pattern: str) -> Any:
@@ -153,13 +158,13 @@ def _request(options: BuildOptions, model: str, source: Source, pattern: str) ->
 
 
 def _calibration(path: Path | None, wanted: tuple[tuple[str, str], ...], preprocess: Any) -> Any:
-    """Reads the user's calibration images, once before anything long begins; None: none are named, or needed."""
+    """Reads the user's calibration images before any long work; None if none are given or needed."""
     from exporters.int8.calibration import left_out, read_images
 
     if path is None:
         return None
     if all(precision != "int8" for _, precision in wanted):
-        say_notes((f"{path} is not read: no int8 is made (--precision int8)",))
+        say_notes((f"{path} is not used, because no int8 file is made (add --precision int8)",))
         return None
     read = partial(read_images, path, preprocess)
     read()
@@ -168,7 +173,7 @@ def _calibration(path: Path | None, wanted: tuple[tuple[str, str], ...], preproc
 
 
 def _usable(family: Family, wanted: tuple[tuple[str, str], ...], jetpack: str) -> tuple[list[Any], list[str]]:
-    """The finished artifacts of the wanted kinds but those that the JetPack's TensorRT would not take; why not."""
+    """(finished artifacts of the wanted kinds that the JetPack's TensorRT accepts, errors about the others)."""
     from exporters.jetson.check import check_files, refuse
 
     artifacts = [a for a in family.artifacts if (a.format, a.precision) in wanted]

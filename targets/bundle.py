@@ -36,10 +36,6 @@ MTIME_S = 1577836800  # of every member: 2020-01-01; tar calls 1970 implausible
 XZ_PRESET = 1  # 20 times as fast as the default on weights and 3 % larger; a board needs 1 MiB to unpack it
 
 
-class BundleError(RuntimeError):
-    """A bundle cannot be made: a file is not what its record says."""
-
-
 @dataclass(frozen=True)
 class Options:
     golden: Golden | None = None  # what the board is to answer
@@ -64,7 +60,7 @@ def make_bundle(root: Path, artifacts: Sequence[Artifact], target: Target, out: 
     """Write the bundle to `out`, NAME.tar.xz; the same family gives the same bytes.
 
     Without a compiler for the target's architecture it is made without mmrt, and a note says so. ValueError where there
-    is nothing to measure or `out` has another name, BundleError where a file is not what its record says.
+    is nothing to measure or `out` has another name, FolderError where a file is not what its record says.
     """
     if not out.name.endswith(SUFFIX):
         raise ValueError(f"a bundle's name ends with {SUFFIX}, and {out.name} does not")
@@ -81,7 +77,9 @@ def make_bundle(root: Path, artifacts: Sequence[Artifact], target: Target, out: 
     kept = [a for a in artifacts if a.id in asked]
     files = {**programs(), **library}
     for artifact in kept:
-        _check(root, artifact)
+        for name in artifact.files:
+            check_name(name)
+        folder.check_files(root, artifact)
         files.update({name: root / name for name in artifact.files})
     job = {**make_job(".", profile, rows, target, TIMEOUT_S), "gate": GATE if options.gate else None,
            "golden": golden.NAME if options.golden else None}
@@ -98,18 +96,6 @@ class _Contents:
     job: dict[str, Any]
     notes: tuple[str, ...]
     files: dict[str, Path]  # name in the bundle: where it lies here
-
-
-def _check(root: Path, artifact: Artifact) -> None:
-    digest = hashlib.sha256()
-    for name in artifact.files:
-        check_name(name)
-        try:
-            digest.update((root / name).read_bytes())
-        except OSError as err:
-            raise BundleError(f"{artifact.id}: cannot read {name} ({err.strerror}): export it again") from err
-    if digest.hexdigest() != artifact.sha256:
-        raise BundleError(f"{artifact.id}: its files are not those that were checked: export it again")
 
 
 def _members(contents: _Contents, expected: bytes | None) -> dict[str, bytes | Path]:

@@ -28,7 +28,7 @@ def deploy(root: Path, choice: Choice, out: Path, preprocess: Preprocess | None 
     """Write the winner to `out`, whole or not at all. DeployError when nothing fits or its runtime has no program here.
 
     preprocess  how an image file becomes the model's input; None: as the manifest says
-    ValueError where `out` is there already.
+    ValueError where `out` is there already, FolderError where the winner's files are not those that were measured.
     """
     point = choice.winner
     if point is None:
@@ -39,6 +39,7 @@ def deploy(root: Path, choice: Choice, out: Path, preprocess: Preprocess | None 
     if out.exists():
         raise ValueError(f"{out} is there already: choose another place or remove it")
     artifact = next(a for a in folder.read_artifacts(root) if a.id == point.artifact)
+    folder.check_files(root, artifact)
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

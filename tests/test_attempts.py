@@ -94,7 +94,7 @@ def test_where_a_process_died_its_file_has_failed_and_the_others_are_made(tmp_pa
         rounds.append(tasks)
         if len(rounds) == 1:
             report(tasks[0], 0.7, run._Stage("onnx-int8", "calibrating"))
-            report(tasks[0], 1.0, WorkerError("a worker process ended with -11; what is finished is kept"))
+            report(tasks[0], 1.0, WorkerError("a worker process ended with -11; finished work is kept"))
         else:
             for task in tasks:
                 report(task, 1.0, make(setup(), task, lambda *_: None))

@@ -144,7 +144,7 @@ def test_what_cannot_be_checked_says_why(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"no ONNX")
     with pytest.raises(ValueError, match=r"m\.onnx cannot be read as ONNX"):
         check(tmp_path / "m.onnx")
-    with pytest.raises(ValueError, match=r"no JetPack for Orin called '7.0' \(there are 5.1, 6.0"):
+    with pytest.raises(ValueError, match=r"no JetPack for Orin called '7.0' \(choose from 5.1, 6.0"):
         tensorrt_of("7.0")
 
 

@@ -99,7 +99,7 @@ def test_checkpoints_of_trainers_open(factory, tmp_path, make, name, legacy):
 def test_averaged_weights_are_taken_and_said(factory, tmp_path):
     torch.save(of_timm(tiny_state()), tmp_path / "last.pth.tar")
     notes = "\n".join(read_checkpoint(tmp_path / "last.pth.tar").notes)
-    assert "those of state_dict_ema, the averaged ones, are taken, not state_dict" in notes
+    assert "those of state_dict_ema, the averaged ones, are used, not state_dict" in notes
     assert "argparse.Namespace" in notes and "optimizer" not in notes
 
 
@@ -109,7 +109,7 @@ def test_averaged_weights_are_taken_and_said(factory, tmp_path):
     (lambda s: {"params_ema": s, "params": trained(s)}, "params_ema, the averaged"),
     (lambda s: {"swa_model": {f"module.{k}": v for k, v in s.items()} | {"n_averaged": torch.tensor(3)},
                 "model": trained(s)}, "swa_model, the averaged"),
-    (lambda s: {"student": s, "teacher": trained(s)}, "student are taken, not teacher"),
+    (lambda s: {"student": s, "teacher": trained(s)}, "student are used, not teacher"),
     (lambda s: {"ema": {"decay": torch.tensor(0.9)}, "weights": s}, None),
     (lambda s: {"params": s, "step": torch.tensor(3)}, None),
     (lambda s: {"a": {"b": {"state": s}}}, None),
@@ -144,7 +144,7 @@ def test_a_model_beside_its_average_in_one_state(factory, tmp_path):
     torch.save(both, tmp_path / "w.ckpt")
     opened = open_model(factory, str(tmp_path / "w.ckpt"), GREY, ModelOptions())
     assert opened.spec.weights_sha256 == tensors_sha256(tiny_state())
-    assert "under 'net_ema.' are taken, not net." in "\n".join(opened.notes)
+    assert "under 'net_ema.' are used, not net." in "\n".join(opened.notes)
 
 
 def test_a_layer_too_many_is_still_a_mismatch(factory, tmp_path):
@@ -191,37 +191,37 @@ class Net(nn.Linear):
 
 FOREIGN = {
     "model.pt": (lambda p: torch.save(nn.Linear(2, 2), p),
-                 r"whole model \(torch\.nn\.modules\.linear\.Linear\).*weights_only=False\)\.state_dict\(\)"),
+                 r"complete model \(torch\.nn\.modules\.linear\.Linear\).*weights_only=False\)\.state_dict\(\)"),
     "yolo.pt": (lambda p: torch.save({"epoch": 1, "ema": None, "model": Net(2, 2)}, p),
-                r"whole model \(test_checkpoints\.Net\).*\['model'\]\.state_dict\(\)"),
-    "list.pt": (lambda p: torch.save([1, 2], p), "holds no state dict but a list"),
+                r"complete model \(test_checkpoints\.Net\).*\['model'\]\.state_dict\(\)"),
+    "list.pt": (lambda p: torch.save([1, 2], p), "holds a list, not a state dict"),
     "script.pt": (script, r"TorchScript.*torch\.jit\.load\('.*'\)\.state_dict\(\)"),
     "exported.pt2": (lambda p: zipped(p, "e/serialized_exported_program.json"), r"torch\.export"),
-    "net.onnx": (onnx_file, "it is an ONNX file; mmprune prunes the PyTorch model"),
+    "net.onnx": (onnx_file, "it is an ONNX file; mmprune prunes the original PyTorch model"),
     "onnx.bin": (onnx_file, "it is an ONNX file"),
-    "net.h5": (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(600)), "an HDF5 file, of Keras"),
-    "net.keras": (lambda p: zipped(p, "metadata.json", "config.json", "model.weights.h5"), "a model of Keras"),
+    "net.h5": (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(600)), "an HDF5 file"),
+    "net.keras": (lambda p: zipped(p, "metadata.json", "config.json", "model.weights.h5"), "a Keras model"),
     "net.tflite": (lambda p: p.write_bytes(b"\x1c\0\0\0TFL3" + bytes(600)), "a TensorFlow Lite file"),
-    "net.zip": (lambda p: zipped(p, "weights.pt", "readme.txt"), r"archive of weights\.pt, readme\.txt; unpack it"),
+    "net.zip": (lambda p: zipped(p, "weights.pt", "readme.txt"), r"archive with weights\.pt, readme\.txt; unpack it"),
     "net.npz": (lambda p: np.savez(p, a=np.ones(2)), "holds numpy arrays"),
     "net.tar": (tarred, "a tar archive"),
     "net.pth": (tarred, "a tar archive"),
-    "net.pth.gz": (lambda p: p.write_bytes(b"\x1f\x8b" + bytes(99)), "a packed archive"),
+    "net.pth.gz": (lambda p: p.write_bytes(b"\x1f\x8b" + bytes(99)), "a compressed archive"),
     "net.safetensors": (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
-    "page.pth": (lambda p: p.write_text("<!DOCTYPE html><html>404</html>"), "a web page, not weights"),
+    "page.pth": (lambda p: p.write_text("<!DOCTYPE html><html>404</html>"), "a web page"),
     "model.safetensors.index.json": (
         lambda p: p.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}})),
-        r"the index of weights that lie in 2 files \(model-1"),
+        r"the index of weights stored in 2 files \(model-1"),
     "config.json": (lambda p: p.write_text("{}"), "a JSON file"),
-    "net.xml": (lambda p: p.write_text("<?xml version='1.0'?><net name='x'></net>"), "an XML file, as OpenVINO's"),
-    "raw.bin": (lambda p: p.write_bytes(bytes(range(100, 200)) * 9), "begins as neither does"),
-    "int8.pt": (quantized, r"of a quantized model \(fc\.weight\)"),
-    "packed.pt": (lambda p: torch.save({"fc._packed_params._packed_params": torch.ones(2)}, p), "of a quantized model"),
+    "net.xml": (lambda p: p.write_text("<?xml version='1.0'?><net name='x'></net>"), "an XML file"),
+    "raw.bin": (lambda p: p.write_bytes(bytes(range(100, 200)) * 9), "does not begin like either of these"),
+    "int8.pt": (quantized, r"holds a quantized model \(fc\.weight\)"),
+    "packed.pt": (lambda p: torch.save({"fc._packed_params._packed_params": torch.ones(2)}, p), "a quantized model"),
     "qat.pt": (lambda p: torch.save({"fc.weight": torch.ones(2), "fc.weight_fake_quant.scale": torch.ones(1)}, p),
-               "of a quantized model"),
-    "plain.pkl": (lambda p: p.write_bytes(pickle.dumps({"epoch": 3})), "holds no state dict but a dict of epoch"),
+               "holds a quantized model"),
+    "plain.pkl": (lambda p: p.write_bytes(pickle.dumps({"epoch": 3})), "holds a dict of epoch, not a state dict"),
     "folder": (lambda p: p.mkdir() or save_file(tiny_state(), p / "m.safetensors"), r"is a folder.*m\.safetensors"),
-    "saved": (lambda p: p.mkdir() or (p / "saved_model.pb").write_bytes(b"x"), "a SavedModel of TensorFlow"),
+    "saved": (lambda p: p.mkdir() or (p / "saved_model.pb").write_bytes(b"x"), "a TensorFlow SavedModel"),
     "dcp": (lambda p: p.mkdir() or (p / ".metadata").write_bytes(b"x"), "dcp_to_torch"),
 }
 

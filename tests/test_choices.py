@@ -33,13 +33,14 @@ def test_what_there_is_and_what_was_probably_meant(name, near):
     with pytest.raises(ValueError) as caught:
         pick("format", name, TABLE)
     hint = f"; did you mean '{near}'?" if near else ""
-    assert str(caught.value) == f"no format called '{name}' (there are onnx, openvino, tensorrt, mmrt){hint}"
+    assert str(caught.value) == f"no format called '{name}' (choose from onnx, openvino, tensorrt, mmrt){hint}"
 
 
 def test_the_owner_what_else_may_be_named_and_the_error():
     with pytest.raises(OddError) as caught:
         pick("function", "mak", ["make"], OddError, owner="models.py", also="or none")
-    assert str(caught.value) == "models.py has no function called 'mak' (there are make, or none); did you mean 'make'?"
+    message = "models.py has no function called 'mak' (choose from make, or none); did you mean 'make'?"
+    assert str(caught.value) == message
     with pytest.raises(ValueError, match=r"no function called 'make' \(there are none\)$"):
         pick("function", "make", [])
 
@@ -61,7 +62,7 @@ def test_what_is_no_name_is_refused_in_a_short_sentence(name):
 def test_nobody_words_it_by_hand():
     """Each site that does is one more where the way out is forgotten."""
     sources = [p for folder in ("mmprune", "exporters", "targets") for p in sorted((ROOT / folder).rglob("*.py"))]
-    words = re.compile(r"difflib|\(there are \{|no \w+ called \{")
+    words = re.compile(r"difflib|\((there are|choose from) \{|no \w+ called \{")
     here = [p for p in sources if p.name != "choices.py" and p.parent.name != "on_device"]  # boards have no mmprune
     assert [p.name for p in here if words.search(p.read_text())] == []
 

@@ -105,9 +105,9 @@ def test_nonsense_budgets_are_refused(points):
     for wrong in ({"percentile": 95}, {"max_latency_s": 0.0}, {"min_accuracy": 75.0}):
         with pytest.raises(ValueError, match="must be"):
             Budget(**wrong)
-    with pytest.raises(ValueError, match="there are onnxruntime"):
+    with pytest.raises(ValueError, match="choose from onnxruntime"):
         choose(points, Budget(runtime="openvino"))
-    with pytest.raises(ValueError, match="no points"):
+    with pytest.raises(ValueError, match="no measurements"):
         choose([], Budget())
 
 
@@ -192,8 +192,8 @@ def test_the_deployed_program_says_what_it_takes_and_what_it_cannot_read(tmp_pat
     empty.write_bytes(b"")
     text.write_text("no image")
     for file, words in ((tmp_path / "gone.png", f"infer.py: there is no file {tmp_path / 'gone.png'}"),
-                        (tmp_path, f"infer.py: {tmp_path} is no image that can be read (Is a directory)"),
-                        *((x, f"infer.py: {x} is no image that can be read (") for x in (cut, empty, text))):
+                        (tmp_path, f"infer.py: {tmp_path} cannot be read as an image (Is a directory)"),
+                        *((x, f"infer.py: {x} cannot be read as an image (") for x in (cut, empty, text))):
         said = infer(out, file)
         assert (said.returncode, said.stdout, said.stderr.count("\n")) == (1, "", 1), said.stderr
         assert said.stderr.startswith(words)
@@ -232,7 +232,10 @@ def test_a_deployment_is_whole_or_absent(tmp_path, points):
         deploy(tmp_path, other, tmp_path / "out")
     model = tmp_path / folder.read_artifacts(tmp_path)[0].path
     model.unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(folder.FolderError, match=r"dense-0001/.*: cannot read .* export it again"):
+        deploy(tmp_path, chosen, tmp_path / "out")
+    model.write_bytes(b"changed")
+    with pytest.raises(folder.FolderError, match="its files are not those that were checked: export it again"):
         deploy(tmp_path, chosen, tmp_path / "out")
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.part").exists()
     model.write_bytes(b"dense-0001 onnx")

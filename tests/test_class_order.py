@@ -67,7 +67,7 @@ def test_labels_and_classes_follow_the_order(tmp_path):
 def test_a_part_of_numbered_classes_has_orders_too():
     found = find_outputs(named("0", "3", "10"), 12)
     assert found.index.tolist() == [0, 3, 10] and found.others["torchvision"].tolist() == [0, 5, 2]
-    assert "output of its number" in found.notes[0]
+    assert "output with its number" in found.notes[0]
     assert find_outputs(named("00", "03", "10"), 12).index.tolist() == [0, 3, 10]
 
 
@@ -93,18 +93,18 @@ def test_a_file_may_name_more_than_the_data_has(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [
-    ("a.txt", "dog\nbird", "names 2 classes \\(dog, bird, ...\\) and the model has 3 outputs; name each"),
-    ("a.txt", "dog\nbird\ncow", r"(?s)does not name 1 of the data's 3 classes; it has.*cow:\n  cat"),
+    ("a.txt", "dog\nbird", "names 2 classes \\(dog, bird, ...\\) and the model has 3 outputs; write one name per"),
+    ("a.txt", "dog\nbird\ncow", r"(?s)does not name 1 of the data's 3 classes \(names in .* lacks: cow\):\n  cat"),
     ("a.txt", "dog\n\ncat", "(?s)no name for 1 of 3 classes.*line 2"),
     ("a.txt", "dog\ncat\ndog", "the name dog more than once"),
     ("a.json", '{"dog": 0, "cat": 1, "dog": 2}', "the key dog more than once"),
     ("a.json", {"bird": 1, "cat": 1, "dog": 0}, "the number 1 more than once"),
     ("a.json", {"bird": 1, "cat": 2, "dog": 3}, "must be 0 to 2; it has 3"),
-    ("a.json", {"bird": 0.5, "cat": 2, "dog": 3}, "is not what --class-order takes"),
-    ("a.json", {"bird": True, "cat": False, "dog": 3}, "is not what --class-order takes"),
-    ("a.json", {"0": "1", "1": "0", "2": "2"}, "can be read in two ways"),
-    ("a.json", "{dog", "is no JSON"),
-    ("a.json", "7", "is not what --class-order takes"),
+    ("a.json", {"bird": 0.5, "cat": 2, "dog": 3}, "has a form that --class-order does not accept"),
+    ("a.json", {"bird": True, "cat": False, "dog": 3}, "has a form that --class-order does not accept"),
+    ("a.json", {"0": "1", "1": "0", "2": "2"}, "is ambiguous"),
+    ("a.json", "{dog", "is not valid JSON"),
+    ("a.json", "7", "has a form that --class-order does not accept"),
 ])
 def test_files_that_do_not_fit(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message):
@@ -115,7 +115,7 @@ def test_words_and_files_that_are_none(tmp_path):
     with pytest.raises(ValueError, match=r"no class order called 'torchvison'.*did you mean 'torchvision'"):
         find_outputs(named("a", "b"), 2, "torchvison")
     (tmp_path / "a.pkl").write_bytes(b"\x80\x04\xff")
-    with pytest.raises(DataError, match="is no text"):
+    with pytest.raises(DataError, match="is not a text file"):
         find_outputs(named("a", "b"), 2, str(tmp_path / "a.pkl"))
 
 
@@ -130,7 +130,7 @@ def test_a_class_without_images_has_an_output_only_where_there_is_one(tmp_path):
     assert any("no images for 1 of 3 classes (bird)" in n for n in data.notes)
     data = load_data(root, GREY, num_classes=2, seed=0)
     assert set(data.train.labels) == {0, 1} and data.classes == ("cat", "dog")
-    assert any("none is for the classes without images (bird)" in n for n in data.notes)
+    assert any("the classes without images (bird) have none" in n for n in data.notes)
     for file in (root / "dog").iterdir():
         file.unlink()
     with pytest.raises(DataError, match=r"only one class with images \(cat\)"):
@@ -146,7 +146,7 @@ def test_labels_of_an_npz_stand_for_themselves_or_are_said_to_be_renumbered(tmp_
     path = npz(tmp_path / "a.npz", np.arange(60) % 3 + 1)  # 1, 2, 3
     assert describe_data(path).classes == ("1", "2", "3")
     data = load_data(path, GREY, num_classes=3, seed=0)
-    assert set(data.train.labels) == {0, 1, 2} and "3 numbers from 1 to 3" in data.notes[0]
+    assert set(data.train.labels) == {0, 1, 2} and "3 different numbers from 1 to 3" in data.notes[0]
     data = load_data(path, GREY, num_classes=4, seed=0)
     assert set(data.train.labels) == {1, 2, 3} and "4 outputs and the data 3 classes" in data.notes[0]
     path = npz(tmp_path / "b.npz", np.array([0, 1000, 2000])[np.arange(60) % 3])
@@ -155,7 +155,7 @@ def test_labels_of_an_npz_stand_for_themselves_or_are_said_to_be_renumbered(tmp_
     assert set(load_data(path, GREY, num_classes=2001, seed=0).test.labels) == {0, 1000, 2000}
     path = npz(tmp_path / "c.npz", np.arange(60) % 12)  # numbers are never sorted as strings
     assert not find_outputs(describe_data(path), 12).others
-    assert load_data(path, GREY, num_classes=12, seed=0).notes[0].startswith("no test part")
+    assert load_data(path, GREY, num_classes=12, seed=0).notes[0].startswith("no test data")
 
 
 def test_classes_of_an_npz_without_images_are_said(tmp_path):
@@ -168,7 +168,7 @@ def test_classes_of_an_npz_without_images_are_said(tmp_path):
         describe_data(npz(tmp_path / "c.npz", np.ones(60, int), classes=np.array(["a", "b"])))
     path = npz(tmp_path / "b.npz", np.arange(60) % 3, test_images=np.zeros((2, 4, 4, 1), np.uint8),
                test_labels=np.array([0, 7]))
-    with pytest.raises(DataError, match=r"test_labels has 1 classes that the training data does not have \(7\)"):
+    with pytest.raises(DataError, match=r"test_labels has 1 classes that are not in the training data \(7\)"):
         load_data(path, GREY, num_classes=3, seed=0)
 
 

@@ -152,7 +152,7 @@ def test_what_users_get_wrong(toy, tmp_path):
     def build(*more: object) -> list[object]:
         return ["build", "--target", "x86", "--data", toy / "toy.npz", "--out", out, *more]
 
-    fails(2, "no target called 'x87' (there are x86", "build", "--target", "x87")
+    fails(2, "no target called 'x87' (choose from x86", "build", "--target", "x87")
     fails(2, "no model called 'resnet1' (a timm name, or path/to/", *build("--model", "resnet1"))
     fails(2, "no strategy called 'best'", *build("--model", MODEL, "--strategies", "best"))
     fails(2, "no format called 'onx'", *build("--model", MODEL, "--formats", "onx"))
@@ -160,7 +160,7 @@ def test_what_users_get_wrong(toy, tmp_path):
     fails(1, "toy.npz", *build("--model", MODEL, "--data", toy / "nothing" / "toy.npz"))
     fails(1, "missing.pth", *build("--model", MODEL, "--weights", tmp_path / "missing.pth"))
     fails(2, "--weights needs --model", "build", "--target", "x86", "--weights", toy / "toy.pth")
-    fails(2, "no score called 'magnitud' (there are magnitude", *build("--score", "magnitud"))
+    fails(2, "no score called 'magnitud' (choose from magnitude", *build("--score", "magnitud"))
     fails(1, "holds no family", "choose", tmp_path, "--max-latency-ms", "5")
     ranges = tmp_path / "ranges.toml"
     ranges.write_text("[kinds]\nconv = [0.9, 0.1]\n")
@@ -170,10 +170,10 @@ def test_what_users_get_wrong(toy, tmp_path):
     fails(2, "'nowhere' does not exist", *build("--model", MODEL, "--calibration", "nowhere"))
     fails(1, f"no calibration images at {tmp_path}: give a folder of images",
           *build("--model", MODEL, "--precision", "int8", "--calibration", tmp_path))
-    fails(2, "no precision called 'int4' (there are fp32", *build("--model", MODEL, "--precision", "int4"))
+    fails(2, "no precision called 'int4' (choose from fp32", *build("--model", MODEL, "--precision", "int4"))
     fails(2, "--precision fp16 is none of these formats' (onnx: fp32",
           *build("--formats", "onnx", "--precision", "fp16"))
-    fails(2, "nan is no number above zero", *build("--lr", "nan"))
+    fails(2, "nan is not a finite number above zero", *build("--lr", "nan"))
     fails(2, "--formats onnx-fp32 has its precision in its name",
           *build("--formats", "onnx-fp32", "--precision", "int8"))
     assert not (out / "manifest.json").exists()
@@ -237,7 +237,7 @@ def test_all_precisions_are_points_of_one_front(toy, tmp_path):
     records = [json.loads(p.read_text()) for p in out.glob("variants/*/onnx-int8.json")]
     assert len(records) == 2 and all("calibrated on 20 images" in " ".join(r["notes"]) for r in records)
     done = mmprune(*arguments(toy, tmp_path, *words, "--formats", "onnx-fp32", "--calibration", images))
-    assert f"note: {images} is not read: no int8 is made (--precision int8)" in done.stderr
+    assert f"note: {images} is not used, because no int8 file is made (add --precision int8)" in done.stderr
 
 
 @pytest.mark.parametrize(("formats", "pattern"), [
@@ -285,7 +285,7 @@ def test_interrupted(toy, tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1 and "Traceback" not in said, said
-    assert "run the same command again to go on" in said
+    assert "run the same command again to continue" in said
 
 
 def said(*words: str) -> ModelOptions:
@@ -319,7 +319,7 @@ def test_how_images_are_fed_can_be_said():
 def test_what_would_ruin_the_input_is_refused_before_anything_is_made(toy, tmp_path):
     build = ("build", "--target", "x86", "--model", MODEL, "--data", toy / "train.npz", "--out", tmp_path / "out")
     fails(2, "divide by 255, --mean 0.485 --std 0.229", *build, "--mean", "123.675", "--std", "58.395")
-    fails(2, "say --crop-pct 0.875", *build, "--crop-pct", "87.5")
+    fails(2, "use --crop-pct 0.875", *build, "--crop-pct", "87.5")
     fails(2, "'sinc' is not one of", *build, "--interpolation", "sinc")
     assert not (tmp_path / "out" / "manifest.json").exists()
 
@@ -330,7 +330,7 @@ def test_the_deployed_program_is_as_right_as_reported(tmp_path):
     out = tmp_path / "out"
     done = mmprune("build", "--target", "x86", "--model", model, "--data", data, "--strategies", "mid", "--epochs", "0",
                    "--formats", "onnx", "--profile", "smoke", "--out", out)
-    assert done.code == 0 and "the images have the model's size, 8x8, already" in done.stderr, done.stderr
+    assert done.code == 0 and "the images already have the model's size, 8x8" in done.stderr, done.stderr
     assert mmprune("choose", out, "--min-accuracy", "1", "--out", tmp_path / "deploy").code == 0
     files = [tmp_path / "ring/test" / str(label) / f"{40 + i}.png" for i, label in enumerate(labels)]
     answers = subprocess.run([sys.executable, tmp_path / "deploy/infer.py", *files], cwd="/", text=True, check=True,

@@ -146,7 +146,7 @@ def test_paths_that_are_no_data(tmp_path):
     with pytest.raises(DataError, match="no class folders"):
         describe_data(tmp_path)
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(DataError, match="no whole"):
+    with pytest.raises(DataError, match="not a complete"):
         describe_data(tmp_path / "cut.npz")
     np.savez(tmp_path / "other.npz", pictures=np.zeros(3))
     with pytest.raises(DataError, match="has the arrays pictures"):
@@ -166,13 +166,13 @@ def test_folder_with_a_test_part(tmp_path, test):
     data = load_data(root, Preprocess((6, 6), (0.0,) * 3, (1.0,) * 3), num_classes=2, seed=0)
     assert (len(data.train), len(data.validation), len(data.test)) == (18, 2, 20)
     assert values(data.test) == list(range(20)) and data.test.labels.tolist() == [0] * 10 + [1] * 10
-    assert data.notes == (f"the test data is {test}/",)
+    assert data.notes == (f"the test data is in {test}/",)
 
 
 def test_folder_with_three_parts_and_folder_with_none(tmp_path):
     data = load_data(write_folder(tmp_path / "a", ("train", "val", "test")), GREY8, num_classes=2, seed=0)
     assert (len(data.train), len(data.validation), len(data.test)) == (20, 20, 20)
-    assert "luminance" in data.notes[-1]
+    assert "converted to greyscale" in data.notes[-1]
     data = load_data(write_folder(tmp_path / "b", ("",)), GREY8, num_classes=2, seed=0)
     assert (len(data.train), len(data.validation), len(data.test)) == (14, 2, 4)
 
@@ -180,15 +180,15 @@ def test_folder_with_three_parts_and_folder_with_none(tmp_path):
 def test_folder_errors_name_the_place(tmp_path):
     root = write_folder(tmp_path / "a", ("train", "val"), n=3)
     (root / "val/bird").mkdir()
-    with pytest.raises(DataError, match="val/bird is a class that the training data does not have"):
+    with pytest.raises(DataError, match="val/bird is not a class of the training data"):
         describe_data(root)
     (root / "val/fish").mkdir()
-    with pytest.raises(DataError, match=r"(?s)2 classes that.*val/bird\n.*val/fish"):
+    with pytest.raises(DataError, match=r"(?s)2 classes are not in the training data.*val/bird\n.*val/fish"):
         describe_data(root)
     (root / "val/bird").rmdir()
     (root / "val/fish").rmdir()
     (root / "train/cat/2.png").write_bytes((root / "train/cat/2.png").read_bytes()[:40])
-    with pytest.raises(DataError, match=r"train/cat/2\.png is no image"):
+    with pytest.raises(DataError, match=r"train/cat/2\.png cannot be read as an image"):
         load_data(root, GREY8, num_classes=2, seed=0)
     with pytest.raises(DataError, match="only one class"):
         describe_data(write_folder(tmp_path / "b", ("train", "val"), classes=("cat",)))
@@ -232,7 +232,7 @@ def test_grey_becomes_three_channels(tmp_path):
     data = load_data(write_npz(tmp_path / "d.npz"), colour, num_classes=2, seed=0)
     images, _ = next(data.test.batches(3))
     assert images.shape == (3, 3, 8, 8) and torch.equal(images[:, 0], images[:, 2]) and "repeated" in data.notes[0]
-    with pytest.raises(DataError, match="1 or 3 channels, the model takes 4"):
+    with pytest.raises(DataError, match="1 or 3 channels, not 4"):
         load_data(tmp_path / "d.npz", Preprocess((8, 8), (0.0,) * 4, (1.0,) * 4), num_classes=2, seed=0)
 
 

@@ -74,7 +74,7 @@ def test_an_order_of_the_users_is_taken_and_where_it_is_wrong_a_warning_comes(tm
     found = open_source(named(data, weights, "timm"))
     (warning,) = found.warnings
     assert "hardly better than guessing" in warning and "--class-order" in warning and "BGR" in warning
-    assert "2 is output 4" in warning and "right on 100.0%" in warning
+    assert "2 is output 4" in warning and "correct on 100.0%" in warning
     (tmp_path / "names.txt").write_text("\n".join(AS_STRINGS))
     found = open_source(named(data, weights, str(tmp_path / "names.txt")))
     assert found.warnings == () and found.source.data.labels == tuple(AS_STRINGS)
@@ -99,9 +99,9 @@ def test_the_warning_comes_loud_before_anything_is_made(tmp_path):
         assert done.code == 1 and "is not empty and holds no family" in done.stderr
         return done.stderr
 
-    assert "\nWARNING: the dense model is right on" in stopped("--mean", "0", "--class-order", "timm")
+    assert "\nWARNING: the dense model is correct on" in stopped("--mean", "0", "--class-order", "timm")
     assert "WARNING" not in (said := stopped("--mean", "0")) and "note: class order torchvision" in said
-    assert "\nWARNING: the dense model is right on" in stopped("--mean", "0.9")
+    assert "\nWARNING: the dense model is correct on" in stopped("--mean", "0.9")
     fails(2, "no class order called 'tim'", "build", "--target", "x86", "--model", f"{TOYS}:shades",
           "--weights", weights, "--data", data, "--class-order", "tim")
 
@@ -141,7 +141,7 @@ def test_near_chance_is_told_from_knowing_also_on_few_images_and_uneven_classes(
     wrong[1] = 1
     assert warnings_of(two, split(20 * wrong[:, None], uneven), 2) == ()
     always = np.zeros(200, int)  # right on 95 %, on 128 of the 138 that are asked about, and blind
-    assert "right on 92.8%" in warnings_of(two, split(20 * always[:, None], uneven), 2)[0]
+    assert "correct on 92.8%" in warnings_of(two, split(20 * always[:, None], uneven), 2)[0]
     ten = np.arange(10) % 2
     mistaken = ten.copy()
     mistaken[0] = 1
@@ -157,10 +157,10 @@ def test_channels_in_the_order_bgr_and_another_mean_are_found():
     labels = np.arange(90) % 3
     assert warnings_of(model, split(COLOURS[labels], labels, COLOUR), 3) == ()
     (warning,) = warnings_of(model, split(COLOURS[labels][:, ::-1], labels, COLOUR), 3)
-    assert "With the channels in the order BGR" in warning and "right on 100.0%" in warning
+    assert "With the channels in BGR order" in warning and "correct on 100.0%" in warning
     unscaled = Preprocess((4, 4), (0.9,), (0.01,))
     (warning,) = warnings_of(shades(), split(20 * (np.arange(240) % 12)[:, None], np.arange(240) % 12, unscaled), 12)
-    assert "With --mean 0 --std 1 it is right on 100.0%" in warning
+    assert "With --mean 0 --std 1 it is correct on 100.0%" in warning
 
 
 def test_numbers_that_are_not_finite_are_said():
@@ -168,7 +168,7 @@ def test_numbers_that_are_not_finite_are_said():
     with torch.no_grad():
         model.fc.bias[3] = torch.nan
     (warning,) = warnings_of(model, greys(np.arange(120) % 12), 12)
-    assert "right on 0.0%" in warning and "on 120 it gives numbers that are not finite" in warning
+    assert "correct on 0.0%" in warning and "on 120 its outputs are not finite" in warning
 
 
 def test_a_model_that_knows_a_rare_class_or_a_tenth_of_a_hundred_is_not_called_a_guess():

@@ -204,12 +204,12 @@ def test_two_processes_make_the_same_files(tmp_path):
 def test_wanted_formats():
     assert wanted_formats(["onnx", "openvino-fp16"]) == (("onnx", "fp32"), ("openvino", "fp16"))
     assert wanted_formats(["onnx-int8"]) == (("onnx", "int8"),), "int8 has to be asked for"
-    with pytest.raises(ValueError, match=r"openvino has no precision called 'int4' \(there are fp32, fp16, int8\)"):
+    with pytest.raises(ValueError, match=r"openvino has no precision called 'int4' \(choose from fp32, fp16, int8\)"):
         wanted_formats(["openvino-int4"])
 
 
 def test_an_unknown_format_is_named_with_the_known_ones():
-    message = rf"no format called 'onx' \(there are {', '.join(FORMATS)}\); did you mean 'onnx'\?"
+    message = rf"no format called 'onx' \(choose from {', '.join(FORMATS)}\); did you mean 'onnx'\?"
     with pytest.raises(ValueError, match=message):
         load("onx")
 

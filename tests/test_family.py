@@ -97,7 +97,7 @@ def test_threads_are_those_that_the_family_was_begun_with_not_what_is_left_to_ma
     build_family(make_baseline, REQUEST, tmp_path, Resources(jobs=jobs))
     assert seen == [2] and torch.get_num_threads() == 4
     assert contents(tmp_path) == whole
-    with pytest.raises(folder.FolderError, match="made with 2 of torch's threads for each job, and 3 are asked for"):
+    with pytest.raises(folder.FolderError, match="built with 2 torch threads per job, but 3 are requested"):
         build_family(make_baseline, REQUEST, tmp_path, Resources(threads=3))
 
 
@@ -228,7 +228,7 @@ def test_a_record_that_lacks_a_field_or_has_one_more_is_refused_by_name(tmp_path
     path = folder.variant_folder(tmp_path, variant.id) / "variant.json"
     row = folder.read_json(path)
     folder.write_json(path, {k: v for k, v in row.items() if k != "seed"})
-    with pytest.raises(folder.FolderError, match=r"variant.json is not what this mmprune writes \(seed is missing\)"):
+    with pytest.raises(folder.FolderError, match=r"json does not have this mmprune's format \(seed is missing\)"):
         folder.read_variant(tmp_path, variant.id)
     folder.write_json(path, {**row, "sead": 1})
     with pytest.raises(folder.FolderError, match="variant has no field called 'sead'"):
@@ -316,7 +316,7 @@ def test_a_family_of_other_images_is_another_and_only_what_differs_is_named(tmp_
 @pytest.mark.parametrize("row", [{"schema": 1, "variants": ["dense-1"]}, {"variants": []}, []])
 def test_a_family_of_another_version_is_refused_in_one_sentence(tmp_path, row):
     folder.write_json(tmp_path / folder.MANIFEST, row)
-    words = r"holds a family of schema (1|None), and this mmprune reads schema 2: build it anew in another folder$"
+    words = r"holds a family of schema (1|None), but this mmprune reads schema 2: build it again in another folder$"
     for act in (folder.read_manifest, lambda root: build_family(make_baseline, REQUEST, root, Resources())):
         with pytest.raises(folder.FolderError, match=words):
             act(tmp_path)

@@ -125,7 +125,7 @@ def test_divergence_is_named():
 
 
 def test_recipes_refuse_nonsense():
-    with pytest.raises(ValueError, match=r"no recipe called 'best' \(there are default, paper\)"):
+    with pytest.raises(ValueError, match=r"no recipe called 'best' \(choose from default, paper\)"):
         make_recipe("best")
     for wrong in ({"epochs": -1}, {"lr": 0.0}, {"batch_size": 0}):
         with pytest.raises(ValueError, match="a recipe needs"):

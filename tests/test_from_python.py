@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -9,14 +10,14 @@ import timm
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 from torchvision import transforms
 from toys import SmallNet, ToySplit, image_loaders, make_baseline
 
 import mmprune
 from mmprune.data.loaders import loader_facts, preprocess_of_loader
 from mmprune.data.preprocess import network_input
-from mmprune.data.splits import DataError
+from mmprune.data.splits import DataError, LoaderSplit
 from mmprune.folder import FolderError
 from mmprune.models.timm_models import ModelError
 from targets.deploy import DeployError
@@ -54,11 +55,12 @@ def test_a_family_s_models_by_strategy_or_id(tmp_path):
     with pytest.raises(KeyError, match=r"no variant called 'maxi'.*did you mean 'max'"):
         family["maxi"]
     assert [m.variant.strategy for m in family] == ["dense", "min", "max"]
+    assert repr(family["max"]).startswith("Model max-magnitude-") and repr(family["max"]).count("\n") == 0
 
 
 def test_a_family_of_several_scores_asks_which(tmp_path):
     family = prune(tmp_path, score="all")
-    with pytest.raises(KeyError, match="is several variants: name one of max-magnitude"):
+    with pytest.raises(KeyError, match="has several variants; use one of max-magnitude"):
         family["max"]
 
 
@@ -66,7 +68,7 @@ def test_opened_again_it_has_its_files_and_says_what_it_lacks(tmp_path):
     prune(tmp_path)
     family = mmprune.open_family(tmp_path)
     assert len(family) == 2
-    with pytest.raises(DataError, match=r"made of a model and loaders in Python.*call mmprune\.prune with them again"):
+    with pytest.raises(DataError, match=r"made from a model and loaders in Python.*call mmprune\.prune with them"):
         family["max"].model()
     with pytest.raises(FolderError, match="holds no family"):
         mmprune.open_family(tmp_path / "none")
@@ -88,14 +90,29 @@ class Noise(Dataset):
         return torch.randn(1, 8, 9), index % 3
 
 
+class Stream(IterableDataset):
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, int]]:
+        return ((torch.zeros(1, 8, 9), i % 3) for i in range(32))
+
+
+FEW = (torch.zeros(4, 1, 8, 9), torch.tensor([0, 1, 2, 0]))
+
+
 @pytest.mark.parametrize(("more", "words"), [
-    ({"test": DataLoader(Noise(), 16)}, "the test loader yields other images, or another order, each time"),
-    ({"val": loaders(shuffle=True)["val"]}, "the validation loader yields other images"),
-    ({"train": []}, "the train loader yields nothing"),
+    ({"test": DataLoader(Noise(), 16)}, "the test loader yields different images, or another order, each time"),
+    ({"val": loaders(shuffle=True)["val"]}, "the validation loader yields different images"),
+    ({"train": []}, "the train loader yields no batches"),
     ({"test": [(torch.zeros(4, 1, 16, 16), torch.zeros(4, dtype=torch.long))]}, "images of several shapes"),
     ({"train": [torch.zeros(4, 1, 8, 9)]}, r"must yield \(images, labels\)"),
     ({"train": [(torch.zeros(4, 1, 8, 9), torch.full((4,), 7))]},
-     "labels up to 7, and the model tells 3 classes apart"),
+     "labels up to 7, but the model has only 3 classes"),
+    ({"test": [(torch.zeros(4, 1, 8, 9), torch.tensor([0, 1, -1, 2]))]}, "labels below 0, such as -1"),
+    ({"train": [(torch.zeros(4, 1, 8, 9), torch.eye(4, 3))]}, r"whole numbers; it yields .* and float32 \(4, 3\)"),
+    ({"train": [(torch.zeros(4, 1, 8, 9), torch.zeros(4))]}, r"and float32 \(4,\)"),
+    ({"val": [(torch.full((4, 1, 8, 9), torch.nan), FEW[1])]}, "the validation loader yields images that are not fin"),
+    ({"train": (FEW for _ in range(9))}, "the train loader is a generator, which gives its batches only once"),
+    ({"val": None}, "the validation loader is a NoneType and no loader"),
+    ({"train": DataLoader(Stream(), 16)}, r"the train loader does not say how many images .* a __len__"),
 ])
 def test_loaders_that_do_not_do_are_refused(tmp_path, more, words):
     with pytest.raises(DataError, match=words):
@@ -103,21 +120,43 @@ def test_loaders_that_do_not_do_are_refused(tmp_path, more, words):
     assert not list(tmp_path.iterdir())
 
 
+def test_labels_out_of_range_are_seen_wherever_they_are(tmp_path):
+    late = [FEW, FEW, (FEW[0], torch.full((4,), 3))]
+    with pytest.raises(DataError, match="labels up to 3, but the model has only 3 classes"):
+        prune(tmp_path, more={"test": late})
+
+
+def test_what_loaders_may_be(tmp_path):
+    """Doubles, other kinds of labels, a part of the data set, the last batch left out."""
+    data = TensorDataset(torch.randn(50, 1, 8, 9).double(), torch.arange(50, dtype=torch.int32) % 3)
+    made = {"train": DataLoader(data, 16, drop_last=True), "val": DataLoader(data, 16, sampler=range(20)),
+            "test": DataLoader(data, 16)}
+    assert [len(LoaderSplit(loader)) for loader in made.values()] == [48, 20, 50]
+    assert len(prune(tmp_path, more=made, epochs=1, strategies="max")) == 2
+
+
 def test_models_that_do_not_do_are_refused(tmp_path):
     batch = (torch.zeros(4, 2, 8, 9), torch.zeros(4, dtype=torch.long))
-    with pytest.raises(ModelError, match=r"SmallNet does not take .*, as the loaders yield them"):
+    with pytest.raises(ModelError, match=r"SmallNet does not accept .*, as the loaders yield them"):
         prune(tmp_path, SmallNet(), {name: [batch] for name in ("train", "val", "test")})
-    with pytest.raises(ModelError, match=r"Sequential returns .*no tensor of shape \(1, classes\)"):
+    with pytest.raises(ModelError, match=r"Sequential returns .*without a tensor of shape \(1, classes\)"):
         prune(tmp_path, nn.Sequential(nn.Conv2d(1, 4, 3)))
     with pytest.raises(ValueError, match=r"no pattern called 'block'.*did you mean 'block-1x4'"):
         prune(tmp_path, pattern="block")
-    with pytest.raises(ValueError, match=r"ranges: \[kinds\] 'convolution' is no kind"):
+    with pytest.raises(ValueError, match=r"ranges: \[kinds\] 'convolution' is not a kind of layer"):
         prune(tmp_path, ranges={"kinds": {"convolution": [0.1, 0.2]}})
+    with pytest.raises(ModelError, match="the model is a str, and an nn"):
+        prune(tmp_path, "resnet18")
+    with pytest.raises(ValueError, match=r"epochs must be a whole number, got 1\.5"):
+        prune(tmp_path, epochs=1.5)
+    with pytest.raises(ValueError, match="device: torch cannot use 'gpu' here"):
+        prune(tmp_path, device="gpu")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_near_guessing_is_said(tmp_path, capsys):
     prune(tmp_path)
-    assert "WARNING: the dense model is right on" in capsys.readouterr().err
+    assert "WARNING: the dense model is correct on" in capsys.readouterr().err
 
 
 IMAGENET = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -150,6 +189,12 @@ def test_preprocessing_is_read_off_torchvision_s_transforms(steps):
     assert np.allclose(network_input(picture, found)[0], transform(Image.fromarray(picture)).numpy(), atol=1e-4)
 
 
+def test_normalize_may_be_given_plain_numbers():
+    steps = [transforms.Grayscale(), transforms.Resize((32, 32)), TENSOR, transforms.Normalize(0.5, 0.25)]
+    found = preprocess_of_loader(DataLoader(Files(transforms.Compose(steps))), (1, 1, 32, 32))
+    assert (found.mean, found.std) == ((0.5,), (0.25,))
+
+
 def test_timm_s_own_transforms_are_read_too():
     config = timm.data.resolve_model_data_config(timm.create_model("mobilenetv3_small_050"))
     found = preprocess_of_loader(DataLoader(Files(timm.data.create_transform(**config, is_training=False))),
@@ -169,7 +214,7 @@ def test_what_does_not_give_the_same_pixels_is_not_taken_for_it(steps):
 
 def test_without_preprocessing_nothing_is_deployed_but_by_saying_it(tmp_path):
     family = prune(tmp_path / "family")
-    family.export(["onnx-fp32"])
+    family.export("onnx-fp32")
     family.measure(how=mmprune.Measuring("smoke"))
     best = family.choose(max_latency_ms=4000)
     with pytest.raises(DeployError, match=r"deploy\(out, preprocess=mmprune\.Preprocess"):
@@ -195,7 +240,7 @@ def test_masks_alone_need_no_data_and_change_nothing():
     assert kept["layer4.1.conv1.weight"] == 0.5 and kept["conv1.weight"] == 1.0
     weights = dict(model.named_parameters())
     assert all(mask.shape == weights[name].shape for name, mask in masks.items())
-    with pytest.raises(ValueError, match="input_shape: SmallNet does not say which images it takes"):
+    with pytest.raises(ValueError, match="input_shape: SmallNet does not state its input size"):
         mmprune.masks(SmallNet())
 
 

@@ -49,7 +49,7 @@ def test_only_measured_costs_stand(tmp_path, family, provenance):
     assert read_points(tmp_path) == before
     (tmp_path / folder.MEASUREMENTS).unlink()
     folder.append_measurement(tmp_path, made_measurement(family[0], 0.001, provenance=provenance))
-    with pytest.raises(PointsError, match=f"are {provenance}, and only measured ones"):
+    with pytest.raises(PointsError, match=f"are {provenance}, but tables and plots show only measured ones"):
         read_points(tmp_path)
 
 
@@ -85,5 +85,5 @@ def test_nothing_measured_says_what_to_do(tmp_path, family):
 def test_the_picture_is_drawn(tmp_path, family):
     path = draw(tmp_path, read_points(tmp_path))
     assert path == tmp_path / "front.png" and path.read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(ValueError, match="no points"):
+    with pytest.raises(ValueError, match="no measurements"):
         draw(tmp_path, [])

@@ -189,17 +189,17 @@ def test_finding_the_head_changes_nothing():
 
 
 @pytest.mark.parametrize(("name", "words"), [
-    ("two", r"takes 2 inputs \(image, mask\); mmprune takes models of one image tensor"),
-    ("named", r"takes 2 inputs \(image, age\)"),
-    ("one_logit", r"one number for one image.*two classes is the same as the two \(0, z\).*torch\.cat"),
-    ("one_flat", "one number for one image"),
+    ("two", r"has 2 inputs \(image, mask\); mmprune needs one image input"),
+    ("named", r"has 2 inputs \(image, age\)"),
+    ("one_logit", r"a single number for one image.*two classes is equal to the two logits \(0, z\).*torch\.cat"),
+    ("one_flat", "a single number for one image"),
     ("pooled", r"\(1, 3, 1, 1\) for one image.*nn\.Flatten\(\)"),
     ("pooled_fixed", r"\(1, 3, 1, 1\) for one image.*nn\.Flatten\(\)"),
     ("squeezed", r"\(3,\) for one image.*squeeze"),
     ("a_map", r"\(1, 3, 16, 16\).*segmentation.*x\.mean\(dim=\(2, 3\)\)"),
-    ("places", r"\(1, 256, 3\).*each of 256 places"),
-    ("argmax", "numbers of type int64, not scores"),
-    ("four", r"takes images of 4 channels; mmprune's images have 1 channel \(grey\) or 3.*forward\(image\)")])
+    ("places", r"\(1, 256, 3\).*each of 256 positions"),
+    ("argmax", "values of type int64, not scores"),
+    ("four", r"expects images with 4 channels, but mmprune's images have 1 channel \(grey\) or 3.*forward\(image\)")])
 def test_models_that_mmprune_cannot_take_say_why_and_what_helps(factory, name, words):
     with pytest.raises(ModelError, match=words) as caught:
         open_model(f"{factory()}:{name}", None, COLOUR, ModelOptions())
@@ -217,5 +217,5 @@ def test_channels_of_neither_grey_nor_colour(factory, tmp_path):
     from mmprune.models.factories import call_factory
 
     torch.save(call_factory(f"{factory()}:depth", {}).state_dict(), tmp_path / "w.pt")
-    with pytest.raises(ModelError, match="takes images of 4 channels"):
+    with pytest.raises(ModelError, match="expects images with 4 channels"):
         open_model(f"{factory()}:depth", str(tmp_path / "w.pt"), COLOUR, ModelOptions())

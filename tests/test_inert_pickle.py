@@ -134,7 +134,7 @@ def test_what_is_named_is_never_the_real_thing():
 
 def test_weights_beside_a_call_of_the_system_are_refused_by_its_name(tmp_path):
     torch.save({"state_dict": {"w": torch.ones(2)}, "x": Shell(os.system, "true")}, tmp_path / "w.pt")
-    with pytest.raises(WeightsError, match=r"refused.*posix\.system.*nothing of it was run"):
+    with pytest.raises(WeightsError, match=r"refused.*posix\.system.*no code of it was run"):
         read_checkpoint(tmp_path / "w.pt")
 
 
@@ -194,7 +194,7 @@ def test_a_tensor_larger_than_its_bytes_is_damage(tmp_path):
     with zipfile.ZipFile(tmp_path / "big.pt", "w") as archive:
         for name, data in big.items():
             archive.writestr(name, data)
-    with pytest.raises(WeightsError, match=r"big\.pt is no whole file of torch\.save"):
+    with pytest.raises(WeightsError, match=r"big\.pt is not a complete torch\.save file"):
         read_checkpoint(tmp_path / "big.pt")
 
 

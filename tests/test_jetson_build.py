@@ -77,7 +77,7 @@ def test_the_chosen_layers_of_all_ten_are_2_4_in_both_files(family):
 
 def test_the_bundle_is_whole_and_says_every_command(family, tmp_path):
     root, done = family
-    assert read_measurements(root) == [] and "This machine is no jetson-orin" in done.stdout
+    assert read_measurements(root) == [] and "this machine is not a jetson-orin" in done.stdout
     path = root / "out-jetson-orin.tar.xz"
     subprocess.run(["tar", "-xf", path, "-C", tmp_path], check=True)  # as on the board
     [folder] = tmp_path.iterdir()

@@ -103,7 +103,7 @@ def test_a_standardized_weight_is_no_layer():
 
 
 def test_nothing_to_prune():
-    with pytest.raises(ValueError, match="Identity runs no convolution"):
+    with pytest.raises(ValueError, match="Identity uses no convolution"):
         find_layers(nn.Identity(), (1, 3, 8, 8))
 
 

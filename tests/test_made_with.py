@@ -102,5 +102,5 @@ def test_other_weights_make_everything_anew(made, tmp_path):
 def test_weights_that_are_not_what_was_written_are_refused(tmp_path, made):
     one, other = folder.read_variants(tmp_path)
     (tmp_path / one.files["weights"]).write_bytes((tmp_path / other.files["weights"]).read_bytes())
-    with pytest.raises(folder.FolderError, match=r"weights.safetensors is not what was written there; delete"):
+    with pytest.raises(folder.FolderError, match=r"weights.safetensors has changed since it was written; delete"):
         load_variant(tmp_path, one, make_baseline().model)

@@ -30,7 +30,7 @@ def artifacts(tmp_path):
 
 
 def test_unknown_profiles_are_named():
-    with pytest.raises(ValueError, match="there are smoke, quick, full"):
+    with pytest.raises(ValueError, match="choose from smoke, quick, full"):
         profile_named("long")
 
 
@@ -75,7 +75,7 @@ def test_a_session_that_was_cut_short_goes_on_with_the_reference_beside(tmp_path
 
 def test_the_null_runtime_is_a_fixture_and_stands_in_no_table(tmp_path, artifacts):
     assert {m.provenance for m in measure(tmp_path, artifacts, "x86", TINY, NULL)} == {"fixture"}
-    with pytest.raises(PointsError, match="are fixture, and only measured ones"):
+    with pytest.raises(PointsError, match="are fixture, but tables and plots show only measured ones"):
         read_points(tmp_path)
 
 
@@ -192,7 +192,7 @@ def test_what_ran_on_an_emulator_is_no_measurement():
     ({"latencies_s": [[0]], "processes": [1]}, "must be positive"),
     ({"latencies_s": [[float("nan")]], "processes": [1]}, "must be finite"),
     ({"latencies_s": [["0.01"]], "processes": [1]}, "latencies_s must be of type float, got '0.01'"),
-    ({"latencies_s": [], "processes": []}, "there must be some"),
+    ({"latencies_s": [], "processes": []}, "there must be latencies"),
     ({"latencies_s": 3}, "not iterable"),
     ({"processes": [1]}, "it has 2 rounds, its processes 1"),
     ({"warmup_s": [float("inf")]}, "warmup_s must be finite"),

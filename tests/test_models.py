@@ -87,7 +87,7 @@ def test_a_file_that_changed_is_noticed(factory, tmp_path):
     save_file(tiny_state(), tmp_path / "w.safetensors")
     spec = open_model(f"{factory}:tiny", str(tmp_path / "w.safetensors"), GREY, ModelOptions()).spec
     save_file({**tiny_state(), "3.bias": torch.ones(3)}, tmp_path / "w.safetensors")
-    with pytest.raises(ModelError, match="no longer those"):
+    with pytest.raises(ModelError, match="have changed since"):
         load_model(spec)
 
 
@@ -98,7 +98,7 @@ def test_vit_takes_another_image_size_and_swin_says_when_not():
 
 
 def test_too_small_an_image_is_named(factory):
-    with pytest.raises(ModelError, match="does not take 1 x 2 x 2 images"):
+    with pytest.raises(ModelError, match="does not accept 1 x 2 x 2 images"):
         load_model(ModelSpec(f"{factory}:tiny", 3, 1, (2, 2)))
 
 
@@ -172,7 +172,7 @@ def test_refused_damaged_and_foreign_files_say_what_to_do(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "none.pt")
     with pytest.raises(WeightsError, match="a dict of epoch"):
         read_checkpoint(tmp_path / "none.pt")
-    with pytest.raises(WeightsError, match=r"no weights file that mmprune reads \(\.safetensors"):
+    with pytest.raises(WeightsError, match=r"not a weights file that mmprune reads \(safetensors"):
         read_checkpoint(Path(__file__))
     with pytest.raises(WeightsError, match="there is no weights file"):
         read_checkpoint(tmp_path / "absent.pt")
@@ -236,11 +236,11 @@ def test_preprocess_follows_timm_the_user_and_the_channels(factory):
 @pytest.mark.parametrize(("mean", "std", "words"), [
     ("123.675,116.28,103.53", "58.395,57.12,57.375", "divide by 255, --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"),
     ("123.675,116.28,103.53", "1,1,1", "divide by 255, --mean 0.485,0.456,0.406 --std 0.003922,0.003922,0.003922"),
-    ("127.5", "127.5", "--mean 127.5 is of pixels of 0 to 255; here it is of images scaled to [0, 1]: divide by 255"),
+    ("127.5", "127.5", "--mean 127.5 is for pixels from 0 to 255; mmprune scales images to [0, 1]: divide by 255"),
     ("0.485,0.456,0.406", "58.395,57.12,57.375", "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"),
     ("0", "255", "divide by 255, --mean 0,0,0 --std 1,1,1"),
     ("123.675,116.28,103.53", None, "divide by 255, --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"),
-    ("-123,-116,-103", "1", "--mean -123,-116,-103 is no mean of images scaled to [0, 1]"),
+    ("-123,-116,-103", "1", "--mean -123,-116,-103 is not a possible mean of images scaled to [0, 1]"),
     ("0.5", "0", "--std 0 is not positive"), ("0.5", "0.5,-0.5,0.5", "--std 0.5,-0.5,0.5 is not positive"),
     ("0.0019,0.0018,0.0016", "0.0009,0.0009,0.0009", "divided by 255 twice"),
     ("nan", "1", "--mean nan is not finite"), ("0.5", "inf", "--std inf is not finite"),
@@ -281,9 +281,9 @@ def test_one_of_mean_and_std_alone_is_said():
     assert "m states no std: ImageNet's is used" in preprocess_of(model, spec, ModelOptions(mean=(0.5,)))[1][0]
     model.pretrained_cfg = {"mean": (0.1,), "std": (0.3,)}
     assert preprocess_of(model, spec, ModelOptions(mean=(0.5,)))[1] == (
-        "--mean without --std: the std stays the model's own, 0.3",)
+        "--mean is given without --std: the model's own std, 0.3, is used",)
     assert preprocess_of(model, spec, ModelOptions(std=(0.5,)))[1] == (
-        "--std without --mean: the mean stays the model's own, 0.1",)
+        "--std is given without --mean: the model's own mean, 0.1, is used",)
 
 
 def test_crop_mode_and_interpolation_are_timms_or_the_users():
@@ -294,9 +294,9 @@ def test_crop_mode_and_interpolation_are_timms_or_the_users():
         made, _ = preprocess_of(model, ModelSpec(name, 3, 3, (64, 48)), ModelOptions(crop_mode=option))
         assert made.crop_mode == expected
     for wrong, words in ((ModelOptions(crop_mode="five"),
-                          "no crop mode called 'five' (there are center, squash, border)"),
+                          "no crop mode called 'five' (choose from center, squash, border)"),
                          (ModelOptions(crop_pct=87.5), "--crop-pct 87.5 is not the fraction"),
-                         (ModelOptions(crop_pct=87.5), "in percent? say --crop-pct 0.875"),
+                         (ModelOptions(crop_pct=87.5), "in percent, use --crop-pct 0.875"),
                          (ModelOptions(crop_pct=0.0), "--crop-pct 0 is not"),
                          (ModelOptions(crop_pct=float("nan")), "--crop-pct nan is not")):
         with pytest.raises(ModelError) as refused:
@@ -307,7 +307,7 @@ def test_crop_mode_and_interpolation_are_timms_or_the_users():
 def test_weights_and_pretrained_exclude_each_other():
     with pytest.raises(ModelError, match="exclude each other"):
         resolve("resnet18", "w.pt", COLOUR, ModelOptions(pretrained=True))
-    with pytest.raises(ModelError, match="brings its own weights"):
+    with pytest.raises(ModelError, match="load its own weights"):
         resolve("mine.py:tiny", None, COLOUR, ModelOptions(pretrained=True))
 
 

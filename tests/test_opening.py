@@ -76,14 +76,14 @@ def opened(models: str, name: str):
 
 
 @pytest.mark.parametrize(("name", "error", "words"), [
-    ("Restless", ModelError, "the same image otherwise each time"),
-    ("Nowhere", ModelError, "NaN or infinite to a random image"),
+    ("Restless", ModelError, "the same image differs each time"),
+    ("Nowhere", ModelError, "for a random image is NaN or infinite"),
     ("Diverged", WeightsError, r"wide\.weight holds 72 values that are NaN or infinite"),
     ("Uncopied", ModelError, r"cannot be copied \(TypeError: not me\)"),
     ("script", FactoryError, "a TorchScript module"),
     ("lazy", FactoryError, r"1\.weight has no size yet"),
-    ("meta", FactoryError, "on the device meta"),
-    ("half", FactoryError, r"is float16; return model\.float\(\)"),
+    ("meta", FactoryError, "on the meta device"),
+    ("half", FactoryError, r"has the type float16; return model\.float\(\)"),
 ])
 def test_what_cannot_be_pruned_is_told_when_it_is_opened(models, name, error, words):
     with pytest.raises(error, match=words):
@@ -91,7 +91,7 @@ def test_what_cannot_be_pruned_is_told_when_it_is_opened(models, name, error, wo
 
 
 @pytest.mark.parametrize(("name", "words"), [
-    ("InPlace", "changes the images that it is given"),
+    ("InPlace", "modifies its input images"),
     ("Softmaxed", "probabilities, as after a softmax"),
     ("Frozen", r"1 layers with 81% of the weights are frozen \(requires_grad=False; wide\.weight\)"),
 ])
@@ -117,5 +117,5 @@ def test_a_buffer_may_be_infinite(models):
 def test_a_layer_without_gradient_ranks_no_weight(models):
     model = opened(models, "Frozen").model
     batches = [(torch.rand(4, 3, 16, 16), torch.from_numpy(np.arange(4) % 3))]
-    with pytest.raises(ScoreError, match=r"the gradient of wide\.weight is zero .* Use --score magnitude"):
+    with pytest.raises(ScoreError, match=r"the gradient of wide\.weight is zero .* use --score magnitude"):
         mean_absolute_gradients(model, ["conv.weight", "wide.weight"], batches)

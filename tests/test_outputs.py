@@ -123,17 +123,17 @@ def opened(tmp_path, name):
 
 
 def test_what_is_taken_is_said(tmp_path):
-    assert "Auxiliary of logits (2, 3), aux (2, 3): 'logits' is what is trained" in opened(tmp_path, "good").notes[-1]
+    assert "Auxiliary of logits (2, 3), aux (2, 3): 'logits' is trained" in opened(tmp_path, "good").notes[-1]
     found = opened(tmp_path, "both")
-    assert "a tuple of 0 (1, 3), 1 (1, 3), 2 (1, 8, 8, 9): '0' is taken" in found.notes[-2]
+    assert "a tuple of 0 (1, 3), 1 (1, 3), 2 (1, 8, 8, 9): '0' is used" in found.notes[-2]
     assert load_model(found.spec)(torch.zeros(1, 1, 8, 9)).shape == (1, 3)
 
 
 @pytest.mark.parametrize(("name", "message"), [
-    ("first", "the first of them, '0', is not what it answers in evaluation mode: that is '1'"),
-    ("nothing", r"in training mode it returns a tuple of 0 \(2,\), 1 a dict of a .*no tensor of shape \(2, 3\)"),
+    ("first", "the first, '0', is not its output in evaluation mode, which is '1'"),
+    ("nothing", r"in training mode it returns a tuple of 0 \(2,\), 1 a dict of a .*without a tensor of shape \(2, 3\)"),
     ("loss", r"in training mode it returns \(\) for two images"), ("cut", "has no gradient"),
-    ("frozen", "requires_grad=False"), ("fails", "in training mode it does not take two images")])
+    ("frozen", "requires_grad=True"), ("fails", "in training mode it does not accept two images")])
 def test_what_cannot_be_trained_is_one_sentence_at_opening(tmp_path, name, message):
     with pytest.raises(ModelError, match=message):
         opened(tmp_path, name)
@@ -141,7 +141,7 @@ def test_what_cannot_be_trained_is_one_sentence_at_opening(tmp_path, name, messa
 
 def test_looking_changes_nothing():
     model, state = AuxiliaryNet().eval(), torch.random.get_rng_state()
-    assert "'logits' is what is trained" in check_training(model, (1, 1, 8, 9), 3)[0]
+    assert "'logits' is trained" in check_training(model, (1, 1, 8, 9), 3)[0]
     assert torch.equal(torch.random.get_rng_state(), state) and not model.training
     assert model.norm.num_batches_tracked == 0
     assert all(weight.grad is None for weight in model.parameters())

@@ -98,10 +98,10 @@ def test_instability_is_said(artifacts):
     hot = dataclasses.replace(wild, throttled_rounds=(3, 7), gate=Gate(50.0, 120.0, 121.5, 71.2, 0.25, reached=False))
     text = "\n".join(stability_notes(hot))
     assert "the device throttled in 2 of 10 rounds" in text
-    assert "not idle and cool after 122 s of waiting: 71 °C where 50 were wanted, 25% of its cores busy" in text
+    assert "not idle and cool after 122 s of waiting: 71 °C (limit 50 °C), 25% of its cores busy" in text
     assert stability_notes(dataclasses.replace(calm, gate=Gate(50.0, 120.0, 3.0, 41.0, 0.0, reached=True))) == []
     blind = dataclasses.replace(calm, gate=Gate(50.0, 120.0, 120.0, None, None, reached=False))
-    assert "in a state that it does not tell" in stability_notes(blind)[0]
+    assert "its state is not reported" in stability_notes(blind)[0]
     rising = dataclasses.replace(calm, latencies_s=tuple((0.01 + 0.0001 * i,) * 4 for i in range(20)))
     assert any(note.startswith("drift: the last tenth is 18% slower") for note in stability_notes(rising))
 
@@ -151,7 +151,7 @@ def test_rounds_that_lost_the_cpu_are_left_out(artifacts, told):
     assert (ratio.value, ratio.low, ratio.high) == (pytest.approx(0.45),) * 3
     assert (ratio.verdict, ratio.rounds, ratio.disturbed) == ("faster", 10, 10)
     assert compare(other, mine).value == pytest.approx(1 / 0.45)
-    note = "other programs took the CPU in 10 of 20 rounds, which p50, p90 and p99 hold"
+    note = "other programs took the CPU in 10 of 20 rounds, which are included in p50, p90 and p99"
     assert note in stability_notes(other) and note not in stability_notes(mine)
 
 
@@ -198,5 +198,5 @@ def test_what_the_kernel_told_is_kept_and_older_rows_do_without(artifacts, tmp_p
     assert read == told and old.waited_s == () and compare(old, old).verdict == "no difference"
     with pytest.raises(ValueError, match="waits has 3 values for 20 rounds"):
         dataclasses.replace(told, waits=(1, 2, 3))
-    with pytest.raises(ValueError, match="waited_s without waits"):
+    with pytest.raises(ValueError, match="waited_s and waits must both be given"):
         dataclasses.replace(told, waits=())

@@ -108,7 +108,7 @@ def test_wrapped_layers_become_plain_and_answer_as_before(factory, tmp_path, nam
     assert set(opened.model.state_dict()) == {f"{i}.{p}" for i in (0, 2, 5, 7) for p in ("weight", "bias")}
     trained = {n for n, p in opened.model.named_parameters() if p.requires_grad}
     assert trained == ({"7.weight", "7.bias"} if name == "frozen" else set(opened.model.state_dict()))
-    assert any("is taken off 4 weights (0.weight, 2.weight, 5.weight, ...)" in n for n in opened.notes), opened.notes
+    assert any("is removed from 4 weights (0.weight, 2.weight, 5.weight, ...)" in n for n in opened.notes), opened.notes
     again = load_model(opened.spec)
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), opened.model.state_dict().values(),
                                                  strict=True))
@@ -210,7 +210,7 @@ def test_standardized_convolutions_answer_as_before(factory):
         image = torch.randn(2, 3, 64, 64)
         expected = model(image)
         notes = make_convolutions_plain(model, (1, 3, 64, 64))
-        assert "become plain ones" in notes[0]
+        assert "are replaced by plain layers" in notes[0]
         assert torch.allclose(model(image), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
         assert "gain" not in {n.rpartition(".")[2] for n, _ in model.named_parameters() if ".gain" in n}
 
@@ -271,7 +271,7 @@ def test_recurrent_layers_are_named():
             return self.fc(self.rnn(x.transpose(1, 2).flatten(2))[0].mean(dim=1))
 
     note = left_out(Rows().eval(), (1, 3, 8, 8))[0]
-    assert note.startswith("a tensor of weights with ") and "rnn.weight_hh_l0 is of LSTM layers" in note
+    assert note.startswith("a weight tensor with ") and "rnn.weight_hh_l0 is in LSTM layers" in note
 
 
 def test_what_cannot_be_taken_off_is_said():

@@ -126,7 +126,7 @@ def test_sixteen_bits_are_scaled_and_thirty_two_refused(tmp_path):
         assert np.array_equal(fit(image, p)[..., 0], expected), image.mode
     assert np.array_equal(fit(Image.fromarray(values), Preprocess((4, 5), MEAN, STD)), np.stack([expected] * 3, -1))
     for whole in (values.astype(np.int32), values.astype(np.float32)):
-        with pytest.raises(ValueError, match="32 bits"):
+        with pytest.raises(ValueError, match="32-bit"):
             fit(Image.fromarray(whole), p)
 
 
@@ -224,8 +224,8 @@ def test_the_reported_accuracy_is_the_deployed_one(tmp_path, kind, crop_all):
     reported = hits(baseline.model, baseline.test)
     kept = kind == "ring.npz" if crop_all is None else not crop_all
     assert p.crop_all is not kept and (reported == 1.0 if kept else reported < 0.8)
-    [note] = [n for n in opened.notes if "model's size, 8x8, already" in n]
-    assert ("taken as they are, as is" if kept else "--no-crop-all they") in note
+    [note] = [n for n in opened.notes if "already have the model's size, 8x8" in n]
+    assert ("used unchanged, as is" if kept else "--no-crop-all they") in note
     files = [tmp_path / "ring/test" / str(label) / f"{40 + i}.png" for i, label in enumerate(labels)]
     inputs = torch.from_numpy(np.concatenate(deployed(tmp_path / "d", p, files)))
     assert float((baseline.model(inputs).argmax(1).numpy() == labels).mean()) == reported

@@ -80,5 +80,5 @@ def test_it_makes_another_family():
 
 
 def test_the_papers_recipe_has_no_last_epoch():
-    with pytest.raises(ValueError, match="the recipe 'paper' stops when it gets no better"):
+    with pytest.raises(ValueError, match="the recipe 'paper' stops early"):
         make_recipe("paper", qat=True)

@@ -41,7 +41,7 @@ def test_overrides_last_line_wins_and_layers_beat_kinds(tmp_path):
     path.write_text('[layers]\n"body.1" = [0.1, 0.2]\n[kinds]\n"*" = [0.0, 0.5]\nconv = [0.3, 0.4]\n')
     ranges = find_ranges("x", LAYERS, read_overrides(path))
     assert [(r.low, r.high) for r in ranges.values()] == [(0.0, 0.5), (0.3, 0.4), (0.1, 0.2)]
-    assert ranges["body.1.weight"].why == "yours: [layers] body.1"
+    assert ranges["body.1.weight"].why == "override: [layers] body.1"
 
 
 @pytest.mark.parametrize("text, words", [
@@ -49,7 +49,7 @@ def test_overrides_last_line_wins_and_layers_beat_kinds(tmp_path):
     ("[kinds]\nconv = [0.5, 1.0]", "it needs"),
     ("[kinds]\nconv = 0.5", "it needs"),
     ("[kinds]\nconv = [true, false]", "it needs"),
-    ("[kinds]\nconf = [0.1, 0.5]", r"'conf' is no kind \(there are .*; did you mean 'conv'"),
+    ("[kinds]\nconf = [0.1, 0.5]", r"'conf' is not a kind of layer \(choose from .*; did you mean 'conv'"),
     ("[layer]\nx = [0.1, 0.5]", "unknown entry 'layer'"),
     ("kinds = 3", "unknown entry 'kinds'"),
     ("[kinds\n", "cannot read ranges from"),

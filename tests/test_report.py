@@ -26,7 +26,7 @@ def test_the_report_has_what_was_asked_what_came_out_and_what_it_costs(family):
                  "| uniform, f32 | onnxruntime | 50.0 | 88.00 | 8.00 | 9.60 | - | 0.800 | 0.800 to 0.800 "
                  "| faster | 200 |",
                  "- governor: performance", "![Accuracy against latency, download and memory](front.png)",
-                 "- 2 of 2 have too few samples for p99: 100 where 662 are needed"):
+                 "- 2 of 2 have too few samples for p99: 100, but 662 are needed"):
         assert line in text
     assert "800 train, 100 validation, 100 test images" in text and "mmprune build" in text
     assert (family / "front.png").is_file()
@@ -73,7 +73,7 @@ def test_failures_are_told(family):
 def test_a_family_without_measurements_has_a_report_too(family):
     (family / folder.MEASUREMENTS).unlink()
     text = write_report(family).read_text()
-    assert "None yet: nothing was measured" in text and "| dense | 0.0 | 90.00 | - |" in text
+    assert "has no measurements yet" in text and "| dense | 0.0 | 90.00 | - |" in text
     assert not (family / "front.png").exists()
 
 
@@ -111,7 +111,7 @@ def test_equal_notes_are_one_line_and_numbers_that_differ_a_range(tmp_path):
                                                     latencies_s=tuple(map(tuple, slow)), notes=("57 sparse",)))
     text = write_report(tmp_path).read_text()
     notes = text.partition("## Notes on the measurements")[2].partition("## How it was")[0].splitlines()
-    assert "- 48 of 48: the slowest sample is 82% to 327% over the mean" in notes
+    assert "- 48 of 48: the slowest sample is 82% to 327% above the mean" in notes
     assert "- 48 of 48: 57 sparse" in notes and "- 48 of 48: int8 asked" in notes
     assert "- 48 of 48: 3 to 50 all-zero channels removed" in notes
     assert len([line for line in notes if line.startswith("- ")]) <= 10
@@ -138,8 +138,8 @@ def test_a_machine_too_busy_to_tell_is_a_verdict_in_the_table_and_a_note(family)
         folder.append_measurement(family, disturbed)
     text = write_report(family).read_text()
     assert "| 0.800 | 0.800 to 0.800 | too busy to tell |" in text
-    assert "- 1 of 2 cannot be compared with the dense model, since the machine was too busy to tell" in text
-    assert "- 2 of 2: other programs took the CPU in 10 of 10 rounds, which p50, p90 and p99 hold\n" in text
+    assert "- 1 of 2 cannot be compared with the dense model because the machine was too busy" in text
+    assert "- 2 of 2: other programs took the CPU in 10 of 10 rounds, which are included in p50, p90 and p99\n" in text
     shown = table(read_points(family))
     assert "too busy to tell" in shown and "8.00*" in shown and shown.endswith("other programs took the CPU")
-    assert "| 8.00* | 9.60* | - |" in text and "\\* of all samples, those too from which" in text
+    assert "| 8.00* | 9.60* | - |" in text and "\\* of all samples, including those in which" in text

@@ -76,5 +76,5 @@ def test_zero_count_survives_binary_fractions():
 
 
 def test_unknown_strategy():
-    with pytest.raises(ValueError, match=r"no strategy called 'best' \(there are min, max, mid"):
+    with pytest.raises(ValueError, match=r"no strategy called 'best' \(choose from min, max, mid"):
         plan(["best"], LAYERS, RANGES)

@@ -121,5 +121,5 @@ def test_this_machine_is_what_its_architecture_is_and_asks_for_nothing(monkeypat
 
 def test_a_machine_of_another_architecture_is_told_which_there_are(monkeypatch):
     monkeypatch.setattr("targets.platform.machine", lambda: "riscv64")
-    with pytest.raises(ValueError, match=r"no arch called 'riscv64' \(there are x86_64, aarch64\)"):
+    with pytest.raises(ValueError, match=r"no arch called 'riscv64' \(choose from x86_64, aarch64\)"):
         load(LOCAL)

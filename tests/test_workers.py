@@ -1,6 +1,7 @@
 """Tasks on several processes; one that dies."""
 
 import os
+import signal
 
 import pytest
 
@@ -27,8 +28,20 @@ def test_a_process_that_dies_costs_its_task_where_that_is_asked():
     assert ended == [("bad", "ready, but bad failed"), ("dies", "a worker process ended with 7"),
                      ("dies", "a worker process ended with 7"), ("good", "None")]
     assert ("good", 0.5, "half") in told
-    with pytest.raises(WorkerError, match="a worker process ended with 7; what is finished is kept"):
+    with pytest.raises(WorkerError, match="a worker process ended with 7; finished work is kept"):
         run_tasks(setup, work, ["dies", "good"], Processes(2), lambda *_: None)
+
+
+def interrupted(ready, task, tick):
+    return None if signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()) else "Ctrl-C would come through"
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_the_parent_alone_from_a_worker_s_first_moment():
+    told = []
+    run_tasks(setup, interrupted, ["a", "b"], Processes(2), lambda *row: told.append(row[1:]))
+    assert told == [(1.0, None)] * 2
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_a_single_task_or_job_needs_no_process():

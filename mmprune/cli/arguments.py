@@ -1,4 +1,4 @@
-"""The words of a command as what the library takes: pure parsing, nothing heavy is loaded."""
+"""Parses the arguments of commands into the types of the library. Nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
     try:
         return tuple(float(part) for part in text.split(",")) if text else None
     except ValueError:
-        words = f"{text!r} is not a number, or several with commas between"
+        words = f"{text!r} is not a number, or several numbers separated by commas"
         raise click.BadParameter(words, param_hint=option) from None
 
 
 def size(text: str | None) -> tuple[int, int] | None:
-    """(height, width) in pixels of "224" or "128x256"."""
+    """(height, width) in pixels from "224" or "128x256"."""
     if text is None:
         return None
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(s.strip().isascii() and s.strip().isdigit() and int(s) > 0 for s in sides):
-        words = f"{text!r} is no size in pixels: 224, or 128x256 (height x width)"
+        words = f"{text!r} is not a size in pixels, such as 224 or 128x256 (height x width)"
         raise click.BadParameter(words, param_hint="--img-size")
     return int(sides[0]), int(sides[-1])
 
 
 def fraction(text: str | None, option: str) -> float | None:
-    """A number, or "crop/resize" such as 224/256 as the number by which crop pixels become resize pixels."""
+    """The fraction from a number, or from "crop/resize" in pixels such as 224/256 (see records.crop_fraction)."""
     if text is None:
         return None
     try:
         crop, _, resize = text.partition("/")
         return crop_fraction(float(crop), float(resize)) if resize else float(crop)
     except (ValueError, ZeroDivisionError):
-        words = f"{text!r} is no fraction: 0.875, or 224/256"
+        words = f"{text!r} is not a fraction, such as 0.875 or 224/256"
         raise click.BadParameter(words, param_hint=option) from None
 
 
@@ -55,7 +55,7 @@ def names(text: str | None) -> tuple[str, ...]:
 
 
 def named(words: dict[str, Any]) -> Named:
-    """What model_options says of the model and its data."""
+    """The Named of a command with model_options."""
     options = ModelOptions(words["num_classes"], words["in_chans"], size(words["img_size"]), words["pretrained"],
                            numbers(words["mean"], "--mean"), numbers(words["std"], "--std"), words["interpolation"],
                            fraction(words["crop_pct"], "--crop-pct"), words["crop_mode"], words["crop_all"])
@@ -64,13 +64,13 @@ def named(words: dict[str, Any]) -> Named:
 
 
 def recipe(words: dict[str, Any]) -> Recipe:
-    """What --recipe and the options that change it say."""
+    """The Recipe from --recipe and the options that change it."""
     return make_recipe(words["recipe"], words.get("epochs"), words.get("lr"), words.get("batch_size"),
                        words.get("qat", False))
 
 
 def measuring(words: dict[str, Any], *, again: bool) -> Measuring:
-    """What --profile, --threads, --runtime and options.HOST, but for the hosts, say."""
+    """The Measuring from --profile, --threads, --runtime and options.HOST, without the hosts."""
     from mmprune.boards import Measuring
 
     return Measuring(words["profile"], words["threads"], names(words.get("runtimes")), words["ssh_config"],
@@ -101,13 +101,13 @@ def budget(words: dict[str, Any]) -> Budget:
 
 
 def hosts_and_targets(target: str | None, fleet: Path | None, hosts: tuple[str, ...]) -> list[tuple[str | None, str]]:
-    """Where `bench` measures: (host, target), of --target and --host or of --fleet. UsageError where it is neither."""
+    """The (host, target) pairs of `bench`, from --target and --host or from --fleet. UsageError without either."""
     from targets.fleet import read_fleet
 
     if (target is None) == (fleet is None):
-        raise click.UsageError("name a --target, or a --fleet")
+        raise click.UsageError("give --target or --fleet")
     if fleet is None:
         return [(host, str(target)) for host in dict.fromkeys(hosts) or [None]]
     if hosts:
-        raise click.UsageError("--fleet names the hosts: leave --host out")
+        raise click.UsageError("--fleet already names the hosts; leave out --host")
     return [(job.host, job.target) for job in read_fleet(fleet)]

@@ -24,23 +24,23 @@ from mmprune.cli.options import (
 )
 from mmprune.progress import bars, say_loading
 
-FAILURES = {"DataError", "WeightsError"}  # ValueErrors about a file's content; the others are about the command
+FAILURES = {"DataError", "WeightsError"}  # ValueErrors about the content of a file; all others are about the command
 EPILOG_BUILD = "Example: mmprune build --target x86 --model resnet18 --weights resnet18.pth --data photos/ --out family"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="mmprune")
 def cli() -> None:
-    """Turns a trained vision model into sparse models that are measured on the device they run on.
+    """Turn a trained vision model into sparse models that are measured on the device they run on.
 
     \b
     mmprune build --target x86                    prune ten ways, fine-tune, export, measure, report
-    mmprune choose mmprune-out --max-latency-ms 5 take the model that fits a budget
+    mmprune choose mmprune-out --max-latency-ms 5 choose the model that fits a budget
     """
 
 
 def main() -> None:
-    """Run; exit 0, 1 for a failure, 2 for a usage error: a line on stderr, no traceback for what users can cause."""
+    """Run a command; exit status 0, 1 for a failure, 2 for a usage error. Errors by users give no traceback."""
     with _friendly():
         cli(standalone_mode=False)
 
@@ -53,10 +53,10 @@ def _friendly() -> Iterator[None]:
         err.show()
         sys.exit(err.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; what is finished is kept, run the same command again to go on", 1)
+        _fail("interrupted; finished work is kept, run the same command again to continue", 1)
     except OSError as err:
         where = f" ({err.filename})" if err.filename else ""
-        hint = "; what is finished is kept: free some space and run the same command again" if err.errno == 28 else ""
+        hint = "; finished work is kept: free some space and run the same command again" if err.errno == 28 else ""
         _fail(f"{err.strerror or err}{where}{hint}", 1)
     except ValueError as err:
         _fail(str(err), 1 if type(err).__name__ in FAILURES else 2)
@@ -212,7 +212,7 @@ def targets() -> None:
         runtimes = ", ".join(f"{r} ({f})" for r, f in target.runtimes.items())
         click.echo(f"{name:<17} {target.what}\n{'':<17} runtimes (formats): {runtimes}; "
                    f"pattern: {target.pattern}; threads: {target.threads}")
-    click.echo("FILE.toml         a board of yours: like = 'raspberry-pi-5' and what differs")
+    click.echo("FILE.toml         your own board: like = 'raspberry-pi-5' and the differences")
 
 
 @cli.group()
@@ -246,11 +246,11 @@ def doctor() -> None:
         if not finding.ok:
             click.echo(f"{'':<31} -> {finding.advice}")
     if not good:
-        _fail("the main job does not run here; see the lines marked MISSING", 1)
+        _fail("mmprune build does not run here; see the lines marked MISSING", 1)
 
 
 def _report(family: Any) -> None:
-    """Draw, report, and print the table."""
+    """Write report and plot, and print the table."""
     from mmprune.results.table import table
 
     path = family.report()

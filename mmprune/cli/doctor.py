@@ -1,4 +1,4 @@
-"""What of the tools that mmprune can use is usable on this machine, and how to get the rest."""
+"""Checks which tools mmprune can use on this machine, and how to get the others."""
 
 import importlib.metadata
 import os
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from mmprune.runtime_files import runtime_folder
 from targets.on_device.board import cpu_facts
 
-# import name: (distribution, what it is for, needed for the main job)
+# import name: (distribution, its purpose, whether build needs it)
 PACKAGES = {
     "torch": ("torch", "pruning and fine-tuning", True),
-    "torchvision": ("torchvision", "timm's companion", True),
+    "torchvision": ("torchvision", "needed by timm", True),
     "timm": ("timm", "models by name", True),
     "onnx": ("onnx", "format onnx", True),
     "onnxsim": ("onnxsim", "simplifies exports", True),
@@ -25,9 +25,9 @@ PACKAGES = {
     "matplotlib": ("matplotlib", "front.png", True),
 }
 PROGRAMS = {
-    "g++": ("a C++ compiler, for building runtimes on this machine", "apt install g++"),
-    "aarch64-linux-gnu-g++": ("a C++ compiler for arm64 boards", "apt install g++-aarch64-linux-gnu"),
-    "ssh": ("reaches boards", "apt install openssh-client"),
+    "g++": ("C++ compiler, builds mmrt for this machine", "apt install g++"),
+    "aarch64-linux-gnu-g++": ("C++ compiler, builds mmrt for arm64 boards", "apt install g++-aarch64-linux-gnu"),
+    "ssh": ("connects to boards", "apt install openssh-client"),
     "xz": ("unpacks bundles by hand", "apt install xz-utils"),
 }
 
@@ -35,23 +35,23 @@ PROGRAMS = {
 @dataclass(frozen=True)
 class Finding:
     ok: bool
-    needed: bool  # for the main job
+    needed: bool  # whether build needs it
     name: str
     what: str
     advice: str = ""
 
 
 def examine() -> Iterator[Finding]:
-    """One finding a tool, each as soon as it is there: what needs no import first.
+    """Yield one finding per tool as soon as it is known, first those that need no import.
 
-    Packages are imported in a child process each, a broken one may crash, not only raise; as many at once as there are
+    Each package is imported in its own child process, because a broken one may crash; as many at once as there are
     cores.
     """
     cores = len(os.sched_getaffinity(0))
     isa = " ".join(cpu_facts()[1]) or "no vector extensions found"
     yield Finding(True, True, "cpu", f"{cores} cores usable, {isa}")
     free = shutil.disk_usage(".").free
-    yield Finding(free > 2**30, False, "disk", f"{free / 2**30:.1f} GiB free here", "a large model's family needs more")
+    yield Finding(free > 2**30, False, "disk", f"{free / 2**30:.1f} GiB free here", "a large model needs more")
     for program, (use, advice) in PROGRAMS.items():
         path = shutil.which(program)
         yield Finding(path is not None, False, program, f"{use}: {path or 'not found'}", advice)
@@ -66,13 +66,13 @@ def _package(module: str, distribution: str, use: str, needed: bool) -> Finding:
         version = importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return Finding(False, needed, module, f"{use}: not installed", f"pip install {distribution}")
-    code = f"import sys; sys.modules['openvino_telemetry'] = None; import {module}"  # OpenVINO would report its import
+    code = f"import sys; sys.modules['openvino_telemetry'] = None; import {module}"  # stops OpenVINO's telemetry
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if child.returncode:
         lines = child.stderr.strip().splitlines()
-        last = lines[-1] if lines else f"ended with {child.returncode}"
+        last = lines[-1] if lines else f"exit status {child.returncode}"
         way_out = f"pip install --force-reinstall {distribution}"
-        return Finding(False, needed, module, f"{use}: {version} does not import: {last}", way_out)
+        return Finding(False, needed, module, f"{use}: importing {version} fails: {last}", way_out)
     return Finding(True, needed, module, f"{use}: {version}")
 
 
@@ -82,7 +82,7 @@ def _cuda() -> Finding:
     name = child.stdout.strip()
     if name:
         return Finding(True, False, "cuda", f"fine-tuning on {name}: use --device cuda")
-    return Finding(False, False, "cuda", "fine-tuning on a GPU: torch sees none", "training runs on the CPU without it")
+    return Finding(False, False, "cuda", "fine-tuning on a GPU: torch finds none", "not required: the CPU is used")
 
 
 def _mmrt() -> Finding:

@@ -1,4 +1,4 @@
-"""Options that commands share, and how single words of them are read."""
+"""Options that commands share, and how single values are parsed."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,11 +19,11 @@ Command = Callable[..., Any]
 OUT = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
-PATTERNS = ("unstructured", "2:4", "block-1x4")  # of patterns.PATTERNS, which cannot be read without loading torch
+PATTERNS = ("unstructured", "2:4", "block-1x4")  # those of patterns.PATTERNS, whose import loads torch
 
 
 def one_of(kind: str, *names: str) -> dict[str, Any]:
-    """For click.option: one of these names. Unlike click.Choice it says which was probably meant."""
+    """For click.option: one of these names. Unlike click.Choice, the error suggests the nearest name."""
     def check(_context: click.Context, _param: click.Parameter, value: str | None) -> str | None:
         return None if value is None else pick(kind, value, names, click.BadParameter)
 
@@ -31,17 +31,17 @@ def one_of(kind: str, *names: str) -> dict[str, Any]:
 
 
 def above_zero() -> dict[str, Any]:
-    """For click.option: a number above zero. Unlike click.FloatRange it refuses "nan" and "inf"."""
+    """For click.option: a number above zero. Unlike click.FloatRange, it refuses "nan" and "inf"."""
     def check(_context: click.Context, _param: click.Parameter, value: float | None) -> float | None:
         if value is None or (math.isfinite(value) and value > 0):
             return value
-        raise click.BadParameter(f"{value:g} is no number above zero")
+        raise click.BadParameter(f"{value:g} is not a finite number above zero")
 
     return {"type": float, "callback": check}
 
 
 def fraction(_context: click.Context, _param: click.Parameter, text: str | None) -> float | None:
-    """Callback: 0.92, 92% and 92 are all 0.92, since what is printed is in percent."""
+    """Callback: 0.92, 92% and 92 all mean 0.92, since accuracies are printed in percent."""
     if text is None:
         return None
     percent = text.strip().endswith("%")
@@ -51,7 +51,7 @@ def fraction(_context: click.Context, _param: click.Parameter, text: str | None)
         value = math.nan
     value = value / 100 if percent or value > 1 else value
     if not 0 <= value <= 1:
-        raise click.BadParameter(f"{text!r} is no share: 0.92, or 92% of 100%")
+        raise click.BadParameter(f"{text!r} is not a fraction, such as 0.92 or 92%")
     return value
 
 

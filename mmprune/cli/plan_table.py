@@ -1,4 +1,4 @@
-"""A family's plan as text: layers, kinds, ranges and each strategy's sparsities as a pattern gives them."""
+"""A family's plan as text: layers, kinds, ranges and the sparsities of each strategy under a pattern."""
 
 import json
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from mmprune.records import Layer, Manifest, Strategy
 
 
 def plan_json(manifest: Manifest) -> str:
-    """Layers, ranges and strategies, for programs."""
+    """Layers, ranges and strategies as JSON."""
     row = asdict(manifest)
     return json.dumps({key: row[key] for key in ("layers", "ranges", "strategies")}, indent=1)
 
 
 def plan_table(manifest: Manifest) -> str:
-    """One row a layer, a column a strategy, the totals last: of the plan's pattern, then of each other pattern."""
+    """One row per layer, one column per strategy; then the totals, under the plan's pattern and under the others."""
     from mmprune.patterns import ZEROS
 
     layers, own = manifest.layers, manifest.spec.pattern
@@ -36,12 +36,12 @@ def plan_table(manifest: Manifest) -> str:
     lines = ["  ".join(cells).format(*row).rstrip() for row in rows]
     lines.insert(1, "-" * len(lines[0]))
     lines.insert(-len(ZEROS), "-" * len(lines[0]))
-    same = [f"under {p} the same model: {' = '.join(names)}" for p in ZEROS for names in _same(layers, strategies, p)]
+    same = [f"the same model with {p}: {' = '.join(names)}" for p in ZEROS for names in _same(layers, strategies, p)]
     return "\n".join([*lines, "(sparsities in percent)", *same])
 
 
 def _percent(layers: Sequence[Layer], strategy: Strategy, pattern: str) -> str:
-    """Zeros that the pattern gives over all weights of the layers."""
+    """The percentage of zeros that the pattern gives among all weights of the layers."""
     from mmprune.patterns import ZEROS
 
     zeros = sum(ZEROS[pattern](x.shape, strategy.sparsity[x.name], x.kind) for x in layers)
@@ -49,7 +49,7 @@ def _percent(layers: Sequence[Layer], strategy: Strategy, pattern: str) -> str:
 
 
 def _same(layers: Sequence[Layer], strategies: Sequence[Strategy], pattern: str) -> list[list[str]]:
-    """The strategies, two or more, of which the pattern makes one model: as many zeros in every layer."""
+    """Groups of strategies for which the pattern gives the same model, because every layer has the same zeros."""
     from mmprune.patterns import ZEROS
 
     names = dict[tuple[int, ...], list[str]]()

@@ -7,22 +7,22 @@ from typing import Any
 
 from mmprune.data.image_files import DataError, listed
 
-# keys under which a JSON file may hold its map, among other things, and whether that is {number: name}
+# keys under which a JSON file may hold its map, and whether that map is {number: name}
 MAPS = {"class_to_idx": False, "label2id": False, "id2label": True}
 FORMS = 'a name a line, or JSON: {"cat": 0, "dog": 1}, {"0": "cat", "1": "dog"} or ["cat", "dog"]'
 
 
 def read_names(path: Path) -> list[str]:
-    """The names in the order of the outputs. DataError where one is there twice, or the numbers are not 0 .. n - 1."""
+    """The class names in the order of the outputs. DataError for a duplicate name, or numbers other than 0 .. n - 1."""
     try:
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as err:
-        raise DataError(f"{path} is no text ({err}); --class-order takes {FORMS}") from err
+        raise DataError(f"{path} is not a text file ({err}); --class-order accepts {FORMS}") from err
     if path.suffix.lower() == ".json" or text.lstrip().startswith("{"):
         try:
             content = json.loads(text, object_pairs_hook=lambda pairs: _once(path, pairs))
         except json.JSONDecodeError as err:
-            raise DataError(f"{path} is no JSON ({err}); --class-order takes {FORMS}") from err
+            raise DataError(f"{path} is not valid JSON ({err}); --class-order accepts {FORMS}") from err
         names = _from_json(path, content)
     else:
         names = [line.strip() for line in text.rstrip().splitlines()]
@@ -33,7 +33,7 @@ def read_names(path: Path) -> list[str]:
 
 
 def same_name(name: str) -> str:
-    """One spelling of letters that Unicode can write in two ways: macOS names folders in the other one."""
+    """The name in Unicode's composed form (NFC): macOS writes folder names in the decomposed one."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -53,26 +53,26 @@ def _from_json(path: Path, content: Any) -> list[str]:
     if isinstance(content, dict):
         key = next((key for key in MAPS if isinstance(content.get(key), dict)), None)
         return _in_order(path, _numbers(path, content[key] if key else content, MAPS.get(key or "")))
-    raise DataError(f"{path} is not what --class-order takes: {FORMS}")
+    raise DataError(f"{path} has a form that --class-order does not accept; it accepts {FORMS}")
 
 
 def _numbers(path: Path, content: dict[str, Any], inverted: bool | None) -> dict[str, int]:
-    """{name: number} from that, or from {"number": name}; `inverted` None: which it is has to be seen."""
+    """{name: number} from such a map or from {"number": name}; with `inverted` None the content decides which it is."""
     values = list(content.values())
     if all(isinstance(v, int) and not isinstance(v, bool) for v in values):
         return content
     keys_are, values_are = (all(map(_is_whole, some)) for some in (content, values))
-    if inverted is not None:  # said by the key that it stands under
+    if inverted is not None:  # the key above it says so
         keys_are, values_are = keys_are and inverted, values_are and not inverted
     if keys_are and values_are:
-        raise DataError(f'{path} can be read in two ways, for names and numbers are all digits in quotes; leave the '
-                        'quotes of the numbers out: {"10": 2}, the class 10 is output 2')
+        raise DataError(f'{path} is ambiguous: its names and its numbers are all digits in quotes; write the numbers '
+                        'without quotes: {"10": 2} means that the class 10 is output 2')
     if keys_are and all(isinstance(v, str) for v in values):
         _check_once(path, values, "the name")
         return {name: int(number) for number, name in content.items()}
     if values_are:
         return {name: int(number) for name, number in content.items()}
-    raise DataError(f"{path} is not what --class-order takes: {FORMS}")
+    raise DataError(f"{path} has a form that --class-order does not accept; it accepts {FORMS}")
 
 
 def _is_whole(text: Any) -> bool:

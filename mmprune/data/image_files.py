@@ -1,6 +1,6 @@
-"""Which files below a folder are images that can be read here; what else lies there is counted, not passed over.
+"""The files below a folder that are images and can be read here; all other files are counted and reported.
 
-Links are followed, to files and to folders, as torchvision and timm do; a link back to a folder that it lies in is not.
+Links to files and folders are followed, as torchvision and timm do; a link to a folder that contains it is not.
 """
 
 import os
@@ -11,29 +11,29 @@ from pathlib import Path
 
 from PIL import Image, features
 
-LISTED = 10  # of a list of wrong things, so many are shown
-# pictures that some Pillow reads; SUFFIXES are those that this one does
+LISTED = 10  # entries of a long list that a message shows
+# formats that some version of Pillow reads; SUFFIXES are those that the installed one reads
 _READ = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jpe",
          ".jfif", ".avif", ".jp2", ".tga")
 _NEVER_READ = (".heic", ".heif", ".hif", ".jxl", ".avifs", ".svg", ".psd", ".exr", ".hdr", ".jxr", ".wdp", ".dng",
                ".raw", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".raf", ".orf", ".rw2", ".pef",
                ".3fr", ".rwl")
-# what cameras, archives, file servers and notebooks leave in folders; names that begin with a dot need no row
+# folders that cameras, archives, file servers and notebooks create; hidden ones (.name) need no entry here
 SYSTEM_FOLDERS = ("__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "system volume information",
                   "lost+found", "__pycache__")
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "icon\r", "ehthumbs.db")
 
-NO_READER = "of a format that Pillow does not read here; save them as PNG or JPEG"
-NO_IMAGE = "no images by their names"
+NO_READER = "Pillow cannot read this format here; save them as PNG or JPEG"
+NO_IMAGE = "not an image by the file name"
 NO_CLASS = "images beside the class folders"
 HIDDEN = "hidden"
 SYSTEM = "in hidden or system folders"
-LEADS_NOWHERE = "links that lead nowhere"
-LOOP = "links to a folder that they lie in"
+LEADS_NOWHERE = "broken links"
+LOOP = "links to a folder that contains them"
 
 
 def _is_readable(suffix: str) -> bool:
-    # a suffix is registered for reading where its library is there, but for JPEG 2000's
+    # a suffix is registered for reading only if its library is installed, except JPEG 2000's
     known = Image.registered_extensions().get(suffix)
     return known in Image.OPEN and (known != "JPEG2000" or bool(features.check("jpg_2000")))
 
@@ -43,12 +43,12 @@ PICTURES = frozenset((*_READ, *_NEVER_READ))
 
 
 class DataError(ValueError):
-    """Data that is absent, damaged, or not what a classifier can be pruned with."""
+    """The data is missing, damaged, or not usable for pruning a classifier."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file that is not used, or as many of them in one folder."""
+    """A file that is not used, or a number of such files in one folder."""
 
     reason: str
     kind: str  # its suffix, or the name of the folder
@@ -64,17 +64,17 @@ class Found:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a folder of this name is the system's and not the user's."""
+    """Whether a folder of this name is hidden or made by the system, not by the user."""
     return name.startswith(".") or name.casefold() in SYSTEM_FOLDERS
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders, or links to some, that lie directly in it, sorted; the hidden ones are not among them."""
+    """The folders directly in it, and links to folders, sorted; without hidden ones."""
     return sorted(x for x in folder.iterdir() if x.is_dir() and not is_hidden(x.name))
 
 
 def find_images(folder: Path, deep: bool = True) -> Found:
-    """All images below a folder; `deep` False: those directly in it, and nothing is said of its folders."""
+    """All images below a folder; with `deep` False only those directly in it, and subfolders are not reported."""
     files: list[Path] = []
     left: list[LeftOut] = []
     around = (folder, *folder.absolute().parents, *folder.resolve().parents)
@@ -110,7 +110,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _judge(path: Path, entry: os.DirEntry[str]) -> Iterator[Path | LeftOut]:
-    """The image, why it is left out, or nothing where no one would miss it."""
+    """The image, or the reason why the file is left out; nothing for files that nobody expects to be used."""
     suffix = path.suffix.lower()
     if entry.is_symlink() and not path.exists():
         yield LeftOut(LEADS_NOWHERE, suffix or "no suffix")
@@ -126,14 +126,14 @@ def _judge(path: Path, entry: os.DirEntry[str]) -> Iterator[Path | LeftOut]:
 
 
 def _inside(folder: Path) -> Iterator[LeftOut]:
-    """How many pictures a hidden folder holds; links are not followed."""
+    """How many images a hidden folder holds; links are not followed."""
     count = sum(Path(name).suffix.lower() in PICTURES for _, _, names in os.walk(folder) for name in names)
     if count:
         yield LeftOut(SYSTEM, folder.name, count)
 
 
 def notes_of(folder: Path, left_out: tuple[LeftOut, ...]) -> tuple[str, ...]:
-    """A line for each reason: how many files below the folder are left out, of which kinds."""
+    """One line per reason: how many files below the folder are left out, and of which kinds."""
     reasons: dict[str, Counter[str]] = {}
     for item in left_out:
         reasons.setdefault(item.reason, Counter())[item.kind] += item.count
@@ -151,6 +151,6 @@ def _shares(kinds: Counter[str]) -> str:
 
 
 def listed(things: list[str]) -> str:
-    """The first ten on lines of their own, and how many more there are."""
+    """The first ten entries, one per line, and how many more there are."""
     more = [f"and {len(things) - LISTED} more"] if len(things) > LISTED else []
     return "\n".join(f"  {line}" for line in [*things[:LISTED], *more])

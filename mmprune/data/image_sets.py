@@ -1,4 +1,4 @@
-"""Sets of labelled images before they are decoded, and folders of them: class folders, in splits or not."""
+"""Sets of labelled images before decoding, and how they are read from class folders, with or without splits."""
 
 import hashlib
 from collections.abc import Sequence
@@ -24,19 +24,19 @@ from mmprune.data.preprocess import opened, upright
 from mmprune.data.split_folders import LAYOUT, find_splits
 
 HEAD_BYTES = 65536
-PROBED = 20  # classes whose first image is looked at for channels and size
-NAMED = 5  # classes in a note
+PROBED = 20  # classes whose first image is read for channels and size
+NAMED = 5  # classes named in a note
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What the data says before anything is decoded."""
+    """What is known about the data before anything is decoded."""
 
     classes: tuple[str, ...]
     channels: int  # 1 or 3
     size: tuple[int, int] | None  # height, width; None when the images differ
-    empty: tuple[str, ...] = ()  # those of the classes that are folders without any image
-    numbered: bool = False  # the data numbers its classes itself, as labels; folders only have names
+    empty: tuple[str, ...] = ()  # classes whose folder holds no image
+    numbered: bool = False  # the data has class numbers (labels); class folders only have names
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Source:
-    """All the parts that are there."""
+    """The parts of the data that exist."""
 
     facts: DataFacts
     train: Part
@@ -76,7 +76,7 @@ def fingerprint(path: str | Path) -> str:
 
 
 def read_folder(path: Path) -> Source:
-    """The images of a folder of class folders, in splits or not; see split_folders.find_splits."""
+    """The images below a folder of class folders, with or without splits; see split_folders.find_splits."""
     splits = find_splits(path)
     train = splits.folders["train"]
     classes = _class_names([folder for folder in folders_in(train) if folder not in splits.unused], train)
@@ -96,10 +96,10 @@ def read_folder(path: Path) -> Source:
 
 
 def _class_names(folders: list[Path], folder: Path) -> tuple[str, ...]:
-    """Sorted as numbers when every name is one, so that "10" comes after "9". DataError where a folder is no class."""
+    """Class names, sorted as numbers if all of them are ("10" after "9"). DataError if a folder is not a class."""
     if not folders:
         raise DataError(f"{folder} has no class folders; put the images of each class into {folder}/<class>/")
-    _refuse_nested(folders)  # before it is complained that they are too few
+    _refuse_nested(folders)  # this error first, before the one about too few classes
     names = sorted(x.name for x in folders)
     require_several(folder, names)
     return tuple(sorted(names, key=int) if all(n.isascii() and n.isdigit() for n in names) else names)
@@ -108,7 +108,7 @@ def _class_names(folders: list[Path], folder: Path) -> tuple[str, ...]:
 def _refuse_nested(classes: Sequence[Path]) -> None:
     nested = [f"{x} (it holds {_shown([y.name for y in folders_in(x)])})" for x in classes if _holds_only_folders(x)]
     if nested:
-        raise DataError(f"{count_of(len(nested), 'class folder')} with only folders and no images in it:\n"
+        raise DataError(f"{count_of(len(nested), 'class folder')} without images, holding only folders:\n"
                         f"{listed(nested)}\n{LAYOUT}")
 
 
@@ -123,21 +123,21 @@ def _shown(names: Sequence[str]) -> str:
 
 def require_several(path: Path, names: Sequence[str]) -> None:
     if len(names) < 2:
-        raise DataError(f"{path} has only one class with images ({names[0]}); a classifier needs two or more")
+        raise DataError(f"{path} has only one class with images ({names[0]}); a classifier needs at least two")
 
 
 def _refuse_unknown(folder: Path, classes: tuple[str, ...]) -> None:
     known = set(classes)
     unknown = [str(x) for x in folders_in(folder) if x.name not in known]
     if len(unknown) == 1:
-        raise DataError(f"{unknown[0]} is a class that the training data does not have; move or rename it")
+        raise DataError(f"{unknown[0]} is not a class of the training data; move or rename it")
     if unknown:
-        raise DataError(f"{len(unknown)} classes that the training data does not have; move or rename them:\n"
+        raise DataError(f"{len(unknown)} classes are not in the training data; move or rename them:\n"
                         f"{listed(unknown)}")
 
 
 def _find_classes(folder: Path, classes: tuple[str, ...]) -> dict[str, Found]:
-    """What lies in each class's folder; under "", what lies beside them."""
+    """The files found in each class folder; under the key "", those beside the class folders."""
     there = {name: folder / name for name in classes if (folder / name).is_dir()}
     _refuse_nested(list(there.values()))
     found = {name: find_images(there[name]) if name in there else Found((), ()) for name in classes}
@@ -151,13 +151,13 @@ def _say_left_out(folder: Path, found: dict[str, Found]) -> tuple[str, ...]:
 
 
 def _say_gaps(kind: str, folder: Path, classes: tuple[str, ...], found: dict[str, dict[str, Found]]) -> list[str]:
-    """Notes on classes without images here."""
+    """Notes on classes that have no images in this split."""
     gone = [name for name in classes if not found[kind][name].files]
     if not gone or len(gone) == len(classes):
         return []
     words = f"{folder} has no images for {len(gone)} of {len(classes)} classes ({_shown(gone)})"
     if kind == "train":
-        words += "; where that is no class, delete its folder"
+        words += "; if one of these is not a class, delete its folder"
     return [words]
 
 
@@ -171,26 +171,26 @@ def _part(folder: Path, found: dict[str, Found], classes: tuple[str, ...]) -> Pa
 
 
 def _looks(part: Part) -> tuple[tuple[int, int] | None, int]:
-    """(size, channels) by the first image of each class, as far as their headers can be read."""
+    """(size, channels) from the headers of the first image of each class; unreadable ones are skipped."""
     first = np.unique(part.labels, return_index=True)[1][:PROBED]
     probes, bad = [], []
     for i in first:
         try:
             probes.append(_probe(Path(part.images[int(i)])))
-        except DataError as err:  # decoding names all that are like it
+        except DataError as err:  # decoding reports all unreadable images later
             bad.append(str(err))
     if not probes:
-        raise DataError(bad[0] if len(bad) == 1 else f"{len(bad)} images that cannot be read:\n{listed(bad)}")
+        raise DataError(bad[0] if len(bad) == 1 else f"{len(bad)} images cannot be read:\n{listed(bad)}")
     sizes = {size for size, _ in probes}
     return sizes.pop() if len(sizes) == 1 else None, 1 if all(grey for _, grey in probes) else 3
 
 
 def _probe(file: Path) -> tuple[tuple[int, int], bool]:
-    """((height, width), whether grey) of the upright image, from its header."""
+    """((height, width), whether it is greyscale) of the upright image, from its header."""
     try:
         with opened(file) as image:
             grey = image.mode in ("1", "L", "LA", "I") or image.mode.startswith("I;16")
             turned = upright(image)
             return (turned.height, turned.width), grey
     except ValueError as err:
-        raise DataError(f"{err}; mend or delete it") from err
+        raise DataError(f"{err}; repair or delete it") from err

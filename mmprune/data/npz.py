@@ -1,4 +1,4 @@
-"""Labelled images in one .npz file. Anyone may have made it: nothing is unpickled, shapes are checked before use."""
+"""Labelled images in one .npz file. The file is not trusted: nothing is unpickled, shapes are checked before use."""
 
 import zipfile
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import numpy as np
 
 from mmprune.data.image_sets import DataError, DataFacts, Part, Source, require_several
 
-# part -> (images key, labels key); train_images or images must be there
+# part -> (images key, labels key); train_images or images is required
 KEYS = {
     "train": (("train_images", "train_labels"), ("x_train", "y_train"), ("images", "labels")),
     "validation": (("validation_images", "validation_labels"), ("val_images", "val_labels"), ("x_val", "y_val")),
@@ -18,7 +18,7 @@ MAX_SIDE = 8192  # pixels; an array that claims more is damaged or hostile
 
 
 def describe_npz(path: Path) -> DataFacts:
-    """From the headers and the labels, without reading the images."""
+    """Classes, channels and image size from the headers and the labels, without reading the images."""
     with _open(path) as file:
         keys = _keys(path, file.files)["train"]
         shape = _shape(path, keys[0])
@@ -29,7 +29,7 @@ def _open(path: Path) -> np.lib.npyio.NpzFile:
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as err:
-        raise DataError(f"{path} is no whole .npz file ({err})") from err
+        raise DataError(f"{path} is not a complete .npz file ({err})") from err
 
 
 def _keys(path: Path, there: list[str]) -> dict[str, tuple[str, str]]:
@@ -53,7 +53,7 @@ def read_npz(path: Path) -> Source:
         for part in keys:
             _check(path, keys[part], shapes[part], labels[part], len(facts.classes) if named else None)
             if shapes[part][3] != shapes["train"][3]:
-                raise DataError(f"{path}: {keys[part][0]} has other channels than {keys['train'][0]}")
+                raise DataError(f"{path}: {keys[part][0]} and {keys['train'][0]} have different numbers of channels")
         if not named:
             labels = {part: _renumbered(path, keys[part][1], labels[part], facts.classes) for part in keys}
         parts = {part: Part(_array(path, file, images).reshape(shapes[part]), labels[part])
@@ -62,14 +62,14 @@ def read_npz(path: Path) -> Source:
 
 
 def _check(path: Path, keys: tuple[str, str], shape: tuple[int, ...], labels: np.ndarray, classes: int | None) -> None:
-    """`classes`: how many names the file has; None: it has none."""
+    """Check one part's labels. `classes`: how many class names the file has; None if it has none."""
     if shape[0] != len(labels) or len(labels) == 0:
         raise DataError(f"{path}: {keys[0]} has {shape[0]} images and {keys[1]} {len(labels)} labels")
     low, high = int(labels.min()), int(labels.max())
     if low < 0:
-        raise DataError(f"{path}: {keys[1]} goes from {low} to {high}, and classes count from 0")
+        raise DataError(f"{path}: {keys[1]} has labels from {low} to {high}, but labels must start at 0")
     if classes is not None and high >= classes:
-        raise DataError(f"{path}: {keys[1]} goes from {low} to {high}, and the classes are 0 to {classes - 1}")
+        raise DataError(f"{path}: {keys[1]} has labels from {low} to {high}, but the classes are 0 to {classes - 1}")
 
 
 def _renumbered(path: Path, key: str, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
@@ -77,13 +77,13 @@ def _renumbered(path: Path, key: str, labels: np.ndarray, classes: tuple[str, ..
     known = np.array([int(name) for name in classes])
     if other := sorted(set(labels.tolist()) - set(known.tolist())):
         shown = ", ".join(map(str, other[:5])) + (", ..." if len(other) > 5 else "")
-        raise DataError(f"{path}: {key} has {len(other)} classes that the training data does not have ({shown}); leave "
-                        "their images out, or name all the classes in an array called classes")
+        raise DataError(f"{path}: {key} has {len(other)} classes that are not in the training data ({shown}); remove "
+                        "their images, or name all classes in an array called classes")
     return np.searchsorted(known, labels)
 
 
 def _say_gaps(path: Path, facts: DataFacts, labels: dict[str, np.ndarray]) -> tuple[str, ...]:
-    """Notes on classes without images in a part."""
+    """Notes on classes that have no images in a part."""
     notes = []
     for part, values in labels.items():
         gone = [facts.classes[i] for i in np.setdiff1d(np.arange(len(facts.classes)), values)]
@@ -94,7 +94,7 @@ def _say_gaps(path: Path, facts: DataFacts, labels: dict[str, np.ndarray]) -> tu
 
 
 def _facts(path: Path, file: np.lib.npyio.NpzFile, labels: np.ndarray, shape: tuple[int, int, int, int]) -> DataFacts:
-    """Classes by the file's names; without any, the labels that occur: 1, 2, 3 are three classes and not four."""
+    """The classes are the file's names, else the labels that occur: 1, 2, 3 are three classes, not four."""
     there = np.unique(labels).tolist()
     names = _array(path, file, "classes").reshape(-1).tolist() if "classes" in file.files else None
     classes = tuple(name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
@@ -122,7 +122,7 @@ def _labels(path: Path, file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
 
 
 def _shape(path: Path, key: str) -> tuple[int, int, int, int]:
-    """(n, H, W, C) of an array of images, checked, from its header alone."""
+    """The checked shape (n, H, W, C) of an array of images, read from its header only."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as f:
             version = np.lib.format.read_magic(f)

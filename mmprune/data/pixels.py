@@ -1,4 +1,4 @@
-"""Pixels at the model's size, as preprocess.py makes them, kept where they fit: in memory, in a file, or made anew."""
+"""Pixels at the model's size (see preprocess.py), kept in memory or in a cache file, or decoded for every batch."""
 
 import functools
 import hashlib
@@ -17,16 +17,16 @@ from mmprune.data.preprocess import fit_array, read, resized_size
 from mmprune.folder import write_whole
 from mmprune.records import Preprocess
 
-LIMIT_BYTES = 4 << 30  # a set larger than this is decoded anew for every batch
+LIMIT_BYTES = 4 << 30  # a set larger than this is decoded again for every batch
 CHUNK = 256  # images decoded between two calls of the progress callback
-WORKERS = min(8, os.cpu_count() or 1)  # Pillow frees the interpreter while it decodes and resizes
-RULES = 2  # counts the changes of preprocess.py that change pixels: what an older one made is not taken from a cache
+WORKERS = min(8, os.cpu_count() or 1)  # Pillow releases the GIL while it decodes and resizes
+RULES = 2  # increased when preprocess.py gives other pixels, so that older caches are not used
 
-Progress = Callable[[int, int], None]  # (images done, images in all)
+Progress = Callable[[int, int], None]  # (images done, total images)
 
 
 class Images(Protocol):
-    """What can be indexed by an int64 array into (n, H, W, C) uint8: an array in memory or on disk, or a Lazy."""
+    """Images that an int64 index array selects as (n, H, W, C) uint8: an array in memory or on disk, or a Lazy."""
 
     def __len__(self) -> int: ...
 
@@ -35,7 +35,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Lazy:
-    """Images that are decoded and resized when they are asked for."""
+    """Images that are decoded and resized when they are indexed."""
 
     images: np.ndarray | tuple[Path, ...]
     preprocess: Preprocess
@@ -49,7 +49,7 @@ class Lazy:
         return pixels
 
     def read(self, index: np.ndarray) -> tuple[np.ndarray, list[DataError]]:
-        """((n, H, W, C) uint8 of those that can be read, what is wrong with the others)."""
+        """((n, H, W, C) uint8 of the readable images, one error for each of the others)."""
         one = functools.partial(_one_or_error, self.preprocess)
         with ThreadPoolExecutor(WORKERS) as pool:
             found = list(pool.map(one, (self.images[int(i)] for i in index)))
@@ -60,7 +60,7 @@ class Lazy:
 
 
 def prepare(parts: list[Part], preprocess: Preprocess, cache: Path | None, progress: Progress | None) -> list[Images]:
-    """Every part's images at the model's size, (n, H, W, C) uint8: as given, in memory, in a file or Lazy."""
+    """Every part's images at the model's size, (n, H, W, C) uint8: unchanged, in memory, in a cache file, or Lazy."""
     height, width = preprocess.image_size
     shape = (sum(len(p.images) for p in parts), height, width, preprocess.channels)
     lazy = [Lazy(p.images, preprocess) for p in parts]
@@ -80,7 +80,7 @@ def prepare(parts: list[Part], preprocess: Preprocess, cache: Path | None, progr
 
 
 def _fill(whole: np.ndarray, lazy: list[Lazy], progress: Progress | None) -> None:
-    """DataError after the last image where some cannot be read: one run tells of all that have to be mended."""
+    """Decode all images. DataError at the end if some cannot be read, so that one run lists all unreadable files."""
     done = 0
     bad: list[DataError] = []
     for part in lazy:
@@ -99,7 +99,7 @@ def _refuse(bad: list[DataError], count: int) -> None:
     if len(bad) == 1:
         raise bad[0]
     if bad:
-        raise DataError(f"{len(bad)} of {count} images cannot be read; mend or delete them:\n"
+        raise DataError(f"{len(bad)} of {count} images cannot be read; repair or delete them:\n"
                         f"{listed([str(err) for err in bad])}") from bad[0]
 
 
@@ -108,7 +108,7 @@ def _chunks(n: int) -> Iterator[np.ndarray]:
 
 
 def _cached(path: Path, lazy: list[Lazy], shape: tuple[int, ...], progress: Progress | None) -> np.ndarray:
-    """The decoded images in `path`, made if it is absent or not what it should be; mapped, not read."""
+    """The decoded images in `path`, memory-mapped; the file is written first if it is missing or not valid."""
     def write(part: Path) -> None:
         whole = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
         _fill(whole, lazy, progress)
@@ -126,7 +126,7 @@ def _cached(path: Path, lazy: list[Lazy], shape: tuple[int, ...], progress: Prog
 
 
 def _key(parts: list[Part], preprocess: Preprocess) -> str:
-    """Over the files' names, sizes and times and what pixels depend on: not mean and std, but for borders' colour."""
+    """Cache key over the files' names, sizes and times and all settings that change pixels (mean only for borders)."""
     p = preprocess
     fill = p.mean if p.crop_mode == "border" else None
     rule = (RULES, p.image_size, p.channels, p.interpolation, p.crop_pct, p.crop_mode, p.crop_all, fill)
@@ -153,4 +153,4 @@ def _one(preprocess: Preprocess, image: np.ndarray | Path) -> np.ndarray:
     try:
         return read(image, preprocess)
     except ValueError as err:
-        raise DataError(f"{err}; mend or delete it") from err
+        raise DataError(f"{err}; repair or delete it") from err

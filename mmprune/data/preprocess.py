@@ -1,10 +1,10 @@
 """The network's input from an image: read, turn upright, resize and crop, normalize.
 
-This one file prepares images in training, calibration and evaluation, and is copied beside the deployed infer.py: the
-same image gives the same bits in all of them (as far as Pillow decodes and resizes alike). `p` is a records.Preprocess
-here, and there what preprocess.json holds. Python 3.8 and Pillow as old as a board's are enough for it.
+This file prepares images in training, calibration and evaluation, and is copied beside the deployed infer.py, so that
+the same image gives the same bits everywhere (if the versions of Pillow decode and resize alike). `p` is a
+records.Preprocess here, and the content of preprocess.json there. It runs on Python 3.8 and the old Pillow of a board.
 
-What is done is what timm does for evaluation (timm.data.create_transform), bit for bit, with three exceptions:
+It does what timm does for evaluation (timm.data.create_transform), bit for bit, with three exceptions:
 an image that already has the model's size is taken as it is, neither resized nor cropped, unless `crop_all`; the EXIF
 orientation is applied, which neither timm nor torchvision's ImageFolder does; 16-bit grey is scaled to 8 bits, which
 they clip. (And a picture too long to be resized whole, such as 10000 x 1 pixels, is resized where the crop is.)
@@ -20,30 +20,30 @@ from PIL import Image, ImageOps
 _FILTERS = getattr(Image, "Resampling", Image)  # Pillow < 9.1 has them in Image
 RESAMPLING = {"nearest": _FILTERS.NEAREST, "bilinear": _FILTERS.BILINEAR, "bicubic": _FILTERS.BICUBIC,
               "box": _FILTERS.BOX, "hamming": _FILTERS.HAMMING, "lanczos": _FILTERS.LANCZOS}
-CROP_MODES = ("center", "squash", "border")  # cover and cut what is over; squash each side; fit and pad with the mean
-MODES = {1: "L", 3: "RGB"}  # Pillow's name for so many channels
+CROP_MODES = ("center", "squash", "border")  # cover and cut off the rest; resize each side; fit and pad with the mean
+MODES = {1: "L", 3: "RGB"}  # number of channels -> Pillow's mode
 ORIENTATION = 0x0112  # the EXIF tag
-LARGEST = 1 << 26  # pixels of a resized image that is made whole; larger ones only where the crop is
+LARGEST = 1 << 26  # pixels; of a larger resized image only the cropped part is computed
 DEEP = ("PNG", "PPM")  # their 16-bit grey may come as Pillow's mode I, depending on its version
 
 Path = Union[str, "os.PathLike[str]"]
 
 
 def network_input(picture: Union[Path, np.ndarray], p: Any) -> np.ndarray:
-    """(1, C, H, W) float32 of an image file, or of an (H, W, 1 or 3) or (H, W) uint8 array. ValueError: not one."""
+    """(1, C, H, W) float32 of an image file or an (H, W, 1 or 3) or (H, W) uint8 array. ValueError if not an image."""
     pixels = fit_array(picture, p) if isinstance(picture, np.ndarray) else read(picture, p)
     return normalize(pixels.transpose(2, 0, 1), p)[None]
 
 
 def read(path: Path, p: Any) -> np.ndarray:
-    """The image in a file at the model's size, (H, W, C) uint8. ValueError where there is none that can be read."""
+    """The image in a file at the model's size, (H, W, C) uint8. ValueError if it cannot be read."""
     with opened(path) as image:
         return fit(image, p)
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """The image in a file. ValueError where there is none that can be read, also while the caller reads it."""
+    """The image in a file. ValueError if it cannot be read, also if that shows only while the caller reads it."""
     try:
         with Image.open(path) as image:
             yield image
@@ -51,9 +51,9 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise
     except FileNotFoundError:
         raise ValueError(f"there is no file {path}") from None
-    except Exception as err:  # of a damaged file Pillow lets through whatever its decoders meet
+    except Exception as err:  # for a damaged file Pillow raises whatever its decoders raise
         reason = getattr(err, "strerror", None) or str(err) or type(err).__name__
-        raise ValueError(f"{path} is no image that can be read ({reason})") from err
+        raise ValueError(f"{path} cannot be read as an image ({reason})") from err
 
 
 def fit_array(pixels: np.ndarray, p: Any) -> np.ndarray:
@@ -137,7 +137,7 @@ def _converted(image: Image.Image, mode: str, file_format: Optional[str]) -> Ima
         # Pillow would clip 16 bits at 255, or not, by its version
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        raise ValueError(f"pixels of 32 bits, mode {image.mode}; save them with 8 or 16 bits a channel")
+        raise ValueError(f"the image has 32-bit pixels (mode {image.mode}); save it with 8 or 16 bits per channel")
     elif "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours, without Pillow's warning
     return image.convert(mode)

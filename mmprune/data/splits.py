@@ -20,8 +20,8 @@ from mmprune.records import Preprocess
 __all__ = ["DataError", "DataFacts", "DataSet", "LoaderSplit", "Split", "describe_data", "load_data"]
 
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
-PAD, PAD_UP_TO = 4, 64  # pixels: small images are shifted by up to PAD into black, as is usual for CIFAR
-SHIFT = 0.12  # larger ones by up to this fraction, their edge pixels repeated
+PAD, PAD_UP_TO = 4, 64  # pixels: images up to PAD_UP_TO are shifted by up to PAD, filled with black, as usual for CIFAR
+SHIFT = 0.12  # larger images are shifted by up to this fraction, filled by repeating the edge pixels
 
 Batch = tuple[Tensor, Tensor]
 
@@ -40,15 +40,15 @@ class Split:
         return len(self.index)
 
     def batch_count(self, batch_size: int) -> int:
-        """How many batches a shuffled pass gives."""
+        """The number of batches in a shuffled pass."""
         count = -(-len(self) // batch_size)
         return count - 1 if count > 1 and len(self) % batch_size == 1 else count
 
     def batches(self, batch_size: int, *, seed: int | None = None, augment: bool = False) -> Iterator[Batch]:
-        """(images (n, C, H, W) float32 normalized, labels (n,) int64), shuffled where a seed is given.
+        """Batches (images (n, C, H, W) float32 normalized, labels (n,) int64), shuffled if a seed is given.
 
-        The same seed gives the same batches and augmentation, whatever the global generators do. A last batch of one
-        image joins the one before it when shuffled: BatchNorm cannot train on a single value a channel.
+        The same seed gives the same batches and augmentation, independent of the global random state. When shuffled, a
+        last batch of one image joins the batch before it: BatchNorm cannot train on one value per channel.
         """
         if batch_size < 1:
             raise ValueError(f"a batch needs at least one image, got batch_size {batch_size}")
@@ -66,7 +66,7 @@ class Split:
             yield images, torch.from_numpy(self.labels[chosen])
 
     def subset(self, n: int, seed: int) -> "Split":
-        """`n` of the images, every class by its share; all of them when there are no more."""
+        """`n` of the images, each class in proportion to its size; all images if there are not more than `n`."""
         if n >= len(self):
             return self
         chosen = _draw(self.labels, n, np.random.default_rng(seed))
@@ -75,47 +75,64 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Training data, data to choose by (validation, not trained on), and test data, for the reported accuracy only."""
+    """Training data, validation data (for choices; not trained on), and test data (for the reported accuracy only)."""
 
     train: Split
     validation: Split
     test: Split
     classes: tuple[str, ...]  # in the order of the model's outputs
     sha256: str  # see image_sets.fingerprint
-    notes: tuple[str, ...]  # for the user to read
+    notes: tuple[str, ...]  # for the user
 
 
 @dataclass(frozen=True)
 class LoaderSplit:
-    """A DataLoader of yours as a split; it yields (images (n, C, H, W) float normalized, labels (n,)) in its order."""
+    """A user's DataLoader as a split; it yields (images (n, C, H, W) float normalized, labels (n,)) in its order."""
 
     loader: Iterable[Any]
-    repeatable: ClassVar[bool] = False  # it may shuffle and augment as it likes
+    classes: int | None = None  # the model's number of classes; None: not known yet
+    repeatable: ClassVar[bool] = False  # it may shuffle and augment at random
 
     def batch_count(self, batch_size: int) -> int:
-        """How many batches a pass gives: the loader's own number, where it says."""
+        """The number of batches in a pass: the loader's own number if it has one."""
         return len(self.loader) if isinstance(self.loader, Sized) else -(-len(self) // batch_size)
 
     def __len__(self) -> int:
-        """Images of a loader with a data set, or of a list of batches; else what the loader calls its length."""
-        if hasattr(self.loader, "dataset"):
-            return len(self.loader.dataset)
+        """The number of images that a pass over a loader or a list of batches yields; else the loader's own length."""
         if isinstance(self.loader, Sequence):
             return sum(len(labels) for _, labels in self.loader)
-        return len(self.loader)  # type: ignore[arg-type]
+        sampler = getattr(self.loader, "sampler", None)  # it may draw a part of the data set
+        data = getattr(self.loader, "dataset", self.loader)
+        count = len(sampler if isinstance(sampler, Sized) else data)  # type: ignore[arg-type]
+        size = getattr(self.loader, "batch_size", None)
+        return count - count % size if size and getattr(self.loader, "drop_last", False) else count
 
     def batches(self, batch_size: int, *, seed: int | None = None, augment: bool = False) -> Iterator[Batch]:
-        """The loader's own batches: the arguments are those of Split.batches and change nothing."""
+        """The loader's own batches; the arguments exist to match Split.batches and have no effect."""
         for batch in self.loader:
             images, labels = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (None, None)
             if not (isinstance(images, Tensor) and isinstance(labels, Tensor)) or images.ndim != 4 \
-                    or not images.is_floating_point():
-                raise DataError("the loader must yield (images, labels): a float tensor (n, C, H, W) and indices (n,)")
-            yield images, labels.long()
+                    or not images.is_floating_point() or labels.shape != images.shape[:1] or labels.is_floating_point():
+                raise DataError("the loader must yield (images, labels): a float tensor (n, C, H, W) and indices (n,), "
+                                f"whole numbers; it yields {_what(images)} and {_what(labels)}")
+            self._check_labels(labels)
+            yield images.float(), labels.long()
+
+    def _check_labels(self, labels: Tensor) -> None:
+        low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+        if low < 0:
+            raise DataError(f"there are labels below 0, such as {low}: a label is the index of a model's output")
+        if self.classes is not None and high >= self.classes:
+            raise DataError(f"the loader has labels up to {high}, but the model has only {self.classes} classes")
+
+
+def _what(value: Any) -> str:
+    return f"{value.dtype} {tuple(value.shape)}".removeprefix("torch.") if isinstance(value, Tensor) \
+        else "nothing of the kind" if value is None else type(value).__name__
 
 
 def describe_data(path: str | Path) -> DataFacts:
-    """Classes, channels and image size, from names, array headers and one image a class."""
+    """Classes, channels and image size of the data at `path`, from names, array headers and one image per class."""
     path = _checked(path)
     return read_folder(path).facts if path.is_dir() else describe_npz(path)
 
@@ -134,20 +151,21 @@ def load_data(path: str | Path, preprocess: Preprocess, *,  # noqa: PLR0913  wha
               progress: Progress | None = None, class_order: str = AUTO) -> DataSet:
     """The data at `path`, ready for a model of `num_classes` outputs; see class_order.find_outputs for their order.
 
-    Parts that are not there are split off by `seed`, each class by its share: 20 % of the whole for test, then 10 % of
-    the training data for validation. `cache` is a folder for decoded images; progress is called with (done, total).
+    Missing parts are split off at random with `seed`, in equal shares of each class: 20 % of all images for test, then
+    10 % of the training data for validation. `cache` is a folder for decoded images; progress is called with
+    (done, total).
     """
     path = _checked(path)
     source = read_folder(path) if path.is_dir() else read_npz(path)
     facts = source.facts
     if preprocess.channels not in MODES:
-        raise DataError(f"images have 1 or 3 channels, the model takes {preprocess.channels}; choose --in-chans 1 or 3")
+        raise DataError(f"images have 1 or 3 channels, not {preprocess.channels}; choose --in-chans 1 or 3")
     outputs = find_outputs(facts, num_classes, class_order)
     notes = outputs.notes
     if (facts.channels, preprocess.channels) == (1, 3):
-        notes += ("the images are grey: their channel is repeated for the model's three",)
+        notes += ("the images are greyscale: their channel is repeated for the three channels of the model",)
     elif (facts.channels, preprocess.channels) == (3, 1):
-        notes += ("the images are in colour and the model takes one channel: they are reduced to luminance",)
+        notes += ("the images are in colour, but the model has one input channel: they are converted to greyscale",)
     parts = {k: p for k, p in (("train", source.train), ("validation", source.validation), ("test", source.test)) if p}
     images = dict(zip(parts, prepare(list(parts.values()), preprocess, cache, progress), strict=True))
     places, more = _split(source, seed)
@@ -161,7 +179,7 @@ def load_data(path: str | Path, preprocess: Preprocess, *,  # noqa: PLR0913  wha
 
 
 def _split(source: Source, seed: int) -> tuple[dict[str, tuple[str, np.ndarray]], tuple[str, ...]]:
-    """For train, validation and test: the source's part it comes from and the indices in it; and notes."""
+    """For train, validation and test: the part of the source it comes from and the indices in it; and notes."""
     def all_of(part: Part) -> np.ndarray:
         return np.arange(len(part.labels))
 
@@ -174,7 +192,7 @@ def _split(source: Source, seed: int) -> tuple[dict[str, tuple[str, np.ndarray]]
     else:
         train, test = _split_off(source.train.labels, train, TEST_SHARE, rng)
         places["test"] = ("train", test)
-        notes = (f"no test part: {len(test)} of {len(source.train.labels)} images are set apart for it (seed {seed})",)
+        notes = (f"no test data: {len(test)} of {len(source.train.labels)} images are set apart for it (seed {seed})",)
     if source.validation:
         places["validation"] = ("validation", all_of(source.validation))
     else:
@@ -186,7 +204,7 @@ def _split(source: Source, seed: int) -> tuple[dict[str, tuple[str, np.ndarray]]
 
 def _split_off(labels: np.ndarray, index: np.ndarray, share: float,
                rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(what stays, what is split off) of `index`; a class of two or more images gives at least one and keeps one."""
+    """(remaining, split off) indices of `index`; a class of two or more images gives at least one and keeps one."""
     off: list[np.ndarray] = []
     for label in np.unique(labels[index]):
         members = rng.permutation(index[labels[index] == label])
@@ -196,7 +214,7 @@ def _split_off(labels: np.ndarray, index: np.ndarray, share: float,
 
 
 def _draw(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """`n` sorted positions, every class by its share, the remainders to the classes that lost most by rounding."""
+    """`n` sorted positions, each class in proportion to its size; remainders go where rounding removed most."""
     values, counts = np.unique(labels, return_counts=True)
     exact = counts * n / len(labels)
     quota = exact.astype(int)
@@ -206,7 +224,7 @@ def _draw(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift every image at random and mirror every other one; (n, C, H, W) uint8 in and out."""
+    """Shift each image at random and mirror it with probability 1/2; (n, C, H, W) uint8 in and out."""
     n, _, height, width = pixels.shape
     small = max(height, width) <= PAD_UP_TO
     reach_y, reach_x = (PAD, PAD) if small else (int(SHIFT * height), int(SHIFT * width))

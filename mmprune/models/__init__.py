@@ -1,1 +1,1 @@
-"""The user's model: made, its weights read and fitted, its branches merged, its answer found."""
+"""The user's model: creating it, loading its weights, merging its branches, finding its logits."""

@@ -15,7 +15,7 @@ from mmprune.choices import pick
 
 
 class FactoryError(ValueError):
-    """No such file or factory, or it fails; the message says which."""
+    """The file or the factory does not exist, or it fails."""
 
 
 def is_factory(model: str) -> bool:
@@ -23,18 +23,18 @@ def is_factory(model: str) -> bool:
 
 
 def find_factory(model: str) -> Callable[..., Any]:
-    """The callable that `path/to/file.py:factory` names. It runs as a module of its own and may import neighbours."""
+    """The callable that `path/to/file.py:factory` names. The file runs as its own module and may import neighbours."""
     file, _, name = model.rpartition(":") if ".py:" in model else (model, "", "")
     path = Path(file).expanduser()
     if not path.is_file():
-        raise FactoryError(f"there is no file {path} (of the model {model!r})")
+        raise FactoryError(f"there is no file {path} (from --model {model!r})")
     if not name:
         example = (functions(path) or ["factory"])[0]
-        raise FactoryError(f"say which function of {path} makes the model, e.g. {path}:{example}")
+        raise FactoryError(f"name the function in {path} that returns the model, such as {path}:{example}")
     factory = getattr(_module(path.resolve()), name, None)
     if not callable(factory):
         pick("function", name, functions(path), FactoryError, owner=str(path))
-        raise FactoryError(f"{name!r} of {path} is no function")
+        raise FactoryError(f"{name!r} in {path} is not a function")
     return factory
 
 
@@ -53,16 +53,16 @@ def call_factory(model: str, arguments: dict[str, Any]) -> nn.Module:
 
 
 def _trouble(made: nn.Module) -> str | None:
-    """What of a model cannot be pruned, and the way out; None where all can."""
+    """What makes a model impossible to prune and what to do about it; None if it can be pruned."""
     if isinstance(made, torch.jit.ScriptModule):
-        return "a TorchScript module, whose code is fixed; return the model that it was made of"
+        return "a TorchScript module, which cannot be modified; return the original model"
     for name, value in made.named_parameters():
         if isinstance(value, nn.parameter.UninitializedParameter):
-            return f"a model whose {name} has no size yet; run it on an image once, or use Linear instead of LazyLinear"
+            return f"a model whose {name} has no size yet; run it on an image first, or use Linear, not LazyLinear"
         if value.is_meta:
-            return f"a model whose {name} is on the device meta, so that it has no values; make it on the CPU"
+            return f"a model whose {name} is on the meta device and has no values; create it on the CPU"
         if value.is_floating_point() and value.dtype != torch.float32:
-            return f"a model whose {name} is {str(value.dtype)[6:]}; return model.float()"
+            return f"a model whose {name} has the type {str(value.dtype)[6:]}; return model.float()"
     return None
 
 
@@ -76,7 +76,7 @@ def functions(path: Path) -> list[str]:
 
 
 def _module(path: Path) -> Any:
-    """The module, run once a process and content."""
+    """The imported module; it runs once per process as long as the file does not change."""
     digest = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()[:12]
     name = f"mmprune_factory_{digest}"
     if name in sys.modules:

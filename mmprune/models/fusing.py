@@ -1,8 +1,8 @@
-"""Re-parameterizable networks: blocks that train as parallel branches and run as one convolution become it at once.
+"""Re-parameterizable networks: blocks with parallel branches are merged into one convolution before pruning.
 
-Masks on branches are lost where the branches are added up: four branches with 60 % zeros each leave 13 % of them. So
-the merged network is what is pruned, trained and exported. A model says how to merge in a method without arguments:
-fuse() or reparameterize() as timm has them, switch_to_deploy() as RepVGG's authors do.
+Adding up branches destroys their zeros: the sum of four branches with 60 % zeros each has only 13 % zeros. Therefore
+the merged network is pruned, trained and exported. A model merges itself in a method without arguments: fuse() or
+reparameterize() in timm, switch_to_deploy() in the original RepVGG code.
 """
 
 import copy
@@ -21,15 +21,15 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from mmprune.norms import MERGED
 
 METHODS = ("fuse", "reparameterize", "switch_to_deploy")
-SAME = 1e-3  # of the largest output, as exporters/verify.py lets a float32 file differ
-SHOWN = 3  # blocks in a note
-# sums and products; what only folds a norm into its neighbour makes none of them go
+SAME = 1e-3  # tolerance relative to the largest output, as for a float32 file in exporters/verify.py
+SHOWN = 3  # blocks named in a note
+# sums and products; a merge that only folds a norm into its neighbour removes none of them
 _ARITHMETIC = re.compile(r"_*[ri]?(add|sub|mul|div|sum|cat|stack|matmul|conv\dd|linear)_*")
 
 
 @dataclass(frozen=True)
 class Merged:
-    """The network with its branches merged where that is proved to answer the same, and notes for the user."""
+    """The network with its branches merged where the output stays the same, and notes for the user."""
 
     model: nn.Module
     notes: tuple[str, ...]
@@ -37,26 +37,26 @@ class Merged:
 
 @dataclass
 class _Search:
-    """What is known of the blocks while they are gone through."""
+    """The state of the search through a model's blocks."""
 
-    inputs: dict[str, tuple[Any, Any]]  # of each block that offers to merge: what it was called with
+    inputs: dict[str, tuple[Any, Any]]  # the arguments that each block with a merge method was called with
     merged: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)  # with the reason
-    convolutions: list[str] = field(default_factory=list)  # that the branches became
-    seen: dict[nn.Module, nn.Module] = field(default_factory=dict)  # what became of a block, for its next place
+    refused: list[str] = field(default_factory=list)  # blocks that stay unmerged, with the reason
+    convolutions: list[str] = field(default_factory=list)  # the convolutions that replace branches
+    seen: dict[nn.Module, nn.Module] = field(default_factory=dict)  # the result for a block that is used several times
 
 
 def merge_branches(model: nn.Module, input_shape: Sequence[int]) -> Merged:
-    """A copy with every block of parallel branches as one; the model itself where there is none.
+    """A copy with every block of parallel branches merged into one; the model itself if it has no such block.
 
-    model        in eval mode, with its weights: the merged network is equal for these weights only
+    model        in eval mode, with its final weights: the merged network is equal for these weights only
     input_shape  (1, C, H, W)
-    A block is merged where that spares sums or products and it answers the same. Where only a norm would be folded it
-    stays: an exporter folds it anyway, and a network trains better with its norms.
+    A block is merged if that removes sums or products and leaves its output the same. If only a norm would be folded,
+    the block stays: exporters fold norms anyway, and a network trains better with its norms.
     """
     blocks = {name: module for name, module in model.named_modules() if _method(module)}
     if len(blocks) > 1:
-        blocks.pop("", None)  # the whole model's own method calls those of its blocks
+        blocks.pop("", None)  # the model's own method calls those of its blocks
     if not blocks:
         return Merged(model, ())
     work = copy.deepcopy(model)
@@ -68,33 +68,33 @@ def merge_branches(model: nn.Module, input_shape: Sequence[int]) -> Merged:
         _merge_children(work, "", search)
         off = _difference(work(images), model(images)) if search.merged else 0.0
     if not off <= SAME:
-        return Merged(model, (f"the branches of {len(search.merged)} blocks stay apart: merged, the model would answer "
-                              f"otherwise (by {off:.1g} of its largest logit). " + APART,))
+        return Merged(model, (f"the branches of {len(search.merged)} blocks are not merged: merging would change the "
+                              f"model's output (by {off:.1g} of its largest logit). " + APART,))
     if not search.merged:
         return Merged(model, _notes(search))
     setattr(work, MERGED, tuple(search.convolutions))
     return Merged(work, _notes(search))
 
 
-APART = "mmrt adds them up when it makes its file, so that it has fewer zeros than are reported"
+APART = "The exporter for mmrt adds the branches up, so its file has fewer zeros than reported"
 
 
 def _notes(search: _Search) -> tuple[str, ...]:
     notes: tuple[str, ...] = ()
     if search.merged:
-        notes = (f"{len(search.merged)} blocks of parallel branches are merged into what they run as: that network is "
-                 "pruned, trained and exported, for every runtime",)
+        notes = (f"{len(search.merged)} blocks of parallel branches are merged into single convolutions; the merged "
+                 "network is pruned, trained and exported for every runtime",)
     if search.refused:
         more = f", ... ({len(search.refused)} in all)" if len(search.refused) > SHOWN else ""
-        notes += (f"blocks whose branches stay apart: {', '.join(search.refused[:SHOWN])}{more}. " + APART,)
+        notes += (f"blocks whose branches are not merged: {', '.join(search.refused[:SHOWN])}{more}. " + APART,)
     return notes
 
 
 def _method(module: nn.Module) -> str | None:
-    """The method by which a module merges its branches; None for one that takes arguments and so is another thing."""
+    """The method by which a module merges its branches, else None; a method that needs arguments does not count."""
     for name in METHODS:
         method = getattr(module, name, None)
-        if inspect.isroutine(method):  # and no layer of that name
+        if inspect.isroutine(method):  # and not a layer of that name
             try:
                 inspect.signature(method).bind()
             except (TypeError, ValueError):
@@ -104,7 +104,7 @@ def _method(module: nn.Module) -> str | None:
 
 
 def _inputs(model: nn.Module, names: set[str], images: Tensor) -> dict[str, tuple[Any, Any]]:
-    """What each named module is first called with when the model sees the images."""
+    """The arguments of the first call of each named module when the model runs on the images."""
     found: dict[str, tuple[Any, Any]] = {}
 
     def keep(name: str) -> Any:
@@ -121,12 +121,12 @@ def _inputs(model: nn.Module, names: set[str], images: Tensor) -> dict[str, tupl
 
 
 def _copied(values: Any) -> Any:
-    """A block may write into what it is given."""
+    """A copy of the arguments: a block may modify its inputs in place."""
     return tree_map_only(Tensor, Tensor.clone, values)
 
 
 def _merge_children(module: nn.Module, path: str, search: _Search) -> None:
-    for name, child in list(module._modules.items()):  # named_children() leaves out a second place
+    for name, child in list(module._modules.items()):  # named_children() leaves out a module's second use
         if child is None:
             continue
         place = f"{path}.{name}" if path else name
@@ -140,7 +140,7 @@ def _merge_children(module: nn.Module, path: str, search: _Search) -> None:
 
 
 def _merged(block: nn.Module, place: str, search: _Search) -> nn.Module | None:
-    """The block with its branches merged; None where they are not, or not by this method."""
+    """The block with its branches merged; None if it has none or they cannot be merged by its method."""
     method = _method(block)
     assert method is not None
     work = copy.deepcopy(block)
@@ -156,7 +156,7 @@ def _merged(block: nn.Module, place: str, search: _Search) -> nn.Module | None:
         search.refused.append(f"{place} ({method}() fails: {type(err).__name__}: {str(err)[:100]})")
         return None
     if not off <= SAME:
-        search.refused.append(f"{place} (after {method}() it answers otherwise, by {off:.1g} of the largest value)")
+        search.refused.append(f"{place} ({method}() changes its output, by {off:.1g} of the largest value)")
         return None
     if after >= before:
         return None
@@ -166,7 +166,7 @@ def _merged(block: nn.Module, place: str, search: _Search) -> nn.Module | None:
 
 
 def _new_convolutions(merged: nn.Module, block: nn.Module) -> list[str]:
-    """The convolutions that took in a norm or another branch: they were not there, or had no bias."""
+    """The convolutions that absorbed a norm or another branch: they are new, or had no bias before."""
     def biased(whole: nn.Module) -> list[str]:
         return [n for n, m in whole.named_modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
 
@@ -175,7 +175,7 @@ def _new_convolutions(merged: nn.Module, block: nn.Module) -> list[str]:
 
 
 def _as_trainable(merged: nn.Module, block: nn.Module) -> None:
-    """Weights can be trained as they could before: the usual code of such methods freezes them in passing."""
+    """Restore requires_grad of the weights: the usual merge methods freeze them as a side effect."""
     before = {name: weight.requires_grad for name, weight in block.named_parameters()}
     for name, weight in merged.named_parameters():
         weight.requires_grad_(before.get(name, any(before.values())))
@@ -195,7 +195,7 @@ class _Count(TorchFunctionMode):
 
 
 def _run(block: nn.Module, given: tuple[Any, Any]) -> tuple[int, Any]:
-    """How many sums and products, and the output."""
+    """(number of sums and products, output) of the block on these arguments."""
     args, kwargs = _copied(given)
     torch.manual_seed(0)
     with _Count() as count:

@@ -1,4 +1,4 @@
-"""What a model takes and tells apart, found by running it: the image, the number of classes, the head's weight."""
+"""A model's input shape, number of classes and classifier weight, found by running it."""
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,25 +10,25 @@ from torch import Tensor, nn
 from mmprune.layers import Recorder
 from mmprune.models.weights import fit_names
 
-SIZES = ((224, 224), (32, 32), (64, 64), (28, 28), (128, 128))  # tried where nobody says one
-TRIED = 24  # weights that may be the head's; each costs a run of the model
+SIZES = ((224, 224), (32, 32), (64, 64), (28, 28), (128, 128))  # tried if no size is given
+TRIED = 24  # candidates for the classifier's weight; each costs one run of the model
 
 
 @dataclass(frozen=True)
 class Ends:
-    """None: the model could not be run, or no weight of that kind is there."""
+    """Input and output of a model; a field is None if the model could not be run or has no such weight."""
 
     num_classes: int | None = None
     in_chans: int | None = None
-    shape: tuple[int, ...] | None = None  # of images that it takes, (1, C, H, W)
+    shape: tuple[int, ...] | None = None  # of the images that it accepts, (1, C, H, W)
     first: str | None = None  # the convolution that reads the image, without ".weight"
-    last_first: tuple[str, ...] = ()  # weights by when they are used, the last one first
+    last_first: tuple[str, ...] = ()  # weights in reverse order of use
 
 
 def find_ends(model: nn.Module, channels: Iterable[int | None], sizes: Iterable[tuple[int, int] | None]) -> Ends:
-    """Run the model, in eval mode, on an image of the first channels and size that it takes.
+    """Run the model, in eval mode, on an image with the first of these channels and sizes that it accepts.
 
-    Where it takes none, its convolution that is defined first and its linear layer that is defined last are the ends.
+    If it accepts none, the convolution that is defined first and the linear layer that is defined last are used.
     """
     first = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     counts = list(dict.fromkeys(c for c in (first, *channels, 3, 1) if c))
@@ -55,23 +55,23 @@ def _ends(model: nn.Module, shape: tuple[int, ...]) -> Ends | None:
 
 
 def _answer(model: nn.Module, shape: tuple[int, ...]) -> object:
-    """The model's output for a random image, the same each time; None where it takes no such image."""
+    """The model's output for a fixed random image of this shape; None if it does not accept such an image."""
     training = model.training
     model.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return model(torch.randn(shape))
-    except Exception:  # the model's own code, which may raise anything; load_model says what, at the size that counts
+    except Exception:  # the model's own code may raise anything; load_model reports it for the final size
         return None
     finally:
         model.train(training)
 
 
 def classes_of(state: Mapping[str, Tensor], model: nn.Module, ends: Ends) -> int | None:
-    """How many classes weights for `model`, which was made with any number of them, tell apart; None if unknown.
+    """The number of classes of the weights in `state`; None if unknown. `model` may have another number of classes.
 
-    Read off the head's weight, else off the one size in which the tensors differ from the model's.
+    Read from the size of the classifier's weight, else from the one size in which the tensors differ from the model's.
     """
     own = model.state_dict()
     there = fit_names(state, own).state
@@ -85,7 +85,7 @@ def classes_of(state: Mapping[str, Tensor], model: nn.Module, ends: Ends) -> int
 
 
 def _heads(model: nn.Module, ends: Ends) -> Iterator[tuple[str, int]]:
-    """(parameter, axis) where a change of the first slice changes the first output and no other: the head's classes."""
+    """(parameter, axis) of the classes: changing the first slice along the axis changes only the first output."""
     before = _answer(model, ends.shape) if ends.shape else None
     if not isinstance(before, Tensor) or before.shape[1] < 2 or before.shape[1] != ends.num_classes:
         return
@@ -104,10 +104,10 @@ def _heads(model: nn.Module, ends: Ends) -> Iterator[tuple[str, int]]:
 
 
 def required_inputs(model: nn.Module) -> list[str]:
-    """The names of the inputs that forward cannot do without; one, where it says nothing of them (*args)."""
+    """The names of the required arguments of forward; a single one if its signature is unknown (*args)."""
     try:
         parameters = inspect.signature(model.forward).parameters.values()
-    except (ValueError, TypeError):  # code that is not Python's
+    except (ValueError, TypeError):  # not implemented in Python
         return ["x"]
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return ["x"]
@@ -117,25 +117,25 @@ def required_inputs(model: nn.Module) -> list[str]:
 
 
 def output_trouble(out: Tensor, num_classes: int) -> str | None:
-    """What is wrong with the output for one image, which must be (1, num_classes) scores, and the way out."""
+    """What is wrong with the output for one image, which must be (1, num_classes) scores, and what to do about it."""
     shape = tuple(out.shape)
     if not out.is_floating_point():
-        return f"numbers of type {str(out.dtype)[6:]}, not scores; return the logits, before argmax"
+        return f"values of type {str(out.dtype)[6:]}, not scores; return the logits, before argmax"
     if out.numel() == 1:
-        return (f"one number for one image ({shape}), and mmprune needs a score for each class. One logit z of two "
-                "classes is the same as the two (0, z): give the last layer two outputs, its weight and bias zero for "
-                "the first and yours for the second, torch.cat([torch.zeros_like(w), w])")
+        return (f"a single number for one image ({shape}), but mmprune needs a score for each class. A single logit z "
+                "for two classes is equal to the two logits (0, z): give the last layer two outputs, with zero weight "
+                "and bias for the first and yours for the second, torch.cat([torch.zeros_like(w), w])")
     return None if shape == (1, num_classes) else f"{shape} for one image, not (1, {num_classes}){_way_out(shape)}"
 
 
 def _way_out(shape: tuple[int, ...]) -> str:
     if len(shape) < 2:
-        return ": it drops the batch; let squeeze() name the dimensions behind the classes"
+        return ": the batch dimension is lost; give squeeze() the dimensions to remove"
     if len(shape) == 2:
-        return "; say how many classes it tells apart with --num-classes"
+        return "; set the model's number of classes with --num-classes"
     if set(shape[2:]) == {1}:
-        return ": end it with .flatten(1), or nn.Flatten()"
+        return ": end forward with .flatten(1) or nn.Flatten()"
     if len(shape) == 3:
-        return f": scores for each of {shape[1]} places; return those of the image, such as x.mean(dim=1)"
-    return (": a map, as for segmentation or detection, and mmprune takes classifiers; x.mean(dim=(2, 3)) makes scores "
-            "of the image of it")
+        return f": scores for each of {shape[1]} positions; return scores for the image, such as x.mean(dim=1)"
+    return (": a map, as for segmentation or detection, but mmprune needs a classifier; x.mean(dim=(2, 3)) gives "
+            "scores for the image")

@@ -1,8 +1,8 @@
-"""Files of torch.save read without running anything from them, whatever objects they hold.
+"""Reads torch.save files without running any code from them, whatever objects they hold.
 
-A pickle is a program: it names functions and classes and has them called. Here every name stands for a class of our own
-that keeps what it is given and does nothing (`Inert`), but for those that make tensors, parameters and dicts. Tensors
-are described first and made last, only those that are asked for. Both formats: zip (torch 1.6 on) and the older one.
+A pickle is a program: it names functions and classes and calls them. Here every name is replaced by a class that stores
+its arguments and does nothing (`Inert`), except those that create tensors, parameters and dicts. Tensors are first only
+described, and created later when they are needed. Both formats are read: zip (since torch 1.6) and the older one.
 """
 
 import io
@@ -25,8 +25,8 @@ STORAGE_DTYPES = {
     "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
     "UntypedStorage": torch.uint8,
 }
-# What a file of weights never needs: where one is named, the file was made to do harm, or for something else entirely.
-# The list chooses between a refusal and a note; that nothing is called does not depend on it.
+# Names that a weights file never needs: a file with one of them is malicious or not a weights file. The list only
+# decides between a refusal and a note; nothing is called in either case.
 HOSTILE_MODULES = {
     "os", "posix", "nt", "subprocess", "sys", "shutil", "socket", "pty", "runpy", "ctypes", "importlib", "codeop",
     "webbrowser", "commands", "pickle", "_pickle", "marshal", "pdb", "bdb", "timeit", "cProfile",
@@ -39,11 +39,11 @@ ERRORS = (pickle.UnpicklingError, zipfile.BadZipFile, struct.error, RuntimeError
 
 
 class Inert:
-    """In place of an object of the file: keeps its arguments, state and items, does nothing."""
+    """Stands in for an object of the file: stores its arguments, state and items and does nothing."""
 
     args: tuple[Any, ...]
     state: Any
-    entries: dict[Any, Any]  # of a subclass of dict
+    entries: dict[Any, Any]  # the items, if the object is a subclass of dict
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
         made = super().__new__(cls)
@@ -60,19 +60,19 @@ class Inert:
         self.entries[key] = value
 
     def append(self, item: Any) -> None:
-        """A subclass of list gets its items so."""
+        """Called by the unpickler for the items of a subclass of list."""
 
     extend = add = append
 
 
 class InertDict(dict[Any, Any]):
-    """A dict, OrderedDict or defaultdict; what else is said of it (the metadata of a state dict) is dropped."""
+    """A dict, OrderedDict or defaultdict; its other attributes (the metadata of a state dict) are dropped."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*[a for a in args[:1] if isinstance(a, list | tuple | Mapping)])
 
     def __setstate__(self, state: Any) -> None:
-        """Nothing to keep."""
+        """Ignore the state."""
 
 
 class Storage(Inert):
@@ -83,7 +83,7 @@ class Storage(Inert):
 
 
 class Described(Inert):
-    """A tensor to make: strides over a storage."""
+    """A tensor that is not created yet: size and strides over a storage."""
 
     def __init__(self, storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...],
                  dtype: torch.dtype | None = None) -> None:
@@ -96,7 +96,7 @@ class Array(Inert):
 
 
 class Maker:
-    """What the file may call: one of our functions, behind a face that the file cannot change."""
+    """A function of ours that the file may call, wrapped so that the file cannot modify it."""
 
     __slots__ = ("_function",)
 
@@ -107,7 +107,7 @@ class Maker:
         return self._function(*args)
 
     def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("it changes a function that makes tensors")
+        raise pickle.UnpicklingError("it modifies a function that creates tensors")
 
 
 def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Described:
@@ -127,7 +127,7 @@ def _tensor_of_dtype(storage: Any, offset: int, size: Any, stride: Any, *rest: A
 def _encode(text: Any, encoding: Any = "") -> bytes:
     """bytes, as protocol 2 writes them."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError("bytes that torch.save does not write so")
+        raise pickle.UnpicklingError("bytes in a form that torch.save does not write")
     return text.encode("latin-1")
 
 
@@ -136,7 +136,7 @@ def _first(value: Any = None, *_: Any) -> Any:
 
 
 def _from_type(function: Any, kind: Any, args: Any, *_: Any) -> Any:
-    """A subclass of Tensor: the tensor in it."""
+    """The tensor inside a subclass of Tensor."""
     return function(*args) if isinstance(function, Maker) else Inert(*args)
 
 
@@ -158,10 +158,10 @@ DICTS = {("collections", "OrderedDict"), ("builtins", "dict"), ("__builtin__", "
 
 @dataclass
 class Reading:
-    """What was read: the content with tensors still described, and the names that stand in the pickle."""
+    """What was read: the content with its tensors still only described, and the names in the pickle."""
 
     content: Any = None
-    classes: dict[tuple[str, str], type] = field(default_factory=dict)  # (module, name) of every Inert one
+    classes: dict[tuple[str, str], type] = field(default_factory=dict)  # (module, name) of every Inert class
     widths: dict[str, int] = field(default_factory=dict)  # bytes of one value of each storage
     storages: dict[str, bytearray] = field(default_factory=dict)  # those read so far
     archive: zipfile.ZipFile | None = None
@@ -169,7 +169,7 @@ class Reading:
 
 
 class _Reader(pickle._Unpickler):
-    """In Python, not C: there a file of ten bytes can ask for a memo of 32 GiB."""
+    """The Python unpickler, not the C one, in which a file of ten bytes can request a memo of 32 GiB."""
 
     def __init__(self, file: BinaryIO, reading: Reading) -> None:
         super().__init__(file, encoding="utf-8", errors="surrogateescape")
@@ -192,10 +192,10 @@ class _Reader(pickle._Unpickler):
         return known[module, name]
 
     def _storage_of(self, data: Any) -> Storage:
-        """A storage that is a file of the old format in itself, as pickle, not torch.save, writes it."""
+        """A storage that contains a file of the old format, as written by pickle instead of torch.save."""
         inner = _read_old(io.BytesIO(data), Reading(classes=self.reading.classes))
         if not isinstance(inner.content, Storage):
-            raise pickle.UnpicklingError("a storage that is none")
+            raise pickle.UnpicklingError("a storage of a wrong form")
         key = f"bytes {len(self.reading.storages)}"
         self.reading.storages[key] = inner.storages[inner.content.key]
         return Storage(key, inner.content.dtype, inner.content.numel, inner.content.offset)
@@ -203,7 +203,7 @@ class _Reader(pickle._Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         """('storage', class, key, device, count) and, in the old format, None or (key, offset, count) of a view."""
         if not isinstance(pid, tuple) or len(pid) < 2 or pid[0] not in ("storage", "module"):
-            raise pickle.UnpicklingError("something that torch.save does not write")
+            raise pickle.UnpicklingError("an object that torch.save does not write")
         if pid[0] == "module":
             return pid[1]
         _, kind, key, _, numel, *view = pid
@@ -216,7 +216,7 @@ class _Reader(pickle._Unpickler):
 
 
 def read(path: Path) -> Reading:
-    """Read the file's structure. One of ERRORS when it is damaged or no file of torch.save."""
+    """Read the file's structure. Raises one of ERRORS if it is damaged or not a torch.save file."""
     with open(path, "rb") as file:
         if file.read(4) == b"PK\x03\x04":
             return _read_zip(path)
@@ -231,13 +231,13 @@ def _read_zip(path: Path) -> Reading:
         raise pickle.UnpicklingError("it has no data.pkl")
     reading = Reading(archive=archive, root=at[: -len("data.pkl")])
     if reading.root + "byteorder" in archive.namelist() and _entry(reading, "byteorder") != b"little":
-        raise pickle.UnpicklingError("its bytes are in the order of a big-endian machine")
+        raise pickle.UnpicklingError("its bytes are in big-endian order")
     reading.content = _Reader(io.BytesIO(_entry(reading, "data.pkl")), reading).load()
     return reading
 
 
 def _entry(reading: Reading, name: str) -> bytes:
-    """One file of the archive: stored as torch.save does, so that nothing small unfolds to something huge."""
+    """One entry of the archive; it must be uncompressed, as torch.save writes it, so that it cannot expand."""
     if reading.archive is None:
         raise KeyError(name)
     if reading.archive.getinfo(reading.root + name).compress_type != zipfile.ZIP_STORED:
@@ -246,7 +246,7 @@ def _entry(reading: Reading, name: str) -> bytes:
 
 
 def _read_old(file: BinaryIO, reading: Reading) -> Reading:
-    """Pickles of magic, protocol, machine, content and storage keys; then of each storage its count and its bytes."""
+    """The old format: pickles of magic, protocol, machine, content, storage keys; then count and bytes per storage."""
     first = _Reader(file, reading).load()
     if first != LEGACY_MAGIC:
         reading.content = first  # a plain pickle
@@ -265,7 +265,7 @@ def _read_old(file: BinaryIO, reading: Reading) -> Reading:
 
 
 def make(value: Any, reading: Reading) -> Any:
-    """The tensor that is described, or that an array of numbers is; anything else as it is."""
+    """The tensor for a described tensor or an array of numbers; anything else unchanged."""
     if isinstance(value, Described):
         key = value.storage.key
         if key not in reading.storages:
@@ -279,7 +279,7 @@ def make(value: Any, reading: Reading) -> Any:
 
 
 def _array(shape: tuple[int, ...], dtype: Any, fortran: bool, data: Any) -> Any:
-    """A numpy array of numbers as a tensor; itself, unmade, where it holds anything else."""
+    """A numpy array of numbers as a tensor; unchanged if it holds anything else."""
     words = dtype.args[0] if isinstance(dtype, Inert) and dtype.args else ""
     order = dtype.state[1] if isinstance(dtype, Inert) and isinstance(dtype.state, tuple) else "<"
     if not isinstance(data, bytes | str) or str(words)[:1] not in "biuf" or order == ">":
@@ -290,7 +290,7 @@ def _array(shape: tuple[int, ...], dtype: Any, fortran: bool, data: Any) -> Any:
 
 
 def hostile(reading: Reading) -> str | None:
-    """The first name that no file of weights needs, such as posix.system."""
+    """The first name in the file that no weights file needs, such as posix.system; None if there is none."""
     for module, name in reading.classes:
         top = module.partition(".")[0]
         if top in HOSTILE_MODULES or (top in NAMED_THERE and HOSTILE_NAMES.intersection(name.split("."))):
@@ -299,5 +299,5 @@ def hostile(reading: Reading) -> str | None:
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether `make` gives a tensor for it, or it is one."""
+    """Whether it is a tensor, or `make` gives a tensor for it."""
     return isinstance(value, Tensor | Described | Array)

@@ -1,4 +1,4 @@
-"""The weights that pruning leaves as they are, and why: what find_layers does not name."""
+"""The weights that are not pruned, and why: those that find_layers does not return."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from torch.overrides import TorchFunctionMode
 
 from mmprune.layers import SMALL, Recorder, prunable_weights
 
-SHARE = 0.05  # of all weights; less is not worth a line
-SHOWN = 3  # names in a note
-CHANGED = "changed before they are used, so that zeros would not survive"
+SHARE = 0.05  # of all weights; a smaller share is not reported
+SHOWN = 3  # names listed in a note
+CHANGED = "changed before use, so that zeros would not survive"
 UNUSED = "not used for an image"
-# what a tensor of weights may be handed to that multiplies with it, and that mmprune does not prune
+# functions that multiply with a weight tensor and that mmprune does not prune
 PRODUCTS = {
     torch.einsum: "einsum", torch.matmul: "matmul", Tensor.matmul: "matmul", Tensor.__matmul__: "matmul",
     Tensor.__rmatmul__: "matmul", torch.mm: "matmul", Tensor.mm: "matmul", torch.bmm: "matmul", Tensor.bmm: "matmul",
@@ -24,7 +24,7 @@ PRODUCTS = {
 
 
 def left_out(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
-    """A note on weights of products that are not pruned, if they are a fair share of all; the model is in eval mode.
+    """A note on weights of products that are not pruned, if they are at least SHARE of all; the model is in eval mode.
 
     input_shape  (1, C, H, W)
     """
@@ -44,35 +44,35 @@ def left_out(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
     why = "; ".join(f"{_some(list(names))} {'are' if len(names) > 1 else 'is'} {reason}"
                     for reason, names in reasons.items())
     count = sum(map(len, reasons.values()))
-    what = f"{count} tensors of weights" if count > 1 else "a tensor of weights"
-    return (f"{what} with {left / (left + pruned):.0%} of all is not pruned: {why}",)
+    what, verb = (f"{count} weight tensors", "are") if count > 1 else ("a weight tensor", "is")
+    return (f"{what} with {left / (left + pruned):.0%} of all weights {verb} not pruned: {why}",)
 
 
 def frozen(model: nn.Module) -> tuple[str, ...]:
-    """A note on layers that are pruned and cannot be fine-tuned, if they are a fair share of all."""
+    """A note on layers that are pruned and cannot be fine-tuned, if they are at least SHARE of all weights."""
     sizes = {name: weight.numel() for name, weight in prunable_weights(model).items()}
     fixed = [name for name, weight in prunable_weights(model).items() if not weight.requires_grad]
     share = sum(sizes[name] for name in fixed) / max(1, sum(sizes.values()))
     if share < SHARE:
         return ()
     return (f"{len(fixed)} layers with {share:.0%} of the weights are frozen (requires_grad=False; {_some(fixed)}): "
-            "they are pruned and not fine-tuned, so that what pruning costs there stays",)
+            "they are pruned but not fine-tuned, so the accuracy lost by pruning them is not recovered",)
 
 
 def _reason(module: nn.Module, name: str, weight: Tensor, uses: "_Uses") -> str | None:
-    """Why a weight is no layer; None for what is no weight of a product: tables of positions and the like."""
+    """Why a weight is not pruned; None for tensors that no product uses, such as position embeddings."""
     multiplied = uses.products.get(_place(weight))
     if multiplied is not None:
-        return f"used by {multiplied}() outside of a layer that mmprune prunes"
+        return f"used by {multiplied}() outside the layers that mmprune prunes"
     if isinstance(module, nn.RNNBase):
-        return f"of {type(module).__name__} layers, which mmprune does not prune"
+        return f"in {type(module).__name__} layers, which mmprune does not prune"
     if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear | nn.Bilinear | nn.MultiheadAttention):
         return None
     return CHANGED if _place(weight) in uses.touched else UNUSED
 
 
 def _place(tensor: Tensor) -> int:
-    """Where its values lie: the same for views of it."""
+    """The address of its values, which all views of a tensor share."""
     return tensor.untyped_storage().data_ptr()
 
 
@@ -81,7 +81,7 @@ def _some(names: list[str]) -> str:
 
 
 class _Uses(TorchFunctionMode):
-    """Which parameters a forward pass touches, and which of them it multiplies with, by their place in memory."""
+    """Records which parameters a forward pass uses, and which of them in a product, by their memory address."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

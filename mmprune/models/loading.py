@@ -35,22 +35,22 @@ from mmprune.models.weights import check_finite, fit_names, put_weights, tensors
 from mmprune.records import CROP_PCTS, ModelSpec, Preprocess
 
 Config = Mapping[str, Any]
-Notes = tuple[str, ...]  # for the user to read
+Notes = tuple[str, ...]  # for the user
 
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """The dense model in eval mode on the CPU, and what it takes to make it again and to feed it."""
+    """The dense model in eval mode on the CPU, how to make it again, and its preprocessing."""
 
     model: nn.Module
     spec: ModelSpec
     preprocess: Preprocess
-    notes: tuple[str, ...]  # for the user to read
-    random_weights: bool  # neither --weights nor pretrained: nothing was learned
+    notes: tuple[str, ...]  # for the user
+    random_weights: bool  # neither --weights nor pretrained: the model is untrained
 
 
 def open_model(model: str, weights: str | None, facts: DataFacts | None, options: ModelOptions) -> OpenedModel:
-    """Resolve, load and check a model in one go."""
+    """Resolve, load and check a model."""
     spec, notes = resolve(model, weights, facts, options)
     loaded = _load(spec)
     preprocess, more = preprocess_of(loaded.model, spec, options, facts.size if facts else None)
@@ -63,14 +63,14 @@ def open_model(model: str, weights: str | None, facts: DataFacts | None, options
 
 def resolve(model: str, weights: str | None, facts: DataFacts | None,
             options: ModelOptions) -> tuple[ModelSpec, tuple[str, ...]]:
-    """Everything needed to make the model, and notes; num_classes and in_chans from the weights, else from the data.
+    """The spec to make the model with, and notes; num_classes and in_chans from the weights, else from the data.
 
-    The image size is the one asked for, else the model's own, else (a factory that states none) the data's.
+    The image size is that of the options, else the model's own, else (for a factory that states none) the data's.
     """
     if weights is not None and options.pretrained:
-        raise ModelError("--weights and --pretrained exclude each other; leave one out")
+        raise ModelError("--weights and --pretrained exclude each other; use only one of them")
     if options.pretrained and is_factory(model):
-        raise ModelError(f"--pretrained is for timm models; {model} brings its own weights, or give --weights")
+        raise ModelError(f"--pretrained is for timm models only; let {model} load its own weights, or use --weights")
     config, draft = _config(model, facts, options)
     read = read_checkpoint(Path(weights)) if weights is not None else Checkpoint({})
     state = plain_state(read.state)[0]
@@ -87,10 +87,10 @@ def resolve(model: str, weights: str | None, facts: DataFacts | None,
     in_chans = options.in_chans or fixed_channels or columns or data_channels or (config.get("input_size") or (3,))[0]
     size = options.image_size or tuple(config.get("input_size") or ())[1:] or (facts.size if facts else None)
     if not num_classes:
-        raise ModelError(f"how many classes {model} tells apart is not known; say it with --num-classes")
+        raise ModelError(f"the number of classes of {model} is unknown; set it with --num-classes")
     if not size:
         why = " and the images differ in size" if facts else ""
-        raise ModelError(f"{model} states no input size{why}; choose one with --img-size")
+        raise ModelError(f"{model} states no input size{why}; set it with --img-size")
     if min(num_classes, in_chans, *size) < 1:
         raise ModelError(f"--num-classes, --in-chans, --img-size must be positive: {num_classes}, {in_chans}, {size}")
     if in_chans not in (1, 3):
@@ -103,8 +103,8 @@ def _other_channels(model: str, in_chans: int, options: ModelOptions) -> str:
     images = "mmprune's images have 1 channel (grey) or 3 (red, green, blue)"
     if options.in_chans:
         return f"--in-chans {in_chans}: {images}; choose 1 or 3"
-    return (f"{model} takes images of {in_chans} channels; {images}. Give it weights that were trained on such, or a "
-            f"factory whose forward(image) makes the {in_chans} channels of them")
+    return (f"{model} expects images with {in_chans} channels, but {images}. Use weights trained on such images, or a "
+            f"factory whose forward(image) computes the {in_chans} channels from them")
 
 
 def _weights_notes(model: str, spec: ModelSpec) -> tuple[str, ...]:
@@ -112,19 +112,19 @@ def _weights_notes(model: str, spec: ModelSpec) -> tuple[str, ...]:
         return ()
     if is_factory(model):
         return (f"no --weights: the model is used as {model.rsplit(':', 1)[1]}() returns it",)
-    return ("no --weights: the model starts from random numbers, so every accuracy is that of an untrained model",)
+    return ("no --weights: the model has random weights, so every accuracy is that of an untrained model",)
 
 
 @dataclass(frozen=True)
 class _Draft:
-    """A factory's model made with as few arguments as it takes, and what running it shows."""
+    """A factory's model made with only its required arguments, and what running it shows."""
 
     model: nn.Module
     ends: Ends
 
 
 def _config(model: str, facts: DataFacts | None, options: ModelOptions) -> tuple[Config, _Draft | None]:
-    """timm's description of the model; for a factory its model's own, and that model."""
+    """timm's description of the model; for a factory, the description in its model, and that model."""
     if not is_factory(model):
         return timm_config(model), None
     asked = {"num_classes": options.num_classes or (len(facts.classes) if facts else None),
@@ -133,7 +133,7 @@ def _config(model: str, facts: DataFacts | None, options: ModelOptions) -> tuple
     takes = inspect.signature(find_factory(model)).parameters
     needed = {k: v for k, v in asked.items() if k in takes and takes[k].default is inspect.Parameter.empty}
     if None in needed.values():
-        raise ModelError(f"{model} needs {', '.join(k for k, v in needed.items() if v is None)}; give it as an option")
+        raise ModelError(f"{model} needs {', '.join(k for k, v in needed.items() if v is None)}; set it with an option")
     draft = call_factory(model, needed)
     config = config_of(draft)
     channels, *own_size = config.get("input_size") or (None,)
@@ -144,22 +144,22 @@ def _config(model: str, facts: DataFacts | None, options: ModelOptions) -> tuple
 
 
 def _fixed(model: str, draft: _Draft) -> tuple[int | None, int | None]:
-    """(num_classes, in_chans) of a factory's model where the factory lets nobody choose them; None where it does."""
+    """(num_classes, in_chans) of a factory's model; None for each that is an argument of the factory."""
     takes = inspect.signature(find_factory(model)).parameters
     ends = draft.ends
     return None if "num_classes" in takes else ends.num_classes, None if "in_chans" in takes else ends.in_chans
 
 
 def config_of(model: nn.Module) -> Config:
-    """pretrained_cfg or default_cfg of a model, as a dict; {} without one."""
+    """pretrained_cfg or default_cfg of a model, as a dict; {} if it has none."""
     found = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
     return found if isinstance(found, Mapping) else found.to_dict()
 
 
 def _dimension(state: Mapping[str, Tensor], config: Config, layer: str, axis: int) -> int | None:
-    """The size along an axis of the weight of the description's "classifier" or "first_conv".
+    """The size along an axis of the weight of the layer that the description calls "classifier" or "first_conv".
 
-    A name, or several of which the first counts; a prefix before all names in the state is no hindrance.
+    The description holds a name, or several of which the first is used. All names in the state may have a prefix.
     """
     names = {}
     for key in ("first_conv", "classifier"):
@@ -170,10 +170,10 @@ def _dimension(state: Mapping[str, Tensor], config: Config, layer: str, axis: in
 
 
 def load_model(spec: ModelSpec) -> nn.Module:
-    """The dense model in eval mode on the CPU, weights loaded, proved by one forward pass, parallel branches merged.
+    """The dense model in eval mode on the CPU: weights loaded, checked by a forward pass, parallel branches merged.
 
-    Random weights are the same in every process. Weights that are computed from others are made plain.
-    ModelError or WeightsError when the parts do not fit together.
+    Random weights are the same in every process. Weights that are computed from other tensors are made plain.
+    ModelError or WeightsError if model, weights and options do not fit together.
     """
     return _load(spec).model
 
@@ -202,11 +202,14 @@ def _load(spec: ModelSpec) -> _Loaded:
 
 
 def adopt(model: nn.Module, name: str, input_shape: tuple[int, int, int, int]) -> tuple[nn.Module, ModelSpec, Notes]:
-    """A model of the user's, ready to be pruned: a copy in eval mode on the CPU, what it is, and notes.
+    """The user's model, ready to be pruned: a copy in eval mode on the CPU, its spec, and notes.
 
     input_shape  (1, C, H, W)
-    ModelError where it cannot be copied, does not take the images, or gives no logits.
+    ModelError if it cannot be copied, does not accept the images, or returns no logits.
     """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model is a {type(model).__name__}, and an nn.Module is needed: "
+                         "timm.create_model(name, pretrained=True) makes one of a name")
     own = _copied(model, name).cpu().eval()
     with one_thread():
         check_finite(own, name)
@@ -216,10 +219,10 @@ def adopt(model: nn.Module, name: str, input_shape: tuple[int, int, int, int]) -
         with torch.no_grad():
             out = answer_with_logits(own)(torch.zeros(input_shape))
     except Exception as err:  # whatever the model's own code raises
-        raise ModelError(f"{name} does not take {images_of(spec)}, as the loaders yield them ({short(err)})") from err
+        raise ModelError(f"{name} does not accept {images_of(spec)}, as the loaders yield them ({short(err)})") from err
     if not isinstance(out, Tensor) or out.ndim != 2:
-        raise ModelError(f"{name} returns {words(out)} for one image, no tensor of shape (1, classes) among them; "
-                         "return the logits alone, or call them 'logits' in a dict or named tuple")
+        raise ModelError(f"{name} returns {words(out)} for one image, without a tensor of shape (1, classes); "
+                         "return only the logits, or name them 'logits' in a dict or named tuple")
     loaded = _proved(own, replace(spec, num_classes=out.shape[1]), notes)
     spec = replace(spec, num_classes=out.shape[1], weights_sha256=loaded.sha256)
     more = (*left_out(loaded.model, input_shape), *frozen(loaded.model), *_check_answers(loaded.model, spec))
@@ -230,12 +233,12 @@ def _copied(model: nn.Module, name: str) -> nn.Module:
     try:
         return copy.deepcopy(model)
     except Exception as err:  # whatever the model's own code raises
-        raise ModelError(f"{name} cannot be copied ({short(err)}), and each variant is made of a copy; "
-                         "copy.deepcopy(model) must work") from err
+        raise ModelError(f"{name} cannot be copied ({short(err)}), but each variant needs a copy; "
+                         "make copy.deepcopy(model) work") from err
 
 
 def _proved(model: nn.Module, spec: ModelSpec, notes: Notes) -> _Loaded:
-    """The model with its weights as they are, tried with a forward pass; its parallel branches are merged."""
+    """The model with its present weights, checked by a forward pass, with its parallel branches merged."""
     input_shape = (1, spec.in_chans, *spec.image_size)
     _copied(model, spec.model)
     answer_with_logits(model, spec.num_classes)
@@ -245,15 +248,15 @@ def _proved(model: nn.Module, spec: ModelSpec, notes: Notes) -> _Loaded:
         notes += make_convolutions_plain(model, input_shape)
     sha256 = tensors_sha256(model.state_dict())
     if spec.weights_sha256 and sha256 != spec.weights_sha256:
-        raise ModelError(f"the weights of {spec.model} ({spec.weights or 'no file'}) are no longer those that the "
-                         "family was made from; bring the old ones back, or build into a new folder")
+        raise ModelError(f"the weights of {spec.model} ({spec.weights or 'no file'}) have changed since the family "
+                         "was built; restore the old ones, or build into a new folder")
     with one_thread():
         merged = merge_branches(model, input_shape)
     return _Loaded(merged.model, sha256, notes + merged.notes)
 
 
 def _check_answers(model: nn.Module, spec: ModelSpec) -> tuple[str, ...]:
-    """Notes on what is taken of the model's outputs. ModelError where fine-tuning could not train it."""
+    """Notes on which of the model's outputs is used. ModelError if fine-tuning could not train it."""
     shape = (1, spec.in_chans, *spec.image_size)
     try:
         return (answer_note(model, shape, spec.num_classes) + check_evaluation(model, shape)
@@ -272,29 +275,29 @@ def _make(spec: ModelSpec) -> nn.Module:
 
 
 def check_forward(model: nn.Module, spec: ModelSpec) -> None:
-    """One forward pass of zeros. ModelError unless it gives a (1, num_classes) tensor of two classes or more."""
+    """One forward pass of zeros. ModelError unless it gives a (1, num_classes) tensor with two or more classes."""
     if len(inputs := required_inputs(model)) != 1:
-        raise ModelError(f"{spec.model} takes {len(inputs)} inputs ({', '.join(inputs) or 'none'}); mmprune takes "
-                         "models of one image tensor: give a factory whose model makes the others in forward(image)")
+        raise ModelError(f"{spec.model} has {len(inputs)} inputs ({', '.join(inputs) or 'none'}); mmprune needs one "
+                         "image input: use a factory whose model computes the others in forward(image)")
     try:
         with torch.no_grad():  # inference_mode would leave tensors in lazily filled caches that training cannot use
             out = model(torch.zeros(1, spec.in_chans, *spec.image_size))
     except Exception as err:
-        raise ModelError(f"{spec.model} does not take {images_of(spec)} ({short(err)}); choose another --img-size or "
-                         "--in-chans, or leave them out for the model's own") from err
+        raise ModelError(f"{spec.model} does not accept {images_of(spec)} ({short(err)}); use another --img-size or "
+                         "--in-chans, or leave them out to use the model's own") from err
     if not isinstance(out, Tensor):
-        raise ModelError(f"{spec.model} returns {words(out)} for one image, no tensor of shape (1, {spec.num_classes}) "
-                         "among them; return the logits alone, or call them 'logits' in a dict or named tuple, and say "
-                         "how many classes it tells apart with --num-classes")
+        raise ModelError(f"{spec.model} returns {words(out)} for one image, without a tensor of shape "
+                         f"(1, {spec.num_classes}); return only the logits, or name them 'logits' in a dict or named "
+                         "tuple, and set the number of classes with --num-classes")
     if trouble := output_trouble(out, spec.num_classes):
         raise ModelError(f"{spec.model} returns {trouble}")
 
 
 def preprocess_of(model: nn.Module, spec: ModelSpec, options: ModelOptions,
                   data_size: tuple[int, int] | None = None) -> tuple[Preprocess, tuple[str, ...]]:
-    """How images are fed to the model: what the user says, else the model's description, else defaults; and notes.
+    """The model's preprocessing: from the options, else the model's description, else defaults; and notes.
 
-    data_size  (height, width) of the data's images where it is one
+    data_size  (height, width) of the data's images if they all have the same size
     """
     config = config_of(model)
     asked = {"mean": options.mean, "std": options.std}
@@ -310,13 +313,13 @@ def preprocess_of(model: nn.Module, spec: ModelSpec, options: ModelOptions,
 
 
 def _choice(what: str, asked: str | None, config: Config, known: tuple[str, ...]) -> str | None:
-    """What is asked for, else what the model states, if anything. ModelError where it is not known."""
+    """The value of the option, else what the model states, else None. ModelError if the value is unknown."""
     word, option = what.replace("_", " "), "--" + what.replace("_", "-")
     if asked is not None:
         pick(word, asked, known, ModelError)
     stated = config.get(what)
     if asked is None and stated and stated not in known:
-        raise ModelError(f"the model states the {word} {stated!r}, which is not known here; choose one with {option} "
+        raise ModelError(f"the model states the unsupported {word} {stated!r}; choose one with {option} "
                          f"({', '.join(known)})")
     return asked or stated or None
 
@@ -325,22 +328,22 @@ def _crop_pct(asked: float | None, config: Config, model: str) -> float:
     value = asked if asked is not None else float(config.get("crop_pct") or 1.0)
     if not CROP_PCTS[0] <= value <= CROP_PCTS[1]:
         whose = f"--crop-pct {value:g}" if asked is not None else f"{model} states crop_pct {value:g}, which"
-        hint = f"; in percent? say --crop-pct {value / 100:g}" if 5 <= value <= 200 else ""
+        hint = f"; if it is in percent, use --crop-pct {value / 100:g}" if 5 <= value <= 200 else ""
         raise ModelError(f"{whose} is not the fraction of the resized image that is cropped, such as 0.875 or "
                          f"224/256{hint}")
     return value
 
 
 def _size_notes(preprocess: Preprocess, data_size: tuple[int, int] | None) -> tuple[str, ...]:
-    """What is done with images that have the model's size already, where resizing and cropping would change them."""
+    """A note on images that already have the model's size, if resizing and cropping would change them."""
     size = preprocess.image_size
     resized = resized_size(size, replace(preprocess, crop_all=True))
     if data_size != size or resized == size:
         return ()
-    already = f"the images have the model's size, {size[0]}x{size[1]}, already"
+    already = f"the images already have the model's size, {size[0]}x{size[1]}"
     rule = f"resizing to {resized[0]}x{resized[1]} and cropping (crop_pct {preprocess.crop_pct:.4g})"
     if preprocess.crop_all:
-        return (f"{already}, and are fed to it after {rule}, as timm evaluates its models; with --no-crop-all they are "
-                "taken as they are",)
-    return (f"{already}, and are taken as they are, as is every image of this size later; --crop-all feeds them to it "
-            f"after {rule}",)
+        return (f"{already}, and are used after {rule}, as timm evaluates its models; with --no-crop-all they are "
+                "used unchanged",)
+    return (f"{already}, and are used unchanged, as is every later image of this size; --crop-all uses them after "
+            f"{rule}",)

@@ -1,4 +1,4 @@
-"""What a user names: a model, its weights, data, and how they fit together. Nothing heavy is loaded to say it."""
+"""The user's choice of model, weights and data. This module imports nothing heavy."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What the user says about the model; None: found out from the weights, the model or the data."""
+    """The user's options for the model; None means: determined from the weights, the model or the data."""
 
     num_classes: int | None = None
     in_chans: int | None = None
     image_size: tuple[int, int] | None = None  # height, width
     pretrained: bool = False
-    mean: tuple[float, ...] | None = None  # one value, or one a channel, of images scaled to [0, 1]
+    mean: tuple[float, ...] | None = None  # one value, or one per channel, for images scaled to [0, 1]
     std: tuple[float, ...] | None = None
     interpolation: str | None = None
     crop_pct: float | None = None
@@ -22,7 +22,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class Named:
-    """What the user named; None: the embedded default, or found out."""
+    """What the user named; None means the embedded default, or determined automatically."""
 
     model: str | None = None
     weights: Path | None = None

@@ -1,4 +1,4 @@
-"""Mean and std of a model's input, one a channel: what the user says, else what the model states, else ImageNet's."""
+"""Mean and std of a model's input per channel: the user's values, else the model's own, else ImageNet's."""
 
 import math
 from collections.abc import Mapping
@@ -9,16 +9,16 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from mmprune.models.timm_models import ModelError
 
 Values = tuple[float, ...]
-MEANS = (-1.0, 2.0)  # of images scaled to [0, 1] a mean lies in [0, 1]; more room for whoever shifts on purpose
-STDS = (0.002, 2.0)  # 1 / 255 = 0.0039 is said of networks that take 0 to 255; 0.229 / 255 was divided twice
-LARGE = {"mean": MEANS[1], "std": STDS[1]}  # above it the values are of pixels of 0 to 255
+MEANS = (-1.0, 2.0)  # the mean of images scaled to [0, 1] lies in [0, 1]; some more room for intended shifts
+STDS = (0.002, 2.0)  # networks with inputs 0 to 255 have 1 / 255 = 0.0039; 0.229 / 255 was divided twice
+LARGE = {"mean": MEANS[1], "std": STDS[1]}  # larger values are for pixels from 0 to 255
 
 
 def mean_and_std(asked: Mapping[str, Values | None], config: Mapping[str, Any], channels: int,
                  model: str) -> tuple[Values, Values, tuple[str, ...]]:
-    """(mean, std, notes) for images scaled to [0, 1]; `asked` and `config` have "mean" and "std", or None.
+    """(mean, std, notes) for images scaled to [0, 1]; `asked` and `config` hold "mean" and "std", or None.
 
-    ModelError for values that would ruin the input, most often those of pixels of 0 to 255.
+    ModelError for values that would make the input useless, most often those for pixels from 0 to 255.
     """
     stated = {key: _stated(config.get(key)) for key in ("mean", "std")}
     default = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
@@ -35,10 +35,10 @@ def mean_and_std(asked: Mapping[str, Values | None], config: Mapping[str, Any], 
     notes: tuple[str, ...] = ()
     if lacking:
         notes = (f"{model} states no {' and '.join(lacking)}: ImageNet's {'are' if len(lacking) > 1 else 'is'} used; "
-                 "give your own with --mean and --std",)
+                 "set your own with --mean and --std",)
     elif len(given) == 1:
         other = "std" if given[0] == "mean" else "mean"
-        notes = (f"--{given[0]} without --{other}: the {other} stays the model's own, {_words(found[other])}",)
+        notes = (f"--{given[0]} is given without --{other}: the model's own {other}, {_words(found[other])}, is used",)
     return found["mean"], found["std"], notes
 
 
@@ -48,19 +48,19 @@ def _check(found: Mapping[str, Values], whose: Mapping[str, str]) -> None:
             raise ModelError(f"{whose[key]} is not finite")
     for key, values in found.items():
         if max(values) > LARGE[key]:
-            raise ModelError(f"{whose[key]} is of pixels of 0 to 255; here it is of images scaled to [0, 1]: divide by "
+            raise ModelError(f"{whose[key]} is for pixels from 0 to 255; mmprune scales images to [0, 1]: divide by "
                              f"255, {_divided(found)}")
     if min(found["mean"]) < MEANS[0]:
-        raise ModelError(f"{whose['mean']} is no mean of images scaled to [0, 1]; ImageNet's is "
+        raise ModelError(f"{whose['mean']} is not a possible mean of images scaled to [0, 1]; ImageNet's is "
                          f"{_words(IMAGENET_DEFAULT_MEAN)}")
     if min(found["std"]) <= 0:
-        raise ModelError(f"{whose['std']} is not positive: each pixel is divided by it")
+        raise ModelError(f"{whose['std']} is not positive, but each pixel is divided by it")
     if min(found["std"]) < STDS[0]:
         raise ModelError(f"{whose['std']} is too small for images scaled to [0, 1]: was it divided by 255 twice?")
 
 
 def _divided(found: Mapping[str, Values]) -> str:
-    """The options with values of 0 to 255 divided; a std of 1 beside such a mean is one of them (Caffe's networks)."""
+    """The options with 0-255 values divided by 255; a std of 1 with such a mean is one of them (networks of Caffe)."""
     large = {key: max(values) > LARGE[key] for key, values in found.items()}
     large["std"] |= large["mean"] and min(found["std"]) >= 1
     return " ".join(f"--{key} {_words(tuple(v / 255 for v in values) if large[key] else values)}"
@@ -72,21 +72,21 @@ def _words(values: Values) -> str:
 
 
 def _stated(value: Any) -> Values | None:
-    """A number, or several, as a tuple; None where a model states nothing."""
+    """A number, or several, as a tuple; None if the model states nothing."""
     if value is None:
         return None
     try:
         return tuple(float(v) for v in value) or None
-    except TypeError:  # no sequence
+    except TypeError:  # not a sequence
         return (float(value),)
 
 
 def _per_channel(values: Values, channels: int, option: str) -> Values:
     if len(values) not in (1, channels):
-        raise ModelError(f"{option} has {len(values)} values for {channels} channels; give one, or one a channel")
+        raise ModelError(f"{option} has {len(values)} values for {channels} channels; give one, or one per channel")
     return values if len(values) == channels else values * channels
 
 
 def _adapted(values: Values, channels: int) -> Values:
-    """As they are where they fit, else their average in every channel."""
+    """The values if there is one per channel, else their average for every channel."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels

@@ -1,9 +1,9 @@
-"""A model's answer: its logits, out of whatever its forward returns.
+"""A model's answer: the logits, selected from whatever its forward returns.
 
-The rule, in evaluation and in training alike. A tensor is the answer. Of a tuple, list, dict, named tuple, dataclass or
-other record the answer is a tensor of shape (images, classes): the one called as in NAMES, in that order; where none
-is, the first; where there is none at this level, the first inside what it holds. Where nobody said how many classes
-there are, any number will do.
+The rule is the same in evaluation and training. A tensor is the answer. In a tuple, list, dict, named tuple, dataclass
+or other record the answer is a tensor of shape (images, classes): the one with a name in NAMES, in that order; else the
+first; if there is none at this level, the first inside the nested parts. If the number of classes is unknown, any
+number is accepted.
 """
 
 import copy
@@ -16,18 +16,19 @@ import torch
 from torch import Tensor, nn
 
 NAMES = ("logits", "output", "out", "pred", "prediction", "main")
-SAME = 1e-3  # of the largest logit: two answers that are one
-SHOWN = 8  # parts of an output in a message
+SAME = 1e-3  # tolerance relative to the largest logit, for answers that count as equal
+SHOWN = 8  # parts of an output named in a message
 
 
 class OutputError(ValueError):
-    """A model without an answer, or whose answer in training is not its answer in evaluation."""
+    """The model has no answer, or its answer in training differs from its answer in evaluation."""
 
 
 def answer_with_logits(model: nn.Module, classes: int | None = None) -> nn.Module:
-    """The model, in place, such that a call returns the logits alone; what has none by the rule is returned as it is.
+    """Change the model in place so that a call returns only the logits; an output without logits stays unchanged.
 
-    A hook and no wrapper: names of weights, copies and the class of the model stay. A model that has it keeps it.
+    This is a hook, not a wrapper: the names of weights and the class of the model stay the same. Calling it twice has
+    no further effect.
     """
     if not any(isinstance(hook, partial) and hook.func is _take for hook in model._forward_hooks.values()):
         model.register_forward_hook(partial(_take, classes))
@@ -42,7 +43,7 @@ def _take(classes: int | None, model: nn.Module, args: tuple[Any, ...], output: 
 
 
 def answers(output: Any, images: int, classes: int | None) -> list[tuple[str, Tensor]]:
-    """Every (name, tensor) that may be the logits of so many images, the one that the rule takes first."""
+    """Every (name, tensor) that may be the logits of this number of images, the one that the rule selects first."""
     def fits(part: Any) -> bool:
         return (isinstance(part, Tensor) and part.ndim == 2 and len(part) == images
                 and classes in (None, part.shape[1]))
@@ -60,7 +61,7 @@ def answers(output: Any, images: int, classes: int | None) -> list[tuple[str, Te
 
 
 def _parts(output: Any) -> Iterator[tuple[str, Any]]:
-    """What a record holds, by name or by place."""
+    """The parts of a record, by name or by position."""
     if isinstance(output, Mapping):
         yield from ((str(name), part) for name, part in output.items())
     elif isinstance(output, tuple | list):
@@ -73,7 +74,7 @@ def _parts(output: Any) -> Iterator[tuple[str, Any]]:
 
 
 def words(output: Any) -> str:
-    """What a model returned, for a message: its type, and the shapes of what it holds."""
+    """What a model returned, for a message: its type and the shapes of its parts."""
     if isinstance(output, Tensor):
         return str(tuple(output.shape))
     parts = [f"{name} {words(part)}" for name, part in _parts(output)]
@@ -82,38 +83,38 @@ def words(output: Any) -> str:
 
 
 def check_training(model: nn.Module, input_shape: Sequence[int], classes: int) -> tuple[str, ...]:
-    """Two images through a copy in training mode, forward and backward, as fine-tuning will; notes on what was taken.
+    """Run a copy in training mode on two images, forward and backward, as fine-tuning does; notes on what is used.
 
-    OutputError where that fails, where no answer is found, or where it is another one than in evaluation.
+    OutputError if that fails, if no answer is found, or if it differs from the answer in evaluation.
     """
     images = torch.randn(2, *input_shape[1:], generator=torch.Generator().manual_seed(0))
     work = copy.deepcopy(model).train()
     with torch.random.fork_rng(devices=[]):
         try:
-            output = work.forward(images)  # the hook would have taken the answer out already
+            output = work.forward(images)  # not model(), whose hook would already select the answer
         except Exception as err:
-            raise OutputError(f"in training mode it does not take two images ({_short(err)}); it may with another "
-                              "--img-size, or when made without its auxiliary outputs") from err
+            raise OutputError(f"in training mode it does not accept two images ({_short(err)}); try another "
+                              "--img-size, or create it without auxiliary outputs") from err
         found = answers(output, len(images), classes)
         if not found:
-            raise OutputError(f"in training mode it returns {words(output)} for two images, no tensor of shape "
-                              f"(2, {classes}) among them")
+            raise OutputError(f"in training mode it returns {words(output)} for two images, without a tensor of shape "
+                              f"(2, {classes})")
         try:
             found[0][1].sum().backward()
         except Exception as err:
-            raise OutputError(f"its answer in training mode has no gradient ({_short(err)}); does it compute without "
-                              "one, or do all its weights have requires_grad=False?") from err
+            raise OutputError(f"its output in training mode has no gradient ({_short(err)}); check that forward does "
+                              "not use no_grad and that its weights have requires_grad=True") from err
         if isinstance(output, Tensor):
             return ()
         if len(found) > 1:
             _check_choice(model, images, [name for name, _ in found], classes)
-    return (f"in training mode the model returns {words(output)}: {found[0][0]!r} is what is trained",)
+    return (f"in training mode the model returns {words(output)}: {found[0][0]!r} is trained",)
 
 
 def _check_choice(model: nn.Module, images: Tensor, names: list[str], classes: int) -> None:
-    """The first of the named answers is what the model answers in evaluation, where that can be told.
+    """OutputError unless the first of the named answers is the answer in evaluation, as far as that can be compared.
 
-    Norms and dropout stay in evaluation mode, so that training mode differs in what is returned only.
+    Norms and dropout stay in evaluation mode, so that training mode only changes what is returned.
     """
     work = copy.deepcopy(model).eval()
     with torch.no_grad():
@@ -126,35 +127,35 @@ def _check_choice(model: nn.Module, images: Tensor, names: list[str], classes: i
     near = SAME * expected.abs().max()
     same = [name for name in names if name in found and bool((found[name] - expected).abs().max() <= near)]
     if same and names[0] not in same:
-        raise OutputError(f"in training mode it returns several answers, and the first of them, {names[0]!r}, is not "
-                          f"what it answers in evaluation mode: that is {same[0]!r}; return that one first, or call it "
+        raise OutputError(f"in training mode it returns several tensors of logits, and the first, {names[0]!r}, is not "
+                          f"its output in evaluation mode, which is {same[0]!r}; return that one first, or name it "
                           "'logits' in a dict or named tuple")
 
 
 def check_evaluation(model: nn.Module, input_shape: Sequence[int]) -> tuple[str, ...]:
-    """Two random images, asked twice; a note where the answers are no logits.
+    """Run the model twice on two random images; a note if its outputs are not logits.
 
-    OutputError where they are not finite, or other ones the second time: no file could be compared with such a model.
+    OutputError if they are not finite or differ the second time: no file could be compared with such a model.
     """
     images = torch.randn(2, *input_shape[1:], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         first, second = model(images.clone()), model(images.clone())
     if not torch.isfinite(first).all():
-        raise OutputError("it answers numbers that are NaN or infinite to a random image")
+        raise OutputError("its output for a random image is NaN or infinite")
     if not (first - second).abs().max() <= SAME * first.abs().max():
-        raise OutputError("it answers the same image otherwise each time: is dropout, or another random step, left on "
-                          "in evaluation (F.dropout without training=self.training)?")
+        raise OutputError("its output for the same image differs each time; turn off dropout and other random steps in "
+                          "evaluation (F.dropout needs training=self.training)")
     sums = first.sum(1)
     if (first >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
-        return ("the model's answers are probabilities, as after a softmax; fine-tuning and the deployed infer.py take "
-                "them for logits: leave the softmax out of forward",)
+        return ("the model's outputs are probabilities, as after a softmax, but fine-tuning and the deployed infer.py "
+                "expect logits: leave the softmax out of forward",)
     return ()
 
 
 def spare_images(model: nn.Module, input_shape: Sequence[int]) -> tuple[str, ...]:
-    """Give the model a copy of its images, in place, where it would change them; a note if so.
+    """If the model changes its input images, make it (in place) work on a copy of them; a note if so.
 
-    The same batch is asked of teacher and student, and of the file and of torch.
+    The same batch is given to teacher and student, and to the exported file and torch.
     """
     images = torch.randn(tuple(input_shape), generator=torch.Generator().manual_seed(0))
     given = images.clone()
@@ -163,7 +164,7 @@ def spare_images(model: nn.Module, input_shape: Sequence[int]) -> tuple[str, ...
     if torch.equal(given, images):
         return ()
     model.register_forward_pre_hook(_copy_images)
-    return ("the model changes the images that it is given (such as x.sub_()): it is given copies",)
+    return ("the model modifies its input images (such as by x.sub_()): it is given copies",)
 
 
 def _copy_images(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -171,12 +172,12 @@ def _copy_images(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def answer_note(model: nn.Module, input_shape: Sequence[int], classes: int) -> tuple[str, ...]:
-    """A note on what is taken of the output in evaluation mode; none where that is a tensor."""
+    """A note on which part of the output is used in evaluation mode; none if the output is a tensor."""
     with torch.no_grad():
         output = model.forward(torch.zeros(tuple(input_shape)))
     if isinstance(output, Tensor):
         return ()
-    return (f"the model returns {words(output)}: {answers(output, 1, classes)[0][0]!r} is taken for its answer",)
+    return (f"the model returns {words(output)}: {answers(output, 1, classes)[0][0]!r} is used as its logits",)
 
 
 def _short(err: Exception) -> str:

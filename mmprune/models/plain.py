@@ -1,8 +1,8 @@
-"""Weights that are computed from other tensors (normalized, masked, standardized, parametrized) become plain ones.
+"""Replaces weights that are computed from other tensors (normalized, masked, parametrized) by plain weights.
 
-A zero in a tensor that a weight is computed from is no zero of the weight, so such layers cannot be pruned as they
-are. What they compute when the model runs is what is kept: the model answers as before, and is trained as plain
-convolutions and linear layers from there on.
+A zero in a tensor that a weight is computed from is not a zero of the weight, so such layers cannot be pruned
+directly. The computed weight is kept: the model gives the same outputs as before, and is trained from then on with
+plain convolutions and linear layers.
 """
 
 import re
@@ -20,10 +20,10 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
-SHOWN = 3  # names in a note
-CLOSE = 1e-4  # of the largest output: as equal as float32 lets two ways of summing be
+SHOWN = 3  # names listed in a note
+CLOSE = 1e-4  # tolerance relative to the largest output, for float32 sums in another order
 PARAMETRIZED = re.compile(r"^(.*\.|)parametrizations\.(\w+)\.original(\d?)$")
-Found = Iterator[tuple[str, str]]  # names of layers, and what is taken off them
+Found = Iterator[tuple[str, str]]  # (name of a layer, what is removed from it)
 
 
 def plain_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -41,10 +41,10 @@ def plain_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[s
     notes = []
     if masked:
         zeros = sum(int((v == 0).sum()) for v in masked.values()) / max(1, sum(v.numel() for v in masked.values()))
-        notes.append(f"it is of a model pruned with torch.nn.utils.prune: the masks of {len(masked)} tensors "
-                     f"({_some(list(masked))}) are applied, {zeros:.1%} of their values are zero")
+        notes.append(f"the model was pruned with torch.nn.utils.prune: the masks of {len(masked)} tensors "
+                     f"({_some(list(masked))}) are applied; {zeros:.1%} of their values are zero")
     if normed:
-        notes.append(f"weight_norm or spectral_norm of {len(normed)} tensors ({_some(normed)}) is worked out")
+        notes.append(f"weight_norm or spectral_norm of {len(normed)} tensors ({_some(normed)}) is computed")
     return plain, tuple(notes)
 
 
@@ -71,7 +71,7 @@ def _normalized(state: Mapping[str, Tensor], key: str) -> tuple[str, Tensor, tup
 
 
 def _weight_norm(v: Tensor, g: Tensor) -> Tensor:
-    """g v / |v|, the norm over every dimension in which g has no extent of its own."""
+    """g v / |v|, with the norm over every dimension in which g has size 1."""
     over = [i for i in range(v.dim()) if g.dim() != v.dim() or g.shape[i] == 1]
     return v * (g / (torch.linalg.vector_norm(v, dim=over, keepdim=True) if over else v.abs()))
 
@@ -83,11 +83,11 @@ def _spectral_norm(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 
 def make_plain(model: nn.Module) -> tuple[str, ...]:
-    """Take weight_norm, spectral_norm, masks of torch.nn.utils.prune and parametrizations off, keeping what they give.
+    """Remove weight_norm, spectral_norm, torch.nn.utils.prune masks and parametrizations; keep the computed weights.
 
-    The weights must be loaded. Returns notes; also on what could not be taken off.
+    The weights must be loaded. Returns notes, also on what could not be removed.
     """
-    model.eval()  # spectral_norm turns its vectors on in training mode, whenever its weight is asked for
+    model.eval()  # in training mode spectral_norm updates its vectors whenever its weight is read
     taken: dict[str, list[str]] = {}
     kept: list[str] = []
     for module_name, module in model.named_modules():
@@ -99,16 +99,16 @@ def make_plain(model: nn.Module) -> tuple[str, ...]:
                 kept.append(f"{name} ({what}: {str(err).splitlines()[0][:100]})")
             else:
                 taken.setdefault(what, []).append(name)
-    notes = [f"{what} is taken off {len(names)} {'weights' if len(names) > 1 else 'weight'} ({_some(names)}): what it "
-             "computes is pruned and trained as a plain weight" for what, names in taken.items()]
+    notes = [f"{what} is removed from {len(names)} {'weights' if len(names) > 1 else 'weight'} ({_some(names)}): the "
+             "computed weight is pruned and trained as a plain one" for what, names in taken.items()]
     if kept:
-        notes.append(f"not pruned, as what computes them cannot be taken off: {_some(kept)}")
+        notes.append(f"not pruned, because these computed weights cannot be made plain: {_some(kept)}")
     return tuple(notes)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One of torch's threads: sums depend on their number, and computed weights must have the same bits everywhere."""
+    """Run torch on one thread: sums depend on the number of threads, and weights must have the same bits everywhere."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -139,7 +139,7 @@ def _take_off(module: nn.Module, leaf: str, what: str) -> None:
         trained = any(p.requires_grad for p in chain.parameters())
         parametrize.remove_parametrizations(module, leaf, leave_parametrized=True)
         value = getattr(module, leaf)
-        if not isinstance(value, nn.Parameter):  # torch makes a buffer of what nothing trainable is computed from
+        if not isinstance(value, nn.Parameter):  # torch makes it a buffer if it is not computed from a trainable tensor
             del module._buffers[leaf]
             module.register_parameter(leaf, nn.Parameter(value.detach().clone(), requires_grad=trained))
     elif what == "weight_norm":
@@ -155,10 +155,10 @@ def _some(names: list[str]) -> str:
 
 
 def make_convolutions_plain(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Convolutions and linear layers that change their weight before they use it (weight standardization) become plain.
+    """Make plain the convolutions and linear layers that change their weight before use (weight standardization).
 
-    Each is replaced only if a plain layer with the weight that it used gives the same, and all of them only if the
-    model then answers a random image as before. Returns notes.
+    Each is replaced only if a plain layer with the weight that it used gives the same output, and all of them only if
+    the model's output for a random image stays the same. Returns notes.
     """
     if not any(map(_may_change, model.modules())):
         return ()
@@ -179,8 +179,8 @@ def make_convolutions_plain(model: nn.Module, input_shape: tuple[int, ...]) -> t
                 _put(model, name, layer)
             return ()
     kinds = ", ".join(sorted({type(watch.found[n]).__name__ for n in watch.plain}))
-    return (f"{len(watch.plain)} layers of {kinds} change their weights before they use them: they become plain ones "
-            "with the weights that they used, and are pruned and trained as such",)
+    return (f"{len(watch.plain)} layers ({kinds}) change their weights before use: they are replaced by plain layers "
+            "with the changed weights, which are pruned and trained",)
 
 
 def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
@@ -195,7 +195,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 class _Watch(TorchFunctionMode):
-    """Notes the weight that each subclass of Conv or Linear really used, and makes the plain layer that equals it."""
+    """Records the weight that each subclass of Conv or Linear really used, and makes the equal plain layer."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ def _may_change(module: nn.Module) -> bool:
 
 
 def _plain_layers(module: Any, weight: Tensor) -> Iterator[nn.Module]:
-    """Plain layers of the module's settings with that weight, for convolutions also the one that pads as TensorFlow."""
+    """Plain layers with the module's settings and this weight; for convolutions also one with TensorFlow's padding."""
     kinds: list[Any] = [k for k in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear) if isinstance(module, k)]
     for kind in [*kinds, *([Conv2dSame] if kinds == [nn.Conv2d] else [])]:
         bias = module.bias is not None

@@ -1,4 +1,4 @@
-"""From what the user names (a model, weights, data) to the Baseline that a family is made on."""
+"""Makes the Baseline of a family from the user's model, weights and data."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,24 +38,24 @@ class BaselineMaker:
 
 @dataclass(frozen=True)
 class Opened:
-    """A model and its data, checked, ready to be made a family of."""
+    """A model and its data, checked and ready for building a family."""
 
     make_baseline: BaselineMaker
     source: Source
-    notes: tuple[str, ...]  # for the user to read
-    warnings: tuple[str, ...] = ()  # of what would make all that follows worthless
+    notes: tuple[str, ...]  # for the user
+    warnings: tuple[str, ...] = ()  # problems that would make all later results worthless
 
 
 def reopen(root: Path) -> Baseline:
-    """The dense model and the data of the family in a folder, as its manifest names them.
+    """The dense model and the data of the family in a folder, as named in its manifest.
 
-    ValueError (DataError, ModelError ...) where they are not there any more, or no longer what they were.
+    ValueError (DataError, ModelError ...) if they are missing or have changed.
     """
     manifest = folder.read_manifest(root)
     model, preprocess, data = manifest.source.model, manifest.source.preprocess, manifest.source.data
     if model is None or preprocess is None or data is None or not data.path:
-        raise DataError(f"the family in {root} was made of a model and loaders in Python, which the folder does not "
-                        "hold: call mmprune.prune with them again, nothing that is finished is done again")
+        raise DataError(f"the family in {root} was made from a model and loaders in Python, which the folder does not "
+                        "contain: call mmprune.prune with them again; finished steps are not repeated")
     return BaselineMaker(model, preprocess, Path(data.path), manifest.spec.seed, root / "cache", data.class_order)()
 
 
@@ -64,13 +64,13 @@ def named_model(named: Named) -> Named:
     if named.model is not None:
         return named
     if named.weights is not None:
-        raise ValueError("--weights needs --model: which model are they of?")
+        raise ValueError("--weights needs --model: name the model that the weights belong to")
     return replace(named, model=defaults.default_model(), weights=defaults.default_weights(),
                    data=named.data or defaults.default_data())
 
 
 def output_labels(facts: DataFacts, outputs: Outputs, num_classes: int) -> tuple[str, ...]:
-    """A name for each output of the model: the class of the data that it stands for, else its number."""
+    """A name for each output of the model: the class of the data that belongs to it, else its number."""
     labels = [f"output {i}" for i in range(num_classes)]
     for name, index in zip(facts.classes, outputs.index.tolist(), strict=True):
         if index >= 0:
@@ -79,18 +79,18 @@ def output_labels(facts: DataFacts, outputs: Outputs, num_classes: int) -> tuple
 
 
 def open_source(named: Named, cache: Path | None = None, device: str = "cpu") -> Opened:
-    """Open everything once, so that whatever does not fit is said before hours of work.
+    """Open and check model and data, so that everything that does not fit is reported before hours of work.
 
-    cache   folder for decoded images of an image folder; None: beside nothing, decoded each time
-    device  where the dense model is asked about a few hundred training images
-    ValueError (DataError, ModelError, WeightsError, FactoryError) says what does not fit.
+    cache   folder for decoded images of an image folder; None: no cache, images are decoded each time
+    device  where the dense model is checked on a few hundred training images
+    ValueError (DataError, ModelError, WeightsError, FactoryError) if something does not fit.
     """
     named = named_model(named)
     if named.data is None or named.model is None:
-        raise ValueError("--model needs --data: a folder of class folders, or an .npz of images and labels")
+        raise ValueError("--model needs --data: a folder of class folders, or an .npz file of images and labels")
     weights = str(named.weights) if named.weights else None
     facts, options = describe_data(named.data), named.options
-    if options.crop_all is None:  # arrays of the model's size are its inputs; files go timm's way, whatever their size
+    if options.crop_all is None:  # arrays of the model's size are used as they are, files always as in timm
         options = replace(options, crop_all=named.data.is_dir())
     opened = open_model(named.model, weights, facts, options)
     num_classes = opened.spec.num_classes

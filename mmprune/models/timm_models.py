@@ -1,4 +1,4 @@
-"""timm's models: what timm says of them, and making one of the size that was asked for."""
+"""timm's models: their description in timm, and creating one for a given image size."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from mmprune.records import ModelSpec
 
 
 class ModelError(ValueError):
-    """No such model, or it does not take what was asked of it."""
+    """The model does not exist, or does not fit the given options."""
 
 
 def timm_config(model: str) -> dict[str, Any]:
@@ -19,14 +19,14 @@ def timm_config(model: str) -> dict[str, Any]:
              also="a timm name, or path/to/file.py:factory for your own")
     try:
         config = timm.get_pretrained_cfg(model)
-        return config.to_dict() if config else {}  # timm describes nearly all of its models
+        return config.to_dict() if config else {}  # nearly all of timm's models have a description
     except RuntimeError as err:  # an unknown tag
         tags = ", ".join(timm.list_pretrained(model.split(".", maxsplit=1)[0] + ".*")) or "none"
-        raise ModelError(f"{model!r}: {err}; the tags that timm knows: {tags}") from err
+        raise ModelError(f"{model!r}: {err}; timm knows the tags {tags}") from err
 
 
 def create(spec: ModelSpec) -> nn.Module:
-    """The model with its image size where it has one; a convolutional model takes any."""
+    """The model, created for the image size if it depends on one; a convolutional model accepts any size."""
     own_size = tuple(timm_config(spec.model).get("input_size") or ())[1:]
     if spec.image_size == own_size:
         return _create(spec, {})
@@ -46,10 +46,10 @@ def _create(spec: ModelSpec, size: dict[str, Any]) -> nn.Module:
         raise
     except Exception as err:
         if spec.pretrained:
-            raise ModelError(f"the pretrained weights of {spec.model} could not be had ({short(err)}); "
-                             "without a network, give a file with --weights") from err
-        raise ModelError(f"{spec.model} cannot be made for {images_of(spec)} ({short(err)}); "
-                         "choose another --img-size, or leave it out for the model's own") from err
+            raise ModelError(f"the pretrained weights of {spec.model} cannot be downloaded ({short(err)}); "
+                             "without a network, use a file with --weights") from err
+        raise ModelError(f"{spec.model} cannot be created for {images_of(spec)} ({short(err)}); "
+                         "use another --img-size, or leave it out to use the model's own") from err
 
 
 def short(err: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Weights files: reading what others saved, without running code from it, and fitting the names to the model's."""
+"""Loads weights files into a model and matches their names to the model's."""
 
 import hashlib
 import re
@@ -13,14 +13,14 @@ from mmprune.models.checkpoints import AVERAGED, INFIXES, WeightsError
 from mmprune.models.plain import make_plain, plain_state
 
 SHOWN = 3  # names in a message
-# what trainers keep beside a model: a checkpoint may hold it, a model need not
+# tensors that training programs store beside the model; a model does not need them
 TRAINING_ONLY = re.compile(r"(?i:^criterion|^loss|_loss$|metrics?$|^(train|val|valid|test)_|acc(uracy)?$|^teacher|"
                            rf"{AVERAGED.pattern})")
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A state's tensors under the model's names, and what of the state is left over."""
+    """A state's tensors under the model's names, and the names that are left over."""
 
     state: dict[str, Tensor]
     left: tuple[str, ...] = ()
@@ -28,9 +28,9 @@ class Fit:
 
 
 def fit_names(state: Mapping[str, Tensor], names: Iterable[str]) -> Fit:
-    """The tensors under those names, whatever prefix they bear in the state or bear only in the model.
+    """The tensors under the given names, whatever prefix they have in the state or only in the model.
 
-    Of several prefixes (a model beside its average) the one that gives most of the names counts, then an averaged one.
+    Of several prefixes (a model beside its average) the one that matches most names is used, then an averaged one.
     """
     plain = {INFIXES.sub("", name): name for name in names}
     some = [*list(plain)[:SHOWN], *list(plain)[-SHOWN:]]
@@ -43,17 +43,17 @@ def fit_names(state: Mapping[str, Tensor], names: Iterable[str]) -> Fit:
     best = min(mapped, key=lambda p: (-count[p], not AVERAGED.search(p), len(p)))
     equal = sorted(p for p in mapped if count[p] == count[best] > 0 and p != best)
     others = f", not {', '.join(p or 'those without a prefix' for p in equal)}"
-    notes = (f"the weights under {best!r} are taken{others}",) if equal else ()
+    notes = (f"the weights under {best!r} are used{others}",) if equal else ()
     left = tuple(k for k in state if not k.startswith(best)) if best in prefixes else ()
     return Fit(mapped[best], left, notes)
 
 
 def put_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> tuple[str, ...]:
-    """Load `state` into the model and return notes. WeightsError for names that differ or a value that is not finite.
+    """Load `state` into the model; returns notes. WeightsError for names that do not match or values not finite.
 
-    num_batches_tracked may be missing (BatchNorm does not need it to run). Checkpoints of a model's original authors
-    are converted by timm's own filter where timm has one. Where they do not fit so, masked and normalized weights
-    become plain ones, in the state and in the model.
+    num_batches_tracked may be missing (BatchNorm does not need it to run). Checkpoints by a model's original authors
+    are converted by timm's own filter if timm has one. If they still do not fit, masked and normalized weights are
+    made plain, in the state and in the model.
     """
     fit = _fit(model, state)
     trouble = _differences(model.state_dict(), fit.state)
@@ -71,18 +71,18 @@ def put_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> t
     model.load_state_dict(fit.state, strict=False)
     check_finite(model, source)
     names = ", ".join(fit.left[:SHOWN]) + (", ..." if len(fit.left) > SHOWN else "")
-    left = f"left out, as the model has no place for them: {len(fit.left)} of its tensors ({names})"
+    left = f"not used, because the model has no such names: {len(fit.left)} of its tensors ({names})"
     notes = (*fit.notes, left) if fit.left else fit.notes
     return (*(f"{source}: {note}" for note in notes), *about_model)
 
 
 def _better(model: nn.Module, now: tuple[Fit, list[str]], other: Fit) -> tuple[Fit, list[str]]:
-    """The other one if it fits."""
+    """The other one if it fits, else the present one."""
     return now if _differences(model.state_dict(), other.state) else (other, [])
 
 
 def _fit(model: nn.Module, state: Mapping[str, Tensor]) -> Fit:
-    """By the names, and without what a trainer keeps beside the model, if the model has nothing of that name."""
+    """Match by name; tensors that training programs store beside the model are dropped unless the model has them."""
     own = model.state_dict()
     fit = fit_names(state, own)
     tops = {name.partition(".")[0] for name in own}
@@ -109,19 +109,19 @@ def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list
     parts = []
     whole = [f"{k} is {str(state[k].dtype)[6:]} in the file and {str(own[k].dtype)[6:]} in the model"
              for k in own if k in state and own[k].is_floating_point() and not state[k].is_floating_point()]
-    kinds = ((missing, "missing in the file"), (unexpected, "unexpected in the file"), (shapes, "of other shape"),
-             (whole, "of another kind of number"))
+    kinds = ((missing, "missing in the file"), (unexpected, "unexpected in the file"), (shapes, "of another shape"),
+             (whole, "of another number type"))
     for names, what in kinds:
         if names:
             more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
             parts.append(f"{len(names)} of {len(own)} {what}: {', '.join(names[:SHOWN])}{more}")
     if shapes and not missing and not unexpected:
-        parts.append("--num-classes, --in-chans and --img-size are taken from the weights where they are not given")
+        parts.append("leave out --num-classes and --in-chans to take them from the weights, and check --img-size")
     return parts
 
 
 def not_finite(model: nn.Module) -> dict[str, int]:
-    """How many values of each parameter, and of each norm's running statistics, are NaN or infinite, where any are.
+    """{name: number of NaN or infinite values} for each parameter and norm statistic that has any.
 
     Other buffers may be infinite on purpose, as an attention's mask is.
     """
@@ -133,7 +133,7 @@ def not_finite(model: nn.Module) -> dict[str, int]:
 
 
 def check_finite(model: nn.Module, source: str) -> None:
-    """WeightsError where not_finite finds any."""
+    """WeightsError if the model has values that are not finite."""
     for name, count in not_finite(model).items():
         raise WeightsError(f"{source}: {name} holds {count} values that are NaN or infinite; its training diverged")
 

@@ -1,1 +1,1 @@
-"""What was measured, as points, fronts, verdicts, a choice and a report."""
+"""Results of measurements: points, fronts, verdicts, a choice and a report."""

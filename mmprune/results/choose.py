@@ -1,4 +1,4 @@
-"""Chooses the most accurate point that fits a budget, and says by how much."""
+"""Chooses the most accurate point that fits a budget, and shows by how much it fits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from mmprune.results.points import Point
 
 @dataclass(frozen=True)
 class Budget:
-    """What the device and the user allow; None is no limit."""
+    """The limits set by the device and the user; None is no limit."""
 
     max_latency_s: float | None = None
     percentile: int = 90  # of the latency: 50, 90 or 99
-    max_size_bytes: int | None = None  # of the download
-    max_memory_bytes: int | None = None  # peak of the whole process, interpreter and runtime included
+    max_size_bytes: int | None = None  # size of the download
+    max_memory_bytes: int | None = None  # peak of the process, including interpreter and runtime
     min_accuracy: float | None = None
     runtime: str | None = None
 
@@ -31,42 +31,42 @@ class Budget:
 
 @dataclass(frozen=True)
 class Room:
-    """One limit and a point's value. `share`: how far within it, as a fraction of the limit; negative is outside."""
+    """One limit and a point's value. `share` is the margin as a fraction of the limit; negative if it is broken."""
 
     limit: str  # "latency", "size", "memory" or "accuracy"
     allowed: float
-    value: float | None  # None: too few samples to say, which does not fit
+    value: float | None  # None: unknown because of too few samples; then it does not fit
     share: float
 
 
 @dataclass(frozen=True)
 class Miss:
     point: Point
-    room: Room  # the limit that it breaks by the most
+    room: Room  # the limit that it exceeds the most
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The winner is None where nothing fits; then `nearest_miss` says what would."""
+    """The result of a choice. `winner` is None if nothing fits; `nearest_miss` is then the closest point."""
 
     budget: Budget
     winner: Point | None
-    rooms: tuple[Room, ...]  # the winner's, one for each limit of the budget
+    rooms: tuple[Room, ...]  # the winner's margins, one for each limit of the budget
     runner_up: Point | None
     nearest_miss: Miss | None
 
 
 def choose(points: Sequence[Point], budget: Budget, test_images: int = 0) -> Choice:
-    """The most accurate point within the budget; within half a test image of it, the fastest.
+    """The most accurate point within the budget; among those within half a test image of it, the fastest.
 
-    test_images   the number behind the accuracies; 0 where unknown: then only equal accuracies tie
-    ValueError for a runtime that no point has, or no points.
+    test_images   number of images behind the accuracies; 0 if unknown: then only equal accuracies tie
+    ValueError for a runtime that no point has, or without points.
     """
     runtimes = list(dict.fromkeys(p.runtime for p in points))
     if not points:
-        raise ValueError("there are no points to choose from: measure first")
+        raise ValueError("there are no measurements to choose from; run mmprune bench first")
     if budget.runtime is not None:
-        pick("runtime", budget.runtime, runtimes, owner="what was measured")
+        pick("runtime", budget.runtime, runtimes, owner="this family's measurements")
     asked = [p for p in points if budget.runtime in (None, p.runtime)]
     fitting = [p for p in asked if all(r.share >= 0 for r in _rooms(p, budget))]
     ranked = _ranked(fitting, budget, 0.5 / test_images if test_images else 1e-9)
@@ -76,7 +76,7 @@ def choose(points: Sequence[Point], budget: Budget, test_images: int = 0) -> Cho
 
 
 def _ranked(points: Sequence[Point], budget: Budget, tie: float) -> list[Point]:
-    """Best first. The tie is with the best of what is left, so that a chain of near-ties cannot drift downwards."""
+    """Best first. Ties are judged against the best remaining point, so that a chain of near-ties cannot drift down."""
     left, ranked = list(points), []
     while left:
         best = max(p.accuracy for p in left)
@@ -136,7 +136,7 @@ def _room_text(room: Room, budget: Budget) -> str:
 
 
 def _apart(value: float, allowed: float, digits: int) -> tuple[str, str]:
-    """Both as text, the value with so many decimals or as many as it takes to tell which of the two is the larger."""
+    """Both as text, with `digits` decimals, or more if needed to show which of the two is larger."""
     for more in range(digits, 16):
         texts = f"{value:.{more}f}", f"{allowed:.{max(more, 6)}g}"
         shown = [float(text) for text in texts]
@@ -146,5 +146,5 @@ def _apart(value: float, allowed: float, digits: int) -> tuple[str, str]:
 
 
 def _percent(share: float) -> str:
-    """One decimal; one digit that is not zero where that would be 0.0%."""
+    """Percent with one decimal; with one significant digit if it would be 0.0%."""
     return f"{share:.1%}" if share >= 0.0005 else f"{share * 100:.1g}%" if share >= 1e-6 else "less than 0.0001%"

@@ -1,16 +1,16 @@
-"""Notes on many things as few lines: those that differ in their numbers alone are one, with the numbers as ranges."""
+"""Groups notes on many files: notes that differ only in numbers become one line, with the numbers as ranges."""
 
 import re
 from collections.abc import Iterable
 
-SHOWN = 4  # names in a line
+SHOWN = 4  # names listed in a line
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?%?(?!\w|\.\d)")  # not the 8 of int8
 
 
 def grouped_notes(notes: Iterable[tuple[str, str]], total: int) -> list[str]:
-    """"12 of 48: the slowest sample is 51% to 80% over the mean: a, b, c, d and 8 more" from (note, whose), in order.
+    """"12 of 48: the slowest sample is 51% to 80% above the mean: a, b, c, d and 8 more" from (note, whose), in order.
 
-    total  of those that might have a note; where all have it their names are left out
+    total  number of things that could have a note; if all have it, the names are left out
     """
     found = dict[str, list[tuple[list[str], str]]]()
     for note, name in dict.fromkeys(notes):

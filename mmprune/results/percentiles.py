@@ -1,4 +1,4 @@
-"""Percentiles of latency that hold with 99 % confidence: the early-stopping estimate of MLPerf's single stream."""
+"""Upper estimates of latency percentiles with 99 % confidence, by the early-stopping rule of MLPerf's single stream."""
 
 import math
 import statistics
@@ -10,10 +10,10 @@ CONFIDENCE = 0.99
 
 @lru_cache(maxsize=1024)
 def slower_allowed(n: int, percentile: int) -> int:
-    """The largest t with P(Binomial(n, 1 - p) <= t) <= 1 - CONFIDENCE, p = percentile / 100; -1 where not even 0 does.
+    """The largest t with P(Binomial(n, 1 - p) <= t) <= 1 - CONFIDENCE, p = percentile / 100; -1 if there is none.
 
-    If the true p-quantile lay above the t-th largest of n samples, so few slower ones would have had a chance of 1 % at
-    most. MLPerf inference rules, "early stopping", with d = 0, c = 0.99.
+    If the true p-quantile were above the t-th largest of n samples, so few slower samples would have a probability of
+    1 % at most. MLPerf inference rules, "early stopping", with d = 0, c = 0.99.
     """
     p = percentile / 100
     log_term, total, t = n * math.log(p), 0.0, -1  # log P(exactly 0 slower); the sum runs over P(exactly t slower)
@@ -40,10 +40,10 @@ def samples_needed(percentile: int) -> int:
 def latency_s(samples_s: Sequence[float], percentile: int) -> float | None:
     """The median for 50; else the t-th largest sample, t = slower_allowed: an upper estimate of the percentile.
 
-    None where the samples are too few to say. ValueError for no samples or a percentile outside (0, 100).
+    None if there are too few samples. ValueError for no samples or a percentile outside (0, 100).
     """
     if not samples_s or not 0 < percentile < 100:
-        raise ValueError(f"a percentile in (0, 100) of at least one sample, not {percentile!r} of {len(samples_s)}")
+        raise ValueError(f"need a percentile in (0, 100) and at least one sample, got {percentile!r}, {len(samples_s)}")
     if percentile == 50:
         return statistics.median(samples_s)
     t = slower_allowed(len(samples_s), percentile)

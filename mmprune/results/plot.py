@@ -1,4 +1,4 @@
-"""Draws the accuracy-against-cost fronts of a family: latency, download and memory, each as measured on one device."""
+"""Draws the Pareto fronts of a family: accuracy against latency, download size and memory, measured on one device."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -16,10 +16,10 @@ from matplotlib.transforms import Bbox
 from mmprune import folder
 from mmprune.results.points import Point, Session, pareto, read_session
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")  # Okabe and Ito: told apart by the colour-blind too
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")  # Okabe and Ito: safe for colour-blind readers
 MARKERS = ("o", "s", "^", "v", "P")
 DPI = 150
-MARKER_PX, DENSE_PX = 20, 32  # what labels keep clear of
+MARKER_PX, DENSE_PX = 20, 32  # areas that labels must not cover
 INK, PALE = "#222222", "#b8b8b8"
 
 
@@ -27,13 +27,13 @@ INK, PALE = "#222222", "#b8b8b8"
 class Panel:
     title: str
     unit: str
-    cost: Callable[[Point], float | None]  # in the unit
+    cost: Callable[[Point], float | None]  # in this unit
 
 
 def draw(root: Path, points: Sequence[Point]) -> Path:
-    """Three panels side by side, written to front.png. ValueError for no points."""
+    """Write front.png with three panels side by side. ValueError without points."""
     if not points:
-        raise ValueError("there are no points to draw: measure first")
+        raise ValueError("there are no measurements to draw; run mmprune bench first")
     figure = Figure(figsize=(15, 5.6), dpi=DPI)
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3, sharey=True)
@@ -44,7 +44,7 @@ def draw(root: Path, points: Sequence[Point]) -> Path:
     axes[0].set_ylabel("accuracy on test data, %")
     figure.suptitle(_heading(read_session(root), points), x=0.055, y=0.975, ha="left", fontsize=12, color=INK)
     figure.legend(handles=_legend(styles), loc="lower center", ncols=len(styles) + 3, frameon=False, fontsize=10)
-    figure.canvas.draw()  # labels are placed in pixels, which are known only now
+    figure.canvas.draw()  # labels are placed in pixels, which are known only after drawing
     for axis, panel in zip(axes, _panels(points), strict=True):
         _label(axis, panel, points)
     path = root / "front.png"
@@ -93,12 +93,12 @@ def _legend(styles: dict[str, tuple[str, str]]) -> list[Line2D]:
                       label=label)
 
     rows = [dot(name, marker, colour, colour, 8) for name, (colour, marker) in styles.items()]
-    return [*rows, dot("dense model", "o", "white", INK, 11), dot("beaten by another", "o", "white", PALE, 8),
+    return [*rows, dot("dense model", "o", "white", INK, 11), dot("not on the front", "o", "white", PALE, 8),
             Line2D([], [], color=INK, alpha=0.6, linewidth=1, label="front")]
 
 
 def _label(axis: Axes, panel: Panel, points: Sequence[Point]) -> None:
-    """Names for the front's points, each where it hides the least; a line leads to one far off."""
+    """Label the points of the front, each where it covers the least; a line connects a distant label."""
     front = pareto(points, panel.cost)
     spots = axis.transData.transform([(panel.cost(p) or 0.0, p.accuracy * 100) for p in points])
     sizes = [DENSE_PX if p.dense else MARKER_PX for p in points]
@@ -110,7 +110,7 @@ def _label(axis: Axes, panel: Panel, points: Sequence[Point]) -> None:
         place = (panel.cost(p) or 0.0, p.accuracy * 100)
         x, y = axis.transData.transform(place)
         if (mark := (p.strategy, round(x), round(y))) in named:
-            continue  # the same file with another runtime, at the same place
+            continue  # the same file with another runtime, at the same position
         named.add(mark)
         size = axis.text(0, 0, p.strategy, fontsize=9).get_window_extent()
         axis.texts[-1].remove()
@@ -124,7 +124,7 @@ def _label(axis: Axes, panel: Panel, points: Sequence[Point]) -> None:
 
 
 def _steps(spots: Any) -> list[Bbox]:
-    """The front's line as thin boxes: right to the next point, then up to it. `spots` (n, 2), in pixels."""
+    """The line of the front as thin boxes: right to the next point, then up to it. `spots` (n, 2) in pixels."""
     found = []
     for (x0, y0), (x1, y1) in itertools.pairwise(spots):
         found += [Bbox.from_extents(x0, y0 - 2, x1, y0 + 2), Bbox.from_extents(x1 - 2, y0, x1 + 2, y1)]
@@ -144,7 +144,7 @@ def _around(x: float, y: float, size: Bbox) -> list[Bbox]:
 
 
 def _hidden(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:
-    """How much of other labels, markers and the outside of the frame this box covers, in square pixels."""
+    """The area in square pixels that this box shares with other labels, markers and the outside of the frame."""
     def shared(other: Bbox) -> float:
         both = Bbox.intersection(box, other)
         return both.width * both.height if both is not None else 0.0

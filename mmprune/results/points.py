@@ -1,4 +1,4 @@
-"""A family's measured points: what each artifact costs with each runtime on one device, and how accurate it is."""
+"""A family's measured points: the cost of each artifact with each runtime on one device, and its accuracy."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from mmprune.results.disturbed import disturbed_rounds
 from mmprune.results.percentiles import latency_s
 from mmprune.results.speedup import Ratio, compare, stability_notes
 
-ROUNDING = 1e-6  # of a fraction that was counted
+ROUNDING = 1e-6  # rounding error of a counted fraction
 
 
 class PointsError(RuntimeError):
-    """There is nothing that may stand in a table or a plot as a device's cost."""
+    """There are no measurements that a table or a plot may show as a device's cost."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One artifact with one runtime on one device. A percentile is None where the samples are too few for it."""
+    """One artifact with one runtime on one device. A percentile is None if there are too few samples for it."""
 
     variant: str
     strategy: str
@@ -30,20 +30,20 @@ class Point:
     runtime_version: str
     threads: int
     accuracy: float  # of this file on test data
-    sparsity: float  # of what runs
+    sparsity: float  # of the weights that run
     samples: int
     p50_s: float
     p90_s: float | None
     p99_s: float | None
     file_bytes: int
     download_bytes: int
-    peak_bytes: int  # of the whole process: interpreter, runtime and model
-    memory_bytes: int  # the model's own share of it
-    ratio: Ratio | None  # to the dense model with the same runtime; None for itself and where it was not measured
-    notes: tuple[str, ...]  # what speaks against the samples
-    told: tuple[str, ...]  # what the program that measured said beside the numbers
-    disturbed: int = 0  # rounds in which other programs took the CPU; the percentiles hold them
-    dense: bool = False  # the model that the others are compared with
+    peak_bytes: int  # of the process: interpreter, runtime and model
+    memory_bytes: int  # the model's own part of it
+    ratio: Ratio | None  # to the dense model with the same runtime; None for the dense model and if not measured
+    notes: tuple[str, ...]  # problems of the samples
+    told: tuple[str, ...]  # notes of the measuring program
+    disturbed: int = 0  # rounds in which other programs took the CPU; the percentiles include them
+    dense: bool = False  # whether it is the model that the others are compared with
 
     def latency_s(self, percentile: int) -> float | None:
         return {50: self.p50_s, 90: self.p90_s, 99: self.p99_s}[percentile]
@@ -51,7 +51,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Session:
-    """What the points were measured in."""
+    """The measuring session of the points."""
 
     name: str
     device: Device
@@ -63,26 +63,26 @@ class Session:
 
 
 def session_name(measurement: Measurement) -> str:
-    """A session that memory did not hold has parts, "<session>.1", "<session>.2"; rounds of one part are paired."""
+    """The session without its part: one too large for memory has parts "<session>.1", "<session>.2", each paired."""
     return measurement.session.split(".")[0]
 
 
 def newest_session(root: Path) -> list[Measurement]:
-    """The measurements of the session that was written last, of one device, none but "measured" ones.
+    """The measurements of the session that was written last: of one device, with provenance "measured" only.
 
-    PointsError where there are none: fixtures and emulated runs are no device's cost.
+    PointsError if there are none: fixtures and emulated runs are not a device's cost.
     """
     every = folder.read_measurements(root)
     real = [m for m in every if m.provenance == "measured"]
     if every and not real:
         kinds = " and ".join(sorted({m.provenance for m in every}))
-        raise PointsError(f"the {len(every)} measurements in {root} are {kinds}, and only measured ones may stand in a "
-                          "table or a plot: run `mmprune bench` on the device")
+        raise PointsError(f"the {len(every)} measurements in {root} are {kinds}, but tables and plots show only "
+                          "measured ones: run `mmprune bench` on the device")
     if not real:
-        raise PointsError(f"nothing was measured in {root} yet: run `mmprune bench {root} --target x86`")
+        raise PointsError(f"{root} has no measurements yet: run `mmprune bench {root} --target x86`")
     found = [m for m in real if session_name(m) == session_name(real[-1])]
     if len({m.device.fingerprint for m in found}) > 1:
-        raise PointsError(f"session {session_name(real[-1])} in {root} mixes devices: delete its lines, measure again")
+        raise PointsError(f"session {session_name(real[-1])} in {root} mixes devices; delete its lines, measure again")
     return found
 
 
@@ -96,20 +96,20 @@ def read_session(root: Path) -> Session:
 def read_points(root: Path) -> list[Point]:
     """One point for each artifact and runtime of the newest session, in the order of the variants.
 
-    Measurements of a file that has been exported again since are left out. PointsError where nothing is left.
+    Measurements of files that were exported again afterwards are left out. PointsError if nothing is left.
     """
     variants = {v.id: v for v in folder.read_variants(root)}
     artifacts = {a.id: a for a in folder.read_artifacts(root)}
     current = [m for m in newest_session(root)
                if m.artifact in artifacts and artifacts[m.artifact].sha256 == m.artifact_sha256]
     if not current:
-        raise PointsError(f"every artifact in {root} was exported again after it was measured: measure again")
+        raise PointsError(f"every artifact in {root} was exported again after it was measured; measure again")
     dense = {a.id for a in artifacts.values() if a.reference}
     sizes = {layer.name: layer.params for layer in folder.read_manifest(root).layers}
     found: dict[tuple[str, str, int], Point] = {}
     for m in current:
         key = (m.artifact, m.runtime, m.threads)
-        if key not in found:  # the reference stands in every part of a session; the first will do
+        if key not in found:  # the reference is in every part of a session; the first is used
             artifact = artifacts[m.artifact]
             reference = None if m.artifact in dense else _reference(m, artifact, current, artifacts, dense)
             variant = variants[artifact.variant]
@@ -120,7 +120,7 @@ def read_points(root: Path) -> list[Point]:
 
 def _reference(m: Measurement, artifact: Artifact, current: Sequence[Measurement], artifacts: dict[str, Artifact],
                dense: set[str]) -> Measurement | None:
-    """The dense model beside which this one ran, with the same runtime; of the same precision if there is one."""
+    """The dense model that ran in the same session part with the same runtime; of the same precision if possible."""
     beside = [r for r in current if r.artifact in dense
               and (r.session, r.runtime, r.threads) == (m.session, m.runtime, m.threads)]
     same = [r for r in beside if artifacts[r.artifact].precision == artifact.precision]
@@ -128,7 +128,7 @@ def _reference(m: Measurement, artifact: Artifact, current: Sequence[Measurement
 
 
 def _sparsity(variant: Variant, artifact: Artifact, sizes: dict[str, int]) -> float:
-    """The variant's, less the zeros that its file has not: mmrt adds parallel convolutions up, and few masks agree."""
+    """The variant's sparsity without zeros that its file lost: mmrt adds up parallel convolutions with other masks."""
     lost = {name: variant.layer_sparsity.get(name, 0.0) - share for name, share in artifact.layer_sparsity.items()}
     count = sum(share * sizes[name] for name, share in lost.items() if name in sizes and share > ROUNDING)
     return variant.sparsity - count / max(1, sum(sizes.values()))
@@ -148,7 +148,7 @@ def _point(variant: Variant, artifact: Artifact, m: Measurement, reference: Meas
 
 
 def pareto(points: Sequence[Point], cost: Callable[[Point], float | None]) -> list[Point]:
-    """The points that no other beats: none is as accurate and cheaper, or as cheap and more accurate. By rising cost.
+    """The Pareto front, by rising cost: no other point is as accurate and cheaper, or as cheap and more accurate.
 
     Points whose cost is None are left out.
     """

@@ -1,4 +1,4 @@
-"""Writes report.md: what was asked, what came out, what it costs on the device, and how that was measured."""
+"""Writes report.md: the request, the variants, their cost on the device, and how it was measured."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -15,28 +15,28 @@ from mmprune.results.speedup import TOO_BUSY
 from mmprune.results.table import FLAG, HEAD, cells
 
 HOW = """\
-Each artifact ran with each runtime in a process of its own, all of them alive side by side and started in
-random order; a round gives each a turn of consecutive inferences, in an order drawn anew for every round, while
-the others wait. The input is random with a fixed seed, the batch is 1, copying and preprocessing of images are
-not included. Warm-ups and the first inferences of a turn are stored apart and count nowhere. Peak memory is of
-a separate pass, in which nothing is timed; it includes the interpreter and the runtime, and "model" is the part
-above a process that has only imported them.
+Each artifact ran with each runtime in its own process. All processes are alive at the same time and are started in
+random order; in each round every process runs several consecutive inferences while the others wait, in a new random
+order. The input is random with a fixed seed and the batch size is 1; copying and preprocessing of images are not
+included. Warm-ups and the first inferences of each turn are stored separately and not counted. Peak memory is from
+a separate pass without timing; it includes the interpreter and the runtime, and "model" is the part above that of a
+process that has only imported them.
 
-p50 is the median. p90 and p99 are early-stopping estimates, which the true percentile exceeds with a chance of
-1 % at most, after the rule of MLPerf's single-stream scenario; they need {p90} and {p99} samples. "of dense" is
-the median over rounds of the ratio of median latencies to those of the dense model with the same runtime in the
-same round, with a 99 % interval from a bootstrap over processes and rounds, which also spans the ratio of the
-fastest tenths. It is called faster or slower only where the whole interval is more than 1 % away from 1, or 5 %
-where fewer than five fresh processes shared the rounds, as in profile smoke: where memory lands makes copies of one
-model differ that much. Rounds in which one of the two lost the CPU (the kernel counts how long its threads waited
-for a core, and what the hypervisor took) are left out; where fewer than a quarter are left, or medians and fastest
-tenths contradict each other, the machine was too busy to tell. p50, p90 and p99 are of all samples."""
+p50 is the median. p90 and p99 are early-stopping estimates, which the true percentile exceeds with a probability of
+1 % at most, by the rule of MLPerf's single-stream scenario; they need {p90} and {p99} samples. "of dense" compares the
+median latency with that of the dense model with the same runtime in the same round: it is the median of these ratios
+over all rounds, with a 99 % interval from a bootstrap over processes and rounds, which also includes the ratio of the
+fastest tenths. The verdict is "faster" or "slower" only if the complete interval is more than 1 % away from 1, or 5 %
+if fewer than five fresh processes shared the rounds, as in profile smoke: copies of one model can differ that much by
+their position in memory. Rounds in which one of the two lost the CPU (the kernel counts how long threads waited for a
+core, and what the hypervisor took) are left out. If fewer than a quarter of the rounds are left, or medians and fastest
+tenths contradict each other, the verdict is "too busy to tell". p50, p90 and p99 use all samples."""
 
 
 def write_report(root: Path, points: Sequence[Point] | None = None) -> Path:
-    """Write report.md, and front.png where something was measured; a family that was not measured gets the rest.
+    """Write report.md, and front.png if there are measurements; without any, the report has only the other sections.
 
-    points  read_points(root), where the caller has them already
+    points  read_points(root), if the caller has it already
     """
     manifest, variants = folder.read_manifest(root), folder.read_variants(root)
     title = _file_name(manifest.source.model.model) if manifest.source.model else "Model"
@@ -45,7 +45,7 @@ def write_report(root: Path, points: Sequence[Point] | None = None) -> Path:
     try:
         points, session = points or read_points(root), read_session(root)
     except PointsError as err:
-        sections.append(f"## Measurements\n\nNone yet: {err}.")
+        sections.append(f"## Measurements\n\nNone: {err}.")
     else:
         draw(root, points)
         sections += [_device(session), _costs(points), "![Accuracy against latency, download and memory](front.png)",
@@ -65,7 +65,7 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _file_name(value: Any) -> str:
-    """A path's last part: where a file lies on this machine is nobody's business in a report that is passed on."""
+    """The last part of a path: a report that is passed on must not contain this machine's folders."""
     return Path(value).name if isinstance(value, str) and "/" in value else str(value)
 
 
@@ -79,7 +79,7 @@ def _asked(manifest: Manifest) -> str:
                      f"sha256 {data.sha256[:16]}" if data else f"{images} images"),
             *((key, _words(value)) for key, value in asdict(manifest.spec).items())]
     lines = [f"- {key}: {value}" for key, value in rows if value not in ("", "None")]
-    return "## What was asked\n\n" + "\n".join(lines)
+    return "## Request\n\n" + "\n".join(lines)
 
 
 def _words(value: Any) -> str:
@@ -99,13 +99,13 @@ def _variants(variants: Sequence[Variant], artifacts: Sequence[Artifact]) -> str
         head.insert(2, "in zero blocks %")
         for row, v in zip(rows, variants, strict=True):
             row.insert(2, f"{v.block_sparsity * 100:.1f}")
-        told += ("\n\"in zero blocks\" are the weights whose whole block of four inputs is zero, over all: what an "
-                 "int8 kernel can skip, where a float kernel skips every zero.")
+        told += ("\n\"in zero blocks\" is the share of weights in blocks of four inputs that are all zero: an int8 "
+                 "kernel can skip these blocks; a float kernel skips every zero.")
     return f"## Variants\n\n{_markdown(head, rows)}\n\n{told}"
 
 
 def _runs_blocks(variants: Sequence[Variant], artifacts: Sequence[Artifact]) -> bool:
-    """Whether wholly zero blocks are what was asked for, or what a file of the family gains from."""
+    """Whether all-zero blocks were requested, or a file of the family benefits from them."""
     asked = any(v.pattern == "block-1x4" for v in variants)
     return asked or any((a.format, a.precision) == ("mmrt", "int8") for a in artifacts)
 
@@ -129,23 +129,23 @@ def _device(session: Session) -> str:
 def _costs(points: Sequence[Point]) -> str:
     rows = _markdown(HEAD, [cells(p) for p in points])
     flag = f" \\* {FLAG}." if any(p.disturbed for p in points) else ""
-    return f"## What they cost on it\n\n{rows}\n\nAccuracies are of these very files on test data.{flag}"
+    return f"## Costs\n\n{rows}\n\nAccuracies are those of these files on test data.{flag}"
 
 
 def _notes(points: Sequence[Point]) -> str:
     rows = []
     if unsure := sum(p.ratio is not None and p.ratio.verdict == TOO_BUSY for p in points):
-        rows.append(f"- {unsure} of {len(points)} cannot be compared with the dense model, since the machine was too "
-                    "busy to tell: close what else runs, or take an idle one, and measure again (mmprune bench)")
+        rows.append(f"- {unsure} of {len(points)} cannot be compared with the dense model because the machine was too "
+                    "busy: close other programs, or use an idle machine, and measure again (mmprune bench)")
     if unstable := sum(bool(p.notes) for p in points):
-        rows.append(f"- {unstable} of {len(points)} were disturbed: medians and paired ratios stand it, p90 "
-                    "and p99 less so. Close what else runs, or measure on an idle device")
+        rows.append(f"- {unstable} of {len(points)} were disturbed: medians and paired ratios are robust against this, "
+                    "p90 and p99 less so. Close other programs, or measure on an idle device")
     rows += _lines(((note, f"{p.artifact} on {p.runtime}") for p in points for note in p.notes), len(points))
     for percentile in (90, 99):
         few = [p.samples for p in points if p.latency_s(percentile) is None]
         need = samples_needed(percentile)
         if few:
-            rows.append(f"- {len(few)} of {len(points)} have too few samples for p{percentile}: {min(few)} where "
+            rows.append(f"- {len(few)} of {len(points)} have too few samples for p{percentile}: {min(few)}, but "
                         f"{need} are needed; measure with a longer profile")
     rows = rows or ["- none: every measurement was stable"]
     rows += _lines(((note, f"{p.artifact} on {p.runtime}") for p in points for note in p.told), len(points))
@@ -153,7 +153,7 @@ def _notes(points: Sequence[Point]) -> str:
 
 
 def _files(points: Sequence[Point], artifacts: Sequence[Artifact]) -> str:
-    """What the exporters noted on the measured files."""
+    """The exporters' notes on the measured files."""
     measured = {p.artifact for p in points}
     rows = _lines(((note, a.id) for a in artifacts if a.id in measured for note in a.remarks), len(measured))
     return "## Notes on the files\n\n" + ("\n".join(rows) if rows else "- none")

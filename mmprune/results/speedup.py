@@ -10,45 +10,45 @@ import numpy as np
 from mmprune.records import Measurement
 from mmprune.results.disturbed import disturbed_rounds
 
-# The whole interval must be further from 1 than the resolution. Where a process's memory lands is luck that rounds do
-# not average out, only restarts do: copies of one model, one process each, were seen up to 5 % apart. From
-# MIN_PROCESSES on, the bootstrap sees that luck by itself.
+# The complete interval must be further from 1 than the resolution. The position of a process's memory is random, which
+# only restarts average out, not rounds: copies of one model, one process each, differed by up to 5 %. With at least
+# MIN_PROCESSES processes the bootstrap includes this effect.
 RESOLUTION, RESOLUTION_FEW = 0.01, 0.05
 MIN_PROCESSES = 5
-# Ten variants are compared at once: at 95 % each, four in ten tables of copies of one model would call one different.
+# Ten variants are compared at once: at 95 % each, four of ten tables of identical models would show a difference.
 CONFIDENCE = 0.99
 RESAMPLES = 2000
-MIN_ROUNDS = 5  # fewer say nothing about their own spread
-MIN_LEFT = 0.25  # of the rounds; a machine that disturbs more is another one than the one that is idle
-LOW = 0.10  # the quantile of a round's samples that stands most of them being disturbed
-# Where medians and low quantiles of the same rounds give ratios further apart than this, something that the kernel did
-# not tell of (another virtual machine, a core's other half) slowed one of the two for a part of the time.
+MIN_ROUNDS = 5  # fewer rounds give no information about their spread
+MIN_LEFT = 0.25  # of the rounds; with fewer undisturbed rounds the machine is not comparable to an idle one
+LOW = 0.10  # the quantile of a round's samples that is correct even if most of them are disturbed
+# If medians and low quantiles of the same rounds give ratios further apart than this, something that the kernel does
+# not report (another virtual machine, the core's other hyperthread) slowed one of the two for part of the time.
 CONTRADICTION = 0.15
 TOO_BUSY = "too busy to tell"
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Latency over the reference's: below 1 is faster. `low` and `high` bound it with 99 % confidence."""
+    """Latency divided by the reference's: below 1 is faster. `low` and `high` bound it with 99 % confidence."""
 
     value: float
     low: float
     high: float
-    rounds: int  # that it rests on
-    processes: int = 1  # restarts that the rounds were shared by
-    disturbed: int = 0  # rounds left out of it, since one of the two lost the CPU in them
-    busy: str = ""  # why the machine was too busy to tell; "" where it was not
+    rounds: int  # number of rounds used
+    processes: int = 1  # number of fresh processes that shared the rounds
+    disturbed: int = 0  # rounds left out because one of the two lost the CPU
+    busy: str = ""  # why the machine was too busy to tell; "" if it was not
 
     @property
     def resolution(self) -> float:
-        """The least difference that may be claimed, as a fraction."""
+        """The smallest difference that may be reported, as a fraction."""
         return RESOLUTION if self.processes >= MIN_PROCESSES else RESOLUTION_FEW
 
     @property
     def verdict(self) -> str:
-        """"faster" or "slower" when the whole interval is further from 1 than the resolution, else "no difference".
+        """"faster" or "slower" if the complete interval is further from 1 than the resolution, else "no difference".
 
-        "too busy to tell" where other programs disturbed too many rounds, or rounds contradict themselves.
+        "too busy to tell" if other programs disturbed too many rounds, or if rounds contradict themselves.
         """
         if self.busy:
             return TOO_BUSY
@@ -60,10 +60,10 @@ class Ratio:
 def compare(measurement: Measurement, reference: Measurement) -> Ratio:
     """The median over rounds of (median latency in the round / the reference's in the same round).
 
-    Rounds in which one of the two lost the CPU are left out. The interval is a bootstrap over processes and, within
-    each, over rounds; it spans what the rounds' medians and what their low quantiles say, since a disturbance that
-    nobody tells of moves the medians first.
-    ValueError for measurements that were not taken side by side: of another session, device, threads or batch.
+    Rounds in which one of the two lost the CPU are left out. The interval is from a bootstrap over processes and,
+    within each, over rounds; it includes the results of both the rounds' medians and their low quantiles, since an
+    unreported disturbance changes the medians first.
+    ValueError for measurements that were not interleaved: of another session, device, threads or batch.
     """
     _check_pair(measurement, reference)
     pairs = list(zip(measurement.latencies_s, reference.latencies_s, strict=False))
@@ -76,14 +76,14 @@ def compare(measurement: Measurement, reference: Measurement) -> Ratio:
     busy = ""
     if left < max(MIN_ROUNDS, MIN_LEFT * len(ratios)):
         busy = f"other programs disturbed {len(ratios) - left} of {len(ratios)} rounds"
-        lost, left = np.zeros_like(lost), len(ratios)  # all of them, for the figures beside the verdict
+        lost, left = np.zeros_like(lost), len(ratios)  # use all rounds for the figures beside the verdict
     ends = np.cumsum(measurement.processes[:-1])  # the same for both: all take part in every round
     groups = [group[~out] for group, out in zip(np.split(ratios, ends), np.split(lost, ends), strict=True)]
     groups = [group for group in groups if len(group)]
     lows, highs = _bootstrap(groups)
     value, low_value = np.median(ratios[~lost], axis=0)
     if not busy and abs(math.log(value / low_value)) > math.log1p(CONTRADICTION):
-        busy = f"the medians say {value:.2f}, the fastest tenths {low_value:.2f}"
+        busy = f"the medians give a ratio of {value:.2f}, but the fastest tenths {low_value:.2f}"
     return Ratio(float(value), float(lows.min()), float(highs.max()), left, len(groups), len(ratios) - left, busy)
 
 
@@ -92,22 +92,22 @@ def _check_pair(measurement: Measurement, reference: Measurement) -> None:
     for name in ("session", "threads", "batch"):
         mine, other = getattr(measurement, name), getattr(reference, name)
         if mine != other:
-            raise ValueError(f"cannot compare {names}: {name} is {mine!r} here and {other!r} there; only measurements "
-                             "of one session are paired: measure both in one command")
+            raise ValueError(f"cannot compare {names}: {name} is {mine!r} and {other!r}; only measurements of one "
+                             "session can be compared: measure both in one command")
     if measurement.device.fingerprint != reference.device.fingerprint:
         raise ValueError(f"cannot compare {names}: they ran on different devices")
 
 
 def _ratios(mine: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
-    """Of the medians and of the low quantiles of a round's samples."""
+    """(ratio of the medians, ratio of the low quantiles) of a round's samples."""
     return (statistics.median(mine) / statistics.median(other),
             float(np.quantile(mine, LOW)) / float(np.quantile(other, LOW)))
 
 
 def _bootstrap(groups: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The percentile interval of the median over all groups: groups and then their rows are resampled, fixed seed.
+    """The percentile interval of the median over all groups; groups and then their rows are resampled (fixed seed).
 
-    groups  (rounds, columns) each; every column gets an interval of its own: ends (columns,)
+    groups  (rounds, columns) each; every column gets its own interval: ends (columns,)
     """
     random, lengths = np.random.default_rng(0), np.array([len(group) for group in groups])
     width = int(lengths.max())
@@ -128,33 +128,33 @@ def _bootstrap(groups: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def stability_notes(measurement: Measurement) -> list[str]:
-    """What speaks against these samples, in words; the thresholds are those of pyperf's checks, drift is our own."""
+    """Notes on problems of these samples; the thresholds are those of pyperf's checks, except for drift."""
     samples = measurement.samples_s
     mean, notes = statistics.fmean(samples), []
     if len(samples) > 1 and (spread := statistics.stdev(samples) / mean) >= 0.10:
         notes.append(f"unstable: the standard deviation is {spread:.0%} of the mean")
     if (over := max(samples) / mean - 1) >= 0.50:
-        notes.append(f"the slowest sample is {over:.0%} over the mean")
+        notes.append(f"the slowest sample is {over:.0%} above the mean")
     if min(samples) <= 0.50 * mean:
-        notes.append(f"the fastest sample is {1 - min(samples) / mean:.0%} under the mean")
+        notes.append(f"the fastest sample is {1 - min(samples) / mean:.0%} below the mean")
     if lost := sum(disturbed_rounds(measurement)):
-        notes.append(f"other programs took the CPU in {lost} of {len(measurement.latencies_s)} rounds, which p50, p90 "
-                     "and p99 hold")
+        notes.append(f"other programs took the CPU in {lost} of {len(measurement.latencies_s)} rounds, which are "
+                     "included in p50, p90 and p99")
     tenth = len(measurement.latencies_s) // 10
     if tenth >= 2:
         first, last = measurement.latencies_s[:tenth], measurement.latencies_s[-tenth:]
         drift = statistics.median(s for r in last for s in r) / statistics.median(s for r in first for s in r) - 1
         if abs(drift) >= 0.05:
             way = "slower" if drift > 0 else "faster"
-            notes.append(f"drift: the last tenth is {abs(drift):.0%} {way} than the first (heat? clocks?)")
+            notes.append(f"drift: the last tenth is {abs(drift):.0%} {way} than the first (check heat and clocks)")
     if measurement.throttled:
         rounds = len(measurement.throttled_rounds)
         where = f"in {rounds} of {len(measurement.latencies_s)} rounds" if rounds else "while measuring"
         notes.append(f"the device throttled {where}: cool it and measure again")
     if (gate := measurement.gate) and not gate.reached:
-        heat = "" if gate.temperature_c is None else f"{gate.temperature_c:.0f} °C where {gate.limit_c:.0f} were wanted"
+        heat = "" if gate.temperature_c is None else f"{gate.temperature_c:.0f} °C (limit {gate.limit_c:.0f} °C)"
         busy = "" if gate.busy is None else f"{gate.busy:.0%} of its cores busy"
-        state = ", ".join(filter(None, (heat, busy))) or "in a state that it does not tell"
+        state = ", ".join(filter(None, (heat, busy))) or "its state is not reported"
         notes.append(f"the device was not idle and cool after {gate.waited_s:.0f} s of waiting: {state}; end other "
                      "programs, cool it and measure again")
     return notes

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mmprune.results.points import Point
 
-FLAG = "of all samples, those too from which other programs took the CPU"
+FLAG = "of all samples, including those in which other programs took the CPU"
 
 
 def table(points: Sequence[Point]) -> str:
@@ -14,12 +14,12 @@ def table(points: Sequence[Point]) -> str:
 
 
 def table_rows(points: Sequence[Point]) -> list[tuple[str, ...]]:
-    """The head and a row a point, as text."""
+    """The header and one row per point, as text."""
     return [HEAD, *(cells(p) for p in points)]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as text in columns: the first column to the left, the others to the right."""
+    """Rows as text in columns: the first column left-aligned, the others right-aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
     return "\n".join("  ".join(line).rstrip() for line in lines)
