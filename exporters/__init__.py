@@ -17,6 +17,10 @@ class ExportError(RuntimeError):
     """A format cannot be made: its package is missing, or the file would not be the variant."""
 
 
+def without_package(format: str, package: str) -> ExportError:
+    return ExportError(f"exporting to {format} needs the package {package}: pip install {package}")
+
+
 def load(name: str) -> ModuleType:
     """The module of a format. ValueError for a name that is not in FORMATS, ExportError for a missing package."""
     try:
@@ -25,4 +29,4 @@ def load(name: str) -> ModuleType:
         missing = (err.name or "").split(".")[0]
         if missing in ("", "exporters", "mmprune"):
             raise  # our own module is missing: a bug, not something to install
-        raise ExportError(f"exporting to {name} needs the package {missing}: pip install {missing}") from err
+        raise without_package(name, missing) from err

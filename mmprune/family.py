@@ -21,6 +21,7 @@ from torch import nn
 from mmprune import __version__, folder
 from mmprune.choices import pick
 from mmprune.finetune import Diverged, Job, Split, Teacher, accuracy, finetune, limit
+from mmprune.gradients import BATCH_SIZE, BATCHES, mean_absolute_gradients
 from mmprune.layers import find_layers
 from mmprune.models.outputs import answer_with_logits
 from mmprune.models.weights import tensors_sha256
@@ -28,7 +29,7 @@ from mmprune.patterns import check_pattern, make_masks, zeros_in_blocks
 from mmprune.progress import Progress, quiet
 from mmprune.ranges import find_ranges, preset_name
 from mmprune.records import DENSE, ImageCounts, Manifest, Recipe, Source, Spec, Strategy, Task, Variant
-from mmprune.scores import BATCH_SIZE, BATCHES, NEEDS_GRADIENT, SCORES, make_scores, mean_absolute_gradients
+from mmprune.scores import NEEDS_GRADIENT, SCORES, make_scores
 from mmprune.strategies import PAPER_TEN, TEN, paper_plan, plan
 from mmprune.workers import Processes, run_tasks, threads_of, torch_threads
 

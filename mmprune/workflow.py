@@ -19,6 +19,7 @@ from mmprune.models.named import Named
 from mmprune.progress import Progress, say_errors, say_loading, say_notes, say_warnings, shown
 from mmprune.recipes import NOTES, RECIPES, Recipe
 from mmprune.records import Manifest, Source
+from mmprune.scores import SCORES
 from mmprune.strategies import STRATEGIES
 from targets.on_device.jetpacks import DEFAULT
 
@@ -54,6 +55,7 @@ class BuildOptions:
         targets.load(self.target)
         tensorrt_of(self.jetpack)
         check_names(self.formats, self.precisions)
+        pick("score", self.score, (*SCORES, ALL))
         for name in self.strategies:
             pick("strategy", name, STRATEGIES)
 
@@ -148,7 +150,6 @@ def _request(options: BuildOptions, model: str, source: Source, pattern: str) ->
     from mmprune.family import Request
     from mmprune.patterns import check_pattern
     from mmprune.ranges import read_overrides
-    from mmprune.scores import SCORES
 
     scores = tuple(SCORES) if options.score == ALL else (options.score,)
     overrides = read_overrides(options.ranges) if options.ranges else {}

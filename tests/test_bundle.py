@@ -237,8 +237,8 @@ def test_damage_is_told_by_name(board):
 
 
 @pytest.mark.parametrize(("options", "text"), [
-    (["--only", "onnxruntime"], "no runtime called 'onnxruntime' in this bundle (there are null)"),
-    (["--profile", "long"], "no profile called 'long' (there are smoke, quick, full)"),
+    (["--only", "onnxruntime"], "no runtime called 'onnxruntime' in this bundle (choose from null)"),
+    (["--profile", "long"], "no profile called 'long' (choose from smoke, quick, full)"),
     (["--threads", "0"], "--threads must be at least 1, not 0"),
 ])
 def test_wrong_words_are_refused(board, options, text):

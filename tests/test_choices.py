@@ -12,6 +12,7 @@ from mmprune.patterns import PATTERNS
 from mmprune.recipes import RECIPES
 from mmprune.scores import SCORES
 from targets.jobs import PROFILES
+from targets.on_device.job import unknown
 
 ROOT = Path(__file__).parent.parent
 TABLE = ("onnx", "openvino", "tensorrt", "mmrt")
@@ -65,6 +66,13 @@ def test_nobody_words_it_by_hand():
     words = re.compile(r"difflib|\((there are|choose from) \{|no \w+ called \{")
     here = [p for p in sources if p.name != "choices.py" and p.parent.name != "on_device"]  # boards have no mmprune
     assert [p.name for p in here if words.search(p.read_text())] == []
+
+
+@pytest.mark.parametrize("name", ["onx", "coreml"])
+def test_a_board_says_it_in_the_same_words(name):
+    with pytest.raises(ValueError) as caught:
+        pick("format", name, TABLE)
+    assert unknown("format", name, TABLE) == str(caught.value)
 
 
 def test_names_that_the_options_repeat_are_those_of_the_library():

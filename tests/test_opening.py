@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from mmprune.data.splits import DataFacts
+from mmprune.gradients import ScoreError, mean_absolute_gradients
 from mmprune.models.factories import FactoryError
 from mmprune.models.loading import ModelError, load_model, open_model
 from mmprune.models.named import ModelOptions
 from mmprune.models.weights import WeightsError
-from mmprune.scores import ScoreError, mean_absolute_gradients
 
 FACTS = DataFacts(("a", "b", "c"), 3, (16, 16))
 MODELS = """

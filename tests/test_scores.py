@@ -4,7 +4,9 @@ import pytest
 import torch
 from toys import Inner
 
-from mmprune.scores import NEEDS_GRADIENT, SCORES, ScoreError, make_scores, mean_absolute_gradients
+from mmprune.gradients import ScoreError, mean_absolute_gradients
+from mmprune.scores import NEEDS_GRADIENT, SCORES, make_scores
+from mmprune.workflow import BuildOptions
 
 
 def test_magnitude_and_gradient_disagree():
@@ -55,3 +57,8 @@ def test_bad_gradients_are_errors():
         mean_absolute_gradients(Inner(), ["fc.weight"], [])
     with pytest.raises(ValueError, match="no score called 'loudness'"):
         make_scores("loudness", {}, {})
+
+
+def test_a_build_with_an_unknown_score_is_refused_before_anything_is_opened():
+    with pytest.raises(ValueError, match=r"no score called 'loudness' .*magnitude, .*, all"):
+        BuildOptions("local", score="loudness")

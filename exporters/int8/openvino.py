@@ -11,7 +11,7 @@ from unittest.mock import MagicMock
 
 import numpy as np
 
-from exporters import ExportError
+from exporters import ExportError, without_package
 from exporters.int8.checks import note_floats
 from targets.on_device.runtimes import no_telemetry
 
@@ -30,7 +30,7 @@ def load_nncf() -> ModuleType:
     except ModuleNotFoundError as err:
         if err.name != "nncf":
             raise
-        raise ExportError("exporting to openvino-int8 needs the package nncf: pip install nncf") from err
+        raise without_package("openvino-int8", "nncf") from err
     if not isinstance(importlib.import_module("nncf.telemetry").telemetry, MagicMock):
         raise ExportError("nncf was imported before with its telemetry on; export in a fresh process")
     nncf.set_log_level(logging.ERROR)

@@ -7,6 +7,7 @@
 
 #include "each_set.h"
 #include "halo.h"
+#include "reference_act.h"
 
 using namespace mmrt;
 
@@ -21,16 +22,6 @@ struct Case {
     bool residual, bias;
     int act;
 };
-
-double reference_act(const Act& act, double v) {
-    switch (act.code) {
-        case 1: return std::min<double>(std::max<double>(v, act.a), act.b);
-        case 4: return v / (1 + std::exp(-v));
-        case 6: return v * std::min(std::max(v / 6 + 0.5, 0.0), 1.0);
-        case 7: return 0.5 * v * (1 + std::erf(v / std::sqrt(2.0)));
-        default: return v;
-    }
-}
 
 uint16_t to_half(float value) {  // exact for the test's weights, which are multiples of 1/64 below 2
     uint32_t bits;

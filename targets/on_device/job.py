@@ -40,7 +40,7 @@ def unknown(kind, name, table, where=""):
     """The sentence for a name that is not in a table, in the words of mmprune's choices.py, which stays at home."""
     near = difflib.get_close_matches(name, table, 1)
     hint = "; did you mean {!r}?".format(near[0]) if near else ""
-    return "no {} called {!r}{} (there are {}){}".format(kind, name, where, ", ".join(table), hint)
+    return "no {} called {!r}{} (choose from {}){}".format(kind, name, where, ", ".join(table), hint)
 
 
 class Refused(RuntimeError):
