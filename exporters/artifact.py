@@ -55,11 +55,16 @@ def finish(given: ExportInput, made: Made, run: Run) -> Artifact:
     return artifact
 
 
-def forget_stale(root: Path, variant: str, kind: tuple[str, str], made_with: Mapping[str, str]) -> None:
-    """Take away the record of a (format, precision) that was made with anything else: the file is made anew."""
+def forget_stale(root: Path, variant: str, kind: tuple[str, str], made_with: Mapping[str, str]) -> tuple[str, ...]:
+    """Delete the record of a (format, precision) that was made with anything else; what differs, () if nothing does."""
     record = folder.artifact_record(root, variant, *kind)
-    if record.is_file() and not made_with.items() <= folder.read_record(Artifact, record).made_with.items():
+    if not record.is_file():
+        return ()
+    before = folder.read_record(Artifact, record).made_with
+    differing = tuple(name for name, value in made_with.items() if before.get(name) != value)
+    if differing:
         record.unlink()
+    return differing
 
 
 def read_finished(root: Path, variant: str, format: str, precision: str) -> Artifact | None:

@@ -17,7 +17,7 @@ from exporters.run import export_variants
 from mmprune.family import Baseline, load_variant
 from mmprune.finetune import Split
 from mmprune.folder import read_manifest
-from mmprune.progress import Progress, quiet
+from mmprune.progress import Progress, quiet, say_notes
 from mmprune.records import Artifact, Variant
 
 BATCH = 100
@@ -68,6 +68,9 @@ def export_family(maker: InputMaker, variants: Sequence[Variant], formats: Seque
     """
     is_quantized = any(precision == "int8" for _, precision in formats)
     int8 = quantized_with(maker.open()[1], maker.int8) if is_quantized else {}
-    for variant, kind in itertools.product(variants, formats):
-        forget_stale(maker.root, variant.id, kind, made_with(variant, kind, int8))
+    stale = [forget_stale(maker.root, variant.id, kind, made_with(variant, kind, int8))
+             for variant, kind in itertools.product(variants, formats)]
+    if count := sum(map(bool, stale)):
+        names = ", ".join(dict.fromkeys(name.replace("_", " ") for differing in stale for name in differing))
+        say_notes((f"{count} finished files are made again, with another {names}",))
     return export_variants(maker.root, variants, formats, maker, jobs, progress)

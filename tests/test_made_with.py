@@ -54,8 +54,11 @@ def test_other_calibration_images_make_int8_anew(made):
 
 
 @pytest.mark.parametrize("how", [Int8(method="percentile"), Int8(bias_correction=False), Int8(max_drop=50)])
-def test_settings_make_those_anew_that_have_them(made, how):
+def test_settings_make_those_anew_that_have_them(made, how, capsys):
     assert made(how=how) == ["onnx-int8"]
+    name, = (name for name in ("method", "bias correction", "max drop") if getattr(how, name.replace(" ", "_"))
+             != getattr(Int8(), name.replace(" ", "_")))
+    assert f"finished files are made again, with another {name}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("package", "stale"), [
