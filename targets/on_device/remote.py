@@ -4,8 +4,8 @@ host.py sends this text as `python3 -c TEXT BYTES KEEP`: the number of bytes to 
 Standard library, Python 3.6, so that old boards can report their version. It first writes a JSON line {"folder",
 "machine", "python"}, or {"error"} if it cannot work. Then stdin delivers files, each as a JSON line {"name", "bytes"}
 and its bytes, and {} after the last of a batch, which is answered by {"copied": number of files} or {"error"}. When
-stdin ends for any reason (normal end, Ctrl-C, a lost connection), processes running in the folder are ended, clocks that
-they pinned are restored, and the folder is removed; the last line is {"left": ""}, or names what was not removed.
+stdin ends for any reason (normal end, Ctrl-C, a lost connection), processes running in the folder are ended, clocks
+that they pinned are restored, and the folder is removed; the last line is {"left": ""}, or names what was not removed.
 """
 
 import contextlib
