@@ -1,4 +1,4 @@
-"""A variant becomes a file: one module a format, named in FORMATS. Importing this package loads no heavy package.
+"""Exports variants to files: one module per format, listed in FORMATS. This package imports nothing heavy.
 
 A format's module has ORIGINS (made_with.Origin by precision), export(given, precision) -> Artifact, and open_file(path)
 -> a function from an image to its logits. To add one: the module, a row here, its package in setup.cfg.
@@ -14,7 +14,7 @@ FORMATS = {"onnx": "exporters.to_onnx", "openvino": "exporters.to_openvino", "te
 
 
 class ExportError(RuntimeError):
-    """A format cannot be made: its package is missing, or the file would not be the variant."""
+    """A file cannot be made: a package is missing, or the file would not match the variant."""
 
 
 def without_package(format: str, package: str) -> ExportError:

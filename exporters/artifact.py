@@ -1,4 +1,4 @@
-"""The end of every export: check the finished files, measure their sizes, write the record last."""
+"""The last step of every export: check the finished files, measure their sizes, and write the record."""
 
 import hashlib
 import lzma
@@ -13,8 +13,8 @@ from exporters.verify import Run, verify
 from mmprune import folder
 from mmprune.records import Artifact
 
-# As `xz -0`: of float weights a longer search makes hardly less, and takes several times as long. A family has dozens
-# of files.
+# As `xz -0`: for float weights a longer search saves hardly anything and takes several times as long, and a family has
+# dozens of files.
 PRESET = 0
 
 
@@ -28,20 +28,20 @@ class Made:
     layer_sparsity: dict[str, float]  # counted in these files, by Layer.name
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    download_bytes: int | None = None  # where the format has a packed form of its own; None: of the files in a .tar.xz
+    download_bytes: int | None = None  # if the format has its own packed form; None: size of the files in a .tar.xz
 
 
 def artifact_path(root: Path, variant: str, format: str, precision: str, suffix: str) -> Path:
-    """Where a format's main file lies; files beside it share the stem. The suffix comes with its dot."""
+    """The path of a format's main file; its other files share the stem. The suffix includes its dot."""
     return folder.variant_folder(root, variant) / f"{format}-{precision}{suffix}"
 
 
 def finish(given: ExportInput, made: Made, run: Run) -> Artifact:
-    """Verify the files against torch and record them. VerifyError when they differ: then there is no record."""
+    """Verify the files against torch and record them. VerifyError, and no record, if they differ."""
     name = f"{given.variant.id}/{made.format}-{made.precision}"
     agreement = verify(given, run, made.precision, name)
     if made.download_bytes is None:
-        given.attempts.doing("packing to know its size")
+        given.attempts.doing("packing to measure its size")
     files = tuple(path.relative_to(given.root).as_posix() for path in made.files)
     artifact = Artifact(
         id=name, variant=given.variant.id, format=made.format, precision=made.precision, path=files[0], files=files,
@@ -68,7 +68,7 @@ def forget_stale(root: Path, variant: str, kind: tuple[str, str], made_with: Map
 
 
 def read_finished(root: Path, variant: str, format: str, precision: str) -> Artifact | None:
-    """The artifact if its record is there and its files still are what the record says, else None."""
+    """The artifact if its record exists and its files still match the record, else None."""
     record = folder.artifact_record(root, variant, format, precision)
     if not record.is_file():
         return None
@@ -79,7 +79,7 @@ def read_finished(root: Path, variant: str, format: str, precision: str) -> Arti
 
 
 class _Compressed:
-    """A file to write to that keeps only the number of bytes after xz."""
+    """A writable file that keeps only the number of bytes after xz compression."""
 
     def __init__(self) -> None:
         self.xz = lzma.LZMACompressor(preset=PRESET)
@@ -95,7 +95,7 @@ class _Compressed:
 
 
 def download_bytes(files: Sequence[Path]) -> int:
-    """Size of the files as one .tar.xz. Names, sizes and contents only: the number is reproducible."""
+    """Size of the files as one .tar.xz; it depends only on names, sizes and contents, so it is reproducible."""
     sink = _Compressed()
     with tarfile.open(fileobj=sink, mode="w|", format=tarfile.GNU_FORMAT) as tar:  # type: ignore[call-overload]
         for path in files:
@@ -111,7 +111,7 @@ def file_bytes(files: Sequence[Path]) -> int:
 
 
 def sha256(files: Sequence[Path]) -> str:
-    """Over the contents, one after the other in the given order."""
+    """SHA-256 over the contents of the files in the given order."""
     digest = hashlib.sha256()
     for path in files:
         with open(path, "rb") as f:

@@ -1,4 +1,4 @@
-"""How the exports of one variant go: the file at work and its stage, what has failed and of what."""
+"""Tracks the exports of one variant: the current file and its stage, and which files failed and why."""
 
 import errno
 import re
@@ -11,43 +11,43 @@ from pathlib import Path
 from exporters.printing import Streams, printing_into, printing_to
 
 Watch = Callable[[str, str], None]  # (file such as "onnx-int8", stage)
-# The whole disk is at fault and not one file: nothing that comes after can be written either.
+# These errors concern the disk and not one file: nothing that follows could be written either.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-LONGEST = 300  # characters of a foreign message: OpenVINO and torch print whole graphs
+LONGEST = 300  # characters of a message from another package: OpenVINO and torch print complete graphs
 OURS = ("exporters", "mmprune")
 
 
 class Died(RuntimeError):
-    """The process that made a file ended before it was made."""
+    """The process that made a file ended before the file was finished."""
 
 
 @dataclass(frozen=True)
 class Failure:
     """A file that was not made."""
 
-    file: str  # "<format>-<precision>"; "" for all of the variant's
-    reason: str  # one line where it is not ours
-    log: Path | None = None  # where there is more to read
-    also: tuple[str, ...] = ()  # files that are made from it
+    file: str  # "<format>-<precision>"; "" for all files of the variant
+    reason: str  # one line, unless it is an error message of ours
+    log: Path | None = None  # a file with more details
+    also: tuple[str, ...] = ()  # files that would be made from it
 
 
 def unwatched(file: str, stage: str) -> None:
-    """The Watch that says nothing."""
+    """The Watch that shows nothing."""
 
 
 @dataclass
 class Attempts:
-    """What was tried of a variant. What is printed meanwhile goes to a file's log, which stays if the file fails."""
+    """The export attempts of a variant. Output printed meanwhile goes to a log, which is kept if the file fails."""
 
     watch: Watch = unwatched
-    failed: dict[str, Exception] = field(default_factory=dict)  # by file; what is made from a file fails of the same
-    logs: dict[str, Path] = field(default_factory=dict)  # of those with more to read than the message
-    _files: list[str] = field(default_factory=list)  # at work, each made from the next
-    _outside: Streams | None = None  # where the user reads
+    failed: dict[str, Exception] = field(default_factory=dict)  # by file; files made from it fail as well
+    logs: dict[str, Path] = field(default_factory=dict)  # logs with more details than the message
+    _files: list[str] = field(default_factory=list)  # in progress, each made from the next
+    _outside: Streams | None = None  # the user's streams
 
     @contextmanager
     def making(self, file: str, log: Path) -> Iterator[None]:
-        """Note how one file goes."""
+        """Record whether making one file succeeds or fails."""
         self._files.append(file)
         try:
             with printing_into(log) as before:
@@ -65,7 +65,7 @@ class Attempts:
                 log.unlink(missing_ok=True)
 
     def doing(self, stage: str) -> None:
-        """Tell the user what goes on with the file at work."""
+        """Show the user the present step of the current file."""
         if self._files and self._outside is not None:
             with printing_to(self._outside):
                 self.watch(self._files[-1], stage)
@@ -78,16 +78,16 @@ class Attempts:
             traceback.print_exc()
 
     def failures(self, label: str) -> tuple[Failure, ...]:
-        """Each cause once, with all files that failed of it. label: the variant's id"""
+        """Each cause once, with all files that failed because of it. label: the variant's id."""
         files: dict[int, list[str]] = {}
-        for file, err in self.failed.items():  # in the order of failing: what others are made from comes first
+        for file, err in self.failed.items():  # in the order of failure: files that others are made from come first
             files.setdefault(id(err), []).append(file)
         return tuple(Failure(first, reason(self.failed[first], label), self.logs.get(first), tuple(more))
                      for first, *more in files.values())
 
 
 def reason(err: Exception, label: str) -> str:
-    """What failed, without the file's name. Of an exception that is no refusal of ours: its kind and where it was."""
+    """The reason without the file's name; for an unexpected exception its type and the place where it was raised."""
     text = str(err).strip()
     if _is_refusal(err):
         return re.sub(rf"^{re.escape(label)}(/[\w-]+)?:? ", "", text)
@@ -101,10 +101,10 @@ def reason(err: Exception, label: str) -> str:
 
 
 def _is_refusal(err: Exception) -> bool:
-    """Whether its words are meant for the user: a class of ours."""
+    """Whether its message is meant for the user, because its class is ours."""
     return type(err).__module__.split(".")[0] in OURS
 
 
 def is_for_all(err: Exception) -> bool:
-    """Whether the next file would fail of the same, whatever it is."""
+    """Whether every following file would fail for the same reason."""
     return isinstance(err, OSError) and err.errno in NO_ROOM

@@ -1,4 +1,4 @@
-"""Export inputs of a family's variants, made in whatever process exports them."""
+"""Makes the export inputs of a family's variants in the process that exports them."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -25,9 +25,9 @@ BATCH = 100
 
 @dataclass
 class InputMaker:
-    """Makes a variant's ExportInput; the baseline is made once a process, and does not travel to another.
+    """Makes a variant's ExportInput; the baseline is made once per process and is not sent to other processes.
 
-    read_calibration  gives the images for int8's ranges, (n, C, H, W) float32, normalized; None: of the training data
+    read_calibration  returns normalized images (n, C, H, W) float32 for int8's ranges; None: training images are used
     """
 
     root: Path
@@ -61,10 +61,10 @@ def _whole(split: Split) -> Labelled:
 
 def export_family(maker: InputMaker, variants: Sequence[Variant], formats: Sequence[tuple[str, str]], jobs: int = 1,
                   progress: Progress = quiet) -> list[Artifact]:
-    """Every variant in every (format, precision), verified on the test images.
+    """Export every variant in every (format, precision), verified on the test images.
 
-    What is finished is not done again, unless it was made from other weights, on other calibration images, with other
-    settings or by other versions of what makes it.
+    Finished files are kept, unless they were made from other weights, with other calibration images or settings, or by
+    other versions of the packages.
     """
     is_quantized = any(precision == "int8" for _, precision in formats)
     int8 = quantized_with(maker.open()[1], maker.int8) if is_quantized else {}

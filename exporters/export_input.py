@@ -1,4 +1,4 @@
-"""What an export starts from: the variant, its torch model, the images on which the file has to agree with it."""
+"""The input of an export: the variant, its torch model, and the images on which file and model must agree."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ Labelled = tuple[np.ndarray, np.ndarray]  # images (N, C, H, W) float32, normali
 
 
 def quantized_with(images: np.ndarray, how: Int8) -> dict[str, str]:
-    """What int8 depends on: the calibration images and the user's settings."""
+    """What int8 files depend on: a hash of the calibration images, and the user's settings."""
     digest = hashlib.sha256(f"{images.shape} {images.dtype}".encode())
     digest.update(np.ascontiguousarray(images).data)
     return {"calibration": digest.hexdigest(), "method": how.method, "bias_correction": str(how.bias_correction),
@@ -25,7 +25,7 @@ def quantized_with(images: np.ndarray, how: Int8) -> dict[str, str]:
 
 @dataclass(frozen=True, eq=False)
 class ExportInput:
-    """A variant ready to be exported. ValueError when images and labels do not fit or the model is training."""
+    """A variant ready to be exported. ValueError if images and labels do not match or the model is in training mode."""
 
     variant: Variant
     model: torch.nn.Module  # eval mode, weights loaded, on the CPU
@@ -33,10 +33,10 @@ class ExportInput:
     layers: tuple[Layer, ...]  # prunable layers
     images: np.ndarray  # (N, C, H, W) float32, normalized
     labels: np.ndarray  # (N,) int64
-    # For int8, like images but none of them; where there are none, int8 cannot be made.
+    # For int8: like `images`, but other ones; without them int8 cannot be made.
     calibration: np.ndarray = field(default_factory=partial(np.empty, (0, 0, 0, 0), np.float32))
     int8: Int8 = field(default_factory=Int8)
-    validation: Labelled | None = None  # on which layers are chosen that stay in float32; never test images
+    validation: Labelled | None = None  # to choose the layers that stay in float32; never test images
     attempts: Attempts = field(default_factory=Attempts, init=False)
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class ExportInput:
 
     @cached_property
     def logits(self) -> np.ndarray:
-        """What torch answers: (N, classes) float32, computed once for all formats of this variant."""
+        """Torch's outputs, (N, classes) float32, computed once for all formats of this variant."""
         batches = np.array_split(self.images, max(1, len(self.images) // 16))
         with torch.no_grad():
             return np.concatenate([self.model(torch.from_numpy(b)).numpy() for b in batches])

@@ -1,4 +1,4 @@
-"""What decides the content of a finished file: where any of it differs, the file is made anew."""
+"""Everything that determines the content of a finished file; if any of it changes, the file is made again."""
 
 import importlib.metadata
 from collections.abc import Mapping
@@ -11,19 +11,19 @@ from mmprune.records import Variant
 
 @dataclass(frozen=True)
 class Origin:
-    """What a format's files of one precision are made from, and with."""
+    """The source, packages and settings that a format's files of one precision are made with."""
 
     source: tuple[str, str] | None = None  # (format, precision) of the file that they are made from; None: from torch
-    packages: tuple[str, ...] = ()  # that write or quantize them
+    packages: tuple[str, ...] = ()  # packages that write or quantize them
     settings: tuple[str, ...] = ()  # names in export_input.quantized_with
-    version: int = 1  # of our own code; raised where it makes another file of the same model
+    version: int = 1  # of our own code; increased when it makes another file from the same model
 
 
 def made_with(variant: Variant, kind: tuple[str, str], int8: Mapping[str, str]) -> dict[str, str]:
-    """What a (format, precision) of the variant would be made with here and now.
+    """What a (format, precision) of the variant would be made with now on this machine.
 
-    int8  export_input.quantized_with; {} where it is not needed
-    A package that is not installed is left out: what it made is still good.
+    int8  export_input.quantized_with; {} if not needed
+    A package that is not installed is left out: files that it made stay valid.
     """
     format, precision = kind
     origin: Origin = load(format).ORIGINS[precision]

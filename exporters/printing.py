@@ -1,4 +1,4 @@
-"""Where what this process prints goes, native libraries included."""
+"""Redirects everything that this process prints, including output of native libraries."""
 
 import ctypes
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Streams:
-    """stdout and stderr, twice: as Python has them, and as file descriptors, which native code writes to."""
+    """stdout and stderr, both as Python files and as file descriptors, which native code writes to."""
 
     python: tuple[Any, Any]
     native: tuple[int, int]
@@ -20,8 +20,8 @@ class Streams:
 
 @contextmanager
 def printing_to(streams: Streams) -> Iterator[Streams]:
-    """All that is printed goes there meanwhile; gives where it went before."""
-    # A process that was started without one of them may have any file under that number.
+    """Redirect all output to these streams inside this context; gives the previous streams."""
+    # In a process that was started without one of them, another file may have that number.
     numbers = [n for n, stream in ((1, sys.__stdout__), (2, sys.__stderr__)) if stream is not None]
     _flush()
     python, kept = (sys.stdout, sys.stderr), {n: os.dup(n) for n in numbers}
@@ -40,7 +40,7 @@ def printing_to(streams: Streams) -> Iterator[Streams]:
 
 @contextmanager
 def printing_into(path: Path) -> Iterator[Streams]:
-    """All that is printed goes into a new file meanwhile; gives where it went before."""
+    """Redirect all output to a new file inside this context; gives the previous streams."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (open(path, "w", encoding="utf-8", errors="backslashreplace", buffering=1) as file,
           printing_to(Streams((file, file), (file.fileno(), file.fileno()))) as before):
@@ -49,6 +49,6 @@ def printing_into(path: Path) -> Iterator[Streams]:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # absent, or what reads it is gone
+        with suppress(AttributeError, OSError, ValueError):  # absent, or its reader is gone
             stream.flush()
-    ctypes.CDLL(None).fflush(None)  # what C has printed and not yet written
+    ctypes.CDLL(None).fflush(None)  # the C library's buffered output

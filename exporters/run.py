@@ -1,4 +1,4 @@
-"""Exports, one or many, that go on where they were stopped."""
+"""Runs exports, one or many; an interrupted run continues where it stopped."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,9 +19,9 @@ STAGE = "export"  # in progress
 
 
 def export_one(given: ExportInput, format: str, precision: str) -> Artifact:
-    """The artifact of a variant: the finished one if its files are whole and would be made the same, else made anew.
+    """The artifact of a variant: the finished one if its files are intact and up to date, else made again.
 
-    What failed once for this given, and what is made from it, fails of the same without another try.
+    A file that failed before for this input, and files made from it, fail with the same error without another attempt.
     """
     forget_stale(given.root, given.variant.id, (format, precision), expected_of(given, (format, precision)))
     done = read_finished(given.root, given.variant.id, format, precision)
@@ -43,9 +43,9 @@ def export_source(given: ExportInput, format: str, precision: str) -> Artifact:
 
 
 def lost_zeros(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
-    """What is said at once and not in the report alone: files that have fewer zeros than was asked for."""
+    """Warnings, shown immediately and not only in the report, about files with fewer zeros than requested."""
     fewer = [(warning, a.id) for a in artifacts for warning in a.warnings]
-    more = f" (and so in {len(fewer) - 1} more files; the report has them all)" if len(fewer) > 1 else ""
+    more = f" (also in {len(fewer) - 1} more files; the report lists all)" if len(fewer) > 1 else ""
     return tuple(f"{name}: {warning}{more}" for warning, name in fewer[-1:])
 
 
@@ -62,12 +62,12 @@ class _Task:
     """A variant to export."""
 
     variant: Variant
-    dead: tuple[tuple[str, str], ...] = ()  # (file, reason) where a process died making it
+    dead: tuple[tuple[str, str], ...] = ()  # (file, reason) for files whose process died
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """What goes on: the file, such as "onnx-int8", and the step of making it."""
+    """The present step: the file, such as "onnx-int8", and what is being done."""
 
     file: str
     what: str
@@ -75,15 +75,15 @@ class _Stage:
 
 @dataclass
 class _Course:
-    """What the parent knows of the exports: how far each variant is, what failed, what has to be tried again."""
+    """The parent's state of the exports: the progress of each variant, what failed, and what must be tried again."""
 
     root: Path
-    missing: dict[str, int]  # by variant: files to make
-    before: int  # files that were there
+    missing: dict[str, int]  # by variant: number of files to make
+    before: int  # number of files that existed already
     total: int
     progress: Progress
     shares: dict[str, float] = field(default_factory=dict)  # by variant
-    at: dict[str, str] = field(default_factory=dict)  # by variant: the file at work
+    at: dict[str, str] = field(default_factory=dict)  # by variant: the current file
     failures: list[tuple[str, Failure]] = field(default_factory=list)  # (variant, failure)
     again: list[_Task] = field(default_factory=list)
 
@@ -103,7 +103,7 @@ class _Course:
         self.progress(STAGE, label, round(done, 6), self.total)
 
     def _note_death(self, task: _Task, err: WorkerError) -> None:
-        """The file that killed its process has failed; the variant's others are tried again without it."""
+        """Mark the file whose process died as failed; the variant's other files are tried again without it."""
         file, cause = self.at.pop(task.variant.id, ""), str(err).partition(";")[0]
         if not file or file in dict(task.dead):
             self.failures.append((task.variant.id, Failure("", cause)))
@@ -114,13 +114,13 @@ class _Course:
 def export_variants(root: Path, variants: Sequence[Variant], formats: Sequence[tuple[str, str]],
                     make_input: Callable[[Variant], ExportInput], jobs: int = 1,
                     progress: Progress = quiet) -> list[Artifact]:
-    """Every variant in every (format, precision); what is finished is not done again.
+    """Export every variant in every (format, precision); finished files are kept.
 
-    make_input  makes the variant's ExportInput where it is needed; for more than one job it must be picklable (a
-                function of a module or a partial of one), because it runs in spawned processes
-    progress    called with what is at work and the number of finished artifacts
-    A file that fails, of whatever exception or death of its process, costs itself and what is made from it; then
-    ExportError names each at the end. OSError where there is no room for more.
+    make_input  makes the variant's ExportInput when needed; for more than one job it must be picklable (a function of
+                a module or a partial of one), because it runs in spawned processes
+    progress    called with the current file and the number of finished artifacts
+    If a file fails, by any exception or by the death of its process, only this file and those made from it are missing;
+    ExportError names them at the end. OSError if the disk is full.
     """
     missing = {v.id: [p for p in formats if read_finished(root, v.id, *p) is None] for v in variants}
     total, count = len(variants) * len(formats), {name: len(pairs) for name, pairs in missing.items()}
@@ -139,7 +139,7 @@ def export_variants(root: Path, variants: Sequence[Variant], formats: Sequence[t
 
 
 def _export_variant(setup: _Setup, task: _Task, tick: Callable[..., None]) -> tuple[Failure, ...] | None:
-    """Export one variant; what failed, if anything did."""
+    """Export one variant; returns the failures, or None."""
     variant, count, step = task.variant, len(setup.formats), 0
     try:
         given = setup.make_input(variant)
@@ -155,7 +155,7 @@ def _export_variant(setup: _Setup, task: _Task, tick: Callable[..., None]) -> tu
     for step, pair in enumerate(setup.formats):
         try:
             export_one(given, *pair)
-        except Exception as err:  # noted in attempts; the next file may be made all the same
+        except Exception as err:  # recorded in attempts; the next file may still succeed
             if is_for_all(err):
                 raise
         tick(step + 1, count)
@@ -163,7 +163,7 @@ def _export_variant(setup: _Setup, task: _Task, tick: Callable[..., None]) -> tu
 
 
 def _lines_of(failures: Iterable[tuple[str, Failure]]) -> list[str]:
-    """A line for each cause, with all files that it cost."""
+    """One line per cause, with all files that failed because of it."""
     files: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     logs: dict[tuple[str, tuple[str, ...]], Path] = {}
     for variant, failure in failures:
@@ -173,7 +173,7 @@ def _lines_of(failures: Iterable[tuple[str, Failure]]) -> list[str]:
             logs.setdefault(key, failure.log)
     lines = []
     for (cause, also), names in files.items():
-        derived = f"; so there is no {', '.join(also)} either" if also else ""
-        more = f" (more in {logs[cause, also]})" if (cause, also) in logs else ""
+        derived = f"; therefore {', '.join(also)} cannot be made either" if also else ""
+        more = f" (details in {logs[cause, also]})" if (cause, also) in logs else ""
         lines.append(f"{', '.join(names)}: {cause}{derived}{more}")
     return lines

@@ -1,9 +1,9 @@
-"""A variant as .mmrt: its finished ONNX file lowered to a plan for our own runtime, the zeros left out.
+"""Exports a variant as .mmrt: its finished ONNX file is lowered to a plan for our own runtime, without the zeros.
 
-In exporters/mmrt/: ONNX is read (read.py, read_*.py) into few kinds of node (graph.py), products on uint8 are put
-together (int8_graph.py), nodes are merged (fusion.py, fuse_*.py) and become operations on views of one arena (lower.py,
-lower_*.py with windows.py for convolutions, layout.py for memory, plan.py for the plan as it grows); plan_words.py and
-file.py make the bytes. runtime/FORMAT.md is the contract with the runtime.
+The steps are in exporters/mmrt/: ONNX is read (read.py, read_*.py) into a few kinds of nodes (graph.py), products on
+uint8 are formed (int8_graph.py), nodes are merged (fusion.py, fuse_*.py) and lowered to operations on views of one
+arena (lower.py, lower_*.py, with windows.py for convolutions, layout.py for memory, plan.py for the plan);
+plan_words.py and file.py write the bytes. runtime/FORMAT.md defines the file format.
 """
 
 import importlib.util
@@ -40,16 +40,16 @@ from targets.on_device.runtimes import answers, open_mmrt
 
 ORIGINS = {"fp32": Origin(("onnx", "fp32")), "fp16": Origin(("onnx", "fp32")), "int8": Origin(("onnx", "int8"))}
 SUFFIX = ".mmrt"
-LOST = 1e-6  # of a layer's weights: rounding of a fraction, less than one weight of any layer
+LOST = 1e-6  # tolerance for the rounding of a fraction; less than one weight of any layer
 
 
 def export(given: ExportInput, precision: str) -> Artifact:
-    """Write, check and record the file; makes the ONNX file first if absent. ExportError, VerifyError as to_onnx.
+    """Write, check and record the file, and first the ONNX file if it is missing. ExportError, VerifyError as to_onnx.
 
-    int8 computes what the Q/DQ file of ONNX Runtime says, in the same arithmetic; what that leaves in float32 stays so.
+    int8 computes the Q/DQ file of ONNX Runtime in the same arithmetic; what that leaves in float32 stays in float32.
     """
     pick("precision", precision, ORIGINS, ExportError, owner="mmrt")
-    load_runtime()  # before the work: without it nothing can be verified
+    load_runtime()  # first, because nothing can be verified without it
     source = export_source(given, "mmrt", precision)
     path = artifact_path(given.root, given.variant.id, "mmrt", precision, SUFFIX)
     meta = {"mmprune": __version__, "variant": given.variant.id, "onnx_sha256": source.sha256}
@@ -62,7 +62,7 @@ def export(given: ExportInput, precision: str) -> Artifact:
     label = f"{given.variant.id}/mmrt-{precision}"
     for name, found in counted.items():
         if found < source.layer_sparsity[name] - LOST:
-            raise ExportError(f"{label}: layer {name} has {found:.2%} zeros in the file and "
+            raise ExportError(f"{label}: layer {name} has {found:.2%} zeros in the file but "
                               f"{source.layer_sparsity[name]:.2%} in the ONNX file it was made from")
     sparsity = {**source.layer_sparsity, **counted, **merged}  # depthwise layers have no operation of their own kind
     given.attempts.doing("packing to know its size")
@@ -73,14 +73,15 @@ def export(given: ExportInput, precision: str) -> Artifact:
 
 def _count_zeros(given: ExportInput, model: onnx.ModelProto, path: Path,
                  stored: Sequence[int]) -> tuple[dict[str, float], dict[str, float]]:
-    """Zeros of each layer as a fraction of its weights, counted by the runtime in the file that it loaded.
+    """The fraction of zeros of each layer, counted by the runtime in the loaded file.
 
-    stored  weights of each product in the file, zeros included. A layer may have several, as a ConvTranspose's phases
-            are. Where they are fewer than the layer has, as only padding is read by the others, it is not counted.
-    Then the same of layers that are parallel convolutions and became one with others: the share of zeros in that one,
-    which is lower where their masks differ.
+    stored  number of weights of each product in the file, including zeros. A layer may have several products, such as
+            the phases of a ConvTranspose. If they have fewer weights than the layer, because the others read only
+            padding, the layer is not counted.
+    The second result is the same for parallel convolutions that were merged: the fraction of zeros in the merged one,
+    which is lower if their masks differ.
     """
-    profile = _open(path).model.profile(given.images[:1])  # of zeros some norms make NaN, which an int8 file refuses
+    profile = _open(path).model.profile(given.images[:1])  # not zeros: some norms make them NaN, which int8 refuses
     steps = [s for s in profile if s["op"] in ("LINEAR", "QLINEAR")]
     dims = {i.name: tuple(i.dims) for i in model.graph.initializer}
     users = {name: node for node in model.graph.node for name in node.input}
@@ -98,7 +99,7 @@ def _count_zeros(given: ExportInput, model: onnx.ModelProto, path: Path,
         parts = [(s, count) for s, count in zip(steps, stored, strict=True)
                  if user is not None and s["name"] == user.name]
         if parts:
-            # an int8 layer is stored as blocks of 4 x 4, zeros beyond its edges
+            # an int8 layer is stored as blocks of 4 x 4, padded with zeros at its edges
             is_int8 = parts[0][0]["op"] == "QLINEAR"
             size = stored_size(dims[layer.name]) if is_int8 else math.prod(dims[layer.name])
             if sum(count for _, count in parts) == size:
@@ -108,14 +109,14 @@ def _count_zeros(given: ExportInput, model: onnx.ModelProto, path: Path,
 
 
 def _merge_warnings(given: ExportInput, source: Artifact, merged: Mapping[str, float]) -> tuple[str, ...]:
-    """A warning where merging parallel convolutions cost zeros."""
+    """A warning if merging parallel convolutions lost zeros."""
     sizes = {layer.name: layer.params for layer in given.layers if layer.name in merged}
     before, after = (sum(share[name] * size for name, size in sizes.items()) / max(1, sum(sizes.values()))
                      for share in (source.layer_sparsity, merged))
     if before - after <= LOST:
         return ()
-    return (f"{len(merged)} parallel convolutions were added up to fewer: {before:.1%} zeros were asked for in the "
-            f"branches, {after:.1%} are left in what mmrt runs; the ONNX file keeps the branches",)
+    return (f"mmrt merges {len(merged)} parallel convolutions by adding them up: of {before:.1%} zeros in the "
+            f"branches {after:.1%} are left in the merged weights; the ONNX file keeps the branches",)
 
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -124,16 +125,16 @@ def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _open(path: Path) -> Any:
-    """On one thread. ExportError where our runtime refuses the file."""
+    """The file opened on one thread. ExportError if our runtime refuses it."""
     runtime = load_runtime()
     try:
         return open_mmrt(str(path), 1, runtime)
     except runtime.MmrtError as err:
-        raise ExportError(str(err)) from None  # its own class lives in a module that no other process knows
+        raise ExportError(str(err)) from None  # the module of its own class is unknown to other processes
 
 
 def load_runtime() -> ModuleType:
-    """The module runtime/mmrt.py. ExportError, with what to do, where its library was not built."""
+    """The module runtime/mmrt.py. ExportError, with what to do, if its library was not built."""
     try:
         module_file, _ = runtime_files()
     except FileNotFoundError as err:
@@ -152,7 +153,7 @@ def write_mmrt(model: onnx.ModelProto, path: Path, precision: str = "fp32",
 
 
 def pack(model: onnx.ModelProto, precision: str = "fp32", meta: Mapping[str, Any] | None = None) -> bytes:
-    """The bytes of the .mmrt file. ExportError names an operator that mmrt does not have."""
+    """The bytes of the .mmrt file. ExportError for an operator that mmrt does not have."""
     return _packed(lower(fuse(quantized(read_graph(model))), precision), meta or {})
 
 

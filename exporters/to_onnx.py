@@ -1,8 +1,8 @@
-"""A variant as one ONNX file: batch 1, BatchNorm folded, simplified, channels that do nothing removed.
+"""Exports a variant as one ONNX file: batch 1, BatchNorm folded, simplified, channels without effect removed.
 
-Opset 17, and a later one only for a model that has an operator which 17 cannot say; the artifact's notes tell.
+Opset 17 is used, or a later one only if the model needs an operator that 17 lacks; the artifact's notes say so.
 INT8 is ONNX Runtime's static quantization of the finished fp32 file.
-The constants of the layers carry their torch names (zeros.name_layers); metadata_props name the variant.
+The constants of the layers have their torch names (zeros.name_layers); metadata_props name the variant.
 """
 
 import io
@@ -40,16 +40,16 @@ ORIGINS = {
     "int8": Origin(("onnx", "fp32"), ("onnxruntime",), ("calibration", "method", "bias_correction", "max_drop")),
 }
 SUFFIX = ".onnx"
-OPSET = 17  # the highest that TensorRT 8.6 (JetPack 6.0) and the TorchScript exporter both know in full
-LATER_OPSETS = (18, 19, 20)  # that the TorchScript exporter has
+OPSET = 17  # the highest that TensorRT 8.6 (JetPack 6.0) and the TorchScript exporter both support completely
+LATER_OPSETS = (18, 19, 20)  # also supported by the TorchScript exporter
 INPUT, OUTPUT = "input", "logits"
 SAME = 1e-5  # equal graphs may differ by this fraction of the largest output: float32 sums in another order
-FOLDED = 1e-4  # where weights were also multiplied by BatchNorm's scales; visformer_tiny comes to 1e-5
+FOLDED = 1e-4  # the same if weights were also multiplied by BatchNorm's scales; visformer_tiny has 1e-5
 PROOF_IMAGES = 4
 
 
 def export(given: ExportInput, precision: str) -> Artifact:
-    """Write, check and record the ONNX file. ExportError when zeros are lost, VerifyError when it answers otherwise."""
+    """Write, check and record the ONNX file. ExportError if zeros are lost, VerifyError if its outputs differ."""
     pick("precision", precision, ORIGINS, ExportError, owner="onnx")
     return _export_int8(given) if precision == "int8" else _export_fp32(given)
 
@@ -69,7 +69,7 @@ def write_typed(given: ExportInput, source: Artifact, model: onnx.ModelProto, ki
 
     kind  (format, precision) of the new file
     more  notes on how it was made
-    ExportError when a layer has fewer zeros than in the source.
+    ExportError if a layer has fewer zeros than in the source.
     """
     label = f"{given.variant.id}/{'-'.join(kind)}"
     weights = layer_weights(given)
@@ -84,7 +84,7 @@ def write_typed(given: ExportInput, source: Artifact, model: onnx.ModelProto, ki
     path = artifact_path(given.root, given.variant.id, *kind, SUFFIX)
     folder.write_whole(path, lambda part: part.write_bytes(model.SerializeToString()))
     counted = count_zeros(read_constants(path), in_file, label, source.layer_sparsity)
-    sparsity = {**dict.fromkeys(weights, 1.0), **counted}  # what the ONNX file has not was folded away there
+    sparsity = {**dict.fromkeys(weights, 1.0), **counted}  # layers that are not in the ONNX file were folded away
     return Made(*kind, (path,), sparsity, notes)
 
 
@@ -103,10 +103,10 @@ def _export_fp32(given: ExportInput) -> Artifact:
         notes.append(f"{flushed} subnormal weights flushed to 0")
     gone = _name_layers(model, given, weights, label)
     if gone:
-        notes.append(f"folded away, not depending on the image: {', '.join(gone)}; their weights count as zeros")
+        notes.append(f"folded away, as independent of the image: {', '.join(gone)}; their weights count as zeros")
     in_file = {name: weight for name, weight in weights.items() if name not in gone}
     kept = count_zeros(_constants(model), in_file, label)  # before the removal, whose weights count as zeros
-    if given.variant.pattern not in ALIGNED:  # the channels that stay would move to other groups of four
+    if given.variant.pattern not in ALIGNED:  # the remaining channels would move to other groups of four
         doing("removing channels without effect")
         model, removal = shrink(model, given)
         notes += removal
@@ -125,12 +125,12 @@ def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def open_exact(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """As open_file, but Q/DQ round what float32 computes: ONNX Runtime's INT8 kernels may overflow, not TensorRT's."""
+    """As open_file, but Q/DQ round float32 results: ONNX Runtime's INT8 kernels may overflow, TensorRT's do not."""
     return answers(open_onnxruntime(str(path), 1, (("session.disable_quant_qdq", "1"),)))
 
 
 def layer_weights(given: ExportInput) -> dict[str, np.ndarray]:
-    """Torch's weight of each prunable layer. ExportError for a layer that the model does not have."""
+    """The torch weight of each prunable layer. ExportError for a layer that the model does not have."""
     state = given.model.state_dict()
     missing = [layer.name for layer in given.layers if layer.name not in state]
     if missing:
@@ -148,25 +148,25 @@ def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 def convert(given: ExportInput) -> onnx.ModelProto:
-    """Torch to ONNX by tracing, at the lowest opset from OPSET on that will do."""
+    """Convert torch to ONNX by tracing, at the lowest sufficient opset, starting with OPSET."""
     return convert_and_tell(given)[0]
 
 
 def convert_and_tell(given: ExportInput) -> tuple[onnx.ModelProto, list[str]]:
-    """As convert, and a note where the opset is a later one. ExportError where none will do.
+    """As convert, plus a note if the opset is a later one. ExportError if no opset is sufficient.
 
     The TorchScript exporter folds BatchNorm into convolutions and needs no package.
     """
     try:
         return _trace(given, OPSET), []
-    except OnnxExporterError as err:  # an operator that the opset, or the exporter at any opset, does not have
+    except OnnxExporterError as err:  # an operator that this opset, or the exporter at any opset, lacks
         first, reason = err, _first_line(err)
     except Exception as err:  # the model's own, under the tracer
         raise _no_onnx(given, _first_line(err)) from err
     for opset in LATER_OPSETS:
         given.attempts.doing(f"tracing for opset {opset}")
         try:
-            return _trace(given, opset), [f"opset {opset}, as opset {OPSET} will not do: {reason}"]
+            return _trace(given, opset), [f"opset {opset}, because opset {OPSET} is not sufficient: {reason}"]
         except OnnxExporterError as err:
             print(f"opset {opset}: {_first_line(err)}")  # into the log
     raise _no_onnx(given, f"{reason} (nor at opsets {LATER_OPSETS[0]} to {LATER_OPSETS[-1]})") from first
@@ -181,12 +181,12 @@ def _trace(given: ExportInput, opset: int) -> onnx.ModelProto:
 
 
 def _first_line(err: Exception) -> str:
-    """The rest is the whole graph."""
+    """The first line of the message; the rest is the complete graph."""
     return str(err).strip().partition("\n")[0] or type(err).__name__
 
 
 def _no_onnx(given: ExportInput, reason: str) -> ExportError:
-    return ExportError(f"{given.variant.id}/onnx-fp32: torch cannot write this model as ONNX: {reason}")
+    return ExportError(f"{given.variant.id}/onnx-fp32: torch cannot export this model to ONNX: {reason}")
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -194,7 +194,7 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    """Fold and merge by onnxsim; the model itself and a note when the simplified one does not answer the same."""
+    """Fold and merge with onnxsim; the original model and a note if the simplified one has other outputs."""
     simple, _ = onnxsim.simplify(model)
     lift_constants(simple)
     shape = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)
@@ -206,7 +206,7 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
 
 
 def same_answers(a: onnx.ModelProto, b: onnx.ModelProto, images: np.ndarray, tolerance: float) -> bool:
-    """Whether two models differ by at most this fraction of the largest logit. images (N, 1, C, H, W)"""
+    """Whether the outputs of two models differ by at most this fraction of the largest logit; images (N, 1, C, H, W)"""
     run_a, run_b = (answers(open_onnxruntime(model.SerializeToString(), 1)) for model in (a, b))
     for image in images:
         left, right = run_a(image), run_b(image)
@@ -230,7 +230,7 @@ def flush_subnormals(model: onnx.ModelProto) -> int:
 
 
 def _name_layers(model: onnx.ModelProto, given: ExportInput, weights: dict[str, np.ndarray], label: str) -> list[str]:
-    """Name the layers' constants; returns the layers that do not depend on the image and were folded away."""
+    """Name the layers' constants; returns the layers that were folded away because they do not depend on the image."""
     found = name_layers(model, weights)
     missing = [name for name in weights if name not in found]
     folded = constant_layers(given.model, missing, given.input_shape) if missing else set()
@@ -242,7 +242,7 @@ def _name_layers(model: onnx.ModelProto, given: ExportInput, weights: dict[str, 
 
 
 def shrink(model: onnx.ModelProto, given: ExportInput) -> tuple[onnx.ModelProto, list[str]]:
-    """The model without its unneeded channels, if that provably answers the same, and a note on what went."""
+    """The model without channels that have no effect, if its outputs stay the same, and a note on what was removed."""
     small = onnx.ModelProto()
     small.CopyFrom(model)
     removed = remove_channels(small)
@@ -252,5 +252,5 @@ def shrink(model: onnx.ModelProto, given: ExportInput) -> tuple[onnx.ModelProto,
     images = np.concatenate([given.images[:PROOF_IMAGES, None], noise])
     if not same_answers(model, small, images, SAME):
         return model, [f"{removed.channels} channels without effect kept: removing them changed the outputs"]
-    return small, [f"{removed.channels} channels without effect removed, {removed.macs} multiply-accumulates fewer; "
+    return small, [f"{removed.channels} channels without effect removed, saving {removed.macs} multiply-accumulates; "
                    "their weights count as zeros"]

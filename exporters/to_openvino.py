@@ -1,6 +1,6 @@
-"""A variant as OpenVINO IR (.xml and .bin), made from its finished ONNX file; INT8 by NNCF (int8/openvino.py).
+"""Exports a variant as OpenVINO IR (.xml and .bin) from its finished ONNX file; INT8 by NNCF (int8/openvino.py).
 
-openvino.Core().read_model and openvino.save_model, not convert_model: that one needs telemetry's package.
+It uses openvino.Core().read_model and openvino.save_model, because convert_model needs the telemetry package.
 """
 
 import errno
@@ -37,7 +37,7 @@ SUFFIX = ".xml"
 
 
 def export(given: ExportInput, precision: str) -> Artifact:
-    """Write, check and record the IR; makes the ONNX file first if absent. ExportError, VerifyError as to_onnx."""
+    """Write, check and record the IR, and first the ONNX file if it is missing. ExportError, VerifyError as to_onnx."""
     pick("precision", precision, ORIGINS, ExportError, owner="openvino")
     label = f"{given.variant.id}/openvino-{precision}"
     source = export_source(given, "openvino", precision)
@@ -56,7 +56,7 @@ def export(given: ExportInput, precision: str) -> Artifact:
     weights = layer_weights(given)
     in_file = {name: weight for name, weight in weights.items() if name in names}
     counted = count_zeros(_constants(path, constants), in_file, label, source.layer_sparsity)
-    sparsity = {**dict.fromkeys(weights, 1.0), **counted}  # what the ONNX file has not was folded away there
+    sparsity = {**dict.fromkeys(weights, 1.0), **counted}  # layers that are not in the ONNX file were folded away
     return finish(given, Made("openvino", precision, files, sparsity, notes), open_file(path))
 
 
@@ -76,13 +76,13 @@ FULL_BYTES = 2**20  # less free space than this, and the disk is what failed
 
 
 def _save(model: openvino.Model, path: Path, precision: str) -> tuple[Path, Path]:
-    """Both files of the IR into a folder of their own, then into place, weights first: an .xml has its .bin."""
+    """Write both files of the IR to a temporary folder, then move them, weights first, so that an .xml has its .bin."""
     weights = path.with_suffix(".bin")
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as part:
         part_file = str(Path(part) / path.name)
         try:
             openvino.save_model(model, part_file, compress_to_fp16=precision == "fp16")
-        except RuntimeError as err:  # all that OpenVINO says of a full disk is "iostream error"
+        except RuntimeError as err:  # for a full disk OpenVINO only reports "iostream error"
             if shutil.disk_usage(part).free < FULL_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from err
             raise ExportError(f"openvino cannot write {path}: {err}") from err
@@ -94,7 +94,7 @@ def _save(model: openvino.Model, path: Path, precision: str) -> tuple[Path, Path
 
 
 def _constants(path: Path, source: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The IR's constants by name, those of the ONNX file's sizes: OpenVINO keeps the names of initializers."""
+    """The IR's constants by name that match the sizes in the ONNX file: OpenVINO keeps the names of initializers."""
     found = {}
     for node in openvino.Core().read_model(str(path)).get_ops():
         name = node.get_friendly_name().removesuffix("_compressed")

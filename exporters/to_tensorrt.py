@@ -1,9 +1,9 @@
-"""A variant as an ONNX file that TensorRT builds its engine from, on the board: typed, because TensorRT 11 has no
-precision flags. No NVIDIA package is needed here.
+"""Exports a variant as an ONNX file from which TensorRT builds its engine on the board. It is strongly typed, because
+TensorRT 11 has no precision flags. No NVIDIA package is needed here.
 
 fp16  FP16 weights and activations, float32 input and logits
-int8  Q/DQ at the inputs and outputs of products; symmetric, since the parser takes no other zero point than 0 and no
-      INT32 bias
+int8  Q/DQ at the inputs and outputs of products; symmetric, since the parser accepts only zero point 0 and no INT32
+      bias
 """
 
 from collections.abc import Callable
@@ -28,10 +28,10 @@ from mmprune.records import Artifact
 ORIGINS = {
     "fp32": Origin(("onnx", "fp32")),
     "fp16": Origin(("onnx", "fp32")),
-    "int8": Origin(("onnx", "fp32"), ("onnxruntime",), ("calibration",)),  # which finds the ranges
+    "int8": Origin(("onnx", "fp32"), ("onnxruntime",), ("calibration",)),  # to find the ranges
 }
 LARGEST_FP16 = 65504.0
-# Sums of many squares or exponentials, and what divides by them, leave FP16's range or precision.
+# Sums of many squares or exponentials, and divisions by them, exceed FP16's range or precision.
 FP32_OPERATORS = ("LayerNormalization", "InstanceNormalization", "LpNormalization", "Pow", "ReduceMean", "ReduceSum",
                   "ReduceSumSquare", "ReduceL2", "Softmax", "LogSoftmax", "Softplus", "Exp", "Log", "Sqrt",
                   "Reciprocal")
@@ -39,7 +39,7 @@ open_file = open_exact  # on ONNX Runtime: it checks the file here; the board bu
 
 
 def export(given: ExportInput, precision: str) -> Artifact:
-    """Write, check and record the file; makes the ONNX file first if absent. ExportError, VerifyError as to_onnx."""
+    """Write, check and record the file, and first a missing ONNX file. ExportError, VerifyError as to_onnx."""
     pick("precision", precision, ORIGINS, ExportError, owner="tensorrt")
     label = f"{given.variant.id}/tensorrt-{precision}"
     make: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
@@ -50,7 +50,7 @@ def export(given: ExportInput, precision: str) -> Artifact:
     source = export_source(given, "tensorrt", precision)
     read = onnx.load(given.root / source.path)
     if opset_of(read) > OPSET:
-        raise ExportError(f"{label}: the model needs opset {opset_of(read)}, and TensorRT's files have {OPSET}, which "
+        raise ExportError(f"{label}: the model needs opset {opset_of(read)}, but TensorRT files use {OPSET}, which "
                           "every JetPack reads: replace the operator that needs it (the onnx file's notes name it)")
     given.attempts.doing("converting")
     model = make[precision](read)
@@ -62,13 +62,13 @@ def export(given: ExportInput, precision: str) -> Artifact:
 def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     """FP16 weights and activations with float32 input and logits; FP32_OPERATORS stay in FP32 between Casts.
 
-    ExportError for a constant beyond 65504, where FP16 ends.
+    ExportError for a constant beyond 65504, the largest FP16 value.
     """
     for initializer in model.graph.initializer:
         array = numpy_helper.to_array(initializer)
         if array.dtype == np.float32 and (np.abs(array[np.isfinite(array)]) > LARGEST_FP16).any():
-            raise ExportError(f"the constant {initializer.name} holds {np.abs(array).max():.4g} and FP16 ends at "
-                              f"{LARGEST_FP16:.0f}; export fp32 or int8")
+            raise ExportError(f"the constant {initializer.name} holds {np.abs(array).max():.4g}, but the largest FP16 "
+                              f"value is {LARGEST_FP16:.0f}; export fp32 or int8")
     half = onnx.ModelProto()
     half.CopyFrom(model)
     blocked = [*DEFAULT_OP_BLOCK_LIST, *FP32_OPERATORS]

@@ -43,7 +43,7 @@ def test_any_exception_costs_its_file_and_says_where_it_was(tmp_path, monkeypatc
     text = failure_of(tmp_path)
     words = f": {' '.join(str(err).split())}" if str(err) else ""
     assert text.startswith(f"v1/openvino-fp32: {type(err).__name__} in exporters/to_openvino.py, line ")
-    assert f"{words} (more in {tmp_path}/variants/v1/openvino-fp32.log)" in text and "\n" not in text
+    assert f"{words} (details in {tmp_path}/variants/v1/openvino-fp32.log)" in text and "\n" not in text
     assert "Traceback (most recent call last)" in (tmp_path / "variants/v1/openvino-fp32.log").read_text()
     assert made(tmp_path) == {"onnx-fp32", "onnx-int8"}
 
@@ -54,7 +54,7 @@ def test_a_source_fails_once_for_all_that_is_made_from_it(tmp_path, monkeypatch)
     text = failure_of(tmp_path)
     assert len(tried) == 1
     assert text.count("IndexError") == 1 and text.startswith("v1/onnx-fp32: IndexError in exporters/to_onnx.py, line ")
-    assert "; so there is no openvino-fp32, onnx-int8 either" in text
+    assert "; therefore openvino-fp32, onnx-int8 cannot be made either" in text
     assert "v1/onnx-fp32: IndexError" in failure_of(tmp_path, pairs=PAIRS[1:])  # where the source was not asked for
     assert not list(tmp_path.rglob("openvino-fp32.log"))
 
@@ -101,7 +101,7 @@ def test_where_a_process_died_its_file_has_failed_and_the_others_are_made(tmp_pa
 
     monkeypatch.setattr(run, "run_tasks", die_first)
     text = failure_of(tmp_path)
-    assert text == f"v1/onnx-int8: a worker process ended with -11 (more in {tmp_path}/variants/v1/onnx-int8.log)"
+    assert text == f"v1/onnx-int8: a worker process ended with -11 (details in {tmp_path}/variants/v1/onnx-int8.log)"
     assert made(tmp_path) == {"onnx-fp32", "openvino-fp32"} and len(rounds) == 2
 
 
@@ -134,7 +134,7 @@ def test_stages_reach_the_user_while_libraries_are_silenced(tmp_path, capfd):
     export_variants(tmp_path, [make_variant()], PAIRS, partial(make_input, tmp_path), progress=show)
     said = capfd.readouterr().err.splitlines()
     stages = ["0.0 v1/onnx-fp32 tracing", "0.0 v1/onnx-fp32 checking, 0 of 20 images", "1.0 v1",
-              "1.0 v1/openvino-fp32 packing to know its size", "2.0 v1/onnx-int8 calibrating on 30 images", "3.0 v1"]
+              "1.0 v1/openvino-fp32 packing to measure its size", "2.0 v1/onnx-int8 calibrating on 30 images", "3.0 v1"]
     assert list(dict.fromkeys(line for line in said if line in stages)) == stages
 
 

@@ -226,19 +226,19 @@ def test_int8_is_likely_only_where_the_output_is_int8_too(tmp_path, requantized)
 def test_each_layer_is_one_line_that_calls_the_last_step_a_guess(tmp_path):
     [finding] = check(conv(tmp_path / "m.onnx", pattern24(inputs=64)))
     assert (finding.level, finding.rule, finding.node) == ("info", "2:4", "/conv")
-    assert "pattern yes, shape yes, likely to be chosen (a guess) no: sums over 64" in finding.message
+    assert "pattern yes, shape yes, probably chosen (an estimate) no: sums over 64" in finding.message
 
 
 # ------------------------------------------------------------------------------------------------------ NVIDIA's parser
 
 @pytest.mark.parametrize(("verdict", "says"), [
     (ParserVerdict("accepted", "1.7.1", built=True),
-     "accepted by TensorRT-RTX 1.7.1's parser on the CPU; JetPack's 10.3 is older: not proof"),
+     "accepted by TensorRT-RTX 1.7.1's parser on the CPU; this is no proof, since JetPack's 10.3 is older"),
     (ParserVerdict("accepted", "1.7.1", detail="a reason"), "no engine could be built on the CPU (a reason)"),
     (ParserVerdict("rejected", "1.7.1", errors=(ParserError("n", "Det", "UNSUPPORTED_NODE", "no"),)),
      "rejected by TensorRT-RTX 1.7.1's parser: n (Det, UNSUPPORTED_NODE): no"),
     (ParserVerdict("absent", detail="it is not here"), "skipped: it is not here (pip install tensorrt-rtx-cu12"),
-    (ParserVerdict("crashed", detail="signal 11"), "not known: NVIDIA's parser ended with signal 11")])
+    (ParserVerdict("crashed", detail="signal 11"), "no result: NVIDIA's parser ended with signal 11")])
 def test_a_verdict_is_told_as_what_it_is(verdict, says):
     assert says in describe(verdict, "10.3")
     assert "ok" not in describe(verdict, "10.3").split()

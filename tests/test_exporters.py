@@ -101,7 +101,7 @@ def test_dead_channels_are_removed_with_equal_outputs(tmp_path, monkeypatch):
     artifact = export_one(given, "onnx", "fp32")
     # conv1 on 8 x 9 places with 9 taps; conv2 with 9 taps on 8 inputs becomes 15 filters on 7; fc loses 3 products
     macs = 72 * 9 + 72 * 9 * (16 * 8 - 15 * 7) + 3
-    assert artifact.notes == (f"2 channels without effect removed, {macs} multiply-accumulates fewer; "
+    assert artifact.notes == (f"2 channels without effect removed, saving {macs} multiply-accumulates; "
                               "their weights count as zeros",)
     assert to_onnx.read_constants(tmp_path / artifact.path)["conv2.weight"].shape == (15, 7, 3, 3)
 
@@ -154,19 +154,19 @@ def test_a_simplifier_that_fills_zeros_in_is_caught(tmp_path, monkeypatch):
         return model, []
 
     monkeypatch.setattr(to_onnx, "simplify", densify)
-    with pytest.raises(ExportError, match=r"v1/onnx-fp32: layer conv1.weight has 0 zeros in the file and 36 in torch"):
+    with pytest.raises(ExportError, match=r"v1/onnx-fp32: layer conv1.weight has 0 zeros in the file but 36 in torch"):
         export_one(make_input(tmp_path, make_variant()), "onnx", "fp32")
     assert read_finished(tmp_path, "v1", "onnx", "fp32") is None
 
 
 def test_a_file_that_answers_otherwise_is_refused(tmp_path):
     given = make_input(tmp_path, make_variant())
-    message = r"v1 is not the torch model: max \|difference\| 1 \(at most .*\) with logits up to .* over 20 images"
+    message = r"v1 differs from torch: max \|difference\| 1 \(at most .*\) with logits up to .* over 20 images"
     with pytest.raises(VerifyError, match=message):
         verify(given, lambda image: given.model(torch.from_numpy(image)).detach().numpy() + 1, "fp32", "v1")
     with pytest.raises(VerifyError, match="nan"):
         verify(given, lambda image: np.full((1, 3), np.nan, np.float32), "fp32", "v1")
-    with pytest.raises(VerifyError, match=r"answers shape \(20, 2\), torch \(20, 3\)"):
+    with pytest.raises(VerifyError, match=r"has outputs of shape \(20, 2\), but torch \(20, 3\)"):
         verify(given, lambda image: np.zeros((1, 2), np.float32), "fp32", "v1")
 
 
@@ -219,7 +219,7 @@ def test_a_missing_package_is_named_with_its_command(name, monkeypatch):
     for module in (FORMATS[name], "exporters.to_onnx"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ExportError, match=f"exporting to {name} needs the package {name}: pip install {name}"):
+    with pytest.raises(ExportError, match=f"exporting to {name} needs the package {name}: run pip install"):
         load(name)
 
 

@@ -91,7 +91,7 @@ def test_the_bundle_is_whole_and_says_every_command(family, tmp_path):
     assert told.returncode == 0, told.stderr
     for entry in job["entries"]:
         assert told.stdout.count(f"--onnx=./{entry['path']}") == 6, "three rebuilds, with and without sparse tactics"
-    assert "--sparsity=force" not in told.stdout and "this is no Jetson Orin" in told.stdout
+    assert "--sparsity=force" not in told.stdout and "this is not a Jetson Orin" in told.stdout
 
 
 def test_what_is_known_of_the_files_is_said(family):
@@ -131,10 +131,10 @@ def test_what_holds_of_all_files_is_said_once(tmp_path):
     files = [recorded(conv(tmp_path / f"{n}.onnx", pattern24())) for n in "ab"]
     checked = check_files(tmp_path, files, "6.2", lambda path: ACCEPTED)
     assert checked.errors == ()
-    assert checked.lines[0] == ("of 1 layers 1 are 2:4, 1 of a shape with sparse kernels, 1 likely to run them (a "
-                                "guess: the board decides): v/a, v/b")
-    assert checked.lines[1:] == ("NVIDIA's parser: accepted by TensorRT-RTX 1.7.1's parser on the CPU; JetPack's 10.3 "
-                                 "is older: not proof (2 of 2 files)",)
+    assert checked.lines[0] == ("of 1 layers 1 are 2:4, 1 of these have a shape with sparse kernels, and 1 will "
+                                "probably use them (an estimate; the board decides): v/a, v/b")
+    assert checked.lines[1:] == ("NVIDIA's parser: accepted by TensorRT-RTX 1.7.1's parser on the CPU; this is no "
+                                 "proof, since JetPack's 10.3 is older (2 of 2 files)",)
     refuse(checked, "6.2")
 
 
@@ -142,7 +142,7 @@ def test_a_file_that_tensorrt_would_refuse_is_refused_here(tmp_path):
     bad = recorded(quantized(tmp_path / "bad.onnx", zero_point=np.int8(5)))
     rejected = ParserVerdict("rejected", "1.7.1", errors=(ParserError("/q", "QuantizeLinear", "X", "five"),))
     checked = check_files(tmp_path, [bad], "6.2", lambda path: rejected)
-    with pytest.raises(ExportError, match=r"JetPack 6.2 would not build these files; nothing was bundled:\nv/bad: .*"
+    with pytest.raises(ExportError, match=r"JetPack 6.2 cannot build these files; nothing was bundled:\nv/bad: .*"
                                           "zero point 5") as refusal:
         refuse(checked, "6.2")
     assert "v/bad: rejected by TensorRT-RTX 1.7.1's parser: /q (QuantizeLinear, X): five" in str(refusal.value)

@@ -48,7 +48,7 @@ def test_it_refuses_to_run_inside_mmprune():
     code = "import sys, runpy, mmprune; runpy.run_module('on_device.probe', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code, "fingerprint", "--target", "x86"], capture_output=True,
                           text=True, cwd=HOME, check=False)
-    assert done.returncode == 1 and "never inside mmprune" in done.stderr and done.stdout == ""
+    assert done.returncode == 1 and "not inside mmprune" in done.stderr and done.stdout == ""
 
 
 def test_the_copied_folder_alone_measures_on_a_bare_python(tmp_path):
@@ -127,7 +127,7 @@ def test_what_memory_does_not_hold_comes_in_parts_with_the_reference(tmp_path):
     results, errors = run(tmp_path, entries, memory_bytes=int(peak * 2.5))
     assert errors == [] and [(r["part"], r["artifact"]) for r in results] == [(1, "b"), (1, "a"), (2, "b"), (2, "c")]
     results, errors = run(tmp_path, entries, memory_bytes=int(peak * 1.5))
-    assert results == [] and len(errors) == 2 and "do not hold it beside the reference" in errors[0]["message"]
+    assert results == [] and len(errors) == 2 and "are free beside the reference" in errors[0]["message"]
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -389,7 +389,7 @@ def test_energy_is_power_times_time_and_idle_taken_off():
     facts, notes = power.energy_per_inference(meter, [power.Window(0.0, 2.0, None)], 0.010)
     assert facts.pop("power_rails") == ["VDD_IN"]
     assert facts == pytest.approx({"energy_j": 0.020, "energy_gross_j": 0.060, "idle_w": 4.0})
-    assert "rails, not wall" in notes[0]
+    assert "rails, not at the wall" in notes[0]
     facts, notes = power.energy_per_inference(meter, [power.Window(0.0, 0.45, None)], 0.010)
     assert facts["energy_j"] is None and facts["energy_gross_j"] is None and "5 power readings" in notes[0]
     meter.idle_w = 6.0
@@ -469,7 +469,7 @@ def test_clocks_are_put_back_by_the_next_start_after_kill_9(tmp_path, commands):
     with pinned_run(tmp_path, root) as process:
         assert set(governors(root).values()) == {"performance"}
         _, errors = run(tmp_path, [entry(tmp_path, "b")], sysroot=root)
-        assert "holds the clocks pinned" in errors[0]["message"]  # the run that did it is alive
+        assert "has pinned the clocks" in errors[0]["message"]  # the run that did it is alive
         process.kill()
         process.wait()
     assert set(governors(root).values()) == {"performance"} and (tmp_path / clocks.CLOCKS).exists()
@@ -531,7 +531,7 @@ def test_a_stale_file_can_name_nothing_but_this_devices_governors(tmp_path):
     clocks.restore_stale_clocks(str(tmp_path), root)
     assert (tmp_path / "victim").read_text() == "safe" and governors(root) == {"policy0": "powersave"}
     tree(tmp_path, {clocks.CLOCKS: "[1]"})
-    with pytest.raises(clocks.ClockError, match="reboot does it"):
+    with pytest.raises(clocks.ClockError, match="reboot"):
         clocks.restore_stale_clocks(str(tmp_path), root)
 
 

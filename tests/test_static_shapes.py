@@ -89,8 +89,9 @@ def test_a_later_opset_is_taken_where_it_must_be_and_told(tmp_path):
     given = with_model(tmp_path, Folds())
     made = [export_one(given, *pair) for pair in (("onnx", "fp32"), ("openvino", "fp16"), ("onnx", "int8"))]
     assert opset_of(onnx.load(tmp_path / made[0].path)) == opset_of(onnx.load(tmp_path / made[2].path)) == 18
-    assert all("opset 18, as opset 17 will not do: Exporting the operator 'aten::col2im'" in a.notes[0] for a in made)
-    with pytest.raises(ExportError, match="v1/tensorrt-fp16: the model needs opset 18, and TensorRT's files have 17"):
+    reason = "opset 18, because opset 17 is not sufficient: Exporting the operator 'aten::col2im'"
+    assert all(reason in a.notes[0] for a in made)
+    with pytest.raises(ExportError, match="v1/tensorrt-fp16: the model needs opset 18, but TensorRT files use 17"):
         export_one(given, "tensorrt", "fp16")
 
 
@@ -107,7 +108,7 @@ def test_what_no_opset_has_is_said_in_one_sentence_and_the_graph_is_in_the_log(t
     given = with_model(tmp_path, Bilinear())
     with pytest.raises(ExportError) as caught:
         export_one(given, "onnx", "fp32")
-    assert str(caught.value) == ("v1/onnx-fp32: torch cannot write this model as ONNX: Exporting the operator 'aten::"
+    assert str(caught.value) == ("v1/onnx-fp32: torch cannot export this model to ONNX: Exporting the operator 'aten::"
                                  "bilinear' to ONNX opset version 17 is not supported (nor at opsets 18 to 20)")
     assert capfd.readouterr() == ("", "")
     assert "aten::bilinear" in (tmp_path / "variants/v1/onnx-fp32.log").read_text()

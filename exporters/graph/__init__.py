@@ -1,1 +1,1 @@
-"""What every format may need of an ONNX graph: names and shapes, zeros counted, channels removed."""
+"""Tools for ONNX graphs that all formats share: names and shapes, counting zeros, removing channels."""

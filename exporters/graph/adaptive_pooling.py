@@ -1,4 +1,4 @@
-"""Adaptive average pooling with windows of unequal size, which ONNX lacks: as two products with constant matrices."""
+"""Adaptive average pooling with windows of unequal size, which ONNX lacks, as two products with constant matrices."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from torch.overrides import TorchFunctionMode
 
 
 class ExplicitPooling(TorchFunctionMode):
-    """While active, F.adaptive_avg_pool2d of an input that its output does not divide (VGG's 7x7 at small sizes) is
-    rows @ x @ columns: exact, and exportable. The others stay as they are.
+    """While active, F.adaptive_avg_pool2d whose input size is not a multiple of its output size (VGG's 7x7 at small
+    sizes) is computed as rows @ x @ columns: exact and exportable. Other calls are not changed.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -30,7 +30,7 @@ def _arguments(input: Tensor, output_size: Any) -> tuple[Tensor, tuple[int, int]
 
 
 def windows(count: int, length: int) -> Tensor:
-    """(count, length): row i averages the places floor(i * length / count) to ceil((i + 1) * length / count)."""
+    """(count, length): row i averages positions floor(i * length / count) to ceil((i + 1) * length / count)."""
     rows = []
     for i in range(count):
         start, stop = i * length // count, -(-(i + 1) * length // count)

@@ -1,8 +1,8 @@
-"""Which tensors of an ONNX graph share their channels one to one, who makes those channels and who uses them up.
+"""Finds tensors of an ONNX graph that share their channels one to one, and the nodes that produce and consume them.
 
-Removing channel c of a tensor means removing it everywhere in its region: at the sources (products that compute it),
-inside (operators that treat each channel for itself) and at the sinks (products that sum over it). A region that meets
-any operator not listed here is left alone.
+Removing channel c of a tensor means removing it in its complete region: at the sources (products that compute it),
+inside (operators that treat each channel separately) and at the sinks (products that sum over it). A region that
+contains any other operator is not changed.
 """
 
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ class Region:
 
 
 def find_region(net: Net, start: str) -> Region | None:
-    """The region of the tensor that a product writes; None if it cannot be closed by operators that are understood."""
+    """The region of the tensor that a product writes; None if an operator in it is not supported."""
     source = source_axis(net, net.writers[start])
     if source is None or start not in net.shapes:
         return None
@@ -53,7 +53,7 @@ def find_region(net: Net, start: str) -> Region | None:
 
 
 def _visit(net: Net, region: Region, tensor: str, axis: int) -> dict[str, int] | None:
-    """Note the writer and the readers of one tensor; returns the tensors they tie to it, None when not understood."""
+    """Record the writer and the readers of one tensor; returns the tensors they connect, None if not supported."""
     shape = net.shapes.get(tensor)
     if tensor in net.outputs or tensor not in net.writers or shape is None or shape[axis] != region.size:
         return None
@@ -100,7 +100,7 @@ def _is_plain_product(net: Net, node: onnx.NodeProto) -> bool:
 
 
 def is_depthwise(net: Net, node: onnx.NodeProto) -> bool:
-    """One filter a channel, nothing summed over channels."""
+    """Whether it has one filter per channel and does not sum over channels."""
     if node.op_type != "Conv" or not all(n in net.constants for n in node.input[1:]):
         return False
     outputs, inputs_per_group = net.constants[node.input[1]].shape[:2]
@@ -108,7 +108,7 @@ def is_depthwise(net: Net, node: onnx.NodeProto) -> bool:
 
 
 def _around(net: Net, node: onnx.NodeProto, tensor: str, axis: int) -> dict[str, int] | None:
-    """The tensors, with channel axes, that an operator ties by channel to one of its own; None: not understood."""
+    """The tensors (with channel axes) that an operator connects to one of its own by channel; None if unsupported."""
     op = node.op_type
     if len(node.output) != 1 or tensor not in [*node.input, *node.output]:
         return None
@@ -123,7 +123,7 @@ def _around(net: Net, node: onnx.NodeProto, tensor: str, axis: int) -> dict[str,
 
 
 def _around_binary(net: Net, node: onnx.NodeProto, tensor: str, axis: int) -> dict[str, int] | None:
-    """Broadcasting aligns shapes at the right; every operand that is not constant must have all the channels itself."""
+    """For operators with broadcasting, which aligns shapes at the right; non-constant operands need all channels."""
     output = net.shapes.get(node.output[0])
     if output is None:
         return None
@@ -141,7 +141,7 @@ def _around_binary(net: Net, node: onnx.NodeProto, tensor: str, axis: int) -> di
 
 
 def _around_moves(net: Net, node: onnx.NodeProto, tensor: str, axis: int) -> dict[str, int] | None:
-    """Where the channel axis goes in operators that move axes."""
+    """The channel axis after operators that move axes."""
     before, after = net.shapes.get(node.input[0]), net.shapes.get(node.output[0])
     if before is None or after is None:
         return None

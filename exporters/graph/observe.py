@@ -1,4 +1,4 @@
-"""What a float32 ONNX model computes on the way to its logits, image by image."""
+"""Runs a float32 ONNX model image by image and returns chosen intermediate tensors or the logits."""
 
 from collections.abc import Iterable, Iterator
 
@@ -25,12 +25,12 @@ def observe(model: onnx.ModelProto, tensors: Iterable[str], images: np.ndarray) 
 
 
 def logits_of(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
-    """(N, classes)"""
+    """The logits (N, classes) of the images (N, C, H, W)."""
     session, name = open_model(model), model.graph.input[0].name
     return np.concatenate([session.run(None, {name: images[i:i + 1]})[0] for i in range(len(images))])
 
 
 def open_model(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """In ONNX Runtime on one CPU thread."""
+    """An ONNX Runtime session on one CPU thread."""
     session: onnxruntime.InferenceSession = open_onnxruntime(model.SerializeToString(), 1).model
     return session

@@ -1,4 +1,4 @@
-"""A read-only view of an ONNX graph: constants as arrays, who writes and who reads each tensor, static shapes."""
+"""A view of an ONNX graph: constants as arrays, the writer and the readers of each tensor, static shapes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # the operators that car
 
 @dataclass(frozen=True)
 class Net:
-    """The view; stale after any change of the model, except through set_constant and set_size, which keep it."""
+    """The view; invalid after any change of the model, except by set_constant and set_size, which update it."""
 
     graph: onnx.GraphProto
     constants: dict[str, np.ndarray]  # by initializer
@@ -61,7 +61,7 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
 
 
 def weight_index(net: Net, node: onnx.NodeProto) -> int | None:
-    """Which input of a product is its constant weight; None where there is none (or both are constant)."""
+    """The index of the input of a product that is its constant weight; None if there is none or both are constant."""
     if node.op_type not in PRODUCTS:
         return None
     found = [i for i, name in enumerate(node.input[:2]) if name in net.constants]
@@ -89,7 +89,7 @@ def set_constant(net: Net, node: onnx.NodeProto, index: int, array: np.ndarray) 
 
 
 def fold_factors(model: onnx.ModelProto) -> None:
-    """Take alpha and beta of each Gemm into its constant weight and bias, in place: quantizers and runtimes differ."""
+    """Fold alpha and beta of each Gemm into its weight and bias, in place: quantizers and runtimes differ."""
     net = read_net(model)
     for node in [n for n in net.graph.node if n.op_type == "Gemm"]:
         for name, index in (("alpha", weight_index(net, node)), ("beta", 2)):
@@ -101,13 +101,13 @@ def fold_factors(model: onnx.ModelProto) -> None:
 
 
 def set_size(net: Net, tensor: str, axis: int, size: int) -> None:
-    """Note that a tensor now has another length along an axis."""
+    """Record that a tensor now has another length along an axis."""
     shape = net.shapes[tensor]
     net.shapes[tensor] = (*shape[:axis], size, *shape[axis + 1:])
 
 
 def unused_name(net: Net, name: str) -> str:
-    """`name#2`, `name#3`, ...: the first that no tensor has."""
+    """The first of `name#2`, `name#3`, ... that no tensor has."""
     stem = name.partition("#")[0]
     count = 2
     while any(f"{stem}#{count}" in names for names in (net.constants, net.writers)):
@@ -116,7 +116,7 @@ def unused_name(net: Net, name: str) -> str:
 
 
 def count_macs(net: Net) -> int:
-    """Multiply-accumulates of the products with a constant weight, for one run; a product of unknown shape counts 0."""
+    """Multiply-accumulates of all products with a constant weight in one run; a product of unknown shape counts 0."""
     total = 0
     for node in net.graph.node:
         index = weight_index(net, node)
@@ -140,13 +140,13 @@ def _outputs(node: onnx.NodeProto, index: int, weight: np.ndarray) -> int:
 
 
 def sort_nodes(graph: onnx.GraphProto) -> None:
-    """Put the nodes in an order of execution, changing as little of the present order as possible."""
+    """Sort the nodes in an order of execution, changing the present order as little as possible."""
     writers = {out: index for index, node in enumerate(graph.node) for out in node.output}
     ordered: list[onnx.NodeProto] = []
     done: set[int] = set()
     for start in range(len(graph.node)):
         stack = [start]
-        while stack:  # a stack, as deep nets outrun Python's recursion
+        while stack:  # a stack, because deep networks exceed Python's recursion limit
             index = stack[-1]
             before = [writers[n] for n in graph.node[index].input if n in writers and writers[n] not in done]
             if index not in done and before:

@@ -1,12 +1,12 @@
-"""Take channels out of an ONNX graph that cannot change its output: exact, and equal up to the order of summation.
+"""Removes channels of an ONNX graph that cannot change its output, which stays equal up to the order of summation.
 
-Channel c of a region (channel_regions) can go when at each sink one of these holds:
-  * the sink's weights for c are all zero: nothing needs the channel, whatever its value;
+Channel c of a region (channel_regions) can be removed if at each sink one of these holds:
+  * the sink's weights for c are all zero, so the value of the channel does not matter;
   * the channel is 0 everywhere: its source's weights and bias are zero and the operators between keep 0 at 0;
-  * the channel is the constant v (all-zero weights leave the bias, seen through the operators between) and the sink
-    does not pad: v * sum(weights) goes into the sink's bias. With padding the border sees 0 and not v, so the channel
-    stays.
-Anything not understood stays as it is.
+  * the channel is the constant v (all-zero weights leave the bias, passed through the operators between) and the sink
+    does not pad: v * sum(weights) is added to the sink's bias. With padding the border would see 0 and not v, so the
+    channel stays.
+Unsupported operators are not changed.
 """
 
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ from onnx.reference import ReferenceEvaluator
 from exporters.graph.channel_regions import RESHAPES, UNARY, Region, find_region, is_depthwise, source_axis
 from exporters.graph.onnx_graph import Net, attribute, count_macs, read_net, set_constant, set_size
 
-BLOCKS = (16, 8)  # channels; smaller regions run in no blocked layout anyway
+BLOCKS = (16, 8)  # channels; smaller regions do not run in a blocked layout anyway
 
 
 @dataclass(frozen=True)
 class Removed:
-    """What went."""
+    """What was removed."""
 
     channels: int
     macs: int
 
 
 def remove_channels(model: onnx.ModelProto) -> Removed:
-    """Remove what can go, in place, until nothing can: a channel that goes may free those it was made from."""
+    """Remove channels in place until no more can be removed: one removal may make others possible."""
     net = read_net(model)
     before, channels = count_macs(net), 0
     while count := _pass(net):
@@ -41,7 +41,7 @@ def remove_channels(model: onnx.ModelProto) -> Removed:
 
 
 def _pass(net: Net) -> int:
-    """Look at every region once; returns the number of channels removed."""
+    """Process every region once; returns the number of channels removed."""
     seen, channels = set[str](), 0
     for start in [node.output[0] for node in net.graph.node]:
         if start in seen or source_axis(net, net.writers[start]) is None:
@@ -61,7 +61,7 @@ def _shrink(net: Net, region: Region) -> int:
     for sink in region.sinks:
         gone &= _can_go(net, net.writers[sink], values[net.writers[sink].input[0]])
     if gone.all():
-        gone[0] = False  # a tensor without channels is no tensor
+        gone[0] = False  # a tensor needs at least one channel
     _keep_blocks_whole(gone)
     if not region.sinks or not gone.any():
         return 0
@@ -83,10 +83,10 @@ def _shrink(net: Net, region: Region) -> int:
 
 
 def _keep_blocks_whole(gone: np.ndarray) -> None:
-    """Let as many channels stay as it takes to leave a multiple of the largest block that divides the count, in place.
+    """Keep enough channels, in place, to leave a multiple of the largest block that divides the original count.
 
-    ONNX Runtime lays channels out in blocks of 8 (AVX2) or 16 (AVX-512) and falls back to its plain code for any other
-    count: tf_efficientnet_lite0 with odd counts ran 1.5 to 1.9 times as long as the dense model there.
+    ONNX Runtime stores channels in blocks of 8 (AVX2) or 16 (AVX-512) and uses slower code for any other count:
+    tf_efficientnet_lite0 with odd counts took 1.5 to 1.9 times as long as the dense model.
     """
     block = next((b for b in BLOCKS if len(gone) % b == 0), 1)
     places = np.flatnonzero(gone)
@@ -157,7 +157,7 @@ def _cut_inner(net: Net, node: onnx.NodeProto, region: Region, keep: np.ndarray)
 
 
 def _values(net: Net, region: Region) -> dict[str, np.ndarray]:
-    """For each tensor the constant that each channel always is, NaN where it depends on the image. (size,)"""
+    """For each tensor the constant value of each channel, (size,); NaN where it depends on the image."""
     values: dict[str, np.ndarray] = {}
     for node in net.graph.node:  # ONNX keeps them in topological order
         name = node.output[0] if node.output else ""
@@ -171,7 +171,7 @@ def _values(net: Net, region: Region) -> dict[str, np.ndarray]:
 
 
 def _through(net: Net, node: onnx.NodeProto, region: Region, values: dict[str, np.ndarray]) -> np.ndarray:
-    """What an operator makes of constant channels."""
+    """The result of an operator on constant channels."""
     x = values.get(node.input[0], np.full(region.size, np.nan))
     op = node.op_type
     if op in UNARY:
@@ -183,7 +183,7 @@ def _through(net: Net, node: onnx.NodeProto, region: Region, values: dict[str, n
     if op == "BatchNormalization":
         scale, shift, mean, variance = (net.constants[n].astype(np.float64) for n in node.input[1:5])
         return (x - mean) / np.sqrt(variance + attribute(node, "epsilon", 1e-5)) * scale + shift
-    if op == "AveragePool":  # at the border a mean may count padding or divide by another number
+    if op == "AveragePool":  # at the border a mean may count padding or use another divisor
         return x if not _pads(node) and not attribute(node, "ceil_mode", 0) else np.where(x == 0, 0.0, np.nan)
     if is_depthwise(net, node):
         taps = net.constants[node.input[1]].reshape(region.size, -1)
@@ -194,7 +194,7 @@ def _through(net: Net, node: onnx.NodeProto, region: Region, values: dict[str, n
 
 
 def _operand(net: Net, name: str, node: onnx.NodeProto, region: Region, values: dict[str, np.ndarray]) -> np.ndarray:
-    """An operand's constant for each channel, NaN where it varies."""
+    """An operand's constant value for each channel; NaN where it varies."""
     if name not in net.constants:
         return values.get(name, np.full(region.size, np.nan))
     from_right = len(net.shapes[node.output[0]]) - region.axes[node.output[0]]

@@ -1,4 +1,4 @@
-"""What is fixed stays a Python value while a model is traced: sizes, and parameters of forward that have a default."""
+"""Keeps sizes, and parameters of forward that have a default, as Python values while a model is traced."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +13,11 @@ SIZES = (Tensor.shape.__get__, Tensor.size, Tensor.numel, Tensor.nelement)  # ty
 
 
 class StaticShapes(TorchFunctionMode):
-    """While active, x.shape, x.size() and x.numel() are ints under the tracer too.
+    """While active, x.shape, x.size() and x.numel() are ints also under the tracer.
 
-    Else what a model works out from sizes is a tensor there, which attention refuses as is_causal, dropout_p or scale,
-    and what goes the one or the other way by size cannot be followed. Attention whose queries share keys
-    (enable_gqa), which the exporter lacks, gets each key as often as it is used.
+    Otherwise values computed from sizes are tensors, which attention refuses as is_causal, dropout_p or scale, and
+    branches that depend on sizes cannot be traced. For attention whose queries share keys (enable_gqa), which the
+    exporter lacks, each key is repeated as often as it is used.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -38,9 +38,9 @@ def _shared_keys(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **option
 
 @contextmanager
 def image_alone(model: torch.nn.Module) -> Iterator[None]:
-    """While active, the model's forward takes the image and nothing else.
+    """While active, the model's forward has the image as its only parameter.
 
-    Else the exporter passes the defaults of its other parameters too, as tensors (EVA-02: is_causal=False).
+    Otherwise the exporter also passes the defaults of other parameters as tensors (EVA-02: is_causal=False).
     """
     own, forward = "forward" in vars(model), model.forward
 

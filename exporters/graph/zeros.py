@@ -1,8 +1,8 @@
-"""Do the zeros survive? Which constant of a file holds which layer, and how many zeros are in it.
+"""Checks that zeros survive: finds the constant that holds each layer in a file, and counts its zeros.
 
-An exporter renames, transposes, merges and rescales weights (BatchNorm folds into the rows). A layer is therefore found
-by content: a row of the file's weight must be a multiple of the same row of torch's. Once found, the constant takes the
-layer's name, which every later hop keeps, so that the zeros of any file made from this one are counted by name.
+An exporter renames, transposes, merges and rescales weights (BatchNorm is folded into the rows). A layer is therefore
+found by content: a row of the file's weight must be a multiple of the same row in torch. The constant is then renamed
+to the layer's name, which every later step keeps, so that zeros of all files made from this one are counted by name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,13 @@ from onnx import numpy_helper
 from exporters import ExportError
 from exporters.graph.onnx_graph import Net, attribute, read_net, weight_index
 
-LIKE = 0.9  # least mean |cosine| of rows of the same weight; of foreign ones it is near 0, with 9 taps near 0.3
+LIKE = 0.9  # least mean |cosine| for rows of the same weight; for other weights it is near 0, with 9 taps near 0.3
 PARTS = ("[0]", "[1]", "[2]", "[12]")  # of nn.MultiheadAttention's in_proj_weight: query, key, value, key and value
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """A layer's weight, or a part of it, as rows."""
+    """The weight of a layer, or a part of it, as rows."""
 
     name: str  # the layer's, with one of PARTS
     rows: np.ndarray
@@ -32,12 +32,12 @@ def name_layers(model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> se
     """Rename the constant of each layer in the model to the layer's name; returns the names found.
 
     weights  torch's, by Layer.name
-    A constant that serves two layers is copied. A layer that is in the file in two forms gets "name" and "name#2".
+    A constant used by two layers is copied. A layer that is in the file in two forms gets "name" and "name#2".
     """
     pieces = [p for name, weight in weights.items() for p in _pieces(name, weight)]
     net = read_net(model)
     products = [(node, index) for node in net.graph.node if (index := weight_index(net, node)) is not None]
-    # Constants that are all zero look like any layer: those that tell something choose first.
+    # All-zero constants match any layer, so the others are matched first.
     products.sort(key=lambda p: not net.constants[p[0].input[p[1]]].any())
     placed: dict[str, np.ndarray] = {}
     taken: set[str] = set()
@@ -61,7 +61,7 @@ def _replace_initializers(graph: onnx.GraphProto, placed: Mapping[str, np.ndarra
     """Store the named arrays and drop what nothing reads any more.
 
     raw  by node (its first output): the names it reads that were not replaced. Where such a name is now a layer's (the
-         parameter is also read by something that is no product), the old constant becomes "<name>.raw".
+         parameter is also read by something other than a product), the old constant becomes "<name>.raw".
     """
     for initializer in graph.initializer:
         if initializer.name in placed:
@@ -87,7 +87,7 @@ def _pieces(name: str, weight: np.ndarray) -> list[_Piece]:
 
 
 def _rows(net: Net, node: onnx.NodeProto, index: int) -> np.ndarray:
-    """The constant as torch has it: (outputs, everything else)."""
+    """The constant in torch's order: (outputs, everything else)."""
     array = net.constants[node.input[index]]
     is_across = node.op_type == "MatMul" or (node.op_type == "Gemm" and not attribute(node, "transB", 0))
     if is_across and index == 1 and array.ndim == 2:
@@ -96,18 +96,18 @@ def _rows(net: Net, node: onnx.NodeProto, index: int) -> np.ndarray:
 
 
 def _find(old: str, rows: np.ndarray, pieces: Sequence[_Piece], taken: set[str]) -> str | None:
-    """The piece that these rows are: the most alike; of equals the one that has no constant yet, then the first."""
+    """The name of the most similar piece; of equal ones that without a constant yet, then the first."""
     fits = [p for p in pieces if p.rows.shape == rows.shape]
     scored = [(round(_likeness(p.rows, rows), 4), p.name not in taken, p.name == old, -i, p.name)
               for i, p in enumerate(fits)]
     best = max(scored, default=(0.0, False, False, 0, ""))
     if best[0] >= LIKE:
         return best[4]
-    return old if any(p.name == old for p in fits) else None  # the exporter's word; count_zeros judges it
+    return old if any(p.name == old for p in fits) else None  # by the exporter's name; count_zeros checks it
 
 
 def _likeness(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Mean |cosine| over up to 64 rows that are not zero in the file; 1 where all are (a folded scale may be 0)."""
+    """Mean |cosine| over up to 64 non-zero rows of the file; 1 if all are zero (a folded scale may be 0)."""
     live = np.flatnonzero(theirs.any(axis=1))
     if not live.size:
         return 1.0
@@ -121,9 +121,9 @@ def count_zeros(constants: Mapping[str, np.ndarray], weights: Mapping[str, np.nd
                 least: Mapping[str, float] | None = None) -> dict[str, float]:
     """Sparsity of each layer in a file whose constants carry the layers' names; removed weights count as zeros.
 
-    constants  of the file, by name
+    constants  the file's, by name
     weights    torch's, by Layer.name: only layers that are in the file
-    least      sparsity in the file that this one was made from; None: torch's
+    least      sparsity in the file that this one was made from; None: that of torch
     ExportError for a layer that is missing or has fewer zeros than before.
     """
     found = {}
@@ -137,14 +137,14 @@ def count_zeros(constants: Mapping[str, np.ndarray], weights: Mapping[str, np.nd
         expected = weight.size - int(np.count_nonzero(weight)) if least is None else least[name] * weight.size
         if round(zeros) < round(expected):
             before = "torch" if least is None else "the file it was made from"
-            raise ExportError(f"{label}: layer {name} has {zeros:.0f} zeros in the file and {expected:.0f} in {before} "
-                              f"(of {weight.size}): the export filled zeros in")
+            raise ExportError(f"{label}: layer {name} has {zeros:.0f} zeros in the file but {expected:.0f} in {before} "
+                              f"(of {weight.size} weights): the export lost zeros")
         found[name] = zeros / weight.size
     return found
 
 
 def constant_layers(model: torch.nn.Module, names: Sequence[str], shape: tuple[int, ...]) -> set[str]:
-    """The layers among `names` whose output is the same for every image: an exporter folds them away."""
+    """The layers among `names` whose output is the same for every image; exporters fold them away."""
     modules = {name: model.get_submodule(name.rpartition(".")[0]) for name in names}
     seen: dict[str, list[torch.Tensor]] = {name: [] for name in names}
 

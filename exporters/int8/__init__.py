@@ -1,1 +1,1 @@
-"""How int8 files are made: ranges from calibration images, one module a quantizer."""
+"""Quantization to int8: ranges from calibration images, one module per quantizer."""

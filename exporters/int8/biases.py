@@ -1,4 +1,4 @@
-"""Biases of a Q/DQ model that make up for what rounding the weights, or having none, takes from a channel."""
+"""Corrects biases of a Q/DQ model for the rounding of weights, and for channels whose weights are all zero."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,15 +9,15 @@ from exporters.graph.observe import observe
 from exporters.graph.onnx_graph import Net, attribute, read_net, weight_index
 from exporters.int8.qdq import as_int32, dequantize_of, replace_constant
 
-BIAS_STEPS = 2**20  # of a channel without weights: float32 holds as many exactly
-SMALLEST_BIAS = 1e-12  # that is not rounded to 0
+BIAS_STEPS = 2**20  # steps of the bias of an all-zero channel; float32 represents them exactly
+SMALLEST_BIAS = 1e-12  # smaller biases are rounded to 0
 
 
 def scale_empty_channels(quantized: onnx.ModelProto, model: onnx.ModelProto) -> None:
-    """Let channels whose weights are all 0 tell their biases, in place. Pruning makes many such channels.
+    """Give channels whose weights are all 0 a fine scale for their bias, in place. Pruning makes many such channels.
 
-    A bias is INT32 in steps of s_x s_w, scales of input and weights. quantize_static has s_w = 1 where there is no
-    weight to take it from, so that such a bias moves in steps of s_x, which may be half of a layer's whole range. Here
+    A bias is INT32 in steps of s_x s_w, the scales of input and weights. quantize_static sets s_w = 1 if all weights
+    are zero, so the bias has steps of s_x, which may be half of a layer's complete range. Here
     s_w = |b| / (2^20 s_x): the bias b is 2^20 steps.
     """
     net, source = read_net(quantized), read_net(model)
@@ -37,8 +37,8 @@ def scale_empty_channels(quantized: onnx.ModelProto, model: onnx.ModelProto) -> 
 
 
 def _biased(net: Net, source: Net) -> Iterator[tuple[onnx.NodeProto, ...]]:
-    """The layers of the Q/DQ graph with an INT8 weight and an INT32 bias of their own, both constants before, as (node,
-    what it was, the nodes that dequantize the weight and the bias)."""
+    """The layers of the Q/DQ graph with their own INT8 weight and INT32 bias, both constants in the source, as (node,
+    its source node, the nodes that dequantize the weight and the bias)."""
     layers = {node.name: node for node in source.graph.node if weight_index(source, node) == 1}
     for node in [n for n in net.graph.node if n.name in layers]:
         weight, bias = dequantize_of(net, node, 1), dequantize_of(net, node, 2)
@@ -48,7 +48,7 @@ def _biased(net: Net, source: Net) -> Iterator[tuple[onnx.NodeProto, ...]]:
 
 
 def correct_biases(quantized: onnx.ModelProto, model: onnx.ModelProto, images: np.ndarray) -> int:
-    """Take the mean error of rounded weights from the biases, in place; how many layers have such a bias.
+    """Correct the biases for the mean error of rounded weights, in place; returns the number of corrected layers.
 
     b[o] += sum over inputs c and taps t of (W - Wq)[o, c, t] * E[x[c]], x over the images (N, C, H, W) and positions
     (Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, ICCV 2019, section 4.2).
@@ -67,11 +67,11 @@ def correct_biases(quantized: onnx.ModelProto, model: onnx.ModelProto, images: n
 
 
 def mean_error(source: Net, node: onnx.NodeProto, lost: np.ndarray, mean: np.ndarray) -> np.ndarray | None:
-    """What a weight's lost part takes from each output channel in the mean; None where that is not understood.
+    """The mean effect of a weight's rounding error on each output channel; None if the operator is not supported.
 
-    lost  as the weight lies in the file: Conv (O, C / groups, taps ...), ConvTranspose (C, O / groups, taps ...), Gemm
-          (C, O) or, transB, (O, C)
-    mean  (C,) of the input
+    lost  rounding error in the weight's layout: Conv (O, C / groups, taps ...), ConvTranspose (C, O / groups, taps
+          ...), Gemm (C, O) or, with transB, (O, C)
+    mean  (C,) mean of the input
     """
     if node.op_type == "Gemm":
         if attribute(node, "transA", 0) or not attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1:
@@ -85,7 +85,7 @@ def mean_error(source: Net, node: onnx.NodeProto, lost: np.ndarray, mean: np.nda
     before, after = (source.shapes.get(name) for name in (node.input[0], node.output[0]))
     if before is None or after is None:
         return None
-    # each tap takes a position of the input to one of the output, which with strides has more of them
+    # each tap maps an input position to an output position; with strides the output has more positions
     share = np.prod(before[2:]) / np.prod(after[2:])
     return share * np.einsum("gco,gc->go", taps, mean).reshape(-1)
 
@@ -97,7 +97,7 @@ def _dequantized(net: Net, node: onnx.NodeProto) -> np.ndarray:
 
 
 def _mean_inputs(model: onnx.ModelProto, tensors: Sequence[tuple[str, int]], images: np.ndarray) -> list[np.ndarray]:
-    """Of each (tensor, axis of channels): the mean over images and positions, (channels,)."""
+    """For each (tensor, channel axis) the mean over images and positions, (channels,)."""
     sums: list[np.ndarray | float] = [0.0] * len(tensors)
     for arrays in observe(model, [name for name, _ in tensors], images):
         for k, (name, axis) in enumerate(tensors):

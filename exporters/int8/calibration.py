@@ -1,4 +1,4 @@
-"""Calibration images: on them INT8 learns how large activations get. They are never test images."""
+"""Calibration images, which determine the ranges of activations for INT8. They are never test images."""
 
 import hashlib
 from pathlib import Path
@@ -17,19 +17,19 @@ from mmprune.data.preprocess import normalize
 from mmprune.family import Baseline
 from mmprune.records import Preprocess
 
-COUNT = 256  # NNCF takes 300, TensorRT's old calibrators 500
+COUNT = 256  # NNCF uses 300, TensorRT's old calibrators 500
 BATCH = 64
 
 
 def draw_images(baseline: Baseline, count: int = COUNT) -> np.ndarray:
-    """`count` training images, or all where there are fewer: (n, C, H, W) float32, normalized, not augmented.
+    """`count` training images, or all if there are fewer: (n, C, H, W) float32, normalized, not augmented.
 
-    The same baseline gives the same images. Validation images where training batches cannot be repeated (a DataLoader
-    of the user's, which may augment).
+    The same baseline gives the same images. If training batches are not repeatable (a user's DataLoader may augment),
+    validation images are used.
     """
     split = baseline.train if baseline.train.repeatable else baseline.validation
     found: list[torch.Tensor] = []
-    for images, _ in split.batches(BATCH, seed=0):  # shuffled: the classes may lie one after the other
+    for images, _ in split.batches(BATCH, seed=0):  # shuffled, because the images may be sorted by class
         found.append(images)
         if sum(map(len, found)) >= count:
             break
@@ -37,9 +37,9 @@ def draw_images(baseline: Baseline, count: int = COUNT) -> np.ndarray:
 
 
 def read_images(path: Path, preprocess: Preprocess, count: int = COUNT) -> np.ndarray:
-    """`count` images, drawn with a fixed seed, of an .npz of mmprune's or of all image files below a folder.
+    """`count` images, drawn with a fixed seed, from an .npz file or from all image files below a folder.
 
-    Returns (n, C, H, W) float32, normalized; labels are not needed. DataError where there is none.
+    Returns (n, C, H, W) float32, normalized; labels are not needed. DataError if there are no images.
     """
     images: np.ndarray | tuple[Path, ...]
     if path.suffix == ".npz" and path.is_file():
@@ -54,23 +54,23 @@ def read_images(path: Path, preprocess: Preprocess, count: int = COUNT) -> np.nd
 
 
 def left_out(path: Path) -> tuple[str, ...]:
-    """Notes on the files of a folder of calibration images that are not read."""
+    """Notes on files in a folder of calibration images that are not read."""
     return notes_of(path, find_images(path).left_out) if path.is_dir() else ()
 
 
 def images_of(given: ExportInput, label: str) -> np.ndarray:
-    """The given's calibration images. ExportError where it has none."""
+    """The calibration images of an export input. ExportError if it has none."""
     if len(given.calibration) == 0:
-        raise ExportError(f"{label}: int8 needs calibration images, and the given has none; give it some of the "
-                          "training data, never the test images")
+        raise ExportError(f"{label}: int8 needs calibration images, but there are none; use part of the training "
+                          "data, never test images")
     return given.calibration
 
 
 def describe(images: np.ndarray, how: Int8 | None = None) -> str:
-    """A note for people: how many images, a hash by which the same ones are known again, settings."""
+    """A note for the user: the number of images, a hash that identifies them, and the settings."""
     about = f"calibrated on {len(images)} images (sha256 {hashlib.sha256(images.tobytes()).hexdigest()[:8]})"
     if how is None:
         return about
-    biases = "biases corrected" if how.bias_correction else "biases as they were"
-    limit = "" if how.max_drop is None else f", at most {how.max_drop:g} points of accuracy to lose"
+    biases = "biases corrected" if how.bias_correction else "biases not corrected"
+    limit = "" if how.max_drop is None else f", accuracy drop at most {how.max_drop:g} points"
     return f"{about}, ranges by {how.method}, {biases}{limit}"

@@ -1,4 +1,4 @@
-"""Layers that stay in float32 because a measured loss says so."""
+"""Keeps layers in float32 so that int8 loses at most a given accuracy."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,16 +12,16 @@ from exporters.graph.observe import logits_of
 from exporters.graph.onnx_graph import PRODUCTS, Net, read_net
 from exporters.int8.qdq import as_int32, dequantize_of, replace_constant
 
-Doing = Callable[[str], None]  # told of each stage
-RANKING_IMAGES = 64  # of validation, on which layers are ranked by what they lose
+Doing = Callable[[str], None]  # called with a text for each stage
+RANKING_IMAGES = 64  # validation images on which layers are ranked by their error
 
 
 def keep_within(quantized: onnx.ModelProto, model: onnx.ModelProto, validation: Labelled, max_drop: float,
                 label: str, doing: Doing = lambda stage: None) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """The Q/DQ model with as many layers in float32 as it takes to lose at most max_drop points of accuracy.
+    """The Q/DQ model with as many layers in float32 as needed to lose at most max_drop points of accuracy.
 
-    Layers are ranked by what each brings back of the mean squared distance to the float32 logits when its weights alone
-    are float32; 1, 2, 4, ... of them stay so. ExportError where that never suffices.
+    Layers are ranked by how much the mean squared distance to the float32 logits falls if only this layer's weights are
+    float32; then the first 1, 2, 4, ... of them stay in float32. ExportError if that never suffices.
     """
     images, labels = validation
     doing(f"float32 on {len(images)} validation images")
@@ -50,11 +50,11 @@ def keep_within(quantized: onnx.ModelProto, model: onnx.ModelProto, validation: 
         left = drop(made)
         if left <= max_drop:
             return made, (f"{len(kept)} of {len(layers)} layers stay in float32: int8 lost {lost:.2f} points on "
-                          f"{len(images)} validation images, so it loses {left:.2f}: {', '.join(kept)}",)
+                          f"{len(images)} validation images, with them it loses {left:.2f}: {', '.join(kept)}",)
         if count >= len(layers):
             raise ExportError(f"{label} loses {lost:.2f} points of accuracy on {len(images)} validation images, and "
-                              f"{left:.2f} with all weights in float32: more than --max-drop {max_drop:g}; allow more, "
-                              "or export fp16 or fp32")
+                              f"{left:.2f} with all weights in float32: more than --max-drop {max_drop:g}; increase "
+                              "it, or export fp16 or fp32")
         count *= 2
 
 
@@ -66,10 +66,11 @@ def layers_of(quantized: onnx.ModelProto, model: onnx.ModelProto) -> list[str]:
 
 
 def in_float(quantized: onnx.ModelProto, model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """A copy in which the weights of these nodes are the float32 ones again, and their biases what those had.
+    """A copy in which the weights of these nodes are float32 again, with the biases of the float32 model.
 
-    The biases stay INT32: ONNX Runtime itself quantizes float32 weights between DQ and Q when it opens the file, with
-    one scale a tensor, but not beside such a bias (WeightBiasQuantization, 1.32). A layer without gets one of zeros.
+    The biases stay INT32: when it opens the file, ONNX Runtime quantizes float32 weights between DQ and Q with one
+    scale per tensor, but not if there is such a bias (WeightBiasQuantization, 1.32). A layer without a bias gets a zero
+    bias.
     """
     made = onnx.ModelProto()
     made.CopyFrom(quantized)

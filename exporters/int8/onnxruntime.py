@@ -1,5 +1,5 @@
-"""INT8 as Q/DQ by ONNX Runtime's static quantization, with what it leaves to others: biases (biases.py), and layers
-that stay in float32 (mixed.py). mmrt runs the same file.
+"""INT8 as Q/DQ by ONNX Runtime's static quantization, plus corrected biases (biases.py) and layers that stay in float32
+(mixed.py). mmrt runs the same file.
 """
 
 import io
@@ -26,7 +26,7 @@ AT_ONCE = 16  # images whose activations are in memory together
 
 
 def quantize(model: onnx.ModelProto, given: ExportInput, label: str) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """The Q/DQ model as given.int8 asks, and notes. ExportError where it always loses more than max_drop.
+    """The Q/DQ model with the settings of given.int8, and notes. ExportError if it always loses more than max_drop.
 
     model  the finished float32 one
     """
@@ -39,29 +39,29 @@ def quantize(model: onnx.ModelProto, given: ExportInput, label: str) -> tuple[on
         correct_biases(made, model, images)
     if how.max_drop is not None:
         if given.validation is None:
-            raise ExportError(f"{label}: --max-drop needs validation images, and the given has none")
+            raise ExportError(f"{label}: --max-drop needs validation images, but there are none")
         made, note = keep_within(made, model, given.validation, how.max_drop, label, doing)
         notes += note
     return made, notes
 
 
 def quantize_for_onnxruntime(model: onnx.ModelProto, images: np.ndarray, method: str = "minmax") -> onnx.ModelProto:
-    """ONNX Runtime's own static quantization, which is what its users get: uint8 activations, INT32 biases.
+    """ONNX Runtime's own static quantization, as its users get it: uint8 activations, INT32 biases.
 
     images    (N, C, H, W) float32, normalized
-    method    of calibration, for the activations' ranges: "minmax" takes their largest values, "percentile" the
+    method    calibration method for the ranges of activations: "minmax" uses their largest values, "percentile" the
               99.99th, "entropy" those of least Kullback-Leibler divergence
-    Weights use 7 of the 8 bits: processors without VNNI add two products in 16 bits, which 8 bits overflow. There
+    Weights use 7 of the 8 bits: processors without VNNI add two products in 16 bits, which overflow with 8 bits. There
     the embedded model agrees with torch on 99.7 % of validation images and tf_efficientnet_lite0 on 86.8 %, with 8 bits
     on 96.3 % and 73.6 % (benchmarks/int8_settings.py).
-    With attention only products are quantized: sums and norms of a transformer do not stand it.
+    In models with attention only products are quantized: quantized sums and norms cost transformers their accuracy.
     """
     net = read_net(model)
     has_attention = any(node.op_type == "MatMul" and not net.constants.keys() & set(node.input)
                         for node in model.graph.node)
     names = {i.name for i in model.graph.initializer}
     source = onnx.ModelProto()
-    source.CopyFrom(model)  # quantize_static moves the weights of what it is given into files
+    source.CopyFrom(model)  # quantize_static moves the weights of its argument to files
     calibrator, options = CALIBRATORS[method]
     stride = max(n for n in range(1, AT_ONCE + 1) if len(images) % n == 0)
     with tempfile.TemporaryDirectory() as folder:
@@ -73,15 +73,15 @@ def quantize_for_onnxruntime(model: onnx.ModelProto, images: np.ndarray, method:
                             nodes_to_exclude=[node.name for node in model.graph.node if _shares_scales(net, node)],
                             extra_options={**options, "CalibStridedMinMax": stride})
         quantized = onnx.load(path)
-    del quantized.graph.value_info[:]  # says that the constants are float
-    names -= {name for node in quantized.graph.node for name in node.output}  # a bias passes its name on
+    del quantized.graph.value_info[:]  # it still declares the constants as float
+    names -= {name for node in quantized.graph.node for name in node.output}  # a bias keeps its name
     _rename(quantized.graph, {f"{name}_quantized": name for name in names})
     scale_empty_channels(quantized, model)
     return quantized
 
 
 def _shares_scales(net: Net, node: onnx.NodeProto) -> bool:
-    """Whether its bias has more channels than its weight has scales: quantize_static would multiply the two."""
+    """Whether its bias has more channels than its weight has scales, which quantize_static would multiply."""
     if node.op_type != "ConvTranspose" or len(node.input) < 3 or attribute(node, "group", 1) == 1:
         return False
     return net.shapes.get(node.input[1], (0, 0))[1] > 1
@@ -89,7 +89,7 @@ def _shares_scales(net: Net, node: onnx.NodeProto) -> bool:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Its warnings ask for a pre-processing that onnxsim has done; its histograms tell of themselves on stdout."""
+    """Silence quantize_static: it warns about pre-processing that onnxsim has done, and prints about its histograms."""
     logging.disable(logging.WARNING)
     try:
         with redirect_stdout(io.StringIO()):
@@ -99,7 +99,7 @@ def _silence() -> Iterator[None]:
 
 
 class _Reader:
-    """The images one by one, in the way that quantize_static asks for them."""
+    """The images one by one, with the interface that quantize_static expects."""
 
     def __init__(self, name: str, images: np.ndarray) -> None:
         self.name, self.images = name, images

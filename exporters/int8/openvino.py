@@ -1,4 +1,4 @@
-"""INT8 for OpenVINO by NNCF's post-training quantization, which is what OpenVINO's users use. It sends nothing."""
+"""INT8 for OpenVINO by NNCF's post-training quantization, as its users know it, without telemetry."""
 
 import contextlib
 import importlib
@@ -23,7 +23,7 @@ PASSED = ("Convert", "Multiply", "Reshape", "Transpose", "FakeQuantize")  # betw
 
 
 def load_nncf() -> ModuleType:
-    """The module nncf, with no way to send telemetry. ExportError where it is missing."""
+    """The module nncf, with telemetry disabled. ExportError if it is missing."""
     try:
         with no_telemetry():
             nncf = importlib.import_module("nncf")
@@ -32,7 +32,7 @@ def load_nncf() -> ModuleType:
             raise
         raise without_package("openvino-int8", "nncf") from err
     if not isinstance(importlib.import_module("nncf.telemetry").telemetry, MagicMock):
-        raise ExportError("nncf was imported before with its telemetry on; export in a fresh process")
+        raise ExportError("nncf was already imported with telemetry enabled; export in a new process")
     nncf.set_log_level(logging.ERROR)
     return nncf
 
@@ -61,7 +61,7 @@ def quantize(model: openvino.Model, images: np.ndarray, names: Container[str]) -
 
 
 def left_in_float(model: openvino.Model) -> tuple[str, ...]:
-    """A note on the products with a constant weight that do not compute on INT8; () where there is none."""
+    """A note on the products with a constant weight that do not compute in INT8; () if there are none."""
     floats = [op.get_friendly_name() for op, _, path in _weights(model)
               if path[-1].get_element_type() != openvino.Type.i8
               and not any(node.get_type_name() == "FakeQuantize" for node in path)]  # INT8 once it is compiled
@@ -69,7 +69,7 @@ def left_in_float(model: openvino.Model) -> tuple[str, ...]:
 
 
 def _weights(model: openvino.Model) -> Iterator[tuple[Any, int, list[Any]]]:
-    """(product, which input, the nodes that make that input, its constant last) for every constant weight."""
+    """(product, input index, the nodes that produce this input, ending with its constant) for every constant weight."""
     for op in model.get_ops():
         if op.get_type_name() in PRODUCTS:
             for port in (0, 1):
@@ -78,7 +78,7 @@ def _weights(model: openvino.Model) -> Iterator[tuple[Any, int, list[Any]]]:
 
 
 def _path(op: Any, port: int) -> list[Any]:
-    """The nodes back to the constant; [] where there is none. A zero point (Subtract) ends it: its zeros are none."""
+    """The nodes back to the constant; [] if there is none, or behind a zero point (Subtract), whose zeros are not 0."""
     path = [op.input_value(port).get_node()]
     while path[-1].get_type_name() in PASSED:
         path.append(path[-1].input_value(0).get_node())

@@ -1,4 +1,4 @@
-"""Constants of a Q/DQ graph: which node dequantizes them, and changing them."""
+"""Finds and changes the quantized constants of a Q/DQ graph."""
 
 import numpy as np
 import onnx

@@ -14,15 +14,15 @@ from exporters.graph.observe import observe
 from exporters.graph.onnx_graph import Net, attribute, read_net, sort_nodes, weight_index
 
 LARGEST = 127  # of an INT8: -128 is not used, the range is symmetric
-ACTIVATIONS = ("Relu", "Clip", "LeakyRelu")  # run inside the product before them: an output is quantized behind these
+ACTIVATIONS = ("Relu", "Clip", "LeakyRelu")  # fused with the product before them: quantize after these
 
 
 def quantize_for_tensorrt(model: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
     """INT8 Q/DQ at the inputs and outputs of products with a constant weight; biases and all else stay float32.
 
     images  (N, C, H, W) float32, normalized
-    Activations have zero point 0 too: TensorRT takes no other. The logits are not quantized, and neither are products
-    of two activations (attention), on which transformers lose their accuracy.
+    Activations also have zero point 0, the only one that TensorRT accepts. The logits are not quantized, and neither
+    are products of two activations (attention), because transformers then lose their accuracy.
     """
     quantized = onnx.ModelProto()
     quantized.CopyFrom(model)
@@ -46,7 +46,7 @@ def quantize_for_tensorrt(model: onnx.ModelProto, images: np.ndarray) -> onnx.Mo
 
 
 def _weight_axes(net: Net) -> dict[str, int]:
-    """The constants to quantize, with their axis of outputs: those that only products read, all along one axis."""
+    """The constants to quantize with their output axis: those that only products read, all along the same axis."""
     axes = {}
     for name, array in net.constants.items():
         found = {_output_axis(node, index, array.ndim) for node, index in net.readers.get(name, [])}
@@ -58,7 +58,7 @@ def _weight_axes(net: Net) -> dict[str, int]:
 
 
 def _output_axis(node: onnx.NodeProto, index: int, rank: int) -> int | None:
-    """The weight's axis of output channels; None where TensorRT has no INT8 kernel for it."""
+    """The weight's axis of output channels; None if TensorRT has no INT8 kernel for it."""
     if node.op_type == "Conv" and index == 1:
         return 0
     if node.op_type == "Gemm" and index == 1:
@@ -67,7 +67,7 @@ def _output_axis(node: onnx.NodeProto, index: int, rank: int) -> int | None:
 
 
 def _output(net: Net, node: onnx.NodeProto) -> str:
-    """Where a product's output is quantized: behind its bias and its activation, which run in the same kernel."""
+    """The tensor to quantize for a product's output: after bias and activation, which run in the same kernel."""
     tensor = node.output[0]
     while tensor not in net.outputs and len(net.readers.get(tensor, [])) == 1:
         reader, index = net.readers[tensor][0]
@@ -89,7 +89,7 @@ def _activation_ranges(model: onnx.ModelProto, tensors: Sequence[str], images: n
 
 
 def _scale(largest: np.ndarray) -> np.ndarray:
-    """largest / 127; 1 where all is zero, or where the quotient would be subnormal."""
+    """largest / 127; 1 if all values are zero, or if the quotient would be subnormal."""
     scale = (largest / np.float32(LARGEST)).astype(np.float32)
     return np.where(scale >= np.finfo(np.float32).tiny, scale, np.float32(1)).astype(np.float32)
 
@@ -109,7 +109,7 @@ def _weight_pair(net: Net, name: str, axis: int) -> list[onnx.NodeProto]:
 
 
 def _activation_pair(net: Net, name: str, largest: float) -> list[onnx.NodeProto]:
-    """Q and DQ behind a tensor."""
+    """Insert Q and DQ after a tensor."""
     net.graph.initializer.extend([numpy_helper.from_array(_scale(np.array(largest)), f"{name}_scale"),
                                   numpy_helper.from_array(np.array(0, np.int8), f"{name}_zero_point")])
     parameters = [f"{name}_scale", f"{name}_zero_point"]

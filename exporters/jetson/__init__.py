@@ -1,1 +1,1 @@
-"""What can be known here of files for a Jetson: what its TensorRT takes, and what 2:4 sparsity reaches."""
+"""Checks of files for a Jetson without a Jetson: what its TensorRT accepts, and where 2:4 sparsity applies."""

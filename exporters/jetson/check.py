@@ -1,4 +1,4 @@
-"""Everything that can be said here about a family's TensorRT files before a Jetson gets them, in words."""
+"""Checks a family's TensorRT files on this machine, before they are sent to a Jetson."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from mmprune.records import Artifact
 
 @dataclass(frozen=True)
 class Checked:
-    """What there is to say of all files, and what keeps them from a board."""
+    """The notes on all files, and the errors that make files unusable on the board."""
 
     lines: tuple[str, ...]
     errors: tuple[str, ...]
@@ -23,9 +23,9 @@ class Checked:
 
 def check_files(root: Path, artifacts: Sequence[Artifact], jetpack: str,
                 ask: Callable[[Path], ParserVerdict] = parse) -> Checked:
-    """Check the TensorRT files among the artifacts; what is said of several files is said once, with their number.
+    """Check the TensorRT files among the artifacts; a finding on several files is listed once, with their number.
 
-    `ask` is NVIDIA's parser; it is not asked again once it is absent. ValueError for an unknown JetPack.
+    `ask` calls NVIDIA's parser; it is not called again once it is absent. ValueError for an unknown JetPack.
     """
     files = [a for a in artifacts if a.format == "tensorrt"]
     tensorrt, lines, errors, absent = tensorrt_of(jetpack).version, list[str](), list[tuple[str, str]](), False
@@ -49,19 +49,19 @@ def check_files(root: Path, artifacts: Sequence[Artifact], jetpack: str,
 
 
 def refuse(checked: Checked, jetpack: str, so: str = "nothing was bundled") -> None:
-    """ExportError where something keeps the files from a board."""
+    """ExportError if any file is unusable on the board."""
     if checked.errors:
         text = "\n".join(checked.errors)
-        raise ExportError(f"TensorRT of JetPack {jetpack} would not build these files; {so}:\n{text}")
+        raise ExportError(f"TensorRT of JetPack {jetpack} cannot build these files; {so}:\n{text}")
 
 
 def _sparsity(root: Path, files: Sequence[Artifact]) -> list[str]:
-    """A line for all files of the same counts."""
+    """One line for all files with the same counts."""
     found = dict[str, list[str]]()
     for artifact in files:
         layers = sparse24(root / artifact.path)
         text = (f"of {len(layers)} layers {sum(v.pattern for v in layers)} are 2:4, {sum(v.shape for v in layers)} of "
-                f"a shape with sparse kernels, {sum(v.likely for v in layers)} likely to run them (a guess: the board "
-                "decides)")
+                f"these have a shape with sparse kernels, and {sum(v.likely for v in layers)} will probably use them "
+                "(an estimate; the board decides)")
         found.setdefault(text, []).append(artifact.id)
     return [f"{text}: {', '.join(names)}" for text, names in found.items()]

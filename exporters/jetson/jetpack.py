@@ -1,4 +1,4 @@
-"""What the ONNX parser of each JetPack's TensorRT takes: opsets and operators.
+"""The opsets and operators that the ONNX parser of each JetPack's TensorRT accepts.
 
 Source: onnx-tensorrt's docs/operators.md, by version.
 """
@@ -29,14 +29,14 @@ _OPERATORS_10_16 = _OPERATORS_10_3 | {"Attention", "BlackmanWindow", "HammingWin
 
 @dataclass(frozen=True)
 class TensorRT:
-    """What one version of its ONNX parser takes."""
+    """What the ONNX parser of one TensorRT version accepts."""
 
     version: str
     opsets: tuple[int, int]  # lowest, highest
     operators: frozenset[str]
 
 
-# 10.3 has no table of its own in public: 10.1's stands for it, and 10.15's for 10.16
+# 10.3 has no public table, so 10.1's is used, and 10.15's for 10.16
 _8_5 = TensorRT("8.5", (7, 17), _OPERATORS_8_5)
 _8_6 = TensorRT("8.6", (7, 17), _OPERATORS_8_6)
 _10_3 = TensorRT("10.3", (9, 20), _OPERATORS_10_3)
@@ -51,5 +51,5 @@ def tensorrt_of(jetpack: str) -> TensorRT:
 
 
 def version_order(version: str) -> tuple[int, ...]:
-    """10.3 is older than 10.16."""
+    """A sort key in which 10.3 is older than 10.16."""
     return tuple(int(part) for part in version.split("."))

@@ -1,7 +1,7 @@
-"""Asks NVIDIA's own ONNX parser about a file: that of TensorRT-RTX (pip install tensorrt-rtx-cu12), on the CPU.
+"""Checks a file with NVIDIA's own ONNX parser, that of TensorRT-RTX (pip install tensorrt-rtx-cu12), on the CPU.
 
-Always in a child process, since TensorRT may crash one. Its answer is a check and never proof: it is newer than every
-JetPack's. This file is also the child's program, hence imports nothing of ours.
+It runs in a child process, since TensorRT may crash. Its result is a check and not a proof, because it is newer than
+every JetPack's TensorRT. This file is also the child's program and therefore imports no other module of ours.
 """
 
 import json
@@ -18,7 +18,7 @@ TIMEOUT_S = 600.0
 
 @dataclass(frozen=True)
 class ParserError:
-    """One objection, in NVIDIA's words."""
+    """One error, in NVIDIA's words."""
 
     node: str
     operator: str
@@ -30,13 +30,13 @@ class ParserError:
 class ParserVerdict:
     status: str  # accepted, rejected, absent or crashed
     version: str = ""  # of TensorRT-RTX
-    built: bool = False  # an engine was built on the CPU, too
-    errors: tuple[ParserError, ...] = ()  # where rejected
-    detail: str = ""  # where absent, crashed or not built: what happened
+    built: bool = False  # whether an engine was also built on the CPU
+    errors: tuple[ParserError, ...] = ()  # if rejected
+    detail: str = ""  # if absent, crashed or not built: what happened
 
 
 def parse(path: Path | str, python: str = sys.executable, timeout_s: float = TIMEOUT_S) -> ParserVerdict:
-    """The verdict of the parser that this Python has. Never raises for what the parser does."""
+    """The verdict of the parser installed for this Python. Failures of the parser do not raise."""
     try:
         done = subprocess.run([python, __file__, str(path)], stdin=subprocess.DEVNULL, capture_output=True, text=True,
                               errors="replace", timeout=timeout_s, check=False)
@@ -55,18 +55,18 @@ def parse(path: Path | str, python: str = sys.executable, timeout_s: float = TIM
 
 
 def describe(verdict: ParserVerdict, tensorrt: str) -> str:
-    """For people. `tensorrt` is the version that the JetPack has."""
+    """The verdict in words. `tensorrt` is the version in the JetPack."""
     name = f"TensorRT-RTX {verdict.version}'s parser"
     if verdict.status == "accepted":
         not_built = "" if verdict.built else f", but no engine could be built on the CPU ({verdict.detail})"
-        return f"accepted by {name} on the CPU{not_built}; JetPack's {tensorrt} is older: not proof"
+        return f"accepted by {name} on the CPU{not_built}; this is no proof, since JetPack's {tensorrt} is older"
     if verdict.status == "rejected":
         reasons = "; ".join(f"{e.node or 'the file'} ({e.operator or '?'}, {e.code}): {e.description}"
                             for e in verdict.errors)
         return f"rejected by {name}: {reasons}"
     if verdict.status == "absent":
         return f"skipped: {verdict.detail} (pip install {PACKAGE}, or mmprune[trt-check])"
-    return f"not known: NVIDIA's parser ended with {verdict.detail}"
+    return f"no result: NVIDIA's parser ended with {verdict.detail}"
 
 
 # ----------------------------------------------------------------------------------------------------------- the child
@@ -82,7 +82,7 @@ def ask(path: str) -> ParserVerdict:
     with open(path, "rb") as f:
         content = f.read()
 
-    def fresh() -> Any:  # each question fills the network that it is asked with
+    def fresh() -> Any:  # each query fills the network that it gets
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         return network, trt.OnnxParser(network, builder.logger)
 

@@ -1,7 +1,7 @@
-"""What speaks against an ONNX file on a Jetson's TensorRT, read from the file alone: no NVIDIA package is needed.
+"""Finds problems of an ONNX file with a Jetson's TensorRT from the file alone; no NVIDIA package is needed.
 
-A finding names the node, the rule and the way out. That there is no error is no proof: only the board builds engines.
-Sources: onnx-tensorrt's tables (jetpack.py), and what NVIDIA's parser answered to files with planted faults.
+A finding names the node, the rule and what to do. No error is no proof: only the board builds engines. Sources:
+onnx-tensorrt's tables (jetpack.py), and the results of NVIDIA's parser for files with deliberate faults.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,12 +25,12 @@ _ONE = np.ones(1)
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know about the file."""
+    """One finding about the file."""
 
     level: str  # one of LEVELS
-    node: str  # the node's name, or the tensor's; "" where it is about the whole file
+    node: str  # the node's or the tensor's name; "" if it is about the complete file
     rule: str
-    message: str  # what it is and the way out
+    message: str  # the problem and what to do
 
 
 def check(path: Path | str, jetpack: str = DEFAULT) -> list[Finding]:
@@ -49,7 +49,7 @@ def check(path: Path | str, jetpack: str = DEFAULT) -> list[Finding]:
             net = read_net(model)
             found += [*_quantization(net), *_number_types(net, tensorrt), *_sparsity(net)]
         except onnx.shape_inference.InferenceError as err:
-            found.append(Finding("error", "", "invalid", f"no valid ONNX, so the rest was not checked: {err}"))
+            found.append(Finding("error", "", "invalid", f"not valid ONNX, so the rest was not checked: {err}"))
     return sorted(found, key=lambda f: LEVELS.index(f.level))
 
 
@@ -59,8 +59,8 @@ def _opset(model: onnx.ModelProto, tensorrt: TensorRT, jetpack: str) -> Iterator
     version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     low, high = tensorrt.opsets
     if not low <= version <= high:
-        yield Finding("error", "", "opset", f"opset {version}; TensorRT {tensorrt.version} (JetPack {jetpack}) reads "
-                      f"{low} to {high}: export with opset 17, which every JetPack for Orin reads")
+        yield Finding("error", "", "opset", f"opset {version}, but TensorRT {tensorrt.version} (JetPack {jetpack}) "
+                      f"reads {low} to {high}: export with opset 17, which every JetPack for Orin reads")
 
 
 def _operators(model: onnx.ModelProto, tensorrt: TensorRT, jetpack: str) -> Iterator[Finding]:
@@ -71,13 +71,13 @@ def _operators(model: onnx.ModelProto, tensorrt: TensorRT, jetpack: str) -> Iter
             continue
         if node.domain not in ("", "ai.onnx"):
             yield Finding("error", node_name(node), "operator", f"{node.domain}.{node.op_type} is a custom operator: "
-                          "TensorRT needs a plugin for it on the board; write it with standard operators")
+                          "TensorRT needs a plugin for it on the board; use standard operators")
         elif node.op_type in INTEGER_OPERATORS:
             yield Finding("error", node_name(node), "integer-operator", f"TensorRT has no {node.op_type}: write INT8 "
-                          "as QuantizeLinear and DequantizeLinear round float operators")
+                          "as QuantizeLinear and DequantizeLinear around float operators")
         elif node.op_type not in tensorrt.operators:
             later = sorted({t.version for t in JETPACKS.values() if node.op_type in t.operators}, key=version_order)
-            way = f"TensorRT {later[0]} has it" if later else "no TensorRT has it"
+            way = f"TensorRT {later[0]} has it" if later else "no version of TensorRT has it"
             yield Finding("error", node_name(node), "operator", f"{node.op_type} is not in TensorRT {tensorrt.version} "
                           f"(JetPack {jetpack}); {way}; replace it, or export with another opset")
 
@@ -89,14 +89,14 @@ def _dimensions(model: onnx.ModelProto) -> Iterator[Finding]:
                  for d in value.type.tensor_type.shape.dim]
         if value.name not in constants and not all(isinstance(n, int) and n > 0 for n in shape):
             yield Finding("warning", value.name, "dynamic-dimension", f"input {value.name} has the shape {shape}: "
-                          "trtexec takes 1 for what is open, and DLA takes fixed shapes only; export a fixed shape")
+                          "trtexec uses 1 for unknown sizes, and DLA needs fixed shapes; export a fixed shape")
 
 
 def _external_data(model: onnx.ModelProto) -> Iterator[Finding]:
     names = [i.name for i in model.graph.initializer if i.data_location == TensorProto.EXTERNAL]
     if names:
-        yield Finding("error", names[0], "external-data", f"{len(names)} weights lie in another file, which must be "
-                      "found beside this one: save it as one file (onnx.save without save_as_external_data)")
+        yield Finding("error", names[0], "external-data", f"{len(names)} weights are in another file, which must lie "
+                      "beside this one: save one file (onnx.save without save_as_external_data)")
 
 
 def _quantization(net: Net) -> Iterator[Finding]:
@@ -106,47 +106,48 @@ def _quantization(net: Net) -> Iterator[Finding]:
         dtype, zero = _quantized_type(net, node), net.constants.get(node.input[2]) if len(node.input) > 2 else None
         if node.op_type == "DequantizeLinear" and dtype == np.int32:
             yield Finding("error", node_name(node), "int32-dequantize", "DequantizeLinear of INT32, as quantizers "
-                          "write biases: leave them float (onnxruntime: extra_options={'QuantizeBias': False})")
+                          "write biases: keep biases float (onnxruntime: extra_options={'QuantizeBias': False})")
         elif dtype in (np.uint8, np.int16, np.uint16):
-            yield Finding("error", node_name(node), f"{dtype}-quantization", f"quantized to {dtype}: TensorRT takes "
+            yield Finding("error", node_name(node), f"{dtype}-quantization", f"quantized to {dtype}: TensorRT needs "
                           "symmetric INT8; quantize activations and weights to signed 8 bits")
         if len(node.input) > 2 and node.input[2] and zero is None:
-            yield Finding("error", node_name(node), "zero-point", "its zero point is computed: it must be the "
-                          "constant 0")
+            yield Finding("error", node_name(node), "zero-point", "its zero point is computed, but it must be "
+                          "the constant 0")
         elif zero is not None and np.any(zero.astype(np.int64)):
             yield Finding("error", node_name(node), "zero-point", "zero point "
-                          f"{zero.ravel()[np.flatnonzero(zero)[0]]}: TensorRT takes only 0; quantize symmetrically")
+                          f"{zero.ravel()[np.flatnonzero(zero)[0]]}: TensorRT accepts only 0; quantize symmetrically")
         if node.op_type == "DequantizeLinear" and net.constants.get(node.input[0], _ONE).ndim == 0:
             yield Finding("warning", node_name(node), "quantized-scalar", f"{node.input[0]} is quantized and has no "
-                          "dimensions: TensorRT-RTX 1.7 parses it and builds no engine; leave such constants float")
+                          "dimensions: TensorRT-RTX 1.7 parses it but builds no engine; keep such constants float")
         if node.op_type == "DequantizeLinear" and _is_per_tensor_weight(net, node):
             yield Finding("warning", node_name(node), "per-tensor-weight", f"weight {node.input[0]} has one scale for "
-                          "all output channels, which costs accuracy: quantize weights per channel")
+                          "all output channels, which reduces accuracy: quantize weights per channel")
 
 
 def _number_types(net: Net, tensorrt: TensorRT) -> Iterator[Finding]:
     for name, array in net.constants.items():
         if array.dtype == np.float64:
-            yield Finding("warning", name, "double", "a double: TensorRT computes it as float32; export float32")
+            yield Finding("warning", name, "double", "type double, which TensorRT converts to float32; export float32")
         too_large = array.dtype == np.int64 and array.size > 0 and np.abs(array.astype(np.float64)).max() > INT32_MAX
         if too_large and version_order(tensorrt.version) < (10,) and not _is_slice_end(net, name):
-            yield Finding("warning", name, "int64", f"an int64 beyond 32 bits: TensorRT {tensorrt.version} cuts it to "
-                          f"{INT32_MAX}; write a smaller one")
+            yield Finding("warning", name, "int64", f"an int64 value beyond 32 bits: TensorRT {tensorrt.version} clips "
+                          f"it to {INT32_MAX}; use a smaller value")
     for value in net.graph.input:
         if value.type.tensor_type.elem_type == TensorProto.DOUBLE:
-            yield Finding("warning", value.name, "double", "a double input: TensorRT takes it as float32; export it so")
+            yield Finding("warning", value.name, "double", "an input of type double, which TensorRT reads as float32; "
+                          "export float32")
 
 
 def _sparsity(net: Net) -> Iterator[Finding]:
     for v in verdicts(net):
-        steps = f"pattern {_yes(v.pattern)}, shape {_yes(v.shape)}, likely to be chosen (a guess) {_yes(v.likely)}"
+        steps = f"pattern {_yes(v.pattern)}, shape {_yes(v.shape)}, probably chosen (an estimate) {_yes(v.likely)}"
         yield Finding("info", v.node, "2:4", f"{v.weight}: {steps}" + (f": {v.why_not}" if v.why_not else ""))
 
 
 # ------------------------------------------------------------------------------------------------------- small readers
 
 def _quantized_type(net: Net, node: onnx.NodeProto) -> np.dtype | None:
-    """The integers' type of a quantizing node: of what it reads, else of its zero point, else its attribute's."""
+    """The integer type of a quantizing node: that of its input, else of its zero point, else of its attribute."""
     if node.op_type == "DequantizeLinear" and node.input[0] in net.constants:
         return net.constants[node.input[0]].dtype
     if len(node.input) > 2 and node.input[2] in net.constants:
@@ -154,7 +155,7 @@ def _quantized_type(net: Net, node: onnx.NodeProto) -> np.dtype | None:
     code = attribute(node, "output_dtype", 0)
     if code:
         return onnx.helper.tensor_dtype_to_np_dtype(code)
-    return np.dtype(np.uint8) if node.op_type == "QuantizeLinear" else None  # what ONNX says without a zero point
+    return np.dtype(np.uint8) if node.op_type == "QuantizeLinear" else None  # ONNX's default without a zero point
 
 
 def _is_per_tensor_weight(net: Net, node: onnx.NodeProto) -> bool:
@@ -166,13 +167,13 @@ def _is_per_tensor_weight(net: Net, node: onnx.NodeProto) -> bool:
 
 
 def _is_slice_end(net: Net, name: str) -> bool:
-    """Slice writes "to the end" as the largest int64, which any cut leaves as it is meant."""
+    """Whether it is a Slice's "to the end", written as the largest int64, which clipping does not change."""
     readers = net.readers.get(name, [])
     return bool(readers) and all(reader.op_type == "Slice" for reader, _ in readers)
 
 
 def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """The nodes and those of the graphs within them (If, Loop, Scan)."""
+    """The nodes and those in their subgraphs (If, Loop, Scan)."""
     for node in nodes:
         yield node
         for a in node.attribute:

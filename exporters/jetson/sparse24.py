@@ -1,4 +1,4 @@
-"""Which layers of an ONNX file a Jetson's sparse tensor cores can run: the 2:4 verdict, read from the file alone."""
+"""Finds the layers of an ONNX file that a Jetson's sparse tensor cores can run (2:4), from the file alone."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ import onnx
 
 from exporters.graph.onnx_graph import Net, attribute, lift_constants, read_net
 
-PASSING = ("QuantizeLinear", "DequantizeLinear", "Cast", "Identity")  # the weight behind them has the same zeros
-ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Add", "HardSwish", "Sigmoid", "Mul")  # that engines fuse with a product
+PASSING = ("QuantizeLinear", "DequantizeLinear", "Cast", "Identity")  # the weight before them has the same zeros
+ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Add", "HardSwish", "Sigmoid", "Mul")  # engines fuse these with a product
 
 
 @dataclass(frozen=True)
 class Sparse24:
-    """Whether a layer can run on sparse tensor cores, in three steps; each needs the one before."""
+    """Whether a layer can run on sparse tensor cores, in three steps; each requires the one before."""
 
     weight: str  # name of the constant
     node: str
     pattern: bool  # at most two of every four weights along the input channels are not zero
-    shape: bool  # not grouped, and of channel counts that have sparse kernels
-    likely: bool  # a guess: large enough that a sparse kernel is often the fastest
-    why_not: str  # of the first step that fails; ""
+    shape: bool  # not grouped, and with channel counts that have sparse kernels
+    likely: bool  # an estimate: large enough that a sparse kernel is often the fastest
+    why_not: str  # why the first failing step fails; "" if none fails
 
 
 def sparse24(path: Path | str) -> list[Sparse24]:
@@ -33,7 +33,7 @@ def sparse24(path: Path | str) -> list[Sparse24]:
 
 
 def verdicts(net: Net) -> Iterator[Sparse24]:
-    """2:4 runs along the input channels of each output and position of a Conv, along the summed axis of a product."""
+    """The verdicts. 2:4 groups lie along the input channels of each output and position of a Conv, or a summed axis."""
     for node in net.graph.node:
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
             continue
@@ -49,20 +49,20 @@ def verdicts(net: Net) -> Iterator[Sparse24]:
         multiple_in, multiple_out = (32, 32) if int8 else (16, 8)
         summed = w.size // outputs if node.op_type == "Conv" else channels
         steps = (
-            (has_pattern24(w, axis), "some four weights in a row have more than two that are not zero"
-             if channels % 4 == 0 else f"{channels} input channels are no multiple of 4"),
+            (has_pattern24(w, axis), "some groups of four weights have more than two that are not zero"
+             if channels % 4 == 0 else f"{channels} input channels are not a multiple of 4"),
             (groups == 1 and channels % multiple_in == 0 and outputs % multiple_out == 0,
-             f"{groups} groups" if groups > 1 else f"{channels} inputs and {outputs} outputs are no multiples of "
+             f"{groups} groups" if groups > 1 else f"{channels} inputs and {outputs} outputs are not multiples of "
              f"{multiple_in} and {multiple_out}"),
             (summed >= 256 and outputs >= 256, f"sums over {summed}, {outputs} outputs: below 256, dense kernels "
-             "were seen to be faster"),
+             "were measured to be faster"),
             (not int8 or _is_int8_out(net, node), "INT8 inputs and a float output"))
         first = next((i for i, (good, _) in enumerate(steps) if not good), len(steps))
         yield Sparse24(name, node_name(node), first > 0, first > 1, first > 3, steps[first][1] if first < 4 else "")
 
 
 def has_pattern24(weight: np.ndarray, axis: int) -> bool:
-    """Whether at most two of every four weights in a row along the axis are not zero. False where 4 does not divide."""
+    """Whether at most two of every four consecutive weights along the axis are not zero; False if 4 does not divide."""
     if weight.shape[axis] % 4:
         return False
     rows = np.moveaxis(weight != 0, axis, -1)

@@ -1,1 +1,1 @@
-"""From an ONNX graph to the .mmrt file of runtime/FORMAT.md: read, fused, laid out, lowered, planned."""
+"""Converts an ONNX graph to the .mmrt file of runtime/FORMAT.md: read, fuse, lay out, lower, plan."""

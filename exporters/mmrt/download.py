@@ -1,11 +1,11 @@
-"""model.mmrt.xz: what a user downloads. The same bytes, its floats split into planes of like bits, then xz.
+"""model.mmrt.xz, the form for downloads: the same content, with its floats split into byte planes, then xz.
 
     python3 download.py model.mmrt.xz          # writes model.mmrt; standard library alone, Python 3.8
 
-Packed, before xz: magic (8) · size of the file u64 · number of runs of floats u64 · for each run offset, bytes, width
-u64 · the bytes that are in no run · for each width, first byte to last, that byte of every float. Each float was
-rotated left by one bit: the exponents, which are alike, are then one plane, and the sign is with the mantissas, which
-are noise.
+The format before xz: magic (8) · size of the file u64 · number of runs of floats u64 · for each run offset, bytes,
+width u64 · the bytes outside all runs · for each width and each byte position this byte of every float. Each float is
+rotated left by one bit: the exponents, which are similar, then form one plane, and the sign is stored with the
+mantissas, which are noise.
 """
 
 import json
@@ -49,7 +49,7 @@ def unpack(packed, limit=1 << 32):
     inside = sum(run[1] for run in runs)
     in_order = all(begin <= end for begin, end in _gaps(size, runs))
     if len(whole) - at != size or not in_order or any(w not in WIDTHS or n % w for _, n, w in runs):
-        raise DownloadError("damaged: its runs of floats do not fit its size")
+        raise DownloadError("damaged: its runs of floats do not match its size")
     result, rest = bytearray(size), at
     at += size - inside
     for begin, end in _gaps(size, runs):
@@ -70,20 +70,20 @@ def unpack(packed, limit=1 << 32):
 
 
 def _decompress(packed, limit):
-    """The streams one after the other, never more than limit and its table."""
+    """The decompressed streams, limited to `limit` and the table."""
     parts, left = [], limit + (limit >> 3)
     while packed:
         decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ)
         parts.append(decoder.decompress(packed, left))
         left -= len(parts[-1])
         if not decoder.eof:
-            raise DownloadError(f"damaged: it ends early, or is larger than {limit} bytes")
+            raise DownloadError(f"damaged: it is cut off, or larger than {limit} bytes")
         packed = decoder.unused_data
     return b"".join(parts)
 
 
 def _float_runs(content):
-    """(offset in the file, bytes, width) of the floats in DATA, as META names them; in the order of the file."""
+    """(offset in the file, bytes, width) of the floats in DATA, as listed in META, in the order of the file."""
     sections = {}
     for i in range(struct.unpack_from("<I", content, 12)[0]):
         name, offset, size = struct.unpack_from("<4s4xQQ", content, 64 * (i + 1))
@@ -107,24 +107,24 @@ def _rest(content, runs):
 
 
 def _rotate(floats, width, right):
-    """Each little-endian word rotated right by so many bits, all at once as one large number."""
+    """Rotate each little-endian word right by `right` bits, all at once as one large number."""
     bits, pieces = width * 8, []
     for at in range(0, len(floats), 1 << 16):
         piece = floats[at:at + (1 << 16)]
         words = len(piece) // width
         ones = int.from_bytes((b"\1" + bytes(width - 1)) * words, "little")
         number = int.from_bytes(piece, "little")
-        low = ones * ((1 << right) - 1)  # the bits that go round
+        low = ones * ((1 << right) - 1)  # the bits that wrap around
         turned = ((number & ~low) >> right) | ((number & low) << (bits - right))
         pieces.append(turned.to_bytes(len(piece), "little"))
     return b"".join(pieces)
 
 
 def _compress(stream):
-    """xz that looks little for what came before and weighs each match against the bytes themselves.
+    """xz with a short search for matches, which compares each match with storing the bytes themselves.
 
-    Neighbouring bytes have nothing to do with each other (lc, lp, pb 0) and hardly anything comes twice, so that a
-    longer search finds next to nothing and takes several times as long.
+    Neighbouring bytes are independent (lc, lp, pb 0) and hardly anything repeats, so a longer search finds next to
+    nothing and takes several times as long.
     """
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 0, "pb": 0, "mode": lzma.MODE_NORMAL,
                 "mf": lzma.MF_HC3, "nice_len": 16, "depth": 1, "dict_size": 1 << 16}]

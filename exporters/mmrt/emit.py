@@ -1,4 +1,4 @@
-"""Products as operations of the plan: the rows that they read, their packed weights, what comes after."""
+"""Adds products to the plan as operations: the rows that they read, their packed weights, and what follows them."""
 
 from dataclasses import dataclass, replace
 
@@ -13,7 +13,7 @@ from exporters.mmrt.layout import View
 
 @dataclass(frozen=True)
 class Reads:
-    """What a product reads of its input."""
+    """The part of its input that a product reads."""
 
     x: View  # rows [C, P]
     taps: tuple[int, ...]  # offsets
@@ -22,7 +22,7 @@ class Reads:
 
 def emit_product(plan: p.Plan, node: Node, reads: Reads, weight: np.ndarray,
                  ends: tuple[View, View, View | None]) -> None:
-    """weight: [O][C / groups][taps] · ends: the tensor that is written, its rows, and the residual's rows"""
+    """weight: [O][C / groups][taps]; ends: the written tensor, its rows, and the residual's rows."""
     dst, y, residual = ends
     if "rounding" in node.attrs:
         return _emit_int8(plan, node, reads, weight, ends)
@@ -61,11 +61,11 @@ def _emit_int8(plan: p.Plan, node: Node, reads: Reads, weight: np.ndarray,
 
 
 def _outputs(plan: p.Plan, node: Node, sums: np.ndarray, sizes: np.ndarray) -> tuple[int, int]:
-    """The blobs of the multipliers and of the biases, what the zero point of x adds taken away.
+    """The blobs of the multipliers and of the biases, corrected for the zero point of x.
 
-    sums, sizes  of each output's weights, and of their absolute values
-    Sums stay within int32. A bias that leaves no room for that, of an output whose weights are nearly zero, is cut
-    by what they could add: by at most a fraction sizes / 2^23 of it, which is 1e-4 for a stem of 3 x 3 x 3 weights.
+    sums, sizes  sum of each output's weights, and of their absolute values
+    Sums stay within int32. If the bias of an output with nearly zero weights leaves no room for that, it is clipped by
+    what they could add: at most a fraction sizes / 2^23, which is 1e-4 for a stem of 3 x 3 x 3 weights.
     """
     most = np.iinfo(np.int32).max - LARGEST_INPUT * sizes.astype(np.int64)
     bias = np.clip(node["bias"].astype(np.int64) - node["x_zero"] * sums.astype(np.int64), -most, most)
@@ -75,7 +75,7 @@ def _outputs(plan: p.Plan, node: Node, sums: np.ndarray, sizes: np.ndarray) -> t
 
 def all_rows(image: View) -> View:
     rows = p.image_rows(image, image.strides[2])
-    assert rows is not None  # it was made as an image
+    assert rows is not None  # it was created as an image
     return rows
 
 

@@ -22,7 +22,7 @@ Word = int | float  # a float is stored as its IEEE bits
 
 @dataclass
 class Data:
-    """The DATA section as it grows. Equal blobs are stored once."""
+    """The DATA section while it is built. Equal blobs are stored once."""
 
     blobs: list[bytes] = field(default_factory=list)
     size: int = 0  # bytes, a multiple of LINE
@@ -48,7 +48,7 @@ def add_floats(data: Data, values: np.ndarray) -> int:
 
 
 def add_weights(data: Data, weights: np.ndarray, precision: str) -> tuple[int, int, int, int]:
-    """encoding, dtype, blob, n_values: as a bitmask and the values that are not 0 where that is smaller."""
+    """(encoding, dtype, blob, n_values): stored as a bitmask and the non-zero values if that is smaller."""
     flat = np.ascontiguousarray(weights, np.float32).reshape(-1)
     dtype = int(precision == "fp16" and bool(np.abs(flat).max(initial=0) <= np.finfo(np.float16).max))
     kind, width = (("<f4", 4), ("<f2", 2))[dtype]
@@ -61,7 +61,7 @@ def add_weights(data: Data, weights: np.ndarray, precision: str) -> tuple[int, i
 
 
 def add_blocks(data: Data, weights: np.ndarray) -> tuple[int, int]:
-    """blob, n_blocks: int8 weights [O][words of inputs][taps][4] as a bitmask of blocks and those that are not zero."""
+    """(blob, n_blocks): int8 weights [O][words of inputs][taps][4] as a bitmask of blocks and the non-zero blocks."""
     blocks = np.ascontiguousarray(weights, np.int8).reshape(-1, 4)
     kept = blocks.any(axis=1)
     bits = padded(np.packbits(kept, bitorder="little").tobytes())

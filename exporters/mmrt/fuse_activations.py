@@ -1,4 +1,4 @@
-"""Rules: activations that are written as several operations, and those that go into what makes their input."""
+"""Fusion rules: activations written as several operations become one, and activations merge into their producer."""
 
 import math
 from dataclasses import replace
@@ -27,7 +27,7 @@ def gated(sweep: Sweep, node: Node) -> list[Node] | None:
 
 
 def gelu(sweep: Sweep, node: Node) -> list[Node] | None:
-    """f * x * (1 + erf(x / sqrt(2))) = 2 f gelu(x), the factors in any order; f is 1/2 unless it went into weights."""
+    """f * x * (1 + erf(x / sqrt(2))) = 2 f gelu(x), the factors in any order; f is 1/2 unless merged into weights."""
     factor, names = factors(sweep, node)
     if len(names) != 2:
         return None
@@ -49,7 +49,7 @@ def gelu(sweep: Sweep, node: Node) -> list[Node] | None:
 
 
 def _times(sweep: Sweep, node: Node, factor: float) -> list[Node]:
-    """The node's result times a number."""
+    """The node's result multiplied by a number."""
     if math.isclose(factor, 1.0, rel_tol=1e-6):
         return [node]
     inner, number = sweep.new(node.output, sweep.shape(node.output)), sweep.new(f"{node.output}_factor", ())
@@ -59,7 +59,7 @@ def _times(sweep: Sweep, node: Node, factor: float) -> list[Node]:
 
 
 def activation(sweep: Sweep, node: Node) -> list[Node] | None:
-    """An activation goes into what makes its input, also through views, which do not mind."""
+    """Merge an activation into the producer of its input, also through views."""
     if node.op != "unary":
         return None
     maker = sweep.private(node.inputs[0], *PRODUCTS, "affine", "binary")

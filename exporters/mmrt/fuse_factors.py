@@ -1,4 +1,4 @@
-"""Rules: numbers that a tensor is multiplied by go into weights, or into the scale of a matmul."""
+"""Fusion rules: scalar factors of a tensor are merged into weights, or into the scale of a matmul."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from exporters.mmrt.sweep import PRODUCTS, VIEWS, Sweep
 
 
 def factor_into_weights(sweep: Sweep, node: Node) -> list[Node] | None:
-    """A product of s * x: the weights take the number s, also where views stand between."""
+    """product(s * x): the weights are multiplied by s, also if there are views between."""
     if node.op not in PRODUCTS:
         return None
     found = without_factor(sweep, node.inputs[0])
@@ -21,7 +21,7 @@ def factor_into_weights(sweep: Sweep, node: Node) -> list[Node] | None:
 
 
 def scaled_input(sweep: Sweep, node: Node) -> list[Node] | None:
-    """matmul(s * a, b) = s * matmul(a, b), also where a view stands between."""
+    """matmul(s * a, b) = s * matmul(a, b), also if there is a view between."""
     if node.op != "matmul":
         return None
     for place, name in enumerate(node.inputs):
@@ -43,7 +43,7 @@ def scaled_output(sweep: Sweep, node: Node) -> list[Node] | None:
 
 
 def factors(sweep: Sweep, node: Node) -> tuple[float, list[str]]:
-    """A product as a number times tensors, through products that only it reads."""
+    """A multiplication as a number times tensors, following multiplications that only it reads."""
     if node.op != "binary" or node["fn"] not in ("mul", "div") or node["act"][0] != "none":
         return 1.0, []
     factor, names = 1.0, []
@@ -64,7 +64,7 @@ def factors(sweep: Sweep, node: Node) -> tuple[float, list[str]]:
 
 
 def without_factor(sweep: Sweep, name: str) -> tuple[list[Node], str, float] | None:
-    """Of views of s * x: the views of x, the last one's name, and s. None where it is something else."""
+    """For views of s * x: (the views of x, the last one's name, s); None for anything else."""
     views: list[Node] = []
     while (view := sweep.private(name, *VIEWS, "slice")) is not None:
         views.append(view)

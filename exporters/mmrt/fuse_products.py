@@ -1,4 +1,4 @@
-"""Rules: what is scaled, shifted or added after a product becomes part of the product."""
+"""Fusion rules: scaling, shifting and adding after a product become part of the product."""
 
 from dataclasses import replace
 
@@ -40,7 +40,7 @@ def into_weights(sweep: Sweep, node: Node) -> list[Node] | None:
 
 
 def _scale_shift(sweep: Sweep, node: Node, name: str, channels: int, axis: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """The node as scale * x + shift by channel of x, in float64; None where it is something else."""
+    """The node as scale * x + shift per channel of x, in float64; None if it is something else."""
     if node.op == "affine":
         at = node["axis"] == axis
         return (node["scale"].astype(np.float64), node["shift"].astype(np.float64)) if at else None
@@ -98,7 +98,7 @@ def _as_conv(affine: Node, like: Node) -> Node:
 def residual(sweep: Sweep, node: Node) -> list[Node] | None:
     """product + tensor: the product starts from the tensor. Of two products, the later one.
 
-    Where a view stands between, the tensor is seen through its inverse: view(p) + t = view(p + inverse(t))."""
+    If there is a view between, the tensor is viewed through its inverse: view(p) + t = view(p + inverse(t))."""
     if node.op != "binary" or node["fn"] != "add" or len(set(node.inputs)) != 2:
         return None
     shape = sweep.shape(node.output)

@@ -1,4 +1,4 @@
-"""Rules: reshapes, transposes and paddings that need not be, or become one rearrangement."""
+"""Fusion rules: reshapes, transposes and paddings that are unnecessary, or become one rearrangement."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ Piece = tuple[int, int, int]  # of an axis of x: which axis, how far a step goes
 
 
 def skip_reshapes(sweep: Sweep, node: Node) -> list[Node] | None:
-    """A reshape of a reshape is one; a reshape to the same shape is none."""
+    """Merge two reshapes in a row; remove a reshape to the same shape."""
     inputs = []
     for name in node.inputs:
         maker = sweep.maker(name, "reshape")
@@ -21,8 +21,8 @@ def skip_reshapes(sweep: Sweep, node: Node) -> list[Node] | None:
 
 
 def unflattened(sweep: Sweep, node: Node) -> list[Node] | None:
-    """linear(reshape(x)) = reshape(linear(x)) where it flattens the axes before the last, which a later one restores:
-    an image stays an image. Not where x has many axes: it is then cut into windows, and the reshape gathers them."""
+    """linear(reshape(x)) = reshape(linear(x)) if the reshape flattens the axes before the last and a later one restores
+    them, so that an image stays an image. Not if x has many axes: then the reshape gathers windows of an image."""
     if node.op == "reshape":
         linear = sweep.private(node.inputs[0], "linear")
         flat = sweep.maker(linear.inputs[0], "reshape") if linear is not None and len(linear.inputs) == 1 else None
@@ -50,7 +50,7 @@ def pad_in_window(sweep: Sweep, node: Node) -> list[Node] | None:
     window: Window = node["window"]
     wider = replace(window, before=(window.before[0] + pad["before"][2], window.before[1] + pad["before"][3]))
     if not find_taps(wider, sweep.shape(pad.inputs[0])[2:], sweep.shape(node.output)[2:]):
-        return None  # it reads what was padded alone
+        return None  # it would read only padding
     return [replace(with_attrs(node, window=wider), inputs=(pad.inputs[0], *node.inputs[1:]))]
 
 

@@ -1,7 +1,7 @@
-"""Rewriting before lowering: what can be done inside one operation becomes one node.
+"""Rewrites the graph before lowering: everything that one operation can do becomes one node.
 
-Each rule looks at a node and at what makes its inputs, and gives the nodes that replace it, or None. Nodes that are
-then read by nobody are dropped, so a rule that swallows a maker only has to see that nobody else reads it.
+Each rule looks at a node and the producers of its inputs and returns the nodes that replace it, or None. Nodes without
+readers are then removed, so a rule that absorbs a producer only has to check that it has no other reader.
 """
 
 from dataclasses import replace

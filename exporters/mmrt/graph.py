@@ -1,4 +1,4 @@
-"""The few kinds of node that ONNX is read into, with static shapes and constants: what fusion and lowering work on.
+"""The kinds of nodes that ONNX is read into, with static shapes and constants, for fusion and lowering.
 
     conv      x [residual]   weight (O, C / groups, kh, kw) bias (O,) window groups act
     linear    x [residual]   y = act(x @ weight.T + bias), weight (O, K), bias (O,); over the last axis of x
@@ -20,8 +20,7 @@
     quantize  x              y = clamp(round(x / scale) + zero, 0, 255)
     dequantize x             (x - zero) * scale
 
-int8_graph.py makes more of them: products that read and write uint8; int8_tables.py: `qtable`, a function of single
-bytes.
+int8_graph.py adds kinds for products that read and write uint8; int8_tables.py adds `qtable`, a function of a byte.
 """
 
 from dataclasses import dataclass, field, replace
@@ -32,7 +31,7 @@ import numpy as np
 Act = tuple[str, float, float]  # name as in file.ACTS, a, b
 NO_ACT: Act = ("none", 0.0, 0.0)
 RELU: Act = ("clip", 0.0, float("inf"))
-MOST_AXES = 8  # of a tensor, and of a view in the file
+MOST_AXES = 8  # of a tensor and of a view in the file
 INSTEAD = "use ONNX Runtime or OpenVINO for this model"
 
 
@@ -74,7 +73,7 @@ def with_attrs(node: Node, **attrs: Any) -> Node:
 
 
 def without_dead(graph: Graph) -> Graph:
-    """Without the nodes of which nothing comes out."""
+    """The graph without nodes that do not contribute to an output."""
     needed, kept = set(graph.outputs), []
     for node in reversed(graph.nodes):
         if node.output in needed:

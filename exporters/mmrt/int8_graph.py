@@ -1,9 +1,9 @@
 """Products on uint8: what a Q/DQ graph computes between its QuantizeLinear nodes becomes one node each.
 
-An activation of C channels is then ceil(C / 4) rows of words, four channels in a word (runtime/FORMAT.md, Quantized
-activations), and its shape counts words: all that places and copies images works on them as on floats. The arithmetic
-is that of ONNX Runtime's QLinearConv, QLinearMatMul and QLinearAdd on the same file: sums of int32, one factor of
-float32 for each output, rounding to even.
+An activation with C channels is then ceil(C / 4) rows of words, four channels in a word (runtime/FORMAT.md, Quantized
+activations), and its shape counts words, so that all code that places and copies images works on words as on floats.
+The arithmetic is that of ONNX Runtime's QLinearConv, QLinearMatMul and QLinearAdd for the same file: sums in int32, one
+float32 factor per output, rounding to even.
 """
 
 from dataclasses import replace
@@ -21,7 +21,7 @@ BLOCK, CHANNELS = np.dtype("V16"), np.dtype("V4")  # of a weight: [4 outputs][4 
 
 
 def quantized(graph: Graph) -> Graph:
-    """The graph with products, sums and poolings on uint8 wherever their inputs and outputs are uint8."""
+    """The graph with products, sums and poolings on uint8 if their inputs and outputs are uint8."""
     graph = _Joining(graph).graph()
     graph = _with_matmuls(rounded_in_place(with_tables(graph, _channel_axes(graph))))
     graph = _with_sums(graph)
@@ -29,7 +29,7 @@ def quantized(graph: Graph) -> Graph:
 
 
 class _Joining:
-    """Goes through the quantize nodes and looks at what computes their inputs."""
+    """Processes the quantize nodes and the nodes that compute their inputs."""
 
     def __init__(self, graph: Graph) -> None:
         self.source = graph
@@ -44,7 +44,7 @@ class _Joining:
         return without_dead(replace(self.source, nodes=tuple(nodes)))
 
     def _joined(self, node: Node) -> Node | None:
-        """The node that gives this quantize's output from uint8; None where there is none."""
+        """The node that computes this quantize's output directly from uint8; None if there is none."""
         below, low, high = self.makers.get(node.inputs[0]), -np.inf, np.inf
         if below is not None and below.op == "unary" and below["act"][0] == "clip" and self._private(below):
             _, low, high = below["act"]
@@ -64,12 +64,12 @@ class _Joining:
 
 
 def _byte(value: float, node: Node) -> int:
-    """A bound as the quantize node would round it."""
+    """A bound, rounded as by the quantize node."""
     return int(np.clip(np.rint(np.float32(value) / np.float32(node["scale"])) + node["zero"], 0, 255))
 
 
 def _join_product(graph: Graph, node: Node, end: Node, sources: list[Node], rounding: Rounding) -> Node | None:
-    """A convolution or linear whose weights were quantized."""
+    """Join a convolution or linear with quantized weights."""
     weight, groups = node.attrs.get("weight_integers"), node.attrs.get("groups", 1)
     if weight is None or weight.values.dtype != np.int8:
         return None
@@ -101,7 +101,7 @@ def _join_product(graph: Graph, node: Node, end: Node, sources: list[Node], roun
 
 
 def _diagonal(values: np.ndarray) -> np.ndarray:
-    """A depthwise weight (C, 1, kh, kw) as that of a convolution with a group for each word: (C, 4, kh, kw)."""
+    """A depthwise weight (C, 1, kh, kw) as the weight of a convolution with one group per word: (C, 4, kh, kw)."""
     channels = np.arange(len(values))
     grouped = np.zeros((len(values), FOUR, *values.shape[2:]), values.dtype)
     grouped[channels, channels % FOUR] = values[:, 0]
@@ -109,7 +109,7 @@ def _diagonal(values: np.ndarray) -> np.ndarray:
 
 
 def _join_add(graph: Graph, node: Node, end: Node, sources: list[Node], rounding: Rounding) -> Node | None:
-    """The sum of two images."""
+    """Join the sum of two images."""
     shapes = {graph.shapes[name] for name in (*node.inputs, node.output)}
     dims = graph.shapes[node.output]
     if node["fn"] != "add" or node["act"][0] != "none" or len(shapes) > 1 or len(dims) != 4 or dims[0] != 1:
@@ -122,7 +122,7 @@ def _join_add(graph: Graph, node: Node, end: Node, sources: list[Node], rounding
 
 
 def _join_pool(graph: Graph, node: Node, end: Node, sources: list[Node], rounding: Rounding) -> Node | None:
-    """The largest value of a window: it needs no arithmetic."""
+    """Join a max pooling, which needs no arithmetic."""
     same = (sources[0]["scale"], sources[0]["zero"]) == (end["scale"], end["zero"])
     if node["kind"] != "max" or not same or graph.shapes[node.output][2:] == (1, 1):
         return None
@@ -130,7 +130,7 @@ def _join_pool(graph: Graph, node: Node, end: Node, sources: list[Node], roundin
 
 
 def _join_mean(graph: Graph, node: Node, end: Node, sources: list[Node], rounding: Rounding) -> Node | None:
-    """The mean of an image. ONNX Runtime sums a ReduceMean in float, and only a GlobalAveragePool in integers."""
+    """Join the mean of an image. ONNX Runtime sums only a GlobalAveragePool in integers, a ReduceMean in float."""
     dims = graph.shapes[node.inputs[0]]
     if "pooling" not in node.attrs or node["kind"] != "sum" or len(dims) != 4 or dims[0] != 1:
         return None
@@ -155,7 +155,7 @@ JOINS = {"conv": _join_product, "linear": _join_product, "binary": _join_add, "p
 
 
 def _padded(array: np.ndarray, axis: int) -> np.ndarray:
-    """With zeros to a multiple of four."""
+    """The array padded with zeros to a multiple of four."""
     missing = -array.shape[axis] % FOUR
     return np.pad(array, [(0, missing if k == axis else 0) for k in range(array.ndim)])
 
@@ -166,7 +166,7 @@ def _word(byte: int) -> int:
 
 
 def _with_sums(graph: Graph) -> Graph:
-    """A convolution whose result is only added to something adds it itself."""
+    """Merge an addition into the convolution whose result is only used by it."""
     readers: dict[str, int] = {}
     for name in [name for node in graph.nodes for name in node.inputs] + list(graph.outputs):
         readers[name] = readers.get(name, 0) + 1
@@ -193,7 +193,7 @@ def _with_sum(node: Node, made: dict[str, Node], readers: dict[str, int]) -> Nod
 
 
 def _with_matmuls(graph: Graph) -> Graph:
-    """The product of two activations that were rounded, rounded itself: floats outside, integers inside."""
+    """A product of two rounded activations becomes one node with float inputs and outputs that computes in integers."""
     makers = {node.output: node for node in graph.nodes}
     readers = [name for node in graph.nodes for name in node.inputs] + list(graph.outputs)
 
@@ -221,7 +221,7 @@ def _with_matmuls(graph: Graph) -> Graph:
 
 
 def _in_words(graph: Graph) -> Graph:
-    """Shapes of uint8 tensors in words; quantize and dequantize learn the axis of the channels."""
+    """Convert shapes of uint8 tensors to words, and store the channel axis in quantize and dequantize."""
     shapes, axes = dict(graph.shapes), _channel_axes(graph)
     for name, axis in axes.items():
         shape = shapes[name]
@@ -233,7 +233,7 @@ def _in_words(graph: Graph) -> Graph:
 
 
 def _channel_axes(graph: Graph) -> dict[str, int]:
-    """By uint8 tensor: 1 of images, the last one of what linears read and write. ExportError where it is both."""
+    """The channel axis of each uint8 tensor: 1 for images, the last for features of linears. ExportError if both."""
     tensors = uint8_tensors(graph)
     axes: dict[str, int] = {}
     for node in graph.nodes:
@@ -243,9 +243,9 @@ def _channel_axes(graph: Graph) -> dict[str, int]:
             rank = len(graph.shapes[name])
             axis = rank - 1 if node.op == "linear" or rank != 4 else 1
             if name in tensors and axes.setdefault(name, axis) != axis:
-                raise ExportError(f"mmrt cannot run node {node.name} on uint8: {name} is an image to one operation and "
-                                  f"rows of features to another; {INSTEAD}")
-    for name in tensors - axes.keys():  # only converted, and back
+                raise ExportError(f"mmrt cannot run node {node.name} on uint8: {name} is an image for one operation "
+                                  f"and rows of features for another; {INSTEAD}")
+    for name in tensors - axes.keys():  # only converted and converted back
         shape = graph.shapes[name]
         axes[name] = 1 if len(shape) == 4 and shape[0] == 1 else len(shape) - 1
     return axes

@@ -1,11 +1,11 @@
-"""Words of four bytes, and how int8 operations round: what the graph, the plan and the file of uint8 products share."""
+"""Words of four bytes, and the rounding of int8 operations, shared by graph, plan and file."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 FOUR = 4
-LARGEST_INPUT = 256  # no kernel reads an input of a larger absolute value
+LARGEST_INPUT = 256  # bound on the absolute value of every kernel input
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,6 @@ class Sum:
 
 
 def stored_size(shape: Sequence[int]) -> int:
-    """How many weights are stored for (O, inputs, ...), zeros included."""
+    """The number of stored weights for the shape (O, inputs, ...), including zeros."""
     outputs, inputs, *window = shape
     return math.prod((outputs + -outputs % FOUR, inputs + -inputs % FOUR, *window))

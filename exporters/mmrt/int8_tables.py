@@ -1,8 +1,8 @@
-"""Functions of one byte: what a Q/DQ graph computes element by element between two uint8 tensors is a table of 256.
+"""Functions of one byte: elementwise computations of a Q/DQ graph between uint8 tensors become tables of 256 values.
 
-GELU and its like come as many float operations between a DequantizeLinear and a QuantizeLinear. The table is computed
-here, in the float32 steps of the file. And a tensor that is quantized only to be dequantized again is rounded where it
-lies.
+GELU and similar functions are many float operations between a DequantizeLinear and a QuantizeLinear. The table is
+computed here, in the float32 steps of the file. A tensor that is quantized only to be dequantized again is rounded in
+place.
 """
 
 import math
@@ -57,7 +57,7 @@ FUNCTIONS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class Function:
-    """What a tensor is of each byte of another one: float32[256], or None where it does not depend on a tensor."""
+    """A tensor's value for each byte of another tensor, float32[256]; the source is None if it depends on no tensor."""
 
     source: str | None
     values: np.ndarray
@@ -66,8 +66,9 @@ class Function:
 def with_tables(graph: Graph, axes: dict[str, int]) -> Graph:
     """The graph with a node `qtable` for each quantize whose input is a function of one uint8 tensor.
 
-    A function that is NaN somewhere, as log below 0, is none: bytes cannot say it, and the runtime refuses to round it.
-    axes  of the uint8 tensors: where their channels are. A table keeps them where they are.
+    A function that is NaN for some byte, such as log below 0, gets no table: bytes have no NaN, and the runtime refuses
+    to round it.
+    axes  channel axes of the uint8 tensors; a table does not move them
     """
     graph = replace(graph, shapes=dict(graph.shapes))
     makers = {node.output: node for node in graph.nodes}
@@ -93,7 +94,7 @@ def with_tables(graph: Graph, axes: dict[str, int]) -> Graph:
 
 
 def _lie_alike(graph: Graph, axes: dict[str, int], a: str, b: str) -> bool:
-    """Whether the channels of both are the same, and the rest in the same order: equal shapes, or rows of features."""
+    """Whether both have the same channels and order of elements: equal shapes, or rows of features."""
     first, second = graph.shapes[a], graph.shapes[b]
     if first == second:
         return axes[a] == axes[b]
@@ -107,7 +108,7 @@ def _without_ones(shape: tuple[int, ...]) -> list[int]:
 
 
 def quantized_bytes(values: np.ndarray, scale: float, zero: int) -> np.ndarray:
-    """clamp(round(values / scale) + zero, 0, 255); what is not a number becomes 0, as ONNX Runtime has it on x86."""
+    """clamp(round(values / scale) + zero, 0, 255); NaN becomes 0, as in ONNX Runtime on x86."""
     with np.errstate(all="ignore"):
         steps = np.rint(values.astype(np.float32) / np.float32(scale)) + np.float32(zero)
     return np.clip(np.nan_to_num(steps, nan=0.0, posinf=255.0, neginf=0.0), 0, 255).astype(np.uint8)
@@ -115,7 +116,7 @@ def quantized_bytes(values: np.ndarray, scale: float, zero: int) -> np.ndarray:
 
 @dataclass
 class _Reading:
-    """Goes up from a float tensor to the bytes that it is computed from."""
+    """Traces a float tensor back to the bytes that it is computed from."""
 
     graph: Graph
     makers: dict[str, Node]
@@ -123,7 +124,7 @@ class _Reading:
     left: int = MOST_NODES
 
     def function(self, name: str) -> Function | None:
-        """What the tensor is of a uint8 one, element by element; None where it is more than that."""
+        """The tensor as an elementwise function of a uint8 tensor; None if it is not one."""
         if name in self.graph.constants:
             array = self.graph.constants[name]
             return Function(None, np.full(256, array.reshape(()), np.float32)) if array.size == 1 else None
@@ -157,7 +158,7 @@ def _activated(x: np.ndarray, act: Act) -> np.ndarray:
 
 
 def rounded_in_place(graph: Graph) -> Graph:
-    """A quantize that only dequantize nodes read, and these, become one activation: no byte of it need be stored."""
+    """Replace a quantize that only dequantize nodes read, and these nodes, by one activation without stored bytes."""
     readers: dict[str, list[Node | None]] = {name: [None] for name in graph.outputs}
     for node in graph.nodes:
         for name in node.inputs:

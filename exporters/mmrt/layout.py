@@ -1,7 +1,7 @@
-"""Where tensors lie: strided views of buffers, images with halos, and the arena that buffers share.
+"""The memory layout of tensors: strided views of buffers, images with halos, and the arena that buffers share.
 
-A buffer is a piece of the arena that lives from its first use to its last. Every tensor is a view of a buffer, so
-that transposing, slicing, splitting and most reshaping cost nothing.
+A buffer is a part of the arena that is allocated from its first use to its last. Every tensor is a view of a buffer, so
+transposing, slicing, splitting and most reshaping cost nothing.
 """
 
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ class View:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How images of height x width are stored: position p = y * pitch + x, a halo around (FORMAT.md)."""
+    """How images of height x width are stored: position p = y * pitch + x, with a halo around (FORMAT.md)."""
 
     height: int
     width: int
     pitch: int
-    before: int = 0  # elements ahead of the first line that convolutions read
-    after: int = 0  # elements behind the last line
+    before: int = 0  # elements before the first line that convolutions read
+    after: int = 0  # elements after the last line that convolutions read
 
     @property
     def positions(self) -> int:
@@ -36,19 +36,19 @@ class Geometry:
 
     @property
     def lead(self) -> int:
-        """Elements kept ahead of the first row; position 0 stays on a cache line."""
+        """Elements reserved before the first row; position 0 stays aligned to a cache line."""
         return up(self.before)
 
     @property
     def row(self) -> int:
-        """From channel to channel. The halo behind a row is the halo before the next one."""
+        """The distance from channel to channel. The halo after a row is also the halo before the next row."""
         return row_stride(self.positions, self.before, self.after)
 
 
 @dataclass(frozen=True)
 class Buffer:
     size: int  # elements
-    image: Geometry | None = None  # of each of its rows
+    image: Geometry | None = None  # geometry of each of its rows
 
 
 def up(n: int) -> int:
@@ -56,7 +56,7 @@ def up(n: int) -> int:
 
 
 def row_stride(positions: int, before: int = 0, after: int = 0) -> int:
-    """An odd number of cache lines: neighbouring rows then lie in different sets of the L1 cache."""
+    """A row length of an odd number of cache lines, so that neighbouring rows use different sets of the L1 cache."""
     if positions == 1 and not before and not after:
         return 1
     return (-(-max(up(positions) + before, positions + after) // VECTOR) | 1) * VECTOR
@@ -66,7 +66,7 @@ def row_stride(positions: int, before: int = 0, after: int = 0) -> int:
 
 
 def transpose(view: View, perm: Sequence[int]) -> View:
-    """Axes that are not in perm go; they have length 1."""
+    """The transposed view; axes that are not in perm are dropped and must have length 1."""
     return replace(view, dims=tuple(view.dims[k] for k in perm), strides=tuple(view.strides[k] for k in perm))
 
 
@@ -77,7 +77,7 @@ def cut(view: View, starts: Sequence[int], steps: Sequence[int], dims: Sequence[
 
 
 def expand(view: View, dims: Sequence[int]) -> View:
-    """Broadcast as numpy does: the new elements are repeats, with stride 0."""
+    """Broadcast as numpy does: new elements are repeats with stride 0."""
     extra = len(dims) - len(view.dims)
     old = (1,) * extra + view.dims
     strides = (0,) * extra + view.strides
@@ -108,7 +108,7 @@ def segments(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], li
 
 
 def reshape(view: View, dims: Sequence[int]) -> View | None:
-    """The same elements in row-major order under other dims; None where strides cannot say that."""
+    """The same elements in row-major order with other dims; None if strides cannot express it."""
     strides = [0] * len(dims)
     for olds, news in segments(view.dims, dims):
         if not mergeable(view, olds):
@@ -121,12 +121,12 @@ def reshape(view: View, dims: Sequence[int]) -> View | None:
 
 
 def mergeable(view: View, axes: Sequence[int]) -> bool:
-    """Whether these axes, outer to inner, walk memory like one axis."""
+    """Whether these axes, outer to inner, traverse memory like a single axis."""
     return all(view.strides[a] == view.strides[b] * view.dims[b] for a, b in pairwise(axes))
 
 
 def outer_to_inner(view: View) -> list[int]:
-    """The axes longer than 1 in the order of memory: the largest stride first, repeats last."""
+    """The axes longer than 1 in memory order: largest stride first, repeats last."""
     return sorted((k for k, dim in enumerate(view.dims) if dim != 1), key=lambda k: -view.strides[k])
 
 
@@ -135,8 +135,8 @@ def repeats(view: View) -> bool:
 
 
 def pack(dims: Sequence[int], order: Sequence[int], rows: int = 0) -> tuple[tuple[int, ...], int]:
-    """Strides that store the axes in this order (outer to inner), and the size. The first `rows` axes are rows:
-    what is inside them is padded to a row stride. Axes that are not in `order` have length 1."""
+    """(strides, size) that store the axes in this order (outer to inner). The first `rows` axes are rows: the part
+    inside them is padded to a row stride. Axes that are not in `order` have length 1."""
     strides, size = [0] * len(dims), 1
     for place in reversed(range(len(order))):
         if place == rows - 1:
@@ -147,7 +147,7 @@ def pack(dims: Sequence[int], order: Sequence[int], rows: int = 0) -> tuple[tupl
 
 
 def lines_of(view: View, image: Geometry | None) -> tuple[int, int] | None:
-    """The axes (y, x) that are whole images of this geometry in memory, where the view has them."""
+    """The axes (y, x) of the view that form complete images of this geometry in memory, or None."""
     if image is None or image.height == 1 or image.width == 1:
         return None
     axes = range(len(view.dims))
@@ -161,9 +161,9 @@ def lines_of(view: View, image: Geometry | None) -> tuple[int, int] | None:
 
 
 def arrange(sizes: Sequence[int], lives: Sequence[tuple[int, int]]) -> tuple[list[int], int]:
-    """Offsets for buffers that live from one operation to another (both included), and the total.
+    """(offsets, total size) for buffers that are in use from one operation to another (both included).
 
-    Largest first; each goes into the smallest gap between those placed before that live at the same time.
+    Largest first; each is placed in the smallest gap between earlier ones that are in use at the same time.
     """
     offsets = [0] * len(sizes)
     placed: list[int] = []

@@ -1,4 +1,4 @@
-"""Nodes become operations on views: one function a kind of node, in OPS. Most nodes that move data become views."""
+"""Lowers nodes to operations on views: one function per kind of node, in OPS. Most data movements become views."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ SCALAR_ACTS = {"add": lambda c: (1.0, c), "sub": lambda c: (1.0, -c), "mul": lam
 
 
 def lower(graph: Graph, precision: str) -> p.Plan:
-    """The whole graph. ExportError names the node that cannot be lowered."""
+    """Lower the complete graph. ExportError names the node that cannot be lowered."""
     plan = p.start_plan(graph, precision)
     for name in graph.inputs:
         dims = graph.shapes[name]
@@ -32,7 +32,7 @@ def lower(graph: Graph, precision: str) -> p.Plan:
             plan.views[node.output] = OPS[node.op](plan, node)
         except ExportError:
             raise
-        except Exception as err:  # a fault of ours: the model is refused, with the node that it is in
+        except Exception as err:  # a bug of ours: the model is refused, and the error names the node
             raise ExportError(f"mmrt cannot lower node {node.name} ({node.op} of {graph.shapes[node.output]}): "
                               f"{type(err).__name__}: {err}; {INSTEAD}") from err
         p.forget_dead(plan)
@@ -43,7 +43,7 @@ def lower(graph: Graph, precision: str) -> p.Plan:
 
 
 def lower_reshape(plan: p.Plan, node: Node) -> View:
-    """A view where strides allow it, after splitting and transposing where the node says so; else a copy."""
+    """A view if strides allow it, after the node's split and transpose, if any; else a copy."""
     view, dims = p.read(plan, node.inputs[0]), p.dims_of(plan, node)
     if "split" in node.attrs:
         split = reshape(view, node["split"])
@@ -52,8 +52,8 @@ def lower_reshape(plan: p.Plan, node: Node) -> View:
     found = reshape(view, dims)
     if found is not None:
         return found
-    # Features, the runs of axes that are farthest apart in memory, become the rows; the rest goes into the order asked
-    # for, which is that of tokens.
+    # Features, the runs of axes that are farthest apart in memory, become the rows; the rest is stored in the requested
+    # order, which is that of tokens.
     runs = segments(view.dims, dims)
     outer = max(runs, key=lambda run: max(view.strides[k] for k in run[0]))
     order = [*outer[1], *(k for run in runs if run is not outer for k in run[1])]
@@ -66,7 +66,7 @@ def lower_reshape(plan: p.Plan, node: Node) -> View:
     strides, size = p.pack(dims, order, len(outer[1]) if len(runs) > 1 else 0)
     new = View(p.new_buffer(plan, size), 0, tuple(dims), strides)
     as_old = reshape(new, view.dims)
-    assert as_old is not None  # each run is whole in `new`, so it splits as the old axes did
+    assert as_old is not None  # each run is complete in `new`, so it splits like the old axes
     p.copy(plan, node.name, as_old, view)
     return new
 
@@ -105,7 +105,7 @@ def lower_concat(plan: p.Plan, node: Node) -> View:
 
 
 def _together(plan: p.Plan, node: Node) -> View | None:
-    """The parts as one view where they already lie one behind the other."""
+    """The parts as one view if they already lie one after the other in memory; else None."""
     if any(name in plan.graph.constants for name in node.inputs):
         return None
     views = [plan.views[name] for name in node.inputs]
@@ -166,7 +166,7 @@ def _scalar(plan: p.Plan, name: str) -> float | None:
 
 
 def lower_affine(plan: p.Plan, node: Node) -> View:
-    """Images: a depthwise convolution with one tap. Others: times a constant, plus a constant."""
+    """For images a depthwise convolution with one tap; otherwise a multiplication and an addition of constants."""
     x, dims, axis = p.read(plan, node.inputs[0]), p.dims_of(plan, node), node["axis"]
     if len(dims) == 4 and dims[0] == 1 and axis == 1 and dims[2:] != (1, 1):
         rows = p.image_rows(x, p.geometry(plan, dims[2:]).pitch)
@@ -194,7 +194,7 @@ def lower_reduce(plan: p.Plan, node: Node) -> View:
     count = int(np.prod([x.dims[k] for k in axes]))
     dst = p.reduce(plan, node.name, node["kind"], x, axes, 1.0 / count if node["mean"] else 1.0)
     found = reshape(dst, p.dims_of(plan, node))
-    assert found is not None  # the axes that went have length 1
+    assert found is not None  # the removed axes have length 1
     return found
 
 

@@ -1,4 +1,4 @@
-"""Convolutions and poolings become operations on rows and taps. See runtime/FORMAT.md."""
+"""Lowers convolutions and poolings to operations on rows and taps. See runtime/FORMAT.md."""
 
 from dataclasses import dataclass, replace
 
@@ -11,7 +11,7 @@ from exporters.mmrt.graph import NO_ACT, Node, Window
 from exporters.mmrt.layout import View, cut, reshape, row_stride, up
 from exporters.mmrt.windows import Size, find_taps, is_in_place, is_pointwise, plane_size, reach, reads_padding
 
-WORTH_PHASES = 1.25  # so much more may a pointwise convolution compute, halos included, to spare a copy of its result
+WORTH_PHASES = 1.25  # a pointwise convolution may compute this much more (halos) to avoid a copy of its result
 
 
 def lower_conv(plan: p.Plan, node: Node) -> View:
@@ -42,9 +42,9 @@ def lower_conv(plan: p.Plan, node: Node) -> View:
 
 
 def _over_residual(plan: p.Plan, node: Node, reads: Reads) -> View | None:
-    """On uint8, a sum may take the place of what a convolution's result is added to, if nothing else reads that.
+    """On uint8, the sum may overwrite the tensor that a convolution's result is added to, if it has no other reader.
 
-    Each vector of it is read once, just before the sum is written there. A float kernel keeps partial sums in y.
+    Each vector is read once, just before the sum is written there. Float kernels keep partial sums in y.
     """
     if "rounding" not in node.attrs or len(node.inputs) < 2:
         return None
@@ -55,7 +55,7 @@ def _over_residual(plan: p.Plan, node: Node, reads: Reads) -> View | None:
 
 
 def _whole_window(plan: p.Plan, node: Node, name: str) -> Reads:
-    """One output position: the part of the image under the window becomes the features."""
+    """For a single output position: the part of the image under the window becomes the features."""
     under = _under(plan.views[name], node["window"])
     features = int(np.prod(under.dims))
     x = reshape(under, (features,))
@@ -80,14 +80,14 @@ def _under(view: View, window: Window) -> View:
 
 
 def _is_patches(plan: p.Plan, node: Node) -> bool:
-    """Whether its windows lie side by side in the image, without padding; also none below or right."""
+    """Whether its windows tile the image without padding, also not at the bottom or right."""
     window, image, out = node["window"], plan.graph.shapes[node.inputs[0]][2:], p.dims_of(plan, node)[2:]
     return (window.kernel == window.stride != (1, 1) and window.before == (0, 0) and window.dilation == (1, 1)
             and node["groups"] == 1 and all(out[i] * window.stride[i] <= image[i] for i in (0, 1)))
 
 
 def _patches(plan: p.Plan, node: Node, view: View) -> Reads:
-    """Windows side by side: each pixel of a patch becomes a channel; (1, C, H, W) -> rows [C * kh * kw, P]."""
+    """If windows tile the image: each pixel of a patch becomes a channel; (1, C, H, W) -> rows [C * kh * kw, P]."""
     (kh, kw), (height, width) = node["window"].kernel, p.dims_of(plan, node)[2:]
     _, channels, *_ = view.dims
     _, row, pitch, one = view.strides
@@ -99,7 +99,7 @@ def _patches(plan: p.Plan, node: Node, view: View) -> Reads:
 
 
 def _window_rows(plan: p.Plan, node: Node, name: str, padding: f.Word) -> Reads:
-    """The rows [C, P] that a window of more than one position reads, where they lie or copied by phases."""
+    """The rows [C, P] that a window with more than one position reads, in place or copied by phases."""
     window, out = node["window"], p.dims_of(plan, node)[2:]
     stored_as, image = p.geometry(plan, out), plan.graph.shapes[name][2:]
     if is_pointwise(window, image, out):
@@ -125,11 +125,11 @@ def _window_rows(plan: p.Plan, node: Node, name: str, padding: f.Word) -> Reads:
 
 @dataclass(frozen=True)
 class Phases:
-    """How the planes x[:, :, py::sy, px::sx] that a window reads are stored, in its output's pitch, halos included.
-    A channel's planes lie one behind the other, so that they are one row to a pointwise convolution."""
+    """How the planes x[:, :, py::sy, px::sx] that a window reads are stored, with the pitch of its output and halos.
+    A channel's planes lie one after the other, so that a pointwise convolution sees them as one row."""
 
-    sizes: dict[Size, Size]  # (H, W), by phase
-    reach: tuple[int, int]  # of the taps, before and after a plane
+    sizes: dict[Size, Size]  # phase: (H, W)
+    reach: tuple[int, int]  # elements that taps read before and after a plane
     pitch: int
     row: int  # from plane to plane
     positions: int  # from a channel's first plane to the end of its last
@@ -147,7 +147,7 @@ def _find_phases(plan: p.Plan, node: Node) -> Phases:
 
 
 def _new_planes(plan: p.Plan, phases: Phases, channels: int) -> dict[Size, View]:
-    """(C, H, W), by phase"""
+    """Planes (C, H, W) by phase."""
     lead, channel = up(phases.reach[0]), row_stride(len(phases.sizes) * phases.row)
     buffer = p.new_buffer(plan, lead + channels * channel)
     return {phase: View(buffer, lead + k * phases.row, (channels, *size), (channel, phases.pitch, 1))
@@ -155,7 +155,7 @@ def _new_planes(plan: p.Plan, phases: Phases, channels: int) -> dict[Size, View]
 
 
 def _copy_phases(plan: p.Plan, reader: Node, phases: Phases, view: View) -> dict[Size, View]:
-    """Of an image (1, C, H, W); the halos are not yet set."""
+    """Copy an image (1, C, H, W) into phase planes; the halos are not set yet."""
     planes, (sy, sx) = _new_planes(plan, phases, view.dims[1]), reader["window"].stride
     if [*planes] == [(y, x) for y in range(sy) for x in range(sx)] and len(set(phases.sizes.values())) == 1:
         first, (_, *channel, row, column) = planes[0, 0], view.strides  # all at once, from L1
@@ -171,8 +171,8 @@ def _copy_phases(plan: p.Plan, reader: Node, phases: Phases, view: View) -> dict
 
 
 def _widened_in_phases(plan: p.Plan, node: Node) -> View | None:
-    """A pointwise convolution that widens, for a strided window: its narrow input is copied by phases, instead of its
-    wide output, and it computes phase planes at once. None where that does not apply or pay."""
+    """For a widening pointwise convolution before a strided window: its narrow input is copied by phases instead of its
+    wide output, so that it computes phase planes directly. None if that does not apply or is not faster."""
     reader = plan.only_readers.get(node.output)
     wide, narrow = p.dims_of(plan, node)[1], plan.graph.shapes[node.inputs[0]][1]
     if reader is None or reader.op not in ("conv", "pool") or reader.inputs[0] != node.output or \
@@ -215,7 +215,7 @@ def lower_pool(plan: p.Plan, node: Node) -> View:
 
 
 def _counts(node: Node, image: Size, out: Size) -> np.ndarray:
-    """How many values each mean is over, (H, W): padding counts where the node says so."""
+    """The number of values in each mean, (H, W); padding counts if the node says so."""
     window: Window = node["window"]
     along = []
     for axis in (0, 1):

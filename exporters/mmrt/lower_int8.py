@@ -1,4 +1,4 @@
-"""Nodes that convert, add and average uint8 become operations on rows of words. See runtime/FORMAT.md."""
+"""Lowers nodes that convert, add and average uint8 to operations on rows of words. See runtime/FORMAT.md."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from exporters.mmrt.windows import Size
 
 
 def lower_quantize(plan: p.Plan, node: Node) -> View:
-    """Rows of floats become rows of words."""
+    """Convert rows of floats to rows of words."""
     rounding = (node["zero"], 0, 255)
     return _converted(plan, node, f.QUANTIZE, (float(node["scale"]), *rounding))
 
@@ -51,7 +51,7 @@ def _converted(plan: p.Plan, node: Node, opcode: int, how: tuple[f.Word, ...]) -
 
 
 def _in_lines(opcode: int, rows: View, size: Size) -> View:
-    """What a quantize reads, as (C, H, W): it refuses NaN, which between the lines of an image means nothing."""
+    """The input of a quantize as (C, H, W), without gaps between lines: it refuses NaN, which gaps may hold."""
     if opcode != f.QUANTIZE:
         return rows
     pitch = (rows.dims[1] - size[1]) // (size[0] - 1) if size[0] > 1 else size[1]

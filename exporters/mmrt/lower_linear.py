@@ -1,4 +1,4 @@
-"""Linears and matmuls become operations on rows of features and views. See runtime/FORMAT.md."""
+"""Lowers linears and matmuls to operations on rows of features and views. See runtime/FORMAT.md."""
 
 from dataclasses import replace
 
@@ -12,14 +12,14 @@ from exporters.mmrt.layout import DATA, View, expand, lines_of, mergeable, outer
 
 
 def lower_linear(plan: p.Plan, node: Node) -> View:
-    """Rows are features, positions are all other axes: y (.., O) lies as x (.., K) does."""
+    """Rows are features, positions are all other axes; y (.., O) has the same layout as x (.., K)."""
     name, dims = node.inputs[0], p.dims_of(plan, node)
     x, features = plan.views[name], len(dims) - 1
     rows = token_rows(plan, x)
     if rows is None:
         x = p.new_packed(plan, x.dims, [features, *range(features)], 1)
         p.copy(plan, node.name, x, plan.views[name])
-        plan.views[name] = x  # other linears want it so as well
+        plan.views[name] = x  # other linears need the same layout
         rows = token_rows(plan, x)
         assert rows is not None
     y = like_tokens(plan, x, rows, dims)
@@ -37,7 +37,7 @@ def lower_linear(plan: p.Plan, node: Node) -> View:
 
 
 def token_rows(plan: p.Plan, x: View) -> View | None:
-    """x (.., K) as rows [K, P]; None where the other axes are not one run of neighbours in memory."""
+    """x (.., K) as rows [K, P]; None if the other axes are not contiguous in memory."""
     tokens = [k for k in outer_to_inner(x) if k != len(x.dims) - 1]
     features, row = x.dims[-1], x.strides[-1]
     if not tokens:
@@ -53,7 +53,7 @@ def token_rows(plan: p.Plan, x: View) -> View | None:
 
 
 def like_tokens(plan: p.Plan, x: View, rows: View, dims: tuple[int, ...]) -> View:
-    """A new tensor (.., O) whose positions lie as those of x."""
+    """A new tensor (.., O) with the layout of positions of x."""
     lines = lines_of(x, p.image_of(plan, x))
     if lines and rows.dims[1] > 1 and set(lines) == {k for k in outer_to_inner(x) if k != len(dims) - 1}:
         image = p.new_image(plan, dims[-1], (dims[lines[0]], dims[lines[1]]))
@@ -67,14 +67,14 @@ def feature_rows(view: View, positions: int) -> View:
 
 
 def lower_matmul(plan: p.Plan, node: Node) -> View:
-    """The innermost axis of b and c must be contiguous: c = a b, or its transpose c^T = b^T a^T, whichever lies so."""
+    """The innermost axis of b and c must be contiguous: computes c = a b, or c^T = b^T a^T if that fits."""
     dims = p.dims_of(plan, node)
     batch, rank = dims[:-2], len(dims)
     x, y = (p.read(plan, name) for name in node.inputs)
     lies = (x.strides[-2] == 1 or x.dims[-2] == 1, y.strides[-1] == 1 or y.dims[-1] == 1)
     turned = lies[0] or (not lies[1] and np.prod(x.dims) <= np.prod(y.dims))
     b, inner = (x, len(x.dims) - 2) if turned else (y, len(y.dims) - 1)
-    if not any(lies) or b.buffer == DATA:  # kernels read past the lines of b, so a constant is copied too
+    if not any(lies) or b.buffer == DATA:  # kernels read past the lines of b, so constants are also copied
         new = p.new_packed(plan, b.dims, [*(k for k in outer_to_inner(b) if k != inner), inner])
         p.copy(plan, node.name, new, b)
         x, y = (new, y) if turned else (x, new)
@@ -98,9 +98,9 @@ def _inner_stride_1(view: View) -> View:
 
 
 def _product(plan: p.Plan, a: View, columns: int) -> View:
-    """c (.., M, N) in the order of a's memory, N innermost: attention comes out feature by feature again.
+    """c (.., M, N) in the memory order of a, N innermost, so that the result of attention is again feature by feature.
 
-    What is inside M is padded to a row where that costs little."""
+    The part inside M is padded to a row if that costs little."""
     rank, dims = len(a.dims), (*a.dims[:-1], columns)
     order = [k for k in outer_to_inner(a) if k < rank - 1] + [rank - 1]
     strides, size = [0] * rank, 1

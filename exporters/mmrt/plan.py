@@ -1,4 +1,4 @@
-"""A plan as it grows: buffers, which view each tensor is, operations, which halos are clean."""
+"""A plan under construction: buffers, the view of each tensor, operations, and which halos are set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -25,8 +25,8 @@ from exporters.mmrt.layout import (
 from exporters.mmrt.windows import Size, choose_geometries
 
 FOREVER = 1 << 60
-WORTH_PADDING = 1.25  # rows are padded in a copied layout where that costs at most this factor
-WORTH_ALIGNING = 1.4  # and in the result of a matmul
+WORTH_PADDING = 1.25  # rows are padded in a copied layout if that costs at most this factor
+WORTH_ALIGNING = 1.4  # the same for the result of a matmul
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,18 @@ class Plan:
     graph: Graph
     precision: str
     geometries: dict[Size, Geometry]
-    last_use: dict[str, int]  # by tensor: the place of the last node that reads it
+    last_use: dict[str, int]  # by tensor: index of the last node that reads it
     data: f.Data = field(default_factory=f.Data)
-    inputs: dict[str, View] = field(default_factory=dict)  # where the caller's tensors are put
-    views: dict[str, View] = field(default_factory=dict)  # by tensor, as long as something will read it
+    inputs: dict[str, View] = field(default_factory=dict)  # where the caller's tensors are stored
+    views: dict[str, View] = field(default_factory=dict)  # by tensor, until its last reader
     buffers: list[Buffer] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
     halos: dict[View, f.Word] = field(default_factory=dict)  # by image (C, H, W): the value in its halo
-    homes: dict[str, tuple[str, int]] = field(default_factory=dict)  # by tensor: the concat it is part of, and where
+    homes: dict[str, tuple[str, int]] = field(default_factory=dict)  # by tensor: its concat, and the offset there
     places: dict[str, View] = field(default_factory=dict)  # by concat: its result, from the first part on
-    only_readers: dict[str, Node] = field(default_factory=dict)  # by tensor, where one node alone reads it
+    only_readers: dict[str, Node] = field(default_factory=dict)  # by tensor, if exactly one node reads it
     phased: dict[str, dict[Size, View]] = field(default_factory=dict)  # tensors computed in phase planes (C, H, W)
-    place: int = -1  # of the node being lowered
+    place: int = -1  # index of the node being lowered
 
 
 def start_plan(graph: Graph, precision: str) -> Plan:
@@ -69,8 +69,8 @@ def start_plan(graph: Graph, precision: str) -> Plan:
 
 
 def _find_homes(graph: Graph) -> dict[str, tuple[str, int]]:
-    """Parts of a concat of images along the channels are computed where they belong. A tensor that is part of many
-    goes to the last: in a dense block all parts go there, and the concats before it are its beginning."""
+    """The concat in which each tensor is computed directly, for concats of images along channels. A tensor in several
+    concats goes to the last: in a dense block all parts go there, and the earlier concats are its beginning."""
     homes = {}
     for node in graph.nodes:
         dims = graph.shapes[node.output]
@@ -102,7 +102,7 @@ def new_image(plan: Plan, channels: int, size: Size) -> View:
 
 
 def result_image(plan: Plan, tensor: str) -> View:
-    """Where to compute an image (1, C, H, W): its part of a concat, or an image of its own."""
+    """Where to compute an image (1, C, H, W): in its part of a concat, or in a new image."""
     dims = plan.graph.shapes[tensor]
     if tensor not in plan.homes:
         return new_image(plan, dims[1], dims[2:])
@@ -119,7 +119,7 @@ def concat_image(plan: Plan, concat: str) -> View:
 
 
 def result_like(plan: Plan, tensor: str, view: View) -> View:
-    """The same for what is computed element by element from `view`."""
+    """As result_image, for an elementwise result of `view`."""
     return result_image(plan, tensor) if tensor in plan.homes else new_like(plan, view, plan.graph.shapes[tensor])
 
 
@@ -138,7 +138,7 @@ def image_of(plan: Plan, view: View) -> Geometry | None:
 
 
 def new_like(plan: Plan, view: View, dims: Sequence[int]) -> View:
-    """A new tensor whose axes lie in memory as those of `view`; `dims` may be longer. Repeats come innermost."""
+    """A new tensor whose axes have the memory order of `view`; `dims` may be longer. Repeats are innermost."""
     model = View(view.buffer, 0, tuple(dims), tuple(0 if a == 1 else s for a, s in
                                                     zip(view.dims, view.strides, strict=True)))
     order = outer_to_inner(model)
@@ -164,7 +164,7 @@ def new_like(plan: Plan, view: View, dims: Sequence[int]) -> View:
 
 
 def dies_here(plan: Plan, name: str) -> bool:
-    """Whether nothing after the present node reads the buffer of this tensor."""
+    """Whether no later node reads the buffer of this tensor."""
     buffer = plan.views[name].buffer
     return buffer != DATA and all(plan.last_use.get(other, -1) <= plan.place
                                   for other, view in plan.views.items() if view.buffer == buffer)
@@ -179,7 +179,7 @@ def forget_dead(plan: Plan) -> None:
 
 
 def constant(plan: Plan, array: np.ndarray, like: View) -> View:
-    """A constant broadcast to `like` and stored in the order of its memory, so that both are read alike."""
+    """A constant broadcast to `like` and stored in its memory order, so that both are read in the same way."""
     array = np.asarray(array, np.float32)
     array = array.reshape((1,) * (len(like.dims) - array.ndim) + array.shape)
     order = [k for k in outer_to_inner(like) if array.shape[k] != 1]
@@ -208,7 +208,7 @@ def dims_of(plan: Plan, node: Node) -> tuple[int, ...]:
 
 
 def read(plan: Plan, tensor: str, like: View | None = None) -> View:
-    """An operand; a constant is stored like the tensor beside it, else row-major."""
+    """The view of an operand; a constant is stored like the other operand, if given, else row-major."""
     if tensor in plan.graph.constants:
         array = plan.graph.constants[tensor]
         return row_major(plan, array) if like is None else constant(plan, array, like)
@@ -219,7 +219,7 @@ def read(plan: Plan, tensor: str, like: View | None = None) -> View:
 
 
 def emit(plan: Plan, opcode: int, name: str, dst: View, payload: Sequence[View | int | float]) -> None:
-    """Append an operation that writes dst, which is also in its payload."""
+    """Append an operation that writes dst; dst is also in its payload."""
     if any(isinstance(part, View) and len(part.dims) > MOST_AXES for part in payload):
         raise ExportError(f"mmrt cannot run node {name}: it moves data in more than {MOST_AXES} axes; {INSTEAD}")
     for image in [v for v in plan.halos if v.buffer == dst.buffer]:
@@ -236,9 +236,9 @@ def copy(plan: Plan, name: str, dst: View, src: View) -> None:
 
 
 def flat(plan: Plan, views: Sequence[View], last: int | None = None) -> list[View]:
-    """The views without axes of length 1; an image's lines become one axis of positions, where all views have them.
+    """The views without axes of length 1; an image's lines become one axis of positions if all views allow it.
 
-    The first view is written, in the columns between the lines too. Axis `last` stays, as the last one.
+    The first view is the output and is also written between the lines. Axis `last` is kept as the last one.
     """
     dst = views[0]
     keep = [k for k in range(len(dst.dims)) if dst.dims[k] != 1 and k != last]
@@ -259,7 +259,7 @@ def _with(values: tuple[int, ...], k: int, value: int) -> tuple[int, ...]:
 
 
 def reduce(plan: Plan, name: str, kind: str, x: View, axes: Sequence[int], scale: float) -> View:
-    """The result with axes of length 1 where it was reduced."""
+    """The result, with length 1 on the reduced axes."""
     keep = [k for k in range(len(x.dims)) if k not in axes]
     dims = tuple(1 if k in axes else dim for k, dim in enumerate(x.dims))
     dst = new_like(plan, x, dims) if any(x.dims[k] != 1 for k in keep) else new_row_major(plan, dims)
@@ -270,7 +270,7 @@ def reduce(plan: Plan, name: str, kind: str, x: View, axes: Sequence[int], scale
 
 
 def set_halo(plan: Plan, name: str, image: View, reach: tuple[int, int], value: f.Word) -> None:
-    """Make the halo of an image (C, H, W) hold this value (an int: this word), if it does not yet."""
+    """Fill the halo of an image (C, H, W) with this value (an int: this word), unless it already has it."""
     if plan.halos.get(image) == value:
         return
     emit(plan, f.QHALO if isinstance(value, int) else f.HALO, name, image, (image, *reach, value))
@@ -278,7 +278,7 @@ def set_halo(plan: Plan, name: str, image: View, reach: tuple[int, int], value: 
 
 
 def stored_image(plan: Plan, name: str, tensor: str) -> View:
-    """A tensor (1, C, H, W) as (C, H, W) in its geometry, with room for the halo; copied if it lies otherwise."""
+    """A tensor (1, C, H, W) as (C, H, W) in its geometry, with room for the halo; copied if its layout differs."""
     view = plan.views[tensor]
     _, channels, height, width = view.dims
     image = geometry(plan, (height, width))
@@ -291,13 +291,13 @@ def stored_image(plan: Plan, name: str, tensor: str) -> View:
 
 
 def _strides_are(view: View, wanted: Sequence[int]) -> bool:
-    """Of (1, C, H, W), on the axes longer than 1."""
+    """Whether a view (1, C, H, W) has these strides on the axes longer than 1."""
     return all(dim == 1 or stride == want
                for dim, stride, want in zip(view.dims[1:], view.strides[1:], wanted, strict=True))
 
 
 def image_rows(view: View, pitch: int) -> View | None:
-    """(1, C, H, W) as rows [C, P] of this pitch; None where it does not lie so."""
+    """(1, C, H, W) as rows [C, P] with this pitch; None if its layout differs."""
     _, channels, height, width = view.dims
     if height * width == 1:
         return View(view.buffer, view.offset, (channels, 1), (1, 1)) if channels == 1 or view.strides[1] == 1 else None
@@ -307,7 +307,7 @@ def image_rows(view: View, pitch: int) -> View | None:
 
 
 def can_overwrite(plan: Plan, node: Node, tensor: str, others: Sequence[View]) -> bool:
-    """Whether an elementwise operation may put its result where this operand is."""
+    """Whether an elementwise operation may overwrite this operand with its result."""
     view = plan.views.get(tensor)
     return (view is not None and node.output not in plan.homes and view.dims == plan.graph.shapes[node.output]
             and dies_here(plan, tensor) and not repeats(view)
@@ -315,5 +315,5 @@ def can_overwrite(plan: Plan, node: Node, tensor: str, others: Sequence[View]) -
 
 
 def padded_row(n: int) -> int:
-    """The row length for n values: an odd number of cache lines, or at least whole ones, where that costs little."""
+    """The row length for n values: an odd number of cache lines, or else complete cache lines, if that costs little."""
     return next((size for size in (row_stride(n), up(n)) if size <= WORTH_ALIGNING * n), n)

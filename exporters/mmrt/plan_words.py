@@ -1,4 +1,4 @@
-"""The finished plan as words: buffers get their places in the arena, views become offsets and strides."""
+"""Encodes the finished plan as words: buffers get their offsets in the arena, views become offsets and strides."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ from exporters.mmrt import file as f
 from exporters.mmrt.layout import DATA, View, arrange
 from exporters.mmrt.plan import Plan
 
-SLACK = 64  # elements at the arena's end: kernels read past their rows
+SLACK = 64  # elements at the end of the arena, because kernels read past their rows
 
 
 def plan_words(plan: Plan) -> bytes:
-    """The PLAN section: buffers get their places in the arena, views become words."""
+    """The bytes of the PLAN section."""
     offsets, total = arrange([b.size for b in plan.buffers], _lives(plan))
     words = [f.pack_words([total + SLACK])]
     for ends in (plan.inputs, outputs(plan)):
@@ -26,7 +26,7 @@ def plan_words(plan: Plan) -> bytes:
 
 
 def stored_weights(plan: Plan) -> list[int]:
-    """Of each LINEAR and QLINEAR, in order: the weights in the file, zeros included. A word has four channels."""
+    """The number of weights in the file for each LINEAR and QLINEAR, including zeros; a word has four channels."""
     counts = []
     for op in plan.ops:
         if op.opcode in (f.LINEAR, f.QLINEAR):
@@ -49,7 +49,7 @@ def _view_words(view: View, offsets: Sequence[int]) -> list[int]:
 
 
 def _lives(plan: Plan) -> list[tuple[int, int]]:
-    """By buffer: the first and the last operation that touches it."""
+    """For each buffer, the first and the last operation that uses it."""
     lives: dict[int, tuple[int, int]] = {}
     first_ones = [(-1, view) for view in plan.inputs.values()]
     last_ones = [(len(plan.ops), view) for view in outputs(plan).values()]

@@ -1,4 +1,4 @@
-"""What readers of ONNX nodes share: what is known of the tensors so far, constant inputs, new tensors, refusals."""
+"""Shared by the readers of ONNX nodes: the known tensors, constant inputs, new tensors, and errors."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from exporters.mmrt.graph import INSTEAD, NO_ACT, Node
 
 @dataclass(frozen=True)
 class Integers:
-    """A constant as it was quantized: value = values * scale, which broadcast."""
+    """A quantized constant: value = values * scale, with broadcasting."""
 
     values: np.ndarray
     scale: np.ndarray
@@ -21,12 +21,12 @@ class Integers:
 
 @dataclass(frozen=True)
 class Reading:
-    """What is known of the tensors while nodes are read; readers add what they make."""
+    """The tensors known while nodes are read; readers add those that they create."""
 
     constants: dict[str, np.ndarray]
     shapes: dict[str, tuple[int, ...]]
     opset: int
-    integers: dict[str, Integers] = field(default_factory=dict)  # by constant that was dequantized from zero point 0
+    integers: dict[str, Integers] = field(default_factory=dict)  # constants dequantized from zero point 0, by name
 
 
 Reader = Callable[[Reading, onnx.NodeProto], list[Node]]
@@ -41,11 +41,11 @@ def name_of(proto: onnx.NodeProto) -> str:
 
 
 def constant(reading: Reading, proto: onnx.NodeProto, index: int) -> np.ndarray | None:
-    """A constant input; None where it is absent. ExportError where it is computed."""
+    """A constant input; None if it is absent. ExportError if it is not constant."""
     if index >= len(proto.input) or not proto.input[index]:
         return None
     if proto.input[index] not in reading.constants:
-        raise refuse(proto, f"its input {proto.input[index]} is computed and not a constant")
+        raise refuse(proto, f"its input {proto.input[index]} is computed, but must be a constant")
     return reading.constants[proto.input[index]]
 
 
@@ -58,13 +58,13 @@ def required(reading: Reading, proto: onnx.NodeProto, index: int) -> np.ndarray:
 
 
 def scalar(reading: Reading, proto: onnx.NodeProto, index: int, default: float) -> float:
-    """A constant input of one number; the default where it is absent."""
+    """A constant input with one number; the default if it is absent."""
     found = constant(reading, proto, index)
     return default if found is None else float(found.reshape(()))
 
 
 def rank_of(reading: Reading, proto: onnx.NodeProto) -> int:
-    """Of the first input, which must have axes."""
+    """The rank of the first input, which must have axes."""
     rank = len(reading.shapes[proto.input[0]])
     if not rank:
         raise refuse(proto, f"its input {proto.input[0]} is a single number without axes")
@@ -72,7 +72,7 @@ def rank_of(reading: Reading, proto: onnx.NodeProto) -> int:
 
 
 def one(proto: onnx.NodeProto, op: str, inputs: Sequence[str] | None = None, **attrs: Any) -> list[Node]:
-    """The node that gives the output, of the first input unless others are named."""
+    """A node that computes the output from the first input, unless other inputs are named."""
     return [Node(op, name_of(proto), tuple(inputs or proto.input[:1]), proto.output[0], attrs)]
 
 
@@ -87,7 +87,7 @@ def new_constant(reading: Reading, name: str, array: np.ndarray) -> str:
 
 
 def chain(reading: Reading, proto: onnx.NodeProto, inputs: Sequence[str], fn: str) -> list[Node]:
-    """fn(fn(a, b), c)...: the last node gives the output; of one input it is that input."""
+    """fn(fn(a, b), c)...: the last node computes the output; a single input is passed through."""
     if len(inputs) == 1:
         return one(proto, "reshape", inputs)
     nodes, left = [], inputs[0]

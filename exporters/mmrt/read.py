@@ -1,4 +1,4 @@
-"""An ONNX model read into the nodes of graph.py, its constant parts computed. What cannot be read is refused."""
+"""Reads an ONNX model into the nodes of graph.py and computes its constant parts. Unsupported models are refused."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ from exporters.mmrt.graph import INSTEAD, MOST_AXES, RELU, Graph, Node, without_
 from exporters.mmrt.proto import Integers, Reader, Reading, name_of, refuse
 from exporters.mmrt.read_checks import check_window
 
-OPSETS = range(11, 29)  # whose definitions of the operators in READERS were compared with what readers do
+OPSETS = range(11, 29)  # opsets for which the readers in READERS were compared with ONNX's definitions
 FLOAT = onnx.TensorProto.FLOAT
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
@@ -87,16 +87,16 @@ READERS: dict[str, Reader] = {
 
 
 def read_graph(model: onnx.ModelProto) -> Graph:
-    """ExportError, which names the node, for what mmrt does not have: an operator, one of its options, a type, a shape
-    that is not static, an opset whose definitions were not read."""
+    """The graph of the model. ExportError, naming the node, for anything that mmrt does not support: an operator, one
+    of its options, a type, a shape that is not static, an unknown opset."""
     opset = _opset(model)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     lift_constants(copy)
     try:
         net = read_net(copy)
-    except Exception as err:  # of onnx: shapes that contradict each other, constants in files that are not there
-        raise ExportError(f"onnx cannot read this model: {err}") from err
+    except Exception as err:  # raised by onnx: contradicting shapes, constants in missing files
+        raise ExportError(f"the package onnx cannot read this model: {err}") from err
     _check_inputs(net)
     reading = Reading(dict(net.constants), dict(net.shapes), opset)
     read = {name for node in net.graph.node for name in _names_read(node)} | net.outputs
@@ -106,7 +106,7 @@ def read_graph(model: onnx.ModelProto) -> Graph:
             nodes += _read_node(reading, proto, model, net, read)
         except ExportError:
             raise
-        except Exception as err:  # a node that is not as ONNX defines it, or a reader that has a fault
+        except Exception as err:  # a node that violates ONNX's definition, or a bug in a reader
             raise refuse(proto, f"it cannot be read: {type(err).__name__}: {err}") from err
     inputs = tuple(v.name for v in net.graph.input if v.name not in net.constants)
     outputs = tuple(v.name for v in net.graph.output)
@@ -120,8 +120,8 @@ def read_graph(model: onnx.ModelProto) -> Graph:
 def _opset(model: onnx.ModelProto) -> int:
     found = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if found not in OPSETS:
-        raise ExportError(f"mmrt reads ONNX's opsets {OPSETS.start} to {OPSETS.stop - 1}, and this model has {found}: "
-                          f"operators may mean something else there; convert it with onnx.version_converter, or "
+        raise ExportError(f"mmrt reads ONNX opsets {OPSETS.start} to {OPSETS.stop - 1}, but this model has {found}: "
+                          f"operators may be defined differently there; convert it with onnx.version_converter, or "
                           f"{INSTEAD}")
     return int(found)
 
@@ -136,14 +136,14 @@ def _check_inputs(net: Net) -> None:
 def _check_outputs(net: Net, reading: Reading, outputs: tuple[str, ...]) -> None:
     for name in outputs:
         if name in reading.constants:
-            raise ExportError(f"mmrt cannot give the output {name}: it does not depend on an input; {INSTEAD}")
+            raise ExportError(f"mmrt cannot compute the output {name}, which does not depend on an input; {INSTEAD}")
         _check_type(net, name, "output")
 
 
 def _check_type(net: Net, name: str, end: str) -> None:
     kind = net.types.get(name, 0)
     if kind != FLOAT:
-        raise ExportError(f"mmrt has inputs and outputs of float32, and the {end} {name} is {_type_name(kind)}; "
+        raise ExportError(f"mmrt needs float32 inputs and outputs, but the {end} {name} is {_type_name(kind)}; "
                           f"{INSTEAD}")
 
 
@@ -153,9 +153,9 @@ def _type_name(kind: int) -> str:
 
 def _check_shape(shapes: dict[str, tuple[int, ...]], name: str, where: str) -> None:
     if name not in shapes:
-        raise ExportError(f"mmrt needs static shapes; that of {name} is not known ({where}); {INSTEAD}")
+        raise ExportError(f"mmrt needs static shapes, but that of {name} is unknown ({where}); {INSTEAD}")
     if len(shapes[name]) > MOST_AXES or min(shapes[name], default=1) < 1:
-        raise ExportError(f"mmrt has tensors of 1 to {MOST_AXES} axes that hold something; the shape of {name} is "
+        raise ExportError(f"mmrt needs non-empty tensors with 1 to {MOST_AXES} axes; the shape of {name} is "
                           f"{shapes[name]} ({where}); {INSTEAD}")
 
 
@@ -174,7 +174,7 @@ def _read_node(reading: Reading, proto: onnx.NodeProto, model: onnx.ModelProto, 
     if not used:
         return []
     if proto.op_type != "Split" and used != list(proto.output[:1]):
-        raise refuse(proto, f"something reads its output {used[-1]}, and only the first one is computed")
+        raise refuse(proto, f"its output {used[-1]} is used, but only the first output is supported")
     check_window(reading, proto)
     if any(name not in reading.shapes for name in used):
         _infer(reading, proto, model)
@@ -183,12 +183,12 @@ def _read_node(reading: Reading, proto: onnx.NodeProto, model: onnx.ModelProto, 
         _check_shape(reading.shapes, name, where)
     for name in used:
         if proto.op_type != "QuantizeLinear" and net.types.get(name, FLOAT) != FLOAT:
-            raise refuse(proto, f"its output {name} is {_type_name(net.types[name])}, and mmrt computes in float32")
+            raise refuse(proto, f"its output {name} is {_type_name(net.types[name])}, but mmrt computes in float32")
     return READERS[proto.op_type](reading, proto)
 
 
 def _names_read(node: onnx.NodeProto) -> Iterator[str]:
-    """By a node, and by the graphs inside it."""
+    """The tensors read by a node and by its subgraphs."""
     yield from node.input
     for part in node.attribute:
         for graph in (part.g, *part.graphs):
@@ -198,7 +198,7 @@ def _names_read(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def _infer(reading: Reading, proto: onnx.NodeProto, model: onnx.ModelProto) -> None:
-    """The shapes of a node's outputs from the constants that were computed meanwhile, such as Reshape's."""
+    """Infer the shapes of a node's outputs with the constants computed so far, such as Reshape's shape."""
     names = [name for name in dict.fromkeys(proto.input) if name]
     ends = [onnx.helper.make_tensor_value_info(name, FLOAT, reading.shapes[name]) for name in names
             if name not in reading.constants and name in reading.shapes]
@@ -213,7 +213,7 @@ def _infer(reading: Reading, proto: onnx.NodeProto, model: onnx.ModelProto) -> N
 
 
 def _fold(reading: Reading, proto: onnx.NodeProto, model: onnx.ModelProto) -> bool:
-    """Compute a node whose inputs are constants (or whose result is a shape); whether it was one."""
+    """Compute a node if its inputs are constants or its result is a shape; returns whether it was computed."""
     names = [name for name in proto.input if name]
     dequantized = _dequantized(reading, proto)
     if proto.op_type == "Shape" and names[0] in reading.shapes:
@@ -229,7 +229,7 @@ def _fold(reading: Reading, proto: onnx.NodeProto, model: onnx.ModelProto) -> bo
         return False
     for name, value in zip(proto.output, results, strict=False):
         if name and not isinstance(value, np.ndarray | np.generic):
-            raise refuse(proto, f"its constant result {name} is no tensor")
+            raise refuse(proto, f"its constant result {name} is not a tensor")
         if name:
             reading.constants[name] = np.asarray(value)
             reading.shapes[name] = reading.constants[name].shape
@@ -237,7 +237,7 @@ def _fold(reading: Reading, proto: onnx.NodeProto, model: onnx.ModelProto) -> bo
 
 
 def _computed(reading: Reading, proto: onnx.NodeProto, model: onnx.ModelProto, names: list[str]) -> list[Any]:
-    """By onnx's own evaluator."""
+    """The node's outputs, computed by onnx's own evaluator."""
     arrays = {name: reading.constants[name] for name in names}
     types = [onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
              for name, v in arrays.items()]
@@ -248,8 +248,8 @@ def _computed(reading: Reading, proto: onnx.NodeProto, model: onnx.ModelProto, n
 
 
 def _dequantized(reading: Reading, proto: onnx.NodeProto) -> np.ndarray | None:
-    """(x - zero) * scale of a constant x, with a scale for the tensor or for each place along an axis; None for what
-    else there is: blocks, narrower types. Where no zero point shifts it, products may multiply by x itself."""
+    """(x - zero) * scale of a constant x, with one scale for the tensor or for each position along an axis; None for
+    other forms (blocks, narrower types). If the zero point is 0, products may multiply by x itself."""
     arrays = [reading.constants.get(name) for name in proto.input if name]
     if proto.op_type != "DequantizeLinear" or any(array is None for array in arrays) or \
             attribute(proto, "block_size", 0):

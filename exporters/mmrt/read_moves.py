@@ -1,4 +1,4 @@
-"""Readers of ONNX nodes that move data and compute nothing."""
+"""Readers of ONNX nodes that only move data."""
 
 from itertools import pairwise
 
@@ -19,7 +19,7 @@ def same(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
 def dropout(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
     training = constant(reading, proto, 2)
     if training is not None and training.any():
-        raise refuse(proto, "it is in training mode, where it is random; export the model in evaluation mode")
+        raise refuse(proto, "it is in training mode and therefore random; export the model in evaluation mode")
     return one(proto, "reshape")
 
 
@@ -37,7 +37,7 @@ def slices(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
     first, step_of = [0] * rank, [1] * rank
     for axis, start, end, step in zip(axes.tolist(), starts.tolist(), ends.tolist(), steps.tolist(), strict=True):
         if step < 1:
-            raise refuse(proto, f"a step of {step}")
+            raise refuse(proto, f"its step {step} is not supported")
         first[axis], step_of[axis] = slice(start, end, step).indices(shape[axis])[0], step
     return one(proto, "slice", starts=tuple(first), steps=tuple(step_of))
 
@@ -55,13 +55,13 @@ def split(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
 
 
 def gather(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
-    """With constant indices, a slice for each run of neighbours, and a concat."""
+    """With constant indices: a slice for each run of consecutive indices, and a concat."""
     rank, shape, out = rank_of(reading, proto), reading.shapes[proto.input[0]], proto.output[0]
     axis, indices = attribute(proto, "axis", 0) % rank, required(reading, proto, 1)
     flat = (indices.reshape(-1) % shape[axis]).tolist()
     cuts = [0, *(i for i in range(1, len(flat)) if flat[i] != flat[i - 1] + 1), len(flat)]
     if len(cuts) - 1 > MOST_RUNS:
-        raise refuse(proto, f"its indices are {len(cuts) - 1} separate runs")
+        raise refuse(proto, f"its indices form {len(cuts) - 1} separate runs, but at most {MOST_RUNS} are supported")
     nodes, parts = [], []
     for begin, end in pairwise(cuts):
         starts = tuple(flat[begin] if k == axis else 0 for k in range(rank))
@@ -80,7 +80,7 @@ def expand(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
 
 
 def tile(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
-    """Axes of length 1 are expanded; of others, one by one, a new axis before them is, and then merged with them."""
+    """Expand axes of length 1; for every other axis, expand a new axis before it and merge the two."""
     repeats, last = required(reading, proto, 1).tolist(), proto.input[0]
     shape, out = list(reading.shapes[last]), proto.output[0]
     nodes: list[Node] = []
@@ -115,9 +115,9 @@ def pad(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
     pads, value, axes = required(reading, proto, 1), constant(reading, proto, 2), constant(reading, proto, 3)
     mode = attribute(proto, "mode", b"constant").decode()
     if mode != "constant":
-        raise refuse(proto, f"its mode is {mode}, and only constant padding is supported")
+        raise refuse(proto, f"its mode is {mode}, but only constant padding is supported")
     if (pads < 0).any():
-        raise refuse(proto, "it pads by less than nothing, which cuts")
+        raise refuse(proto, "it has negative padding, which is not supported")
     before = [0] * rank
     for axis, count in zip(range(rank) if axes is None else axes.tolist(), pads[:len(pads) // 2].tolist(), strict=True):
         before[axis % rank] = count
@@ -125,8 +125,8 @@ def pad(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
 
 
 def depth_to_space(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
-    """(N, C, H, W) -> (N, C / b^2, b H, b W). DCR takes the place in a block from the outer part of C, CRD (torch's
-    pixel_shuffle) from the inner one."""
+    """(N, C, H, W) -> (N, C / b^2, b H, b W). In DCR the position in a block is the outer part of C, in CRD (torch's
+    pixel_shuffle) the inner one."""
     n, channels, height, width = reading.shapes[proto.input[0]]
     b = attribute(proto, "blocksize", 0)
     if _is_crd(proto):

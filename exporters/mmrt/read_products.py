@@ -51,7 +51,7 @@ def window_of(proto: onnx.NodeProto, x: Sequence[int], y: Sequence[int], kernel:
     auto = attribute(proto, "auto_pad", b"NOTSET").decode()
     pads = (0, 0, 0, 0) if auto == "VALID" else attribute(proto, "pads", (0, 0, 0, 0))
     before = (int(pads[0]), int(pads[1]))
-    if auto.startswith("SAME"):  # SAME_UPPER puts the odd one below and right, SAME_LOWER above and left
+    if auto.startswith("SAME"):  # SAME_UPPER puts an odd pixel at the bottom and right, SAME_LOWER at the top and left
         total = [max(0, (y[i + 2] - 1) * stride[i] + reach[i] - x[i + 2]) for i in (0, 1)]
         before = (total[0] // 2, total[1] // 2) if auto == "SAME_UPPER" else (-(-total[0] // 2), -(-total[1] // 2))
     elif any(reach[i] > x[i + 2] + pads[i] + pads[i + 2] for i in (0, 1)):
@@ -67,7 +67,7 @@ def pair(proto: onnx.NodeProto, name: str, default: int) -> tuple[int, int]:
 
 
 def reads_image(window: Window, image: Sequence[int], out: Sequence[int]) -> bool:
-    """Whether any of the window's taps ever reads an image of this size, and not only padding."""
+    """Whether any tap of the window reads a pixel of an image of this size, and not only padding."""
     return bool(find_taps(window, (image[0], image[1]), (out[0], out[1])))
 
 
@@ -76,14 +76,14 @@ def pool(kind: str) -> Reader:
         x, y = one_image(reading, proto)
         window = window_of(proto, x, y, attribute(proto, "kernel_shape", ()))
         if any((y[i + 2] - 1) * window.stride[i] >= x[i + 2] + window.before[i] for i in (0, 1)):
-            raise refuse(proto, f"with ceil_mode its last window starts behind its input of the shape {x}: runtimes "
-                                f"leave that one out, and the output's shape {y} counts it")
+            raise refuse(proto, f"with ceil_mode its last window starts outside its input of the shape {x}: runtimes "
+                                f"leave it out, but the output's shape {y} includes it")
         if not reads_image(window, x[2:], y[2:]):
             raise refuse(proto, f"its window never reads its input of the shape {x}, only padding")
         include_pad = bool(attribute(proto, "count_include_pad", 0))
         if not include_pad and not always_sees(window, (x[2], x[3]), (y[2], y[3])):
             raise refuse(proto, f"its window of {window.kernel[0]} x {window.kernel[1]} reads only padding at some "
-                                f"places of its input of the shape {x}")
+                                f"positions of its input of the shape {x}")
         auto = attribute(proto, "auto_pad", b"NOTSET")
         after = (0, 0) if auto == b"VALID" else tuple(attribute(proto, "pads", (0, 0, 0, 0)))[2:]
         if auto.startswith(b"SAME"):
@@ -94,10 +94,10 @@ def pool(kind: str) -> Reader:
 
 
 def conv_transpose(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
-    """y[s o + p] = sum of w[k] x[o + (p + pad - k d) / s] over the k for which that is whole: for each phase p of the
-    stride s, of either axis, a convolution with some of the taps. The phases' results are then interleaved.
+    """y[s o + p] = sum of w[k] x[o + (p + pad - k d) / s] over the k for which the index is an integer: for each phase
+    p of the stride s on each axis a convolution with some of the taps. The phases' results are then interleaved.
 
-    So every multiplication has a weight of the layer, and its zeros are left out as those of a convolution.
+    So every multiplication uses a weight of the layer, and its zeros are skipped as in a convolution.
     """
     weight, bias = required(reading, proto, 1), constant(reading, proto, 2)  # (C, O / groups, kh, kw)
     x, y = one_image(reading, proto)
@@ -125,7 +125,7 @@ def conv_transpose(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
 
 
 def padding_before(proto: onnx.NodeProto, x: Sequence[int], y: Sequence[int], kernel: Sequence[int]) -> tuple[int, int]:
-    """Of a ConvTranspose, above and left: what is cut from its result; where only the size is given, that follows."""
+    """What a ConvTranspose cuts from the top and left of its result; computed if only the output size is given."""
     auto, given = attribute(proto, "auto_pad", b"NOTSET").decode(), attribute(proto, "pads", None)
     if auto == "VALID":
         return 0, 0
@@ -141,8 +141,8 @@ def padding_before(proto: onnx.NodeProto, x: Sequence[int], y: Sequence[int], ke
 
 def phase_window(kernel: Sequence[int], offset: Sequence[int], stride: Sequence[int],
                  dilation: Sequence[int]) -> tuple[Window, tuple[list[int], list[int]]]:
-    """The taps k of either axis for which (offset - k dilation) / stride is whole, by growing quotient, and the window
-    that reads at these quotients: they are equally far from each other."""
+    """The taps k of each axis for which (offset - k dilation) / stride is an integer, by growing quotient, and the
+    window that reads at these quotients, which are equidistant."""
     rows, columns = ([k for k in reversed(range(kernel[i])) if (offset[i] - k * dilation[i]) % stride[i] == 0]
                      for i in (0, 1))
     first, step = [0, 0], [1, 1]
@@ -198,7 +198,7 @@ def matmul(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
 
 
 def as_integers(reading: Reading, proto: onnx.NodeProto, turned: bool = False) -> dict[str, Any]:
-    """What a product's weight and bias were quantized from, (O, ...); {} where they were not."""
+    """The integers of a product's quantized weight and bias, (O, ...); {} if they are not quantized."""
     weight = reading.integers.get(proto.input[1])
     bias = reading.integers.get(proto.input[2]) if len(proto.input) > 2 else None
     if weight is None or (bias is None and len(proto.input) > 2 and proto.input[2]):

@@ -24,7 +24,7 @@ from exporters.mmrt.proto import (
 
 INFINITY = float("inf")
 TO_ZERO: Act = ("clip", -INFINITY, 0.0)  # min(x, 0)
-FLATTENS = 13  # before this opset a Softmax was over all axes from its own to the last
+FLATTENS = 13  # before this opset Softmax covered all axes from its own to the last
 
 # ---- element by element ------------------------------------------------------------------------------------------
 
@@ -57,9 +57,9 @@ def power(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
 
 
 def prelu(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
-    """x where x >= 0, else slope * x; the slope has one number, one a channel, or one an element.
+    """x where x >= 0, else slope * x; one slope for all, per channel, or per element.
 
-    max(x, slope x) where no slope is above 1, which infinities stand unless it is 0; else max(x, 0) + slope min(x, 0).
+    max(x, slope x) if no slope is above 1 (correct for infinities unless it is 0); else max(x, 0) + slope min(x, 0).
     """
     name, out, (x, slope) = name_of(proto), proto.output[0], proto.input[:2]
     values = reading.constants.get(slope)
@@ -67,7 +67,7 @@ def prelu(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
         return one(proto, "unary", act=("leaky", float(values.reshape(())), 0.0))
     shape = reading.shapes[x]
     if np.broadcast_shapes(shape, reading.shapes[slope]) != shape:
-        raise refuse(proto, f"its slope of the shape {reading.shapes[slope]} does not fit its input of {shape}")
+        raise refuse(proto, f"its slope of the shape {reading.shapes[slope]} does not match its input of {shape}")
     if values is not None and (values <= 1).all() and values.all():
         times = new(reading, f"{out}#times", shape)
         return [Node("binary", name, (x, slope), times, {"fn": "mul", "act": NO_ACT}),
@@ -134,7 +134,7 @@ def softmax(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
 
 
 def layer_norm(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
-    """Over the axes from `axis` to the last, which become one."""
+    """Normalize over the axes from `axis` to the last, which are merged into one."""
     rank, shape, out = rank_of(reading, proto), reading.shapes[proto.input[0]], proto.output[0]
     axis = attribute(proto, "axis", -1) % rank
     gain, bias = (None if array is None else np.broadcast_to(array, shape[axis:]).reshape(-1)
@@ -149,10 +149,10 @@ def layer_norm(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
 
 
 def instance_norm(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
-    """(N, C, ...): norm over (N, C, rest), then scale and shift a channel. torch's GroupNorm comes as this."""
+    """(N, C, ...): norm over (N, C, rest), then scale and shift per channel. torch's GroupNorm is exported as this."""
     shape, out = reading.shapes[proto.input[0]], proto.output[0]
     if rank_of(reading, proto) < 3:
-        raise refuse(proto, f"its input has the shape {shape}; one of (N, C, ...) is needed")
+        raise refuse(proto, f"its input has the shape {shape}, but (N, C, ...) is needed")
     rows = (*shape[:2], int(np.prod(shape[2:])))
     flat, normed, whole = (new(reading, f"{out}#{part}", dims)
                            for part, dims in (("rows", rows), ("norm", rows), ("whole", shape)))
@@ -166,10 +166,10 @@ def instance_norm(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
 
 def batch_norm(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
     if attribute(proto, "training_mode", 0):
-        raise refuse(proto, "it is in training mode, where each batch has its own statistics; export the model in "
+        raise refuse(proto, "it is in training mode and uses statistics of the batch; export the model in "
                             "evaluation mode")
     if rank_of(reading, proto) < 2:
-        raise refuse(proto, f"its input has the shape {reading.shapes[proto.input[0]]}; one of (N, C, ...) is needed")
+        raise refuse(proto, f"its input has the shape {reading.shapes[proto.input[0]]}, but (N, C, ...) is needed")
     scale, shift, mean, var = (required(reading, proto, i) for i in (1, 2, 3, 4))
     factor = scale.astype(np.float64) / np.sqrt(var.astype(np.float64) + attribute(proto, "epsilon", 1e-5))
     offset = shift - mean * factor

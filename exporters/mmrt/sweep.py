@@ -1,4 +1,4 @@
-"""One pass of rules over a graph: what a rule sees, and what it gives."""
+"""One pass of fusion rules over a graph, as a rule sees it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ VIEWS = ("reshape", "transpose")
 
 @dataclass
 class Sweep:
-    """One pass over a graph: who makes each tensor by now, and who read it when the pass began."""
+    """One pass over a graph: the present producer of each tensor, and its readers at the start of the pass."""
 
     graph: Graph
     makers: dict[str, Node]
@@ -19,12 +19,12 @@ class Sweep:
     readers: dict[str, int]
 
     def maker(self, name: str, *ops: str) -> Node | None:
-        """The node that makes a tensor, if it is one of these."""
+        """The node that produces a tensor, if it is of one of these kinds."""
         node = self.makers.get(name)
         return node if node is not None and node.op in ops else None
 
     def private(self, name: str, *ops: str) -> Node | None:
-        """The same, if only one node reads the tensor."""
+        """As maker, but only if exactly one node reads the tensor."""
         return self.maker(name, *ops) if self.readers.get(name) == 1 else None
 
     def scalar(self, name: str) -> float | None:
@@ -35,7 +35,7 @@ class Sweep:
         return self.graph.shapes[name]
 
     def new(self, name: str, shape: tuple[int, ...]) -> str:
-        """A name for a tensor that a rule makes."""
+        """A new name for a tensor that a rule creates."""
         count = 1
         while f"{name}@{count}" in self.graph.shapes:
             count += 1

@@ -1,7 +1,7 @@
-"""Convolutions and poolings as sums over taps: where in memory each weight of a window reads.
+"""Convolutions and poolings as sums over taps: the memory offset that each weight of a window reads.
 
-Output (oy, ox) reads the input at y = oy * stride + ky * dilation - padding. With y = stride * shift + phase, that is
-position (oy + shift) of the phase plane x[phase::stride]: in every phase plane, a tap is one constant offset.
+Output (oy, ox) reads the input at y = oy * stride + ky * dilation - padding. With y = stride * shift + phase this is
+position (oy + shift) of the phase plane x[phase::stride], so a tap is a constant offset in its phase plane.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ class Tap:
 
 
 def find_taps(window: Window, image: Size, out: Size) -> list[Tap]:
-    """The taps that see the image at all, in the kernel's order."""
+    """The taps that read any pixel of the image, in the kernel's order."""
     taps = []
     for ky in range(window.kernel[0]):
         for kx in range(window.kernel[1]):
@@ -37,7 +37,7 @@ def _sees(at: int, stride: int, size: int, out: int) -> bool:
 
 
 def always_sees(window: Window, image: Size, out: Size) -> bool:
-    """Whether each output is of at least one value of the image, and not only of padding."""
+    """Whether every output depends on at least one pixel of the image, not only on padding."""
     return all(any(0 <= o * window.stride[i] - window.before[i] + k * window.dilation[i] < image[i]
                    for k in range(window.kernel[i])) for i in (0, 1) for o in range(out[i]))
 
@@ -47,18 +47,18 @@ def plane_size(window: Window, image: Size, phase: Size) -> Size:
 
 
 def excess(tap: Tap, axis: int, plane: Size, out: Size) -> tuple[int, int]:
-    """Lines (axis 0) or columns (axis 1) of padding that the tap reads before and behind its plane."""
+    """Lines (axis 0) or columns (axis 1) of padding that the tap reads before and after its plane."""
     shift = tap.shift[axis]
     return max(0, -shift), max(0, out[axis] + shift - plane[axis])
 
 
 def is_pointwise(window: Window, image: Size, out: Size) -> bool:
-    """Whether each output is computed from the pixel at its own place; not where padding makes more outputs."""
+    """Whether each output depends only on the pixel at its own position; not if padding adds outputs."""
     return window.kernel == (1, 1) and window.stride == (1, 1) and window.before == (0, 0) and image == out
 
 
 def is_in_place(window: Window, image: Size, out: Size) -> bool:
-    """Whether the taps can read the input where it lies."""
+    """Whether the taps can read the input in place."""
     return window.stride == (1, 1) and image == out
 
 
@@ -68,7 +68,7 @@ def reads_padding(window: Window, image: Size, out: Size) -> bool:
 
 
 def least_pitch(window: Window, image: Size, out: Size) -> int:
-    """Of the output and the planes: a plane's columns, and as many zeros as a tap reads on either side."""
+    """The smallest pitch for the output and the planes: a plane's columns plus the zeros that taps read beside it."""
     pitch = out[1]
     for tap in find_taps(window, image, out):
         plane = plane_size(window, image, tap.phase)
@@ -77,7 +77,7 @@ def least_pitch(window: Window, image: Size, out: Size) -> int:
 
 
 def reach(window: Window, image: Size, out: Size, pitch: int) -> tuple[int, int]:
-    """Elements that taps read ahead of a plane's first position and behind its last."""
+    """Elements that taps read before a plane's first position and after its last."""
     before = after = 0
     positions = (out[0] - 1) * pitch + out[1]
     for tap in find_taps(window, image, out):
@@ -89,7 +89,7 @@ def reach(window: Window, image: Size, out: Size, pitch: int) -> tuple[int, int]
 
 
 def choose_geometries(graph: Graph) -> dict[Size, Geometry]:
-    """One way to store all images of a size, so that whatever is computed of them position by position fits."""
+    """One geometry for all images of a size, so that elementwise operations on them have matching layouts."""
     windows = []
     for node in graph.nodes:
         if node.op in ("conv", "pool"):

@@ -1,4 +1,4 @@
-"""What a runtime needs on a device, and how to get it there."""
+"""The packages that a runtime needs on a device, and how to install them there."""
 
 import platform
 import shlex
@@ -10,7 +10,7 @@ WHEEL_TAGS = ("manylinux2014", "manylinux_2_27", "manylinux_2_28", "manylinux_2_
 
 
 def lacking(runtime, versions):
-    """What is not there of what a runtime needs, by the device's own account of its versions; [] where it runs."""
+    """The missing packages of a runtime, from the device's versions; [] if it can run."""
     needed = [] if runtime == "null" else ["numpy", runtime]
     return [name for name in needed if name not in versions]
 
@@ -21,17 +21,17 @@ def packages_of(name):
 
 
 def advice(package, python=sys.executable):
-    """How to get it, for this interpreter."""
+    """How to install a package for this interpreter."""
     if package == "mmrt":
-        return "its library is not there or is for another processor; where mmprune is installed, `mmprune runtime " \
-               "build` makes it"
+        return "its library is missing or is for another processor; run `mmprune runtime build` on a machine with " \
+               "mmprune"
     if package == "tensorrt":
         return "it comes with JetPack: sudo apt-get install nvidia-jetpack"
     return "{} -m pip install {}".format(shlex.quote(python), packages_of(package))
 
 
 def offline_advice(package, python=sys.executable):
-    """How to get it without network, on a line of its own; "" where pip does not bring it."""
+    """How to install it without network, on a separate line; "" if pip does not install it."""
     if package in ("mmrt", "tensorrt"):
         return ""
     names = packages_of(package)
