@@ -18,7 +18,7 @@ class ExportError(RuntimeError):
 
 
 def without_package(format: str, package: str) -> ExportError:
-    return ExportError(f"exporting to {format} needs the package {package}: pip install {package}")
+    return ExportError(f"exporting to {format} needs the package {package}: run pip install {package}")
 
 
 def load(name: str) -> ModuleType:

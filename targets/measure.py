@@ -71,7 +71,7 @@ def measure(root: Path, artifacts: Sequence[Artifact], target: str, profile: Pro
     """
     family = load(target)
     if options.power_modes and "tensorrt" not in family.runtimes:
-        raise MeasureError(f"power modes are a Jetson's, and {family.name} has none")
+        raise MeasureError(f"--power-modes is for Jetsons; {family.name} has no power modes")
     for line in jobs.without_runtime(family, artifacts) if options.runtimes is None else ():
         options.note(line)
     if options.host is None:

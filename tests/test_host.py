@@ -351,7 +351,7 @@ def test_several_hosts_from_the_command_line(board, family, tmp_path):
     (tmp_path / "fleet.toml").write_text(FLEET.replace("pi@two", "pi@three").replace("local", "raspberry-pi-5"))
     done = mmprune(*words, "--fleet", tmp_path / "fleet.toml")
     assert (done.code, "1 of 2 boards could not be measured: pi@three;" in done.stderr) == (1, True), done.stderr
-    assert "pi@one (x86): 2 measurements" in done.stderr and "pi@three is no raspberry-pi-5" in done.stderr
+    assert "pi@one (x86): 2 measurements" in done.stderr and "pi@three is not a raspberry-pi-5" in done.stderr
     assert mmprune("bench", root).code == mmprune(*words, *hosts, "--fleet", tmp_path / "fleet.toml").code == 2
 
 

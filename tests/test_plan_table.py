@@ -33,5 +33,5 @@ def test_totals_are_of_every_pattern_the_rows_of_the_asked_one():
 def test_strategies_that_become_one_model_are_named():
     said = [" ".join(row) for row in lines("unstructured")]
     named = said[said.index("(sparsities in percent)") + 1:]
-    assert "under 2:4 the same model: mid = max" in named
-    assert not [line for line in named if line.startswith(("under unstructured", "under block-1x4"))]
+    assert "the same model with 2:4: mid = max" in named
+    assert not [line for line in named if "with unstructured:" in line or "with block-1x4:" in line]

@@ -110,7 +110,7 @@ def test_dead_and_hanging_workers_give_error_rows_and_the_others_go_on(tmp_path)
     results, errors = run(tmp_path, entries, ODD_PROBE, timeout_s=2)
     assert [r["artifact"] for r in results] == ["noisy"]  # although it prints on stdout
     messages = {e["artifact"]: e["message"] for e in errors}
-    assert "ended with 3: " in messages["dies"] and messages["dies"].endswith("the board is on fire")
+    assert "failed with exit status 3: " in messages["dies"] and messages["dies"].endswith("the board is on fire")
     assert "no answer within 2 s" in messages["hangs"]
 
 
@@ -431,7 +431,7 @@ def test_without_these_keys_nothing_is_waited_for_and_no_power_read(tmp_path):
 def test_an_absent_power_source_is_a_note_and_an_unknown_one_an_error(tmp_path):
     root = tree(tmp_path / "board", PI_5)
     row = run(tmp_path, [entry(tmp_path, "a")], sysroot=root, power="ina3221")[0][0]
-    assert row["energy_j"] is None and row["notes"] == ["no energy: ina3221 cannot be read here"]
+    assert row["energy_j"] is None and row["notes"] == ["no energy: the source ina3221 cannot be read here"]
     assert row["clock_hz"] == [2400000000, 2400000000] and row["temperature_c"] == [48.35, 48.35]
     job = json.dumps({"schema": 1, "profile": TINY, "entries": [], "power": "plug"})
     done = subprocess.run([*PROBE, "run", "-"], input=job, capture_output=True, text=True, check=False, cwd=HOME)
@@ -505,7 +505,7 @@ def test_clocks_that_cannot_be_pinned_are_an_error_and_stay(tmp_path, commands):
     commands(jetson_clocks='[ "$1" != "" ] || { echo "no such clock"; exit 3; }')
     root = tree(tmp_path / "board", ORIN_NANO)
     results, errors = run(tmp_path, [entry(tmp_path, "a")], pin_clocks=True, sysroot=root)
-    assert results == [] and errors[0]["message"] == "jetson_clocks ended with 3: no such clock"
+    assert results == [] and errors[0]["message"] == "jetson_clocks failed (3): no such clock"
     assert governors(root) == {"policy0": "schedutil", "policy4": "schedutil"}
 
 

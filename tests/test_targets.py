@@ -62,7 +62,7 @@ def test_a_pattern_in_a_user_s_file_is_kept(tmp_path):
     ("x86-avx2", N100, ""),
     ("raspberry-pi-4", PI_5, "its name is 'Raspberry Pi 5 Model B Rev 1.0', which is not a Raspberry Pi 4"),
     ("raspberry-pi-5", dataclasses.replace(PI_5, isa=("asimd",)), "its processor lacks asimddp, asimdhp"),
-    ("x86", PI_5, "its processor is aarch64, x86 has x86_64"),
+    ("x86", PI_5, "its processor is aarch64, but x86 has x86_64"),
     ("x86-avx2", dataclasses.replace(N100, isa=("avx2", "fma", "avx512f")), "its processor has avx512f, which"),
 ])
 def test_boards_are_recognised(name, board, why):

@@ -22,10 +22,10 @@ def plan(job, api, reason):
         version = (*map(int, JETPACKS[DEFAULT][0].split(".")), 0)
         folder = os.path.join(job["root"], ENGINES)
         bench = Bench(TRTEXEC, version, job["sysroot"], folder, api, "?", "?", "?")
-        lines = [f"# not here: {err}", f"# as it would be with TensorRT {dotted(version)} (JetPack {DEFAULT})"]
-    lines += [f"# this is no Jetson Orin ({reason}): without --dry-run it would refuse"] if reason else []
-    lines.append("# started beforehand: trtexec --help, for the version")
-    lines += ["# pin clocks: governors to performance, jetson_clocks --store, jetson_clocks; put back afterwards"] \
+        lines = [f"# not available: {err}", f"# assuming TensorRT {dotted(version)} (JetPack {DEFAULT})"]
+    lines += [f"# this is not a Jetson Orin ({reason}): without --dry-run it would refuse to run"] if reason else []
+    lines.append("# started first: trtexec --help, for the version")
+    lines += ["# pin clocks: governors to performance, jetson_clocks --store, jetson_clocks; restored afterwards"] \
         if job.get("pin_clocks") else []
     if job["power_mode"] is not None:
         lines += ["nvpmodel -q", "nvpmodel -m {}  # the old mode is restored at the end".format(job["power_mode"])]
