@@ -111,7 +111,7 @@ def test_dead_and_hanging_workers_give_error_rows_and_the_others_go_on(tmp_path)
     assert [r["artifact"] for r in results] == ["noisy"]  # although it prints on stdout
     messages = {e["artifact"]: e["message"] for e in errors}
     assert "failed with exit status 3: " in messages["dies"] and messages["dies"].endswith("the board is on fire")
-    assert "no answer within 2 s" in messages["hangs"]
+    assert "no response within 2 s" in messages["hangs"]
 
 
 def test_the_faster_of_two_is_faster(tmp_path):
