@@ -1,6 +1,6 @@
-"""What a Jetson's row says of a file: the samples of both arms, and what sparse tactics brought.
+"""The result rows of a Jetson: the samples of both arms of a file, and the gain from sparse tactics.
 
-An arm is a file built with sparse tactics, or without; it has several engines, and each has its rounds.
+An arm is a file built with or without sparse tactics; it has several engines, each with its own rounds.
 """
 
 import math
@@ -15,19 +15,19 @@ Turn = namedtuple("Turn", "rebuild begin_s timing")
 
 
 def turn_of(profile, turns):
-    """(seconds, inferences) of one of so many turns: `samples` where the profile says so, else `seconds`."""
+    """(seconds, inferences) of one of `turns` turns: by `samples` if the profile has it, else by `seconds`."""
     if profile["samples"]:
         return 0, max(1, math.ceil(profile["samples"] / turns))
     return profile["seconds"] / turns, 1
 
 
 def turn_count(job):
-    """Of each file and arm: the profile's rounds, as many of each rebuild."""
+    """The number of turns of each file and arm: the profile's rounds, equally many for each rebuild."""
     return math.ceil(job["profile"]["rounds"] / job["rebuilds"]) * job["rebuilds"]
 
 
 def by_rebuild(number, job):
-    """Where the round that was the number-th stands in a row, which has an engine's rounds one after the other."""
+    """The index in a row of the round with this number; a row has the rounds of one engine after the other."""
     return number % job["rebuilds"] * (turn_count(job) // job["rebuilds"]) + number // job["rebuilds"]
 
 
@@ -40,12 +40,12 @@ def medians_by_rebuild(turns):
 
 
 def spread(medians):
-    """(largest - smallest) / median: what rebuilding alone changes."""
+    """(largest - smallest) / median: the variation from rebuilding alone."""
     return (max(medians) - min(medians)) / statistics.median(medians)
 
 
 def verdict(sparse_s, dense_s, kernels):
-    """What sparse tactics brought, from the engines' medians of the arms and the sparse kernels of each "on" engine."""
+    """The gain from sparse tactics, by the engines' medians in both arms and the sparse kernels of each "on" engine."""
     ratio = statistics.median(dense_s) / statistics.median(sparse_s)
     noise = max(spread(sparse_s), spread(dense_s))
     if not any(kernels):
@@ -56,7 +56,7 @@ def verdict(sparse_s, dense_s, kernels):
 
 
 def listed(values):
-    """For a record's text; "?" for what TensorRT did not say."""
+    """The values as text for a record; "?" for values that TensorRT did not report."""
     return ", ".join("?" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for v in values)
 
 
@@ -82,9 +82,9 @@ def settings_of(bench, entry):
 
 
 def result(bench, entry, watch):
-    """The fields of a result that are this file's own.
+    """The fields of a result that are specific to this file.
 
-    Its `processes` are engines: they differ as the probe's processes do, and each has its rounds in a row.
+    Its `processes` are engines: they differ as the probe's processes do, and each has consecutive rounds.
     """
     arm = entry["arm"]
     control = next(name for name in ARMS if name != arm)

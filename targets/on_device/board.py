@@ -1,4 +1,4 @@
-"""What this device is, in its own words, and whether it is the board that was asked for."""
+"""Reads the properties of this device, and checks whether it is a board of a target."""
 
 import os
 import platform
@@ -15,13 +15,13 @@ ISA = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw"
 
 
 def cpu_facts(root="/"):
-    """The CPU's name and its feature flags, from /proc/cpuinfo."""
+    """(name, feature flags) of the CPU, from /proc/cpuinfo."""
     pairs = [line.partition(":") for line in read_text(under(root, "/proc/cpuinfo")).splitlines()]
     fields: Dict[str, str] = {}
     for key, _, value in pairs:
         fields.setdefault(key.strip(), value.strip())  # of the first core
     name = fields.get("model name") or ""
-    if not name and "CPU part" in fields:  # ARM kernels give numbers: 0x41 0xd0b is Cortex-A76
+    if not name and "CPU part" in fields:  # ARM kernels report numbers: 0x41 0xd0b is Cortex-A76
         name = "implementer {} part {}".format(fields.get("CPU implementer", "?"), fields["CPU part"])
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
     return name or platform.processor() or platform.machine(), [f for f in ISA if f in flags]
@@ -35,7 +35,7 @@ def board(root="/"):
 
 
 def jetson_versions(root="/"):
-    """{"l4t", "jetpack"} from a line such as "# R36 (release), REVISION: 4.3, ..."; {} on what is no Jetson."""
+    """{"l4t", "jetpack"} from a line such as "# R36 (release), REVISION: 4.3, ..."; {} if it is not a Jetson."""
     text = read_text(under(root, "/etc/nv_tegra_release"))
     said = re.search(r"R(\d+)\s*\(release\), REVISION: (\d+(?:\.\d+)*)", text)
     if not said:
@@ -45,7 +45,7 @@ def jetson_versions(root="/"):
 
 
 def tensorrt_version(root="/"):
-    """From the Python package's metadata or from dpkg; None where neither knows. Importing it may crash a process."""
+    """TensorRT's version from the Python package's metadata or dpkg, else None. Importing it could crash."""
     for stanza in read_text(under(root, "/var/lib/dpkg/status")).split("\n\n"):
         if re.match(r"Package: libnvinfer\d+\n", stanza) and "\nStatus: install ok installed" in stanza:
             said = re.search(r"^Version: ([\d.]+)", stanza, re.MULTILINE)
@@ -62,7 +62,7 @@ def os_name(root="/"):
 
 
 def power_mode():
-    """A Jetson's, such as "MAXN_SUPER (2)": `nvpmodel -q` says its name and then its number."""
+    """A Jetson's power mode, such as "MAXN_SUPER (2)", from the name and number in `nvpmodel -q`."""
     said = re.search(r"NV Power Mode: *(\S+)\s+(\d+)", output_of("nvpmodel", "-q"))
     return "{} ({})".format(*said.groups()) if said else NOT_REPORTED
 
@@ -72,19 +72,19 @@ DESKTOPS = {"gnome-shell", "kwin_wayland", "labwc", "lxsession", "plasmashell", 
 
 
 def desktop(root="/"):
-    """The running desktop's processes: on a Raspberry Pi 4 one cost a sixth of the speed."""
+    """The running desktop's processes; on a Raspberry Pi 4 a desktop cost a sixth of the speed."""
     seen = {read_text(p) for p in paths_under(root, "/proc/[0-9]*/comm")}
     return ", ".join(sorted(DESKTOPS & seen)) or ("none" if seen else NOT_REPORTED)
 
 
 def cooler(root="/"):
-    """The kinds of fans that the kernel drives; passive coolers and fans on a plain supply cannot be seen."""
+    """The kinds of fans that the kernel controls; passive coolers and fans without control are not visible."""
     kinds = {read_text(p) for p in paths_under(root, "/sys/class/thermal/cooling_device*/type")}
     return ", ".join(sorted(k for k in kinds if "fan" in k.lower())) or NOT_REPORTED
 
 
 def fingerprint(target, root="/"):
-    """The fields of a Device and "emulated"; nothing that changes by itself, such as a temperature."""
+    """The fields of a Device, and "emulated"; without values that change by themselves, such as temperatures."""
     cpu, isa = cpu_facts(root)
     cpufreq = under(root, "/sys/devices/system/cpu/cpu0/cpufreq/")
     lowest, highest = ((numbers([cpufreq + "cpuinfo_{}_freq".format(end)]) or [0])[0] * 1000 for end in ("min", "max"))
@@ -101,20 +101,20 @@ def fingerprint(target, root="/"):
 
 
 def mismatch(target, device):
-    """Why a device is none of the target's family; "" where it is one, by architecture, name and CPU features.
+    """Why a device does not belong to the target's family, by architecture, name and CPU features; "" if it does.
 
     target    the fields of a targets.Target
-    device    what fingerprint says
+    device    the result of fingerprint
     """
     arch = device["versions"].get("machine") or platform.machine()
     if arch != target["arch"]:
-        return "its processor is {}, {} has {}".format(arch, target["name"], target["arch"])
+        return "its processor is {}, but {} has {}".format(arch, target["name"], target["arch"])
     if target["board"] not in device["board"]:
-        return "it calls itself {!r}, which is no {}".format(device["board"], target["board"])
+        return "its name is {!r}, which is not a {}".format(device["board"], target["board"])
     lacking = [f for f in target["isa"] if f not in device["isa"]]
     if lacking:
         return "its processor lacks {}".format(", ".join(lacking))
     extra = [f for f in target["lacks"] if f in device["isa"]]
     if extra:
-        return "its processor has {}, which {} has not".format(", ".join(extra), target["name"])
+        return "its processor has {}, which {} does not have".format(", ".join(extra), target["name"])
     return ""

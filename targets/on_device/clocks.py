@@ -1,4 +1,4 @@
-"""Pins the clocks at their highest for as long as a job runs, and puts them back, whatever ends it."""
+"""Pins the clocks to their highest frequency while a job runs, and restores them however it ends."""
 
 import contextlib
 import fcntl
@@ -14,7 +14,7 @@ CLOCKS, JETSON_CLOCKS = "mmprune-clocks.json", "mmprune-jetson-clocks.conf"  # t
 
 
 class ClockError(RuntimeError):
-    """The clocks could not be pinned; they are as they were."""
+    """The clocks could not be pinned or restored."""
 
 
 def governor_paths(root="/"):
@@ -23,7 +23,7 @@ def governor_paths(root="/"):
 
 
 def write_governors(wanted, root="/"):
-    """`wanted`: {policy: governor}. What is no policy of this device is passed over: a stale file is not trusted."""
+    """Set governors. `wanted`: {policy: governor}; policies that this device does not have are ignored."""
     paths = governor_paths(root)
     for policy, governor in wanted.items():
         if policy in paths:
@@ -32,7 +32,7 @@ def write_governors(wanted, root="/"):
 
 
 def jetson_clocks(*arguments):
-    """Run it. ClockError where it fails."""
+    """Run jetson_clocks. ClockError if it fails."""
     command = ["jetson_clocks", *arguments]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -40,11 +40,11 @@ def jetson_clocks(*arguments):
     except (OSError, subprocess.TimeoutExpired) as err:
         raise ClockError("{}: {}".format(" ".join(command), err)) from err
     if done.returncode != 0:
-        raise ClockError("{} ended with {}: {}".format(" ".join(command), done.returncode, done.stdout.strip()[-500:]))
+        raise ClockError("{} failed ({}): {}".format(" ".join(command), done.returncode, done.stdout.strip()[-500:]))
 
 
 def restore_clocks(folder, root="/"):
-    """Put back what pinned_clocks changed, as its files in the folder say. ClockError where that fails."""
+    """Restore what pinned_clocks changed, from its files in the folder. ClockError if that fails."""
     state, stored = os.path.join(folder, CLOCKS), os.path.join(folder, JETSON_CLOCKS)
     try:
         try:
@@ -55,11 +55,11 @@ def restore_clocks(folder, root="/"):
             write_governors(json.loads(read_text(state)), root)
         os.remove(state)
     except (OSError, ValueError, AttributeError) as err:
-        raise ClockError("the clocks could not be put back from {}: {}; reboot does it".format(state, err)) from err
+        raise ClockError("the clocks could not be restored from {}: {}; reboot".format(state, err)) from err
 
 
 def restore_stale_clocks(folder, root="/"):
-    """Put back what a run that was killed left pinned. ClockError where that run is still alive."""
+    """Restore clocks that a killed run left pinned. ClockError if that run is still alive."""
     state = os.path.join(folder, CLOCKS)
     if not os.path.exists(state):
         return
@@ -67,38 +67,38 @@ def restore_stale_clocks(folder, root="/"):
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ClockError("another run in {} holds the clocks pinned; wait for it".format(folder)) from None
+            raise ClockError("another run in {} has pinned the clocks; wait until it ends".format(folder)) from None
         restore_clocks(folder, root)
 
 
 @contextlib.contextmanager
 def pinned_clocks(folder, root="/"):
-    """Governors at performance and, on a Jetson, jetson_clocks, for as long as the block runs.
+    """Set the governors to performance and, on a Jetson, run jetson_clocks, while the block runs.
 
-    The old state lies in files in the folder before anything is changed, and they go when it is restored: at the end,
-    after a signal or, where the process was killed, by the next start. ClockError where it cannot be done.
+    The old state is stored in files in the folder before anything changes; they are deleted when it is restored: at the
+    end, after a signal or, if the process was killed, at the next start. ClockError if it cannot be done.
     """
     policies, jetson = governor_paths(root), is_jetson(root)
     if not policies:
-        raise ClockError("pin_clocks: this device has no governors ({}) to set".format(under(root, POLICIES)))
+        raise ClockError("pin_clocks: this device has no governors ({})".format(under(root, POLICIES)))
     if not all(os.access(p, os.W_OK, effective_ids=True) for p in policies.values()):
-        raise ClockError("pin_clocks needs root to set the governors: run it with sudo, or measure without it")
+        raise ClockError("pin_clocks needs root to set the governors: use sudo, or measure without it")
     state = os.path.join(folder, CLOCKS)
-    with open(state + ".part", "w", encoding="utf-8") as f:  # whole or absent
+    with open(state + ".part", "w", encoding="utf-8") as f:  # atomic
         json.dump({policy: read_text(path) for policy, path in policies.items()}, f)
         f.flush()
         os.fsync(f.fileno())
         fcntl.flock(f, fcntl.LOCK_EX)  # as long as this process lives
         os.replace(state + ".part", state)
         try:
-            if jetson:  # it stores governors too, so before they change
+            if jetson:  # it also stores governors, so run it before they change
                 jetson_clocks("--store", os.path.join(folder, JETSON_CLOCKS))
             write_governors(dict.fromkeys(policies, "performance"), root)
             if jetson:
                 jetson_clocks()
             yield
         finally:
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a second one must not come between
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # no second signal may interrupt
             try:
                 restore_clocks(folder, root)
             finally:
@@ -106,6 +106,6 @@ def pinned_clocks(folder, root="/"):
 
 
 def clocks_of(job):
-    """A context in which they are as the job wants them; what a run that was killed left pinned is put back first."""
+    """A context with the clocks that the job wants; clocks left pinned by a killed run are restored first."""
     restore_stale_clocks(job["root"], job["sysroot"])
     return pinned_clocks(job["root"], job["sysroot"]) if job.get("pin_clocks") else contextlib.nullcontext()

@@ -9,13 +9,13 @@ from .jetpacks import JETPACKS
 from .job import Refused
 from .trtexec import ARMS, TRTEXEC, dotted, golden_command, memory_command, time_command
 
-ASSUMED = "6.2"  # the JetPack of --dry-run where no TensorRT is here
+ASSUMED = "6.2"  # the JetPack of --dry-run if TensorRT is not installed
 
 
 def plan(job, api, reason):
-    """Every command that `run` would start, one a line; it starts none but `trtexec --help` for the version.
+    """Every command that `run` would start, one per line; only `trtexec --help` is started, for the version.
 
-    reason  why this is no Jetson, or ""
+    reason  why this is not a Jetson, or ""
     """
     try:
         bench = bench_of(job, api)
@@ -24,17 +24,17 @@ def plan(job, api, reason):
         version = (*map(int, JETPACKS[ASSUMED][0].split(".")), 0)
         folder = os.path.join(job["root"], ENGINES)
         bench = Bench(TRTEXEC, version, job["sysroot"], folder, api, "?", "?", "?")
-        lines = [f"# not here: {err}", f"# as it would be with TensorRT {dotted(version)} (JetPack {ASSUMED})"]
-    lines += [f"# this is no Jetson Orin ({reason}): without --dry-run it would refuse"] if reason else []
-    lines.append("# started beforehand: trtexec --help, for the version")
-    lines += ["# pin clocks: governors to performance, jetson_clocks --store, jetson_clocks; put back afterwards"] \
+        lines = [f"# not available: {err}", f"# assuming TensorRT {dotted(version)} (JetPack {ASSUMED})"]
+    lines += [f"# this is not a Jetson Orin ({reason}): without --dry-run it would refuse to run"] if reason else []
+    lines.append("# started first: trtexec --help, for the version")
+    lines += ["# pin clocks: governors to performance, jetson_clocks --store, jetson_clocks; restored afterwards"] \
         if job.get("pin_clocks") else []
     if job["power_mode"] is not None:
-        lines += ["nvpmodel -q", "nvpmodel -m {}  # the old mode is set again at the end".format(job["power_mode"])]
+        lines += ["nvpmodel -q", "nvpmodel -m {}  # the old mode is restored at the end".format(job["power_mode"])]
     turn = turn_of(job["profile"], turn_count(job))
     lines += [line for entry in job["entries"] for line in entry_plan(bench, entry, job)]
     empty = dict(job["entries"][0], path=os.path.join(bench.folder, "empty.onnx"), sha256="", precision="fp16")
-    lines.append("# an engine of one Relu, for the memory that TensorRT takes without a model:")
+    lines.append("# an engine of one Relu, for the memory that TensorRT uses without a model:")
     lines += memory_plan(bench, empty, "off", 1)
     lines.append(f"# then {turn_count(job)} rounds, rebuild after rebuild, each of these in a random order:")
     for entry in job["entries"]:
@@ -44,14 +44,14 @@ def plan(job, api, reason):
 
 
 def entry_plan(bench, entry, job):
-    """What happens to one file before the rounds, as lines."""
+    """The commands for one file before the rounds, as lines."""
     others = next(arm for arm in ARMS if arm != entry["arm"])
     lines = [build_shown(bench, entry, others, rebuild) for rebuild in range(job["rebuilds"])]
     lines += memory_plan(bench, entry, entry["arm"], job["rebuilds"])
     if job["golden"]:
         engine = engine_path(bench, entry, entry["arm"], 0)
         command = golden_command(bench.trtexec, engine, ("IMAGE.bin", "OUTPUTS.json"), bench.version, entry["input"])
-        lines.insert(-1, "{}  # for each of at most {} images".format(shown(command), job["golden"]["images"]))
+        lines.insert(-1, "{}  # for each of up to {} images".format(shown(command), job["golden"]["images"]))
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Builds TensorRT's engines, by trtexec or by its Python package, and keeps them."""
+"""Builds TensorRT engines, with trtexec or the Python package, and caches them."""
 
 import glob
 import hashlib
@@ -27,31 +27,31 @@ from .trtexec import (
     version_in,
 )
 
-# An ONNX model of one Relu on one number: what CUDA and TensorRT take by themselves
+# An ONNX model of one Relu on one number, to measure the memory of CUDA and TensorRT themselves
 EMPTY_MODEL = ("CAg6SQoVCgVpbnB1dBIGb3V0cHV0IgRSZWx1EgVlbXB0eVoTCgVpbnB1dBIKCggIARIECgIIAWIU"
                "CgZvdXRwdXQSCgoICAESBAoCCAFCBAoAEBE=")
-ENGINES = "engines"  # the folder of those that are kept, in the job's root
-# what an engine depends on besides its file: engines fit one version, one board and, for the clocks that kernels were
-# chosen at, one power mode
+ENGINES = "engines"  # the folder of cached engines in the job's root
+# what an engine depends on besides its file: it is for one version, one board and, because of the clocks during the
+# choice of kernels, one power mode
 Bench = namedtuple("Bench", "trtexec version root folder api power_mode l4t board")
 
 
 def bench_of(job, api):
-    """Refused where there is no trtexec, or none that says its version."""
+    """The Bench of a job. Refused without trtexec, or if it does not report its version."""
     root = job["sysroot"]
     trtexec = find_trtexec(root)
     if not trtexec:
-        raise Refused(f"trtexec is neither in PATH nor {TRTEXEC}: sudo apt-get install libnvinfer-bin")
+        raise Refused(f"trtexec is not in PATH and not at {TRTEXEC}: install it by sudo apt-get install libnvinfer-bin")
     version = version_in(execute([trtexec, "--help"], 60).text)
     if version is None:
-        raise Refused(f"{trtexec} does not say which TensorRT it is of")
+        raise Refused(f"{trtexec} does not report its TensorRT version")
     folder = os.path.join(job["root"], ENGINES)
     return Bench(trtexec, version, root, folder, api, power_mode(),
                  jetson_versions(root).get("l4t", NOT_REPORTED), board(root))
 
 
 def clean_folder(folder):
-    """There, and without what an interrupted build left."""
+    """Create the folder if needed and remove what an interrupted build left."""
     os.makedirs(folder, exist_ok=True)
     for left in glob.glob(os.path.join(glob.escape(folder), "*.part")):
         os.remove(left)
@@ -64,19 +64,19 @@ def engine_path(bench, entry, arm, rebuild):
 
 
 def engine_of(bench, entry, arm, rebuild):
-    """(path, facts) of an engine: built, or from the cache where it is whole. Refused where it cannot be had."""
+    """(path, facts) of an engine, from the cache if it is complete, else built. Refused if it cannot be built."""
     engine = engine_path(bench, entry, arm, rebuild)
     facts = read_json(facts_path(engine))
     if facts and os.path.exists(engine) and sha256_of([engine]) == facts["engine_sha256"]:
         return engine, facts
-    for last in (False, True):  # exhausted memory passes: other programs end
+    for last in (False, True):  # try twice: memory may become free when other programs end
         log = build(bench, entry, engine, arm)
         said = MEMORY_ERRORS.search(log)
         if not said:
             break
         os.remove(engine + ".part")
         if last:
-            raise Refused(f"twice the build ran out of memory ({said.group(0)!r} in its log), and TensorRT then skips "
+            raise Refused(f"the build ran out of memory twice ({said.group(0)!r} in its log), and TensorRT then skips "
                           "kernels silently: end other programs, or lower workspace_mib")
     os.replace(engine + ".part", engine)
     eligible, chosen = sparsity_in(log)
@@ -88,11 +88,11 @@ def engine_of(bench, entry, arm, rebuild):
 
 
 def build(bench, entry, engine, arm):
-    """Build into `engine`.part; the log."""
+    """Build into `engine`.part; returns the log."""
     command = build_call(bench, entry, engine, arm)
     done = execute(command, entry["build_timeout_s"], keep=BUILD_LINES)
     if not os.path.exists(engine + ".part"):
-        raise Refused(f"{name_of(command)} ended well and wrote no engine{done.tail}")
+        raise Refused(f"{name_of(command)} succeeded but wrote no engine{done.tail}")
     return done.text
 
 
@@ -106,7 +106,7 @@ def build_call(bench, entry, engine, arm):
 
 
 def build_worker(ask):
-    """Build one engine by TensorRT's Python package, of 8.6 to 11, in a process of its own: it may crash."""
+    """Build one engine with TensorRT's Python package (8.6 to 11), in its own process, because it may crash."""
     import tensorrt as trt
     builder = trt.Builder(trt.Logger(trt.Logger.VERBOSE))
     creation, flags = trt.NetworkDefinitionCreationFlag, trt.BuilderFlag
@@ -133,7 +133,7 @@ def build_worker(ask):
         f.write(engine)
     runtime = trt.Runtime(builder.logger)
     loaded = runtime.deserialize_cuda_engine(engine)
-    if loaded is not None:  # what it is made of can only be told where it can run
+    if loaded is not None:  # its layers can only be listed where it can run
         with open(ask["layers"], "w", encoding="utf-8") as f:
             f.write(loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
 

@@ -1,13 +1,13 @@
-"""Compares what models answer on this device with what they answered at home; stdlib + numpy, Python 3.8.
+"""Compares models' outputs on this device with the reference outputs; stdlib + numpy, Python 3.8.
 
-    python3 -m on_device.golden_run run JOB.json     every entry of the job, one a file and runtime; "-" reads stdin
-    python3 -m on_device.golden_run worker           one of them, as a JSON line on stdin
+    python3 -m on_device.golden_run run JOB.json     all entries of the job, each file and runtime once; "-" reads stdin
+    python3 -m on_device.golden_run worker           one entry, as a JSON line on stdin
 
-The job is job.py's with `golden`: an .npz with `images` (N, C, H, W), normalized, and by artifact id the outputs
-(N, classes) of this very file at home. Lines on stdout:
+The job is that of job.py with `golden`: an .npz with normalized `images` (N, C, H, W), and by artifact id the reference
+outputs (N, classes) of the file from the machine with the family. Lines on stdout:
 
     {"kind": "golden", "artifact", "sha256", "runtime", "threads", "images", "top1_agreement",
-     "max_relative_difference": max |difference| as a fraction of the largest |logit| at home}
+     "max_relative_difference": max |difference| as a fraction of the largest |logit| of the reference}
     {"kind": "error", ..., "message"}      the file did not run
     {"kind": "progress", "part": 0, "fraction"}, and at the end {"kind": "done"}
 """
@@ -24,19 +24,19 @@ TIMEOUT_S = 600
 
 
 def difference(got, expected):
-    """How these outputs (N, classes) differ from those at home: fields of a row of kind "golden".
+    """The difference of these outputs (N, classes) from the reference: fields of a row of kind "golden".
 
-    Refused for another shape and for what is not finite.
+    Refused for another shape or values that are not finite.
     """
     import numpy
     if got.shape != expected.shape or not numpy.isfinite(got).all():
-        raise Refused(f"its outputs have the shape {got.shape}, at home {expected.shape}, or are not finite")
+        raise Refused(f"its outputs are not finite, or have the shape {got.shape} and not {expected.shape}")
     return {"max_relative_difference": float(abs(got - expected).max() / abs(expected).max()),
             "top1_agreement": float((got.argmax(1) == expected.argmax(1)).mean()), "images": len(got)}
 
 
 def compare(ask):
-    """The fields of a row of kind "golden"; the file runs as it will be timed."""
+    """The fields of a row of kind "golden"; the file runs with the settings of the timing."""
     import numpy
     with numpy.load(ask["golden"]) as golden:
         images, expected = golden["images"], golden[ask["artifact"]]
@@ -45,9 +45,9 @@ def compare(ask):
 
 
 def worker():
-    """Compare one entry in a process of its own: a wrong library may end it."""
+    """Compare one entry in its own process, because a wrong library may crash it."""
     answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # runtimes print to stdout as they please
+    os.dup2(2, 1)  # runtimes may print to stdout
     try:
         answer.write(json.dumps(compare(json.loads(sys.stdin.readline()))))
     except Refused as err:
@@ -56,13 +56,13 @@ def worker():
 
 
 def comparable(entries):
-    """Those that can be compared here, one a file and runtime; the null runtime answers nothing."""
+    """The entries to compare, each file and runtime once; without the null runtime, which has no outputs."""
     able = [name for name, runtime in RUNTIMES.items() if runtime.module]
     return list({(e["artifact"], e["runtime"]): e for e in entries if e["runtime"] in able}.values())
 
 
 def check(job, entry):
-    """The row of kind "golden", or of kind "error" where the file did not run."""
+    """The row of kind "golden", or of kind "error" if the file did not run."""
     same = {key: entry[key] for key in ("artifact", "sha256", "runtime", "threads")}
     ask = dict(same, golden=os.path.join(job["root"], job["golden"]), path=os.path.join(job["root"], entry["path"]))
     command = [sys.executable, "-m", "on_device.golden_run", "worker"]
@@ -70,11 +70,11 @@ def check(job, entry):
         done = subprocess.run(command, input=json.dumps(ask) + "\n", capture_output=True, text=True,
                               timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        return dict(same, kind="error", message=f"golden outputs: no answer within {TIMEOUT_S} s")
+        return dict(same, kind="error", message=f"golden outputs: no response within {TIMEOUT_S} s")
     if done.returncode != 0:
         tail = "\n".join(done.stderr.strip().splitlines()[-10:])[-2000:]
         about = "{artifact} on {runtime}".format(**entry)
-        return dict(same, kind="error", message=f"{about}: golden outputs: ended with {done.returncode}: {tail}")
+        return dict(same, kind="error", message=f"{about}: golden outputs: exit status {done.returncode}: {tail}")
     return dict(same, kind="golden", **json.loads(done.stdout))
 
 

@@ -1,6 +1,6 @@
-"""Prints the likeliest classes of images: python3 infer.py photo.jpg. Lies beside the model that model.json names.
+"""Prints the most probable classes of images: python3 infer.py photo.jpg. It lies beside the model named in model.json.
 
-From Python, with this folder in sys.path: infer.load() gives a Classifier.
+From Python, with this folder in sys.path: infer.load() returns a Classifier.
 """
 
 import argparse
@@ -10,11 +10,11 @@ import sys
 from collections import namedtuple
 from types import SimpleNamespace
 
-# What lies beside this file, and what pip brings, is imported where it is used: a missing one is said in a sentence
+# Neighbouring modules and pip packages are imported where they are used, to report a missing one in one sentence
 
 HERE = pathlib.Path(__file__).resolve().parent
 MODEL, SETTINGS, LABELS = "model.json", "preprocess.json", "labels.txt"
-MOST = 5  # classes that are printed of an image
+MOST = 5  # classes printed per image
 
 # prepare: an image file, or a (height, width, 1 or 3) uint8 array -> (1, channels, height, width) float32
 # run: that -> (1, classes), the scores of `labels`
@@ -23,7 +23,7 @@ Classifier = namedtuple("Classifier", "labels prepare run")
 
 def load():
     """The model of this folder."""
-    import preprocess  # beside this file: as in training
+    import preprocess  # beside this file: the same as in training
     import runtimes
     model = json.loads((HERE / MODEL).read_text(encoding="utf-8"))
     settings = SimpleNamespace(**json.loads((HERE / SETTINGS).read_text(encoding="utf-8")))
@@ -33,14 +33,14 @@ def load():
 
 
 def likeliest(scores):
-    """[(index, probability)] of the likeliest classes, by softmax."""
+    """[(index, probability)] of the most probable classes, by softmax."""
     import numpy
     odds = numpy.exp(scores.astype(numpy.float64) - scores.max())
     return [(i, odds[i] / odds.sum()) for i in numpy.argsort(-odds)[:MOST]]
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Prints the likeliest classes of images.")
+    parser = argparse.ArgumentParser(description="Print the most probable classes of images.")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image file, such as photo.jpg")
     images = parser.parse_args().images
     try:

@@ -1,30 +1,30 @@
-"""What a runtime needs on a device, and how to get it there."""
+"""The packages that a runtime needs on a device, and how to install them there."""
 
 import platform
 import shlex
 import sys
 
-WHEEL_TAGS = ("manylinux2014", "manylinux_2_27", "manylinux_2_28", "manylinux_2_31")  # that the runtimes' wheels have
+WHEEL_TAGS = ("manylinux2014", "manylinux_2_27", "manylinux_2_28", "manylinux_2_31")  # of the runtimes' wheels
 
 
 def lacking(runtime, versions):
-    """What is not there of what a runtime needs, by the device's own account of its versions; [] where it runs."""
+    """The missing packages of a runtime, from the device's versions; [] if it can run."""
     needed = [] if runtime == "null" else ["numpy", runtime]
     return [name for name in needed if name not in versions]
 
 
 def advice(package, python=sys.executable):
-    """How to get it, for this interpreter."""
+    """How to install a package for this interpreter."""
     if package == "mmrt":
-        return "its library is not there or is for another processor; where mmprune is installed, `mmprune runtime " \
-               "build` makes it"
+        return "its library is missing or is for another processor; run `mmprune runtime build` on a machine with " \
+               "mmprune"
     if package == "tensorrt":
-        return "it comes with JetPack: sudo apt-get install nvidia-jetpack"
+        return "it is part of JetPack: sudo apt-get install nvidia-jetpack"
     return "{} -m pip install {}".format(shlex.quote(python), package)
 
 
 def offline_advice(package, python=sys.executable):
-    """How to get it without network, on a line of its own; "" where pip does not bring it."""
+    """How to install it without network, on a separate line; "" if pip does not install it."""
     if package in ("mmrt", "tensorrt"):
         return ""
     tags = " ".join("--platform {}_{}".format(tag, platform.machine()) for tag in WHEEL_TAGS)

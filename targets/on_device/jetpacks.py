@@ -1,7 +1,7 @@
-"""JetPack's versions: the L4T and the TensorRT of each. Imports nothing of ours."""
+"""The L4T and TensorRT versions of each JetPack. It imports no other module of ours."""
 
-# JetPack: (TensorRT on an Orin, "" where there is none for it; the beginnings of its L4T versions).
-# L4T's are github.com/rbonghi/jetson_stats' jtop/core/jetson_variables.py
+# JetPack: (TensorRT on an Orin, "" if there is none; prefixes of its L4T versions).
+# The L4T versions are from github.com/rbonghi/jetson_stats, jtop/core/jetson_variables.py
 JETPACKS = {
     "5.1": ("8.5", ("35.2", "35.3", "35.4", "35.5", "35.6")),
     "6.0": ("8.6", ("36.3",)),
@@ -16,8 +16,8 @@ JETPACKS = {
 
 
 def jetpack_of(l4t):
-    """The JetPack of an L4T version such as "36.4.3"; None for one that is not in the table."""
+    """The JetPack of an L4T version such as "36.4.3"; None if it is not in the table."""
     parts = l4t.split(".")
     by_l4t = {begin: name for name, (_, begins) in JETPACKS.items() for begin in begins}
-    tries = [".".join(parts[:n]) for n in range(len(parts), 1, -1)]  # the longest match counts
+    tries = [".".join(parts[:n]) for n in range(len(parts), 1, -1)]  # the longest match is used
     return next((by_l4t[begin] for begin in tries if begin in by_l4t), None)

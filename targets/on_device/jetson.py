@@ -1,30 +1,30 @@
 """Builds TensorRT engines on a Jetson Orin and measures them: the standard library and numpy, Python 3.8.
 
-    python3 -m on_device.jetson fingerprint --target jetson-orin-nano    what this device is, as the probe says it
+    python3 -m on_device.jetson fingerprint --target jetson-orin-nano    properties of this device, as from the probe
     python3 -m on_device.jetson run JOB.json                build, compare, measure; "-" reads the job from stdin
     python3 -m on_device.jetson run JOB.json --dry-run      print every command that would run, on any machine
-    python3 -m on_device.jetson run JOB.json --api python   build by TensorRT's Python package, not by trtexec
+    python3 -m on_device.jetson run JOB.json --api python   build with TensorRT's Python package, not with trtexec
     sudo python3 -m on_device.jetson modes                  the power modes: {"modes": {number: name}, "current"}
-    sudo python3 -m on_device.jetson fingerprint --target T --power-mode 2    what it is in that mode
+    sudo python3 -m on_device.jetson fingerprint --target T --power-mode 2    its properties in that mode
 
-The job and the lines on stdout are job.py's, with these fields more (and what they are when left out):
+The job and the lines on stdout are those of job.py, with these additional fields (defaults in parentheses):
 
-    rebuilds (3)           engines built for each file and arm: which kernels TensorRT picks differs from build to build
-    workspace_mib (1024)   the most that a layer may take while kernels are tried
+    rebuilds (3)           engines built for each file and arm, because TensorRT's choice of kernels varies
+    workspace_mib (1024)   memory limit of a layer while kernels are tried
     build_timeout_s (3600) for one engine
-    power_mode (as it is)  the number of the nvpmodel mode to measure in; the old one is set again afterwards
-    golden                 as for golden_run.py; golden_images (8): how many are compared
+    power_mode (present)   number of the nvpmodel mode to measure in; the old one is restored afterwards
+    golden                 as for golden_run.py; golden_images (8): number of compared images
     entries: precision ("fp16" or "int8"; else from the artifact's name), input ("input": the model's input)
 
-How it measures. Every file is built in two arms, with sparse tactics and without, several times each. An arm's engines
-are timed by trtexec, each turn in a process of its own: all files and both arms take part in every round (rounds.py).
-A row holds the samples of one arm, sparse tactics on (off for a reference), and under "control" those of the other: the
-same weights on the other kernels. "Faster because sparse" is said only where sparse kernels were chosen and the gain
-exceeds what rebuilding alone changes. --sparsity=force is never used: it overwrites weights. Builds whose log speaks of
-exhausted memory are thrown away: TensorRT then skips kernels silently.
+How it measures. Every file is built in two arms, with and without sparse tactics, several times each. An arm's engines
+are timed by trtexec, each turn in its own process: all files and both arms take part in every round (rounds.py). A row
+holds the samples of one arm (sparse tactics on; off for a reference), and under "control" those of the other arm, which
+has the same weights but other kernels. "Faster because sparse" is reported only if sparse kernels were chosen and the
+gain exceeds the variation between rebuilds. --sparsity=force is never used, because it overwrites weights. Builds whose
+log reports exhausted memory are discarded, because TensorRT then skips kernels silently.
 
-Refuses to run (status 3) on what is no Jetson Orin. With a job's "sysroot" other than "/", for tests, every row is
-marked as emulated and of provenance "fixture".
+It refuses to run (exit status 3) on anything but a Jetson Orin. If a job's "sysroot" is not "/" (for tests), every row
+is marked as emulated and gets the provenance "fixture".
 """
 
 import argparse
@@ -54,25 +54,25 @@ from .trtexec import ARMS, execute, golden_command, memory_command, time_command
 NOT_A_JETSON = 3  # exit status
 REBUILDS, WORKSPACE_MIB, BUILD_TIMEOUT_S, TIMEOUT_S = 3, 1024, 3600, 300
 GOLDEN_IMAGES = 8
-TOLERANCE = {"fp16": 0.02, "int8": 0.1}  # of the largest |logit|; beyond it a note says so
-SAME_MODEL = 0.5  # engines that name the same class for fewer images are not measured
+TOLERANCE = {"fp16": 0.02, "int8": 0.1}  # of the largest |logit|; larger differences give a note
+SAME_MODEL = 0.5  # engines that predict the same class for a smaller fraction of images are not measured
 
 Arm = namedtuple("Arm", "entry name")  # what takes turns
 
 
 def why_no_jetson(root="/", machine=None):
-    """Why this is no Jetson Orin; "" where it is one. A sysroot is judged by its files alone."""
+    """Why this is not a Jetson Orin; "" if it is one. A sysroot is judged only by its files."""
     machine = machine or platform.machine()
     if root == "/" and machine != "aarch64":
         return f"its processor is {machine}"
     if not os.path.exists(under(root, "/etc/nv_tegra_release")):
         return "it has no /etc/nv_tegra_release"
     model = read_text(under(root, "/proc/device-tree/model"))
-    return "" if "Orin" in model else f"it calls itself {model!r}"
+    return "" if "Orin" in model else f"its name is {model!r}"
 
 
 def compare_golden(bench, entry, engine, golden):
-    """Outputs of the engine against those at home; the row's fields, or None without. Refused as difference."""
+    """Compare the engine's outputs with the reference; the row's fields, or None without one. Refused as difference."""
     import numpy
     with numpy.load(golden["path"]) as arrays:
         if entry["artifact"] not in arrays:
@@ -90,29 +90,29 @@ def compare_golden(bench, entry, engine, golden):
             try:
                 answers.append(numpy.array(rows[0]["values"], dtype=numpy.float64))
             except (TypeError, KeyError, IndexError, ValueError) as err:
-                raise Refused("trtexec wrote no outputs that can be read") from err
+                raise Refused("the outputs of trtexec cannot be read") from err
     got: Any = numpy.stack(answers) if len({row.shape for row in answers}) == 1 else numpy.zeros((0, 0))
     return difference(got, expected)
 
 
 def check_golden(bench, entry, engine, golden):
-    """Compare, say it, keep it in the entry. Refused where this is another model."""
+    """Compare outputs, report the result and store it in the entry. Refused if it seems to be another model."""
     found = compare_golden(bench, entry, engine, golden)
     if found is None:
-        return entry["notes"].append("no outputs from home to compare with")
+        return entry["notes"].append("no reference outputs to compare with")
     same = {key: entry[key] for key in ("artifact", "sha256", "runtime", "threads")}
     say("golden", **dict(same, **found))
     entry["golden"] = found
     if found["top1_agreement"] < SAME_MODEL:
-        raise Refused("on the board it names another class than at home for {:.0%} of {} images".format(
+        raise Refused("on the board it predicts another class than the reference for {:.0%} of {} images".format(
             1 - found["top1_agreement"], found["images"]))
     if found["max_relative_difference"] > TOLERANCE[entry["precision"]]:
-        entry["notes"].append("outputs differ from those at home by {:.2g} of the largest logit, more than {:g}".format(
+        entry["notes"].append("outputs differ from the reference by {:.2g} of the largest logit, more than {:g}".format(
             found["max_relative_difference"], TOLERANCE[entry["precision"]]))
 
 
 def prepare(bench, entry, job):
-    """Build both arms, compare outputs, measure memory: all that comes before the rounds. Refused where one fails."""
+    """Everything before the rounds: build both arms, compare outputs, measure memory. Refused if one of these fails."""
     entry["engines"] = {arm: [engine_of(bench, entry, arm, i) for i in range(job["rebuilds"])] for arm in ARMS}
     engine = entry["engines"][entry["arm"]][0][0]
     if job["golden"]:
@@ -130,7 +130,7 @@ def memory_pass(bench, engine, timeout_s):
 
 
 def empty_bytes(bench, entry):
-    """Peak of trtexec with an engine of one Relu: what it takes without a model."""
+    """Peak memory of trtexec with an engine of one Relu, which is its memory without a model."""
     path = os.path.join(bench.folder, "empty.onnx")
     with open(path, "wb") as f:
         f.write(base64.b64decode(EMPTY_MODEL))
@@ -150,7 +150,7 @@ def take_turn(bench, arm, rebuild, turn):
 
 
 def measure_arms(bench, entries, job, part):
-    """Every file and arm once in each round, of one rebuild after the other. The entries that came through."""
+    """Measure every file and arm once in each round, rebuild by rebuild. Returns the entries that succeeded."""
     turns = turn_count(job)
     turn = turn_of(job["profile"], turns)
 
@@ -171,7 +171,7 @@ def measure_arms(bench, entries, job, part):
 
 
 def run_part(bench, job, asked):
-    """Build, then measure side by side all that came through; a row for each."""
+    """Build, then measure all entries that succeeded, interleaved; emits a row for each."""
     entries: List[Any] = []
     for number, entry in enumerate(asked):
         try:
@@ -196,7 +196,7 @@ def run_part(bench, job, asked):
 
 
 def complete(job):
-    """The job with everything that may be left out, paths from its root."""
+    """The job with defaults for missing fields, and paths relative to its root."""
     root = job["root"]
     filled = {"rebuilds": REBUILDS, "workspace_mib": WORKSPACE_MIB, "build_timeout_s": BUILD_TIMEOUT_S,
               "timeout_s": TIMEOUT_S, "part": 1, "power_mode": None}
@@ -229,7 +229,7 @@ def run(job, options):
         print(f"not a Jetson Orin: {reason}; nothing was measured", file=sys.stderr)
         sys.exit(NOT_A_JETSON)
     try:
-        restore_stale_clocks(job["root"], job["sysroot"])  # they were pinned in the mode that a killed run left
+        restore_stale_clocks(job["root"], job["sysroot"])  # in the mode in which they were pinned
         restore_stale_mode(job["root"])
         with mode_of(job["root"], job["power_mode"]), clocks_of(job):
             bench = bench_of(job, options.api)
@@ -243,15 +243,15 @@ def run(job, options):
 def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     roles = parser.add_subparsers(dest="role", metavar="ROLE")
-    about = roles.add_parser("fingerprint", help="print what this device is")
+    about = roles.add_parser("fingerprint", help="print the properties of this device")
     about.add_argument("--target", required=True)
     about.add_argument("--sysroot", default="/", help="for tests")
-    about.add_argument("--power-mode", type=int, help="in this one, by its number; needs root")
+    about.add_argument("--power-mode", type=int, help="number of the power mode to use; needs root")
     roles.add_parser("modes", help="print its power modes; needs root")
     work = roles.add_parser("run", help="build and measure a job")
     work.add_argument("job", help="path of the job, or - for stdin")
     work.add_argument("--dry-run", action="store_true", help="print every command that would run")
-    work.add_argument("--api", choices=("trtexec", "python"), default="trtexec", help="what builds the engines")
+    work.add_argument("--api", choices=("trtexec", "python"), default="trtexec", help="the builder of the engines")
     asked = parser.parse_args(arguments)
     if asked.role == "fingerprint":
         with mode_of(".", asked.power_mode):
@@ -262,7 +262,7 @@ def main(arguments):
         end_in_order()
         run(read_job(asked.job), asked)
     else:
-        parser.error("say what to do: fingerprint, modes or run")
+        parser.error("a command is required: fingerprint, modes or run")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The job that the measuring programs read, and the rows that they say: a JSON line each, on stdout.
+"""The job that the measuring programs read, and the rows that they write: one JSON line each, on stdout.
 
     {"schema": 1, "root": "/where/the/paths/start",
      "profile": {"samples": 1024 or null, "seconds": 60, "rounds": 20, "restarts": 1},
@@ -9,18 +9,18 @@
 
 An artifact is done when it has `samples` samples or `seconds` seconds of them, whichever comes first, and `rounds`
 rounds. `sha256` is over the contents of `files` in their order. Entries marked `reference` (or else the first one)
-stand in every part of a run. `memory_bytes`, where given, is the most that processes may take together, side by side.
-What may be left out, each with what that means:
+are part of every part of a run. `memory_bytes`, if given, is the limit for all simultaneous processes together.
+Optional fields:
     gate        wait before measuring until the device is idle and its hottest zone is below `temperature_c`, at most
-                `timeout_s`; without: no waiting
-    power       where energy is read: "rapl", "ina3221" (Jetson), "pmic" (Raspberry Pi 5); without: energy_j is null
-    pin_clocks  set the governors to performance (on a Jetson jetson_clocks too) and put them back; needs root
+                `timeout_s`; without it there is no waiting
+    power       the source of energy: "rapl", "ina3221" (Jetson), "pmic" (Raspberry Pi 5); without it energy_j is null
+    pin_clocks  set the governors to performance (on a Jetson also jetson_clocks) and restore them; needs root
     sysroot     for tests: the folder that holds sys, proc and etc; any other than "/" marks every row as emulated
 
 Rows: {"kind": "progress", "part", "fraction"}, {"kind": "result", ...}, {"kind": "golden", ...} (see golden_run.py),
-{"kind": "error", "artifact", "runtime", "threads", "message"} (the first three are null where it is about the whole
-job), and one {"kind": "done"} at the end, without which the output was cut short. Everything else goes to stderr. Times
-are in seconds.
+{"kind": "error", "artifact", "runtime", "threads", "message"} (the first three are null if it is about the
+complete job), and one {"kind": "done"} at the end, without which the output was cut off. Everything else goes to
+stderr. Times are in seconds.
 """
 
 import hashlib
@@ -36,41 +36,41 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: the connecti
 
 
 class Refused(RuntimeError):
-    """This entry, or the whole job, cannot be measured; the message says why and what to do."""
+    """This entry, or the complete job, cannot be measured; the message says why and what to do."""
 
 
 def read_job(path):
-    """The job in a file, or on stdin for "-", with a sysroot. SystemExit where this program does not know its words."""
+    """The job in a file, or on stdin for "-", with a sysroot. SystemExit for an unknown schema or power source."""
     if path == "-":
         job = json.load(sys.stdin)
     else:
         with open(path, encoding="utf-8") as f:
             job = json.load(f)
     if job.get("schema") != SCHEMA:
-        raise SystemExit("this program reads jobs of schema {}, not {!r}".format(SCHEMA, job.get("schema")))
+        raise SystemExit("this program reads jobs with schema {}, not {!r}".format(SCHEMA, job.get("schema")))
     if job.get("power") and job["power"] not in POWER:
-        raise SystemExit("no power source called {!r} (there are {})".format(job["power"], ", ".join(POWER)))
+        raise SystemExit("no power source called {!r} (choose from {})".format(job["power"], ", ".join(POWER)))
     return dict({"root": ".", "sysroot": "/"}, **job)
 
 
 def say(kind, **fields):
-    """A row. SystemExit where nobody listens any more: a lost connection ends a run in order, and without a word."""
+    """Write a row. SystemExit if stdout is closed: a lost connection ends a run in order, without a message."""
     try:
         print(json.dumps(dict(fields, kind=kind)), flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python reports it again at exit
         raise SystemExit(1) from None
 
 
 def say_error(entry, message):
-    """An error row about one entry, or, with None, about the whole job."""
+    """Write an error row about one entry, or, with None, about the complete job."""
     about = {key: entry and entry[key] for key in ("artifact", "runtime", "threads")}
     say("error", message="{} on {}: {}".format(entry["artifact"], entry["runtime"], message) if entry else message,
         **about)
 
 
 def sha256_of(paths):
-    """Over the contents of these files, in their order."""
+    """SHA-256 over the contents of these files, in their order."""
     digest = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as f:
@@ -80,7 +80,7 @@ def sha256_of(paths):
 
 
 def wrong_file(entry):
-    """Why the entry's files are not what the job says; "" where they are."""
+    """Why the entry's files do not match the job; "" if they do."""
     try:
         found = sha256_of(entry["files"])
     except OSError as err:
@@ -92,7 +92,7 @@ def wrong_file(entry):
 
 
 def read_json(path):
-    """None where the file is absent or cut short."""
+    """The content of a JSON file; None if it is missing or cut off."""
     try:
         with open(path, encoding="utf-8") as f:
             return json.load(f)
@@ -101,7 +101,7 @@ def read_json(path):
 
 
 def write_json(path, value):
-    """Whole or not at all, and on the disk when this returns."""
+    """Write a JSON file atomically; it is on the disk when this returns."""
     with open(path + ".part", "w", encoding="utf-8") as f:
         json.dump(value, f)
         f.flush()
@@ -110,7 +110,7 @@ def write_json(path, value):
 
 
 def end_in_order():
-    """From now on a signal ends this process so that every `finally` and `with` is left in order."""
+    """From now on a signal ends this process by SystemExit, so that every `finally` and `with` is executed."""
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, _stop)

@@ -1,11 +1,11 @@
-"""Measures a job on this device: compares outputs with those at home, then each runtime's program measures its entries.
+"""Runs a job on this device: compares outputs with the reference, then each runtime's program measures its entries.
 
-    python3 -m on_device.measure JOB.json    a JSON line a row on stdout, see job.py; "-" reads the job from stdin
+    python3 -m on_device.measure JOB.json    one JSON line per row on stdout, see job.py; "-" reads the job from stdin
 
-This is what runs on every device, whoever starts it: mmprune on this machine, mmprune over ssh, or `./run` by hand.
-For a session that goes on the job tells `first_part`, the number that the first part gets (1), and `compare`, the
-entries whose outputs are still to be compared (all). Rows of kind "error" and "progress" with "comparing": true are
-about the outputs alone. Ends with the status of a program that did not end well.
+It runs on every device, started by mmprune on this machine, by mmprune over ssh, or by `./run`. For a session that
+continues, the job has `first_part`, the number of the first part (default 1), and `compare`, the entries whose outputs
+are still to be compared (default: all). Rows of kind "error" and "progress" with "comparing": true are only about the
+outputs. The exit status is that of a program that failed, else 0.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ import tempfile
 from .golden_run import comparable
 from .job import end_in_order, read_job, say
 
-PROGRAMS = {"tensorrt": "jetson"}  # runtime: the program that measures it, where that is not the probe
+PROGRAMS = {"tensorrt": "jetson"}  # runtime: the program that measures it, if not the probe
 GOLDEN, PROBE, JETSON = "golden_run", "probe", "jetson"
-END_TIMEOUT_S = 15  # a program puts back the clocks that it pinned
+END_TIMEOUT_S = 15  # time for a program to restore the clocks that it pinned
 
 
 def program_of(runtime):
@@ -29,24 +29,24 @@ def program_of(runtime):
 
 
 def sets_power_modes(runtime):
-    """Whether its program does; the runtime that only sleeps is the same in all of them."""
+    """Whether the runtime's program sets power modes; the null runtime is independent of them."""
     return runtime == "null" or program_of(runtime) == JETSON
 
 
 def words(program, *arguments):
-    """What follows the interpreter to start a program of ours."""
+    """The command words after the interpreter that start one of our programs."""
     return ("-m", "on_device." + program, *arguments)
 
 
 def fingerprint_words(target, mode=None):
-    """`mode`: the number of the power mode that the device is to be seen in; None: as it is."""
+    """The words of a fingerprint command. `mode`: number of the power mode; None: the present one."""
     if mode is None:
         return words(PROBE, "fingerprint", "--target", target)
     return words(JETSON, "fingerprint", "--target", target, "--power-mode", str(mode))
 
 
 def steps(job):
-    """[(program, entries)] in the order in which they run. A job without `golden` compares nothing."""
+    """[(program, entries)] in the order of execution. A job without `golden` has no comparison."""
     compared = job.get("compare", job["entries"]) if job.get("golden") else []
     found = [(GOLDEN, comparable(e for e in compared if program_of(e["runtime"]) == PROBE))]
     for program in dict.fromkeys(program_of(e["runtime"]) for e in job["entries"]):
@@ -56,7 +56,7 @@ def steps(job):
 
 @contextlib.contextmanager
 def running(program, job):
-    """(process, its rows). It and its children end with the block, come what may."""
+    """(process, its rows). The process and its children are always ended with the block."""
     with tempfile.TemporaryFile() as asked:
         asked.write(json.dumps(job).encode())
         asked.seek(0)
@@ -74,9 +74,9 @@ def running(program, job):
 
 
 def measure(job, tell):
-    """Run every step and tell all rows but "done", parts counted through. The status of the last that did not end well.
+    """Run every step and pass all rows except "done" to `tell`, with parts numbered across steps.
 
-    A program that ended before it was done counts as one, too.
+    Returns the exit status of the last program that failed or ended too early, else 0.
     """
     part, status = job.get("first_part", 1), 0
     for program, entries in steps(job):

@@ -1,4 +1,4 @@
-"""A Jetson's power modes: which there are, and one of them for as long as a job runs."""
+"""A Jetson's power modes: lists them, and sets one while a job runs."""
 
 import contextlib
 import os
@@ -13,17 +13,17 @@ MODE_STATE = "mmprune-power-mode.json"  # the old mode, in the job's root
 
 
 def nvpmodel(*arguments):
-    """What it prints, on both streams; it may ask whether to reboot, and is told no. Refused where it fails."""
+    """The output of nvpmodel on both streams; its question about a reboot is answered with no. Refused if it fails."""
     path = shutil.which("nvpmodel", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
     if not path:
-        raise Refused("power modes need nvpmodel, which is not here")
+        raise Refused("power modes need nvpmodel, which is not installed")
     try:
         done = subprocess.run([path, *arguments], input="no\n", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               text=True, timeout=60, check=False)
     except subprocess.TimeoutExpired:
         raise Refused("nvpmodel {} did not end within 60 s".format(" ".join(arguments))) from None
     if done.returncode != 0:
-        raise Refused("nvpmodel {} ended with {} (it needs root: sudo): {}".format(
+        raise Refused("nvpmodel {} failed with exit status {} (it needs root: use sudo): {}".format(
             " ".join(arguments), done.returncode, done.stdout.strip()[-500:]))
     return done.stdout
 
@@ -36,21 +36,21 @@ def modes_in(text):
 def current_mode():
     said = re.search(r"NV Power Mode:[^\n]*\n\s*(\d+)", nvpmodel("-q"))
     if not said:
-        raise Refused("nvpmodel -q does not say which power mode is active")
+        raise Refused("nvpmodel -q does not report the active power mode")
     return int(said.group(1))
 
 
 def set_mode(number):
-    """Refused where the mode is not active afterwards: it needs a reboot, or there is none."""
+    """Set the power mode. Refused if it is not active afterwards: it needs a reboot, or does not exist."""
     text = nvpmodel("-m", str(number))
     if current_mode() != number:
-        raise Refused(f"power mode {number} needs a reboot, which is not done here: set it by hand (sudo nvpmodel -m "
-                      f"{number}), then measure: {text.strip()[-300:]}")
+        raise Refused(f"power mode {number} needs a reboot, which mmprune does not do: set it by hand (sudo nvpmodel "
+                      f"-m {number}), then measure: {text.strip()[-300:]}")
 
 
 @contextlib.contextmanager
 def in_mode(folder, number):
-    """The block runs in that power mode, the one before it is set again; after a kill, the next start does so."""
+    """Run the block in that power mode and restore the old one; after a kill, the next start restores it."""
     state = os.path.join(folder, MODE_STATE)
     restore_stale_mode(folder)
     old = current_mode()
@@ -59,7 +59,7 @@ def in_mode(folder, number):
         set_mode(number)
         yield
     finally:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a second signal must not come between
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # no second signal may interrupt
         try:
             restore_stale_mode(folder)
         finally:
@@ -75,5 +75,5 @@ def restore_stale_mode(folder):
 
 
 def mode_of(folder, number):
-    """As in_mode; None leaves it as it is."""
+    """As in_mode; None keeps the present mode."""
     return contextlib.nullcontext() if number is None else in_mode(folder, number)

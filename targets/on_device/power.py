@@ -1,8 +1,8 @@
-"""Reads power while models are measured, and makes energy of it.
+"""Reads power while models are measured, and computes energy from it.
 
-A source is found by a function (root) -> PowerSource, or None where the device has none that may be read. It gives
-either watts() of the moment or joules() since it was opened; both may be None when a reading fails. To add one: a
-function and a row in POWER.
+A source is found by a function (root) -> PowerSource, or None if the device has none that may be read. It has either
+watts(), the present power, or joules() since it was opened; both may return None if a reading fails. To add a source,
+add a function and a row in POWER.
 """
 
 import glob
@@ -16,15 +16,15 @@ from typing import Any, Dict, List
 
 from .sysfs import INA3221, numbers, output_of, paths_under, read_text
 
-POWER_READINGS = 10  # fewer within an artifact's turns say nothing about its power
-IDLE_S = 3.0  # of power before the first model is loaded
-# rails: their names; interval_s: between two samples; settle_s: so long a sensor still averages what was before
+POWER_READINGS = 10  # fewer readings within an artifact's turns are not enough for its power
+IDLE_S = 3.0  # how long idle power is read before the first model is loaded
+# rails: their names; interval_s: time between two samples; settle_s: how long a sensor's average has earlier values
 PowerSource = namedtuple("PowerSource", "rails watts joules interval_s settle_s")
-Window = namedtuple("Window", "begin_s end_s joules")  # of the monotonic clock; joules is None without a counter
+Window = namedtuple("Window", "begin_s end_s joules")  # times of the monotonic clock; joules is None without a counter
 
 
 def find_ina3221(root="/"):
-    """A Jetson's rails. VDD_IN is the module's input (Orin NX, Nano); AGX has none, there the sum is a lower bound."""
+    """A Jetson's rails. VDD_IN is the module's input (Orin NX, Nano); AGX has none, so the sum is a lower bound."""
     rails, settle_s = {}, 0.0
     for folder in paths_under(root, INA3221):
         for label_path in sorted(glob.glob(folder + "in*_label")):
@@ -48,7 +48,7 @@ def find_ina3221(root="/"):
 def pmic_watts(text):
     """{rail: watts} from `vcgencmd pmic_read_adc`: lines VDD_CORE_A current(7)=1.08A and VDD_CORE_V volt(15)=0.72V.
 
-    EXT5V_V and BATT_V have no current: what USB devices take cannot be seen.
+    EXT5V_V and BATT_V have no current, so the power of USB devices is not included.
     """
     found: Dict[str, Dict[str, float]] = {"A": {}, "V": {}}
     for rail, unit, value in re.findall(r"(\S+)_([AV])\s+(?:current|volt)\(\d+\)=(\d+(?:\.\d+)?)[AV]", text):
@@ -57,7 +57,7 @@ def pmic_watts(text):
 
 
 def find_pmic(_root="/"):
-    """A Raspberry Pi 5's rails. Each reading starts a program, some milliseconds of one core: hence less often."""
+    """A Raspberry Pi 5's rails. Each reading starts a program for some milliseconds on one core, so it is rare."""
     rails = sorted(pmic_watts(output_of("vcgencmd", "pmic_read_adc")))
 
     def watts():
@@ -68,7 +68,7 @@ def find_pmic(_root="/"):
 
 
 def find_rapl(root="/"):
-    """The processor packages' and the memory's counters, of Intel and AMD; only root may read them."""
+    """The energy counters of processor packages and memory (Intel and AMD); only root may read them."""
     zones = {}
     for folder in paths_under(root, "/sys/class/powercap/intel-rapl:*/"):
         name = read_text(folder + "name")
@@ -97,9 +97,9 @@ POWER = {"ina3221": find_ina3221, "pmic": find_pmic, "rapl": find_rapl}
 
 
 class PowerMeter:
-    """Mean power over windows of time: a counter is read at their ends, anything else by a thread within them.
+    """Mean power over time windows: counters are read at their ends, other sources by a thread within them.
 
-    Without a source it only tells the time. As a context manager it ends its thread.
+    Without a source it only records times. As a context manager it ends its thread.
     """
 
     def __init__(self, source):
@@ -129,13 +129,13 @@ class PowerMeter:
         return Window(time.monotonic(), None, self.source.joules() if self.source and self.source.joules else None)
 
     def window(self, begun):
-        """From a read() until now."""
+        """The window from a read() until now."""
         now = self.read()
         both = begun.joules is not None and now.joules is not None
         return Window(begun.begin_s, now.begin_s, now.joules - begun.joules if both else None)
 
     def mean_w(self, windows):
-        """(watts, how many readings say so); (None, 0) where none does."""
+        """(watts, number of readings); (None, 0) without readings."""
         if self.source and self.source.joules:
             counted = [w for w in windows if w.joules is not None]
             seconds = sum(w.end_s - w.begin_s for w in counted)
@@ -163,10 +163,10 @@ def energy_per_inference(meter, windows, mean_s):
     facts.update(idle_w=meter.idle_w, power_rails=meter.source.rails)
     watts, count = meter.mean_w(windows)
     if count < POWER_READINGS or meter.idle_w is None:
-        return facts, ["no energy: {} power readings within its turns, {} are needed; measure longer".format(
+        return facts, ["no energy: {} power readings within its turns, but {} are needed; use a longer profile".format(
             count, POWER_READINGS)]
     facts["energy_gross_j"] = watts * mean_s
     if watts <= meter.idle_w:
         return facts, ["no net energy: {:.2f} W while it ran, {:.2f} W idle".format(watts, meter.idle_w)]
     facts["energy_j"] = (watts - meter.idle_w) * mean_s
-    return facts, ["energy: rails, not wall; {:.2f} W idle taken off".format(meter.idle_w)]
+    return facts, ["energy: measured on rails, not at the wall; {:.2f} W idle power subtracted".format(meter.idle_w)]

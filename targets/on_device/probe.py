@@ -1,15 +1,16 @@
-"""Measures models on the device that it runs on: the standard library, numpy and the runtimes, Python 3.8.
+"""Measures models on the device that it runs on; standard library, numpy and the runtimes, Python 3.8.
 
-    python3 -m on_device.probe fingerprint --target x86    what this device is: one JSON line, the fields of a Device
-    python3 -m on_device.probe run JOB.json                measure; one JSON line a result; "-" reads the job from stdin
+    python3 -m on_device.probe fingerprint --target x86    print the fields of a Device as one JSON line
+    python3 -m on_device.probe run JOB.json                measure; one JSON line per result; "-" reads stdin
 
 The job and the lines are described in job.py.
 
-How it measures. A first pass opens each (artifact, runtime) in a process of its own and reads its peak of resident
-memory. Then every artifact gets a fresh process again, for times alone; all are alive side by side and answer on
-pipes, so that one runs while the others and this parent block. A round (rounds.py) gives each a turn of consecutive
-inferences. A turn begins with inferences that are stored among the warm-ups: the caches are full of the previous model
-at first. How long a turn was kept from the CPU is read before it and after it.
+How it measures. A first pass opens each (artifact, runtime) in its own process and reads its peak resident memory. Then
+every artifact gets a new process, only for timing; all processes are alive at the same time and communicate by pipes,
+so that one runs while the others and this parent block. In each round (rounds.py) every process has a turn of
+consecutive inferences. A turn begins with inferences that count as warm-ups, because the caches are full of the
+previous model's data. Scheduling statistics are read before and after each turn, to see how long it did not get the
+CPU.
 """
 
 import argparse
@@ -33,19 +34,19 @@ from .sysfs import meminfo
 from .watch import stolen_s
 from .worker import LOST, TURN_SAMPLES, Worker
 
-TURN_S = 0.05  # a turn lasts this long at least: far above the clock's and the scheduler's grain, short against drift
-LEAD_S = 0.01  # untimed start of a turn, at least one inference: refills caches and wakes the clock
-MEMORY_SPARE = 0.05  # of all RAM stays free, since a device that swaps measures its disk
-MINUTE_S = 60.0  # burst is the first, sustained the last of a run of two or more
+TURN_S = 0.05  # least duration of a turn: far above the resolution of clock and scheduler, short compared with drift
+LEAD_S = 0.01  # untimed start of a turn, at least one inference: refills caches and raises the clock
+MEMORY_SPARE = 0.05  # fraction of RAM that stays free, because a device that swaps measures its disk
+MINUTE_S = 60.0  # "burst" is the first, "sustained" the last minute of a run of at least two
 
 
 def refusal(entry):
-    """Why this entry cannot be measured; "" where nothing speaks against it."""
+    """Why this entry cannot be measured; "" if it can."""
     name = entry["runtime"]
     if name not in RUNTIMES:
         near = difflib.get_close_matches(name, RUNTIMES, 1)
         hint = "; did you mean {!r}?".format(near[0]) if near else ""
-        return "no runtime called {!r} (there are {}){}".format(name, ", ".join(RUNTIMES), hint)
+        return "no runtime called {!r} (choose from {}){}".format(name, ", ".join(RUNTIMES), hint)
     if RUNTIMES[name].version() is None:
         return "{} is not installed for {}: {}".format(name, sys.executable, advice(name))
     return wrong_file(entry)
@@ -60,7 +61,7 @@ def measure_memory(entry, timeout_s):
 
 
 def start_workers(entries, timeout_s, turn_s, workers):
-    """Open each entry in a process of its own and warm it up, one by one. Fills `workers`, which the caller ends."""
+    """Open each entry in its own process and warm it up, one by one. Fills `workers`, which the caller ends."""
     for entry in entries:
         worker_ = Worker(entry, "time", timeout_s)
         try:
@@ -69,8 +70,8 @@ def start_workers(entries, timeout_s, turn_s, workers):
             say_error(entry, str(err))
             continue
         workers.append(worker_)
-    # Turns of the same length for all: on a busy machine whoever runs longer at a stretch is interrupted more often.
-    # The fastest run of the warm-up says it best there.
+    # All turns have the same length: on a busy machine longer turns are interrupted more often. The fastest run of the
+    # warm-up gives the best estimate there.
     length_s = max([turn_s] + [TURN_SAMPLES * min(w.facts["warmup_s"]) for w in workers])
     for worker_ in workers:
         worker_.samples = math.ceil(length_s / min(worker_.facts["warmup_s"]))
@@ -93,15 +94,15 @@ def take_turn(worker_, meter):
 
 
 def progress(worker_, goal):
-    """How far this worker is, in [0, 1]: samples or seconds, whichever is further, and the rounds."""
+    """The progress of this worker in [0, 1]: by samples or seconds, whichever is further, and by rounds."""
     samples = worker_.count / goal["samples"] if goal["samples"] else 0
     return min(1.0, max(samples, worker_.busy_s / goal["seconds"]), len(worker_.rounds) / goal["rounds"])
 
 
 def run_generation(entries, goal, job, shuffle, tell, watch):
-    """One life of the workers: opened, warmed, measured, ended. Those that came through."""
+    """One generation of workers: open, warm up, measure, end. Returns those that succeeded."""
     workers: List[Worker] = []
-    # a sensor that averages over longer than a turn would mix it with the one before
+    # a sensor that averages over more than a turn would mix it with the turn before
     turn_s = max(TURN_S, 2 * watch.meter.source.settle_s if watch.meter.source else 0)
 
     def fraction(alive):
@@ -116,7 +117,7 @@ def run_generation(entries, goal, job, shuffle, tell, watch):
 
 
 def burst_and_sustained(windows, rounds):
-    """Medians of the turns begun in the first minute and in the last; (None, None) for a run under two minutes."""
+    """Medians of the turns started in the first and in the last minute; (None, None) for runs under two minutes."""
     begin_s, end_s = windows[0].begin_s, windows[-1].end_s
     turns = list(zip(windows, rounds))  # noqa: B905  Python 3.8 has no `strict`
     first = [s for w, r in turns if w.begin_s < begin_s + MINUTE_S for s in r]
@@ -127,7 +128,7 @@ def burst_and_sustained(windows, rounds):
 
 
 def result(entry, lives, watch):
-    """The fields of a result that are this artifact's own; `lives`: its workers, one a restart."""
+    """The fields of a result that are specific to this artifact; `lives`: its workers, one per restart."""
     windows, rounds = [t for w in lives for t in w.windows], [r for w in lives for r in w.rounds]
     burst_s, sustained_s = burst_and_sustained(windows, rounds)
     energy, notes = energy_per_inference(watch.meter, windows, statistics.fmean(s for r in rounds for s in r))
@@ -145,7 +146,7 @@ def result(entry, lives, watch):
 
 
 def run_part(entries, job, part):
-    """Measure these entries side by side and say a result for each that came through every restart."""
+    """Measure these entries interleaved and write a result for each that survived every restart."""
     profile = job["profile"]
     restarts = profile.get("restarts", 1)
     goal = {key: profile[key] and profile[key] / restarts for key in ("samples", "seconds", "rounds")}
@@ -156,9 +157,8 @@ def run_part(entries, job, part):
             def tell(share, life=life):
                 say("progress", part=part, fraction=(life + share) / restarts)
 
-            # Who starts first must not always be the same: copies of one model were seen to be the faster, by some
-            # percent, the later they had started; presumably the first get the scattered memory that other programs
-            # left behind
+            # The order of starting must vary: copies of one model that started later were some percent faster,
+            # presumably because the first get the fragmented memory that other programs left
             start_order = list(entries)
             shuffle(start_order)
             came_through = run_generation(start_order, goal, job, shuffle, tell, watched.watch)
@@ -171,7 +171,7 @@ def run_part(entries, job, part):
 
 
 def run_parts(entries, job):
-    """Measure all side by side; where memory does not hold them, in parts that each have the references again."""
+    """Measure all entries interleaved; if memory is too small, in parts that each include the references again."""
     references = [e for e in entries if e.get("reference")] or entries[:1]
     waiting, part = [e for e in entries if e not in references], 0
     while waiting or part == 0:
@@ -185,7 +185,7 @@ def run_parts(entries, job):
         rest = [e for e in waiting if e not in group]
         if not group or (waiting and len(rest) == len(waiting)):
             for entry in waiting or references:
-                say_error(entry, "takes {:.0f} MiB of memory, and {:.0f} MiB do not hold it beside the reference: end "
+                say_error(entry, "needs {:.0f} MiB of memory, but only {:.0f} MiB are free beside the reference: end "
                           "other programs, or measure one runtime".format(entry["peak_bytes"] / 2**20, room / 2**20))
             return
         part += 1
@@ -194,7 +194,7 @@ def run_parts(entries, job):
 
 
 def run_entries(job):
-    """Memory first, then times, of every entry that nothing speaks against."""
+    """Measure memory, then times, of every entry that can be measured."""
     root, timeout_s, usable = job["root"], job.get("timeout_s", 300), []
     for key, asked in enumerate(job["entries"]):
         entry = dict(asked, key=key, path=os.path.join(root, asked["path"]), sysroot=job["sysroot"])
@@ -223,10 +223,10 @@ def run(job):
 
 def main(arguments):
     if "mmprune" in sys.modules:
-        raise SystemExit("the probe measures in a process of its own: run it as a program, never inside mmprune")
+        raise SystemExit("the probe must be run as a separate program, not inside mmprune")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     roles = parser.add_subparsers(dest="role", metavar="ROLE")
-    about = roles.add_parser("fingerprint", help="print what this device is")
+    about = roles.add_parser("fingerprint", help="print the properties of this device")
     about.add_argument("--target", required=True)
     about.add_argument("--sysroot", default="/", help="for tests, see job.py")
     roles.add_parser("run", help="measure a job").add_argument("job", help="path of the job, or - for stdin")
@@ -237,7 +237,7 @@ def main(arguments):
         end_in_order()
         run(read_job(asked.job))
     else:
-        parser.error("say what to do: fingerprint or run")
+        parser.error("a command is required: fingerprint or run")
 
 
 if __name__ == "__main__":

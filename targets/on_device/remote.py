@@ -1,11 +1,11 @@
-"""The board's end of a connection: makes one folder, fills it, and leaves nothing when the connection ends.
+"""The board's end of a connection: makes one folder, receives files, and removes everything when the connection ends.
 
-host.py sends this text as `python3 -c TEXT BYTES KEEP`: how many bytes will come, and "keep" to leave the folder there.
-Standard library, Python 3.6: a board that is too old is to say so. It says a JSON line first: {"folder", "machine",
-"python"}, or {"error"} where it cannot serve. Then on stdin come files, each a JSON line {"name", "bytes"} and so many
-bytes, and {} after the last of a batch, which is answered by {"copied": number of files} or {"error"}. When stdin ends,
-for whatever reason (the end, Ctrl-C at home, a lost connection), processes that run in the folder are ended, clocks
-that they pinned put back and the folder is removed; {"left": ""} then, or what was left there.
+host.py sends this text as `python3 -c TEXT BYTES KEEP`: the number of bytes to come, and "keep" to keep the folder.
+Standard library, Python 3.6, so that old boards can report their version. It first writes a JSON line {"folder",
+"machine", "python"}, or {"error"} if it cannot work. Then stdin delivers files, each as a JSON line {"name", "bytes"}
+and its bytes, and {} after the last of a batch, which is answered by {"copied": number of files} or {"error"}. When
+stdin ends for any reason (normal end, Ctrl-C, a lost connection), processes running in the folder are ended, clocks
+that they pinned are restored, and the folder is removed; the last line is {"left": ""}, or names what was not removed.
 """
 
 import contextlib
@@ -20,19 +20,19 @@ import tempfile
 import time
 
 PREFIX = "mmprune-"
-SPARE_BYTES = 16 << 20  # beside the files: what Python writes
+SPARE_BYTES = 16 << 20  # additional space for what Python writes
 ST_NOEXEC = 8
 PATIENCE_S = ((signal.SIGTERM, 15), (signal.SIGKILL, 5))
-CLOCKS = "mmprune-clocks.json"  # clocks.py's, there as long as clocks are pinned
+CLOCKS = "mmprune-clocks.json"  # file of clocks.py that exists while clocks are pinned
 
 
 def say(**row):
-    with contextlib.suppress(OSError):  # nobody may be listening any more
+    with contextlib.suppress(OSError):  # the connection may be closed
         print(json.dumps(row), flush=True)
 
 
 def in_memory(folder):
-    """Whether files there take the RAM that the models are to have."""
+    """Whether files there would use the RAM that the models need."""
     found = ("", "")
     with open("/proc/mounts") as f:
         for line in f:
@@ -43,21 +43,21 @@ def in_memory(folder):
 
 
 def make_folder(need_bytes):
-    """(path, "") or ("", why there is none): below /tmp or home, on a disk if that can be."""
+    """(path, "") or ("", reason): a new folder below /tmp or home, on a disk if possible."""
     reasons = []
     for parent in sorted((tempfile.gettempdir(), os.path.expanduser("~")), key=in_memory):
         try:
             facts = os.statvfs(parent)
             free = facts.f_bavail * facts.f_frsize
             if facts.f_flag & ST_NOEXEC:  # libmmrt.so would not load
-                reasons.append(f"{parent} may not hold programs (noexec)")
+                reasons.append(f"{parent} does not allow programs (noexec)")
             elif free < need_bytes + SPARE_BYTES:
-                reasons.append(f"{parent} has {free / 2**20:.0f} MiB free")
+                reasons.append(f"{parent} has only {free / 2**20:.0f} MiB free")
             else:
                 return os.path.realpath(tempfile.mkdtemp(prefix=PREFIX, dir=parent)), ""
         except OSError as err:
             reasons.append(str(err))
-    return "", "{:.0f} MiB are needed, and {}".format((need_bytes + SPARE_BYTES) / 2**20, ", ".join(reasons))
+    return "", "{:.0f} MiB are needed, but {}".format((need_bytes + SPARE_BYTES) / 2**20, ", ".join(reasons))
 
 
 def receive(stdin, folder):
@@ -87,7 +87,7 @@ def processes_in(folder):
             if os.readlink(link).startswith(folder):
                 found.append(int(link.split("/")[2]))
         except OSError:
-            pass  # another user's, or gone
+            pass  # of another user, or ended
     return found
 
 
@@ -102,19 +102,19 @@ def end_processes(folder):
 
 
 def clean(folder):
-    """Remove the folder; what is left, in words."""
+    """Remove the folder; returns what could not be removed, in words."""
     end_processes(folder)
-    if os.path.exists(os.path.join(folder, CLOCKS)):  # its process was killed before it could put them back
+    if os.path.exists(os.path.join(folder, CLOCKS)):  # a process was killed before it could restore them
         put_back = "from on_device.clocks import restore_stale_clocks; restore_stale_clocks('.')"
         subprocess.call([sys.executable, "-c", put_back], cwd=folder)
         if os.path.exists(os.path.join(folder, CLOCKS)):
-            return f"{folder}: the clocks are still pinned, a reboot puts them back"
+            return f"{folder}: the clocks are still pinned; reboot to restore them"
     shutil.rmtree(folder, ignore_errors=True)
     return folder if os.path.exists(folder) else ""
 
 
 def main(need_bytes, keep):
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the connection may go, the cleaning must not
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the connection may drop, but cleaning up must continue
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     folder, why = make_folder(need_bytes)
     if not folder:

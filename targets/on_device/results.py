@@ -1,4 +1,4 @@
-"""results.jsonl: every row that a run told, on the disk as soon as there is one."""
+"""results.jsonl: every row of a run, written to the disk at once."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,7 @@ RESULTS = "results.jsonl"
 
 
 def read_rows(path=RESULTS):
-    """The rows of every whole line; a last one that a power cut left half does not count. Refused for damage."""
+    """The rows of all complete lines; a last line that a power failure cut off is ignored. Refused for other damage."""
     try:
         with open(path, "rb") as f:
             lines = f.read().split(b"\n")[:-1]
@@ -25,12 +25,12 @@ def read_rows(path=RESULTS):
 
 @contextlib.contextmanager
 def results_file(path=RESULTS):
-    """A function that appends a row and has it on the disk before it returns. Refused while another run is at it."""
+    """A function that appends a row and returns when it is on the disk. Refused while another run uses the file."""
     with open(path, "ab+") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise Refused("another ./run is measuring here; wait for it") from None
+            raise Refused("another ./run is measuring here; wait until it ends") from None
         f.seek(0)
         f.truncate(f.read().rfind(b"\n") + 1)
 

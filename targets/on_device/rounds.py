@@ -1,9 +1,10 @@
-"""Measures side by side: rounds in which each has a turn, in random order, watched from before the first to the last.
+"""Interleaved measuring: in each round every model has a turn, in random order, while the device is watched.
 
-A round gives each a turn, in an order drawn anew for every round: heat and clocks that drift hit all alike, and so does
-a neighbour whose load comes and goes in our own rhythm, which a fixed order (A B C, C B A) would let hit always the
-same ones. What else is read (temperature, throttling, clocks) is read between rounds, never within a turn; only power
-is, by a thread.
+The order is drawn again for every round, so that drifting heat and clocks affect all models equally, and so does
+another program whose load has the period of our rounds; in a fixed order (A B C, C B A) it would always hit the same
+models.
+Temperature, throttling and clocks are read between rounds, never within a turn; only power is read within turns, by a
+thread.
 """
 
 import contextlib
@@ -16,17 +17,17 @@ from .job import Refused, say, say_error
 from .power import POWER, PowerMeter
 from .watch import Watch, wait_until_ready
 
-SEED = 0  # of the order of turns
+SEED = 0  # for the order of turns
 
 Part = namedtuple("Part", "job number started gate watch meter")
 
 
 @contextlib.contextmanager
 def watched_part(job, number):
-    """A Part of a run: the device is waited for, its idle power read, and it is watched while the block measures."""
+    """A Part of a run: wait for the device, read its idle power, and watch it while the block measures."""
     root, gate = job["sysroot"], None
     if job.get("gate"):
-        say("progress", part=number, fraction=0)  # waiting must not look like a hanging memory pass
+        say("progress", part=number, fraction=0)  # so that waiting does not look like a hanging memory pass
         gate = wait_until_ready(job["gate"], root)
     source = POWER[job["power"]](root) if job.get("power") else None
     with PowerMeter(source) as meter:
@@ -37,23 +38,23 @@ def watched_part(job, number):
 
 
 def say_results(part, rows, **more):
-    """Say a result for each of these rows, with what all of the part have in common; `more` goes before that."""
+    """Write a result for each of these rows, with the fields that all results of the part share, and `more`."""
     shared = dict(part.watch.evidence(), part=part.number, started=part.started, gate=part.gate,
                   pinned_clocks=bool(part.job.get("pin_clocks")))
     shared.update(more)
     about_all = ["throttled: " + reason for reason in part.watch.reasons]
     power = part.job.get("power")
     if power and not part.meter.source:
-        about_all.append("no energy: {} cannot be read here{}".format(
+        about_all.append("no energy: the source {} cannot be read here{}".format(
             power, ", only root may" if power == "rapl" and os.geteuid() else ""))
     for row in rows:
         say("result", **dict(row, notes=about_all + row["notes"]), **shared)
 
 
 def next_order(before, parties, shuffle):
-    """The parties in a new random order that does not begin with the one that had the last turn.
+    """The parties in a new random order that does not begin with the party of the last turn.
 
-    Two turns on end are not like others: a busy machine's scheduler favours who has slept.
+    Two consecutive turns would differ from others, because a busy machine's scheduler prefers processes that slept.
     """
     order = list(parties)
     shuffle(order)
@@ -61,13 +62,13 @@ def next_order(before, parties, shuffle):
 
 
 def run_rounds(parties, take_turn, fraction, shuffle, tell, watch):
-    """Rounds until all have come to the end: every party has a turn in each, so that each can be paired.
+    """Run rounds until all parties are finished: every party has a turn in each round, so that all can be paired.
 
-    parties    what takes turns; each has the `entry` that it is of
-    take_turn  a function of a party; where it raises Refused, the entry's parties leave, and an error row says why
-    fraction   a function of the parties that are left: how far they are, in [0, 1]
-    tell       hears that fraction, once a second
-    returns    the parties that came through
+    parties    the participants; each has the `entry` that it belongs to
+    take_turn  a function of a party; if it raises Refused, the entry's parties are removed, and an error row says why
+    fraction   a function of the remaining parties that returns their progress in [0, 1]
+    tell       called with that fraction once per second
+    returns    the parties that succeeded
     """
     alive, order, told = list(parties), list(parties), time.monotonic()
     watch.begin_rounds()

@@ -1,14 +1,14 @@
-"""Measures the models of this bundle on this board: no network needed, nothing to install but their runtimes.
+"""Measures the models of this bundle on this board, without network; only the runtimes must be installed.
 
-    ./run --dry-run    what would be run and measured here, without doing it
-    ./run              measure; the same again after an interruption measures what is missing
-    sudo ./run --power-modes all    on a Jetson, once in every power mode that needs no reboot
+    ./run --dry-run    show what would be run and measured, without doing it
+    ./run              measure; after an interruption the same command measures what is missing
+    sudo ./run --power-modes all    on a Jetson: measure in every power mode that needs no reboot
 
-results.jsonl gets a JSON line as soon as there is one, and goes home: `mmprune import FAMILY results.jsonl`.
-{"kind": "session", "bundle", "session", "profile", "device", ...} begins a session and says what it was measured on;
+Each result is written to results.jsonl at once; import it with `mmprune import FAMILY results.jsonl`.
+{"kind": "session", "bundle", "session", "profile", "device", ...} begins a session and describes the device;
 {"kind": "golden", "artifact", "runtime", "max_relative_difference", "top1_agreement", ...} compares outputs with those
 of the machine where the model was exported; "result", "error" and "done" are rows as in on_device/job.py, with "part"
-counted through the whole session.
+counted through the complete session.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from .job import Refused, sha256_of
 from .results import RESULTS, read_rows, results_file
 from .time_left import TimeLeft, say
 
-SCHEMA = 1  # of a bundle
+SCHEMA = 1  # schema version of a bundle
 MANIFEST, JOB = "manifest.json", "job.json"
 FINGERPRINT_TIMEOUT_S = 300
 
@@ -36,7 +36,7 @@ FINGERPRINT_TIMEOUT_S = 300
 # ----------------------------------------------------------------------------------------------------------- the bundle
 
 def read_part(name):
-    """A file of the bundle's own. Refused where it is damaged."""
+    """The content of a JSON file of the bundle. Refused if it is damaged."""
     try:
         with open(name, encoding="utf-8") as f:
             return json.load(f)
@@ -45,7 +45,7 @@ def read_part(name):
 
 
 def check_files(files):
-    """Refused where a file is not what the manifest says, with the names of all of them."""
+    """Refused, with the names of all wrong files, if any file does not match the manifest."""
     wrong = []
     for name, about in sorted(files.items()):
         if not os.path.isfile(name):
@@ -53,16 +53,16 @@ def check_files(files):
         elif os.path.getsize(name) != about["bytes"]:
             wrong.append(f"{name} has {os.path.getsize(name)} bytes instead of {about['bytes']}")
         elif sha256_of([name]) != about["sha256"]:
-            wrong.append(f"{name} has another sha256 than the manifest says")
+            wrong.append(f"{name} has a sha256 that differs from the manifest")
     if wrong:
-        raise Refused("this bundle is damaged: " + "; ".join(wrong) + "; copy it here and unpack it again")
+        raise Refused("this bundle is damaged: " + "; ".join(wrong) + "; copy it to the board and unpack it again")
 
 
 def choose_entries(job, asked):
-    """The job's entries as --only and --threads want them."""
+    """The job's entries as selected by --only and --threads."""
     names = list(dict.fromkeys(e["runtime"] for e in job["entries"]))
     if asked.only and asked.only not in names:
-        raise Refused(f"no runtime called {asked.only!r} in this bundle (there are {', '.join(names)})")
+        raise Refused(f"no runtime called {asked.only!r} in this bundle (choose from {', '.join(names)})")
     chosen = [e for e in job["entries"] if asked.only in (None, e["runtime"])]
     return [dict(e, threads=asked.threads or e["threads"]) for e in chosen]
 
@@ -70,10 +70,10 @@ def choose_entries(job, asked):
 # ------------------------------------------------------------------------------------------------------------ the board
 
 def told_by(command):
-    """The JSON that a command of ours prints. Refused where it fails."""
+    """The JSON that one of our commands prints. Refused if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=FINGERPRINT_TIMEOUT_S, check=False)
     if done.returncode != 0:
-        raise Refused(f"{shell(command[1:])} ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
+        raise Refused(f"{shell(command[1:])} failed with exit status {done.returncode}: {done.stderr.strip()[-2000:]}")
     return json.loads(done.stdout)
 
 
@@ -82,12 +82,12 @@ def fingerprint_command(target, mode=None):
 
 
 def devices_by_mode(manifest, asked):
-    """[(power mode, device in it)]: as it is, without --power-modes. Says which modes cannot be had."""
+    """[(power mode, device in it)]; without --power-modes the present mode only. Prints which modes cannot be set."""
     target, modes = manifest["target"]["name"], [sys.executable, *measure.words(measure.JETSON, "modes")]
     if asked.power_modes and measure.JETSON not in map(measure.program_of, manifest["target"]["runtimes"]):
-        raise Refused(f"--power-modes is for Jetsons, and this bundle is for {target}")
+        raise Refused(f"--power-modes is for Jetsons, but this bundle is for {target}")
     if asked.power_modes and asked.dry_run:
-        say(f"for each power mode that {shell(modes)} lists all that follows:")
+        say(f"everything below is repeated for each power mode listed by {shell(modes)}:")
     if not asked.power_modes or asked.dry_run:
         return [(None, told_by(fingerprint_command(target)))]
     found = []
@@ -95,27 +95,27 @@ def devices_by_mode(manifest, asked):
         try:
             found.append((int(number), told_by(fingerprint_command(target, int(number)))))
         except Refused as err:
-            say(f"without power mode {name}: {err}")
+            say(f"power mode {name} is not measured: {err}")
     if not found:
-        raise Refused("no power mode can be had; run without --power-modes")
+        raise Refused("no power mode can be set; run without --power-modes")
     return found
 
 
 def usable(entries, device):
-    """The entries whose runtime is here; says what each other one needs."""
+    """The entries whose runtime is installed; prints what the others need."""
     for name in dict.fromkeys(e["runtime"] for e in entries):
         missing = lacking(name, device["versions"])
-        say(f"{name}: " + ("\n".join(f"{p} is not here: {advice(p)}{offline_advice(p)}" for p in missing)
-                           or device["versions"].get(name) or "here"))
+        say(f"{name}: " + ("\n".join(f"{p} is not installed: {advice(p)}{offline_advice(p)}" for p in missing)
+                           or device["versions"].get(name) or "available"))
     return [e for e in entries if not lacking(e["runtime"], device["versions"])]
 
 
 # ------------------------------------------------------------------------------------------------------------ measuring
 
 def job_of(entries, header, rows):
-    """The bundle's job as far as it is open, as this session asks for it.
+    """The unfinished part of the bundle's job, for this session.
 
-    rows  what the session has already
+    rows  the rows that the session already has
     """
     results = [row for row in rows if row["kind"] == "result"]
     compared = {(row["artifact"], row["runtime"]) for row in rows if row["kind"] == "golden"}
@@ -126,7 +126,7 @@ def job_of(entries, header, rows):
 
 
 class Listener:
-    """Hears a run's rows: shows how far it is, keeps the others, knows whether all went well."""
+    """Receives a run's rows: shows progress, stores the other rows, and records whether all succeeded."""
 
     def __init__(self, append):
         self.append, self.stage, self.bar, self.good = append, "", TimeLeft(""), True
@@ -144,17 +144,17 @@ class Listener:
             self.good = False
             say("\n" + row["message"])
         elif row["kind"] == "golden" and row["top1_agreement"] < 1:
-            say("\n{artifact} on {runtime} does not answer as at home: ".format(**row) + json.dumps(row))
+            say("\n{artifact} on {runtime} predicts other classes than the reference: ".format(**row) + json.dumps(row))
 
 
 def work(entries, header):
-    """Compare and measure what is open; whether all went well."""
+    """Compare and measure what is missing; returns whether all succeeded."""
     with results_file() as append:
         everything = read_rows()
         rows = session.session_so_far(everything, header)
         job = job_of(entries, header, rows)
         if not measure.steps(job):
-            say(f"everything is measured already; for another run move {RESULTS} away")
+            say(f"everything is already measured; to measure again, move {RESULTS} away")
             return True
         if not rows:
             append(header)
@@ -163,7 +163,7 @@ def work(entries, header):
         listener = Listener(append)
         status = measure.measure(job, listener.hear)
         if status:
-            say(f"\na program ended with {status} before it was done; what it measured is kept: run ./run again")
+            say(f"\na program failed with exit status {status}; its finished measurements are kept: run ./run again")
         else:
             append({"kind": "done"})
     return listener.good and not status
@@ -172,25 +172,25 @@ def work(entries, header):
 # -------------------------------------------------------------------------------------------------------- command line
 
 def plan(entries, header):
-    """What `./run` would do, as text: every command, and what would be measured."""
+    """The plan of `./run` as text: every command, and what would be measured."""
     job = job_of(entries, header, session.session_so_far(read_rows(), header))
     left, profile = job["entries"], header["profile"]
     told = fingerprint_command(header["device"]["target"], header["power_mode"])
-    lines = ["", f"would run, in {os.getcwd()}:", "    " + shell(told)]
+    lines = ["", f"would run in {os.getcwd()}:", "    " + shell(told)]
     for program, mine in measure.steps(job):
         command = [sys.executable, *measure.words(program, "run", "-")]
-        what = f"compares {len(mine)} files' answers with those at home" if program == measure.GOLDEN else \
+        what = f"compares the outputs of {len(mine)} files with the reference" if program == measure.GOLDEN else \
             f"{len(mine)} entries of {JOB}, below"
         lines.append(f"    {shell(command)}  # {what}")
-        if program == measure.JETSON:  # it runs commands of its own
+        if program == measure.JETSON:  # it starts further commands
             told = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=False,
                                   input=json.dumps(dict(job, entries=mine)))
             lines += ["      " + line for line in (told.stdout or told.stderr).splitlines()]
     samples = f"{profile['samples']} samples or " if profile["samples"] else ""
-    lines += ["", f"would measure, side by side, {samples}{profile['seconds']:g} s of inferences each, in "
+    lines += ["", f"would measure, interleaved, {samples}{profile['seconds']:g} s of inferences each, in "
               f"{profile['rounds']} rounds and {profile['restarts']} fresh processes (profile {profile['name']}):"]
     lines += ["    {artifact} on {runtime}, {threads} thread(s), sha256 {sha256:.16}".format(**e) for e in left]
-    return "\n".join(lines if left else [*lines[:-1], "nothing would be measured: everything is"])
+    return "\n".join(lines if left else [*lines[:-1], "nothing would be measured: everything is already measured"])
 
 
 def shell(command):
@@ -200,17 +200,17 @@ def shell(command):
 def run(asked):
     manifest = read_part(MANIFEST)
     if manifest.get("schema") != SCHEMA:
-        raise Refused(f"this program reads bundles of schema {SCHEMA}, not {manifest.get('schema')!r}")
+        raise Refused(f"this program reads bundles with schema {SCHEMA}, not {manifest.get('schema')!r}")
     check_files(manifest["files"])
     if asked.profile and asked.profile not in manifest["profiles"]:
-        raise Refused(f"no profile called {asked.profile!r} (there are {', '.join(manifest['profiles'])})")
+        raise Refused(f"no profile called {asked.profile!r} (choose from {', '.join(manifest['profiles'])})")
     entries = choose_entries(read_part(JOB), asked)
     good = [run_in_mode(manifest, entries, asked, *one) for one in devices_by_mode(manifest, asked)]
     return all(good)
 
 
 def run_in_mode(manifest, entries, asked, mode, device):
-    """One session: what is open of these entries, with the board as it is or in a power mode. Whether all went well."""
+    """Measure the missing entries in one session, in the present or given power mode; returns whether all succeeded."""
     target = manifest["target"]
     say(f"this is {device['board']}: {device['cpu']}, {device['os']}, kernel {device['kernel']}"
         + (f", power mode {device['power_mode']}" if mode is not None else ""))
@@ -218,10 +218,10 @@ def run_in_mode(manifest, entries, asked, mode, device):
         say(f"note: {note}")
     reason = mismatch(target, device)
     if reason and not (asked.anyway or asked.dry_run):
-        raise Refused(f"this bundle is for {target['name']} ({target['what']}), and this is none: {reason}. "
-                      "--anyway measures all the same, under the name local")
+        raise Refused(f"this bundle is for {target['name']} ({target['what']}), but this board differs: {reason}. "
+                      "Use --anyway to measure nevertheless, with the target local")
     if reason:
-        say(f"not the board that this bundle is for: {reason}")
+        say(f"this is not a board that this bundle is for: {reason}")
         if asked.anyway:
             device = dict(device, target="local")
     here = usable(entries, device)
@@ -236,7 +236,7 @@ def run_in_mode(manifest, entries, asked, mode, device):
         print(plan(entries, header))
         return True
     if not here:
-        raise Refused("no runtime of this bundle is installed here; see above")
+        raise Refused("no runtime of this bundle is installed on this board; see above")
     return work(here, header)
 
 
@@ -247,12 +247,12 @@ def interrupt(*_):
 def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dry-run", action="store_true", help="print every command and what would be measured")
-    parser.add_argument("--only", metavar="RUNTIME", help="of the bundle's runtimes, this one")
-    parser.add_argument("--profile", help="smoke, quick or full; default: the one that the bundle was made with")
-    parser.add_argument("--threads", type=int, help="of inference; default: the target's")
-    parser.add_argument("--pin-clocks", action="store_true", help="highest clocks while it measures; needs root")
-    parser.add_argument("--power-modes", choices=("all",), help="of a Jetson, one after the other; needs root")
-    parser.add_argument("--anyway", action="store_true", help="measure although this is another board")
+    parser.add_argument("--only", metavar="RUNTIME", help="measure only this runtime of the bundle")
+    parser.add_argument("--profile", help="smoke, quick or full; default: that of the bundle")
+    parser.add_argument("--threads", type=int, help="inference threads; default: the target's")
+    parser.add_argument("--pin-clocks", action="store_true", help="pin the highest clocks while measuring; needs root")
+    parser.add_argument("--power-modes", choices=("all",), help="Jetson: measure in every power mode; needs root")
+    parser.add_argument("--anyway", action="store_true", help="measure even if this is not a board of the target")
     asked = parser.parse_args(arguments)
     if asked.threads is not None and asked.threads < 1:
         parser.error(f"--threads must be at least 1, not {asked.threads}")
@@ -265,7 +265,7 @@ def main(arguments):
     except Refused as err:
         sys.exit(f"Error: {err}")
     except KeyboardInterrupt:
-        sys.exit(f"\ninterrupted; what is in {RESULTS} is kept, ./run measures the rest")
+        sys.exit(f"\ninterrupted; finished measurements in {RESULTS} are kept, run ./run again for the rest")
     if not asked.dry_run:
-        say(f"bring {os.path.abspath(RESULTS)} home: mmprune import FAMILY {RESULTS}")
+        say(f"copy {os.path.abspath(RESULTS)} to the machine with the family and run: mmprune import FAMILY {RESULTS}")
     sys.exit(0 if good else 1)

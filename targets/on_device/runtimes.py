@@ -1,9 +1,9 @@
-"""Opens models: the one place that starts ONNX Runtime, OpenVINO and mmrt, here, on a board and in a deployed folder.
+"""Opens models in ONNX Runtime, OpenVINO and mmrt: on this machine, on a board and in a deployed folder.
 
-Timing, golden outputs, the check of an exported file and infer.py open a file by this, so that threads and settings are
-the same in all. This file imports nothing of ours: Python 3.8, the standard library, numpy and the runtimes.
+Timing, golden outputs, the check of exported files and infer.py all use it, so that threads and settings are the same.
+This file imports no other module of ours: Python 3.8, the standard library, numpy and the runtimes.
 
-A runtime is a function (model's path, threads) -> Opened. To add one: a function and a row in RUNTIMES.
+A runtime is a function (model's path, threads) -> Opened. To add one, add a function and a row in RUNTIMES.
 """
 
 import contextlib
@@ -16,21 +16,21 @@ from collections import namedtuple
 
 SEED = 0
 
-# shapes: of the inputs, in their order; a dimension that is not fixed is no number
-# step: a function of one array an input -> a function () -> outputs, which runs one inference; outputs[0] is the first
-# settings: what it runs with, as text, for the record
+# shapes: shapes of the inputs in their order; a dimension that is not fixed is not a number
+# step: a function (one array per input) -> a function () -> outputs, which runs one inference; outputs[0] is the first
+# settings: the runtime's settings as text, for the record
 # model: the runtime's own object
 Opened = namedtuple("Opened", "shapes step settings model")
 
 
 def open_onnxruntime(model, threads, config=()):
-    """`model` may be a file's bytes, too. `config`: pairs for ONNX Runtime's session configuration."""
+    """Open in ONNX Runtime. `model` may also be a file's bytes. `config`: pairs for its session configuration."""
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3  # errors: warnings about unused initializers are not for our user
+    options.log_severity_level = 3  # errors only: warnings about unused initializers do not help users
     for key, value in config:
         options.add_session_config_entry(key, value)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -45,13 +45,13 @@ def open_onnxruntime(model, threads, config=()):
 
 @contextlib.contextmanager
 def no_telemetry():
-    """OpenVINO and NNCF report to a server of their makers, OpenVINO on every import: what is imported here cannot.
+    """Disable telemetry: OpenVINO and NNCF report to a server of their makers, OpenVINO on every import.
 
-    It takes the stub that it has for a missing package. Their own switches come too late: they are looked at when a
-    client id has been written into the home folder.
+    They then use their stub for the missing package. Their own switches come too late: they are read after a client id
+    has been written to the home folder.
     """
     hidden = sys.modules.get("openvino_telemetry")
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # Python's way to say: not to be found
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # importing it now fails
     try:
         yield
     finally:
@@ -63,7 +63,7 @@ def no_telemetry():
 def open_openvino(path, threads):
     with no_telemetry():
         import openvino
-    # f32 is the model's own precision: left alone, OpenVINO rounds to bf16 on CPUs that have it
+    # f32 is the model's own precision: by default OpenVINO rounds to bf16 on CPUs that have it
     asked = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     model = openvino.Core().compile_model(path, "CPU", asked)
     request = model.create_infer_request()
@@ -80,14 +80,14 @@ def open_openvino(path, threads):
 
 
 def open_mmrt(path, threads, mmrt=None):
-    """`mmrt`: the module, where it lies neither beside the program nor on PYTHONPATH."""
+    """Open in mmrt. `mmrt`: the module, if it is not beside the program and not on PYTHONPATH."""
     model = (mmrt or importlib.import_module("mmrt")).Model(path, threads)
     return Opened([shape for _, shape in model.inputs], lambda *arrays: functools.partial(model, *arrays),
                   {"kernels": model.kernels}, model)
 
 
 def mmrt_version():
-    """None where there is no library for this machine."""
+    """mmrt's version; None if there is no library for this machine."""
     try:
         return importlib.import_module("mmrt").version()
     except Exception as err:  # no module, no library, or one built for another machine
@@ -96,13 +96,13 @@ def mmrt_version():
 
 
 def open_null(path, threads):
-    """Sleeps 1 ms: lets the whole way be tested where no runtime is installed."""
+    """A runtime that only sleeps 1 ms, for tests without an installed runtime."""
     with open(path, "rb"):
         return Opened([], lambda: lambda: time.sleep(0.001), {"sleep_s": "0.001"}, None)
 
 
 def version(packages):
-    """Of the first of these packages that is installed; None without. Importing one may take seconds, or crash."""
+    """The version of the first installed package of these, else None, without importing, which may be slow or crash."""
     for name in packages:
         try:
             return importlib.metadata.version(name)
@@ -111,7 +111,7 @@ def version(packages):
     return None
 
 
-# module: what has to be imported; version: a function, None means that it is not here; packages: that pip brings it by
+# module: what must be imported; version: a function, None if it is not installed; packages: its names for pip
 Runtime = namedtuple("Runtime", "open module version packages")
 
 RUNTIMES = {
@@ -124,7 +124,7 @@ RUNTIMES = {
 
 
 def random_input(shape):
-    """float32 from a fixed seed; an unknown batch (first dimension) is 1."""
+    """A float32 array from a fixed seed; an unknown batch size (first dimension) is 1."""
     import numpy
     known = [1 if i == 0 and not isinstance(n, int) else n for i, n in enumerate(shape)]
     if not all(isinstance(n, int) and n > 0 for n in known):

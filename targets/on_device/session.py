@@ -1,29 +1,29 @@
-"""What was measured already of what was asked, and what is missing: a run that was cut short goes on."""
+"""Finds what a session has measured and what is missing, so that an interrupted run can continue."""
 
 import re
 import secrets
 from datetime import datetime, timezone
 from typing import Any
 
-SCHEMA = 1  # of the row of kind "session" that begins one
+SCHEMA = 1  # schema version of the row of kind "session" that begins a session
 NAME = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}", re.ASCII)
-SAME_SESSION = ("bundle", "profile", "device", "pin_clocks", "power_mode")  # must not change while a session goes on
+SAME_SESSION = ("bundle", "profile", "device", "pin_clocks", "power_mode")  # must not change within a session
 
 
 def new_name():
-    """Of the time and of chance, as NAME has it."""
+    """A new session name from the time and a random part, matching NAME."""
     return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S-") + secrets.token_hex(3)
 
 
 def entry_key(row):
-    """Of a job's entry, and of the row that answers it."""
+    """The key of a job's entry, and of its result row."""
     return row["artifact"], row["sha256"], row["runtime"], row["threads"]
 
 
 def open_entries(entries, done):
-    """The entries that are not among the keys that are done, and with them their runtimes' references.
+    """The entries whose keys are not in `done`, plus the references of their runtimes.
 
-    Only what ran side by side is paired.
+    References are measured again, because only interleaved measurements are paired.
     """
     missing = [e for e in entries if entry_key(e) not in done]
     beside = {e["runtime"] for e in missing}
@@ -31,9 +31,9 @@ def open_entries(entries, done):
 
 
 def session_so_far(rows, header):
-    """The rows of the newest session that this one goes on with, headers among them; [] where a new one has to begin.
+    """The rows (including headers) of the newest session that this one can continue; [] if a new one must begin.
 
-    With --power-modes sessions alternate, and one that goes on has its header again before its new rows.
+    With --power-modes sessions alternate, and a continued session repeats its header before its new rows.
     """
     by_session: Any = {}
     name = found = ""

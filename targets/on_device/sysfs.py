@@ -1,6 +1,7 @@
-"""Reads /sys, /proc and /etc, and asks the board's own commands. What cannot be read is empty: boards differ.
+"""Reads /sys, /proc and /etc, and runs the board's own commands. Unreadable values are empty, because boards differ.
 
-Every function here and beside it that reads such files takes the folder that they lie in, "/" on a real device.
+Functions here and in the neighbouring modules that read such files have a parameter for their root folder, "/" on a
+real device.
 """
 
 import glob
@@ -12,7 +13,7 @@ NOT_REPORTED = "not reported"
 
 
 def read_text(path):
-    """The file's text without blanks at its ends; "" where it cannot be read: /sys differs from board to board."""
+    """The file's stripped text; "" if it cannot be read: /sys differs from board to board."""
     try:
         with open(path, encoding="utf-8", errors="replace") as f:
             return f.read().strip("\0 \n\t")
@@ -29,14 +30,14 @@ def paths_under(root, pattern):
 
 
 def numbers(paths):
-    """The whole numbers that these files hold; those that hold none are left out."""
+    """The integers in these files; files without one are left out."""
     found = [read_text(p) for p in paths]
     return [int(text) for text in found if text.lstrip("-").isdigit()]
 
 
 def output_of(command, *arguments, timeout_s=5):
-    """What the command prints; "" where it is not there, fails or takes too long: boards differ in their tools."""
-    path = shutil.which(command, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")  # ssh leaves these out
+    """The output of a command; "" if it is missing, fails or takes too long: boards differ in their tools."""
+    path = shutil.which(command, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")  # not in PATH over ssh
     if not path:
         return ""
     try:
@@ -48,7 +49,7 @@ def output_of(command, *arguments, timeout_s=5):
 
 
 def compatible(root="/"):
-    """What the device tree calls the board, then its SoC, such as ["raspberrypi,5-model-b", "brcm,bcm2712"]."""
+    """The device tree's names of the board and its SoC, such as ["raspberrypi,5-model-b", "brcm,bcm2712"]."""
     return [name for name in read_text(under(root, "/proc/device-tree/compatible")).split("\0") if name]
 
 

@@ -1,4 +1,4 @@
-"""Tells people how far a stage is."""
+"""Shows the progress of a stage."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ def say(text, end="\n"):
 
 
 class TimeLeft:
-    """How far a stage is and how long it will take still: one line on a terminal, one every half a minute in a log."""
+    """The progress of a stage and its remaining time: one line on a terminal, one per half minute in a log."""
 
     def __init__(self, stage):
         self.stage, self.began, self.told = stage, time.monotonic(), 0.0

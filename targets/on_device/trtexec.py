@@ -1,4 +1,4 @@
-"""Runs TensorRT's trtexec and reads what it prints: versions, sparse layers, times."""
+"""Runs TensorRT's trtexec and parses its output: versions, sparse layers, times."""
 
 import math
 import os
@@ -15,7 +15,7 @@ from .power import Window
 from .sysfs import meminfo, read_text, under
 
 TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
-ARMS = {"on": "enable", "off": "disable"}  # sparse tactics: what trtexec calls it
+ARMS = {"on": "enable", "off": "disable"}  # sparse tactics: trtexec's value
 OPTIMIZATION_LEVEL = 3
 WARM_UP_MS = 500
 MEMORY_ERRORS = re.compile(r"out of memory|allocation failed|could not be allocated|NvMap", re.IGNORECASE)
@@ -24,7 +24,7 @@ SPARSE_KERNEL = re.compile(r"spars|spmma", re.IGNORECASE)
 
 
 def find_trtexec(root="/"):
-    """Its path; "" where it is not here."""
+    """The path of trtexec; "" if it is not installed."""
     installed = under(root, TRTEXEC)
     return installed if os.access(installed, os.X_OK) else (shutil.which("trtexec") or "")
 
@@ -35,7 +35,7 @@ def version_in(text):
     if not said:
         return None
     number = int(said.group(1))
-    unit = 10000 if number >= 100000 else 1000  # a number a digit before TensorRT 10, two since
+    unit = 10000 if number >= 100000 else 1000  # one digit per number before TensorRT 10, two since
     return number // unit, number % unit // 100, number % 100
 
 
@@ -43,18 +43,18 @@ def dotted(version):
     return ".".join(map(str, version))
 
 
-# lines: (seconds of the monotonic clock, text); tail: the last ones, for a message; peak_bytes: resident;
-# drop_bytes: by how much the free RAM fell
+# lines: (seconds of the monotonic clock, text); tail: the last lines, for a message; peak_bytes: peak resident memory;
+# drop_bytes: the decrease of free RAM
 Finished = namedtuple("Finished", "text lines tail peak_bytes drop_bytes")
 MEMORY_INTERVAL_S = 0.02
 
 
 def execute(command, timeout_s, memory_of="", keep=None):
-    """Run to the end and keep what it prints. Refused where it crashes, fails or takes too long, with its last lines.
+    """Run a command and store its output. Refused, with its last lines, if it crashes, fails or takes too long.
 
-    memory_of    the sysroot, where memory is to be read while it runs; never while it is timed
-    keep         a pattern: only the lines that it is found in are kept. A verbose build prints more than a board's
-                 memory should hold while kernels are tried
+    memory_of    the sysroot, if memory is to be read while it runs; never during timing
+    keep         a pattern: only matching lines are stored, because a verbose build prints more than should be in a
+                 board's memory while kernels are tried
     """
     lines: list[Any] = []  # not evaluated within a function: 3.8 reads past it
     last: Any = deque(maxlen=15)
@@ -67,7 +67,7 @@ def execute(command, timeout_s, memory_of="", keep=None):
         while data:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise Refused(f"{name_of(command)} had not ended after {timeout_s:g} s and was stopped{tail(last)}")
+                raise Refused(f"{name_of(command)} did not end within {timeout_s:g} s and was stopped{tail(last)}")
             ready, _, _ = select.select([process.stdout], [], [], MEMORY_INTERVAL_S if memory_of else left_s)
             if ready:
                 data = os.read(process.stdout.fileno(), 1 << 16)
@@ -80,7 +80,7 @@ def execute(command, timeout_s, memory_of="", keep=None):
                 lowest = min(lowest, meminfo("MemAvailable", memory_of))
         status = process.wait(max(1.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        raise Refused(f"{name_of(command)} had not ended after {timeout_s:g} s and was stopped{tail(last)}") from None
+        raise Refused(f"{name_of(command)} did not end within {timeout_s:g} s and was stopped{tail(last)}") from None
     finally:
         if process.poll() is None:
             process.kill()
@@ -102,21 +102,21 @@ def name_of(command):
 
 def ending(status):
     number = -status if status < 0 else status - 128 if 128 < status < 160 else 0  # 139: a shell's for signal 11
-    return f"was ended by signal {number}" if number else f"ended with {status}"
+    return f"was ended by signal {number}" if number else f"failed with exit status {status}"
 
 
 def tail(lines):
     """The last lines of a log, for a message."""
     text = "\n".join(lines).strip()
-    return ": " + text[-2000:] if text else ", with nothing printed"
+    return ": " + text[-2000:] if text else ", without output"
 
 
 def sparsity_in(log):
-    """(eligible, chosen) layers, from the last pair of lines that says both; (None, None) where none does.
+    """(eligible, chosen) layers, from the last pair of lines that has both; (None, None) if there is none.
 
     To 8.4: "(Sparsity) Layers eligible for sparse math: A, B" and "... picked sparse implementation for layers: A";
     later: "(Sparsity) Found 39 layer(s) eligible to use sparse tactics: ..." and "(Sparsity) Chose 0 layer(s) ...".
-    A pair is printed in each pass over the kernels.
+    Each pass over the kernels prints a pair.
     """
     pair: Any = (None, None)
     eligible = None
@@ -139,22 +139,22 @@ def names_after_colon(text):
 
 
 def sparse_kernels(layers):
-    """(layers, of these with a sparse kernel by its name) from --exportLayerInfo's JSON; (None, None) without it.
+    """(number of layers, number of those with a sparse kernel by its name) from --exportLayerInfo; else (None, None).
 
-    "HasSparseWeights" says only that the weights have the pattern.
+    "HasSparseWeights" only means that the weights have the pattern.
     """
     rows = [row for row in layers.get("Layers", []) if isinstance(row, dict)] if isinstance(layers, dict) else []
     if not rows:
-        return None, None  # of less than detailed verbosity: names alone
+        return None, None  # only names: the verbosity was too low
     return len(rows), sum(bool(SPARSE_KERNEL.search(str(row.get("TacticName", "")))) for row in rows)
 
 
-# span_s: from the first query's start to the last one's end; source: where the samples are from
+# span_s: from the start of the first query to the end of the last; source: the origin of the samples
 Timing = namedtuple("Timing", "samples_s span_s load_s source window")
 
 
 def timing_of(done, times_path):
-    """The GPU's times of every inference, in seconds. Refused where neither the JSON nor the log has any."""
+    """The GPU time of every inference, in seconds. Refused if neither the JSON nor the log has any."""
     rows, source = read_json(times_path), "exportTimes computeMs"
     try:
         samples = [row["computeMs"] / 1e3 for row in rows]
@@ -165,20 +165,20 @@ def timing_of(done, times_path):
         span_s = sum(int(n) * float(ms) / 1e3 for n, ms in found)
         source = f"the log's means of {found[0][0]} inferences" if found else ""
     if not samples or not all(math.isfinite(s) and s > 0 for s in samples):
-        raise Refused("trtexec ended well and told no times" + done.tail)
+        raise Refused("trtexec succeeded but reported no times" + done.tail)
     load_s = sum(map(float, re.findall(r"Engine (?:loaded|deserialized) in ([\d.e+-]+) sec", done.text)))
     return Timing(samples, span_s, load_s, source, timed_window(done))
 
 
 def timed_window(done):
-    """When it inferred, for the power readings: from the end of the warm-up to the first line after that."""
+    """The time window of the inferences, for power readings: from the end of the warm-up to the next line."""
     starts = [at for at, text in done.lines if "Starting inference" in text]
     after = [at for at, _ in done.lines if starts and at > starts[-1] + WARM_UP_MS / 1e3]
     return Window(starts[-1] + WARM_UP_MS / 1e3, after[0], None) if after else None
 
 
 def build_command(trtexec, entry, engine, arm, version):
-    """One engine. Its three versions take one typed model: 8 needs the precisions, 10 a flag, 11 nothing."""
+    """The command that builds one engine from a typed model: version 8 needs precisions, 10 a flag, 11 nothing."""
     precision = ["--fp16"] + (["--int8"] if entry["precision"] == "int8" else [])
     typed = precision if version[0] < 10 else ["--stronglyTyped"] if version[0] == 10 else []
     return [trtexec, "--onnx=" + entry["path"], *typed, "--sparsity=" + ARMS[arm], "--verbose", "--skipInference",
@@ -188,21 +188,21 @@ def build_command(trtexec, entry, engine, arm, version):
 
 
 def time_command(trtexec, engine, times_path, turn, version):
-    """One turn: `turn` is (seconds, inferences). What 11 does by itself it calls deprecated when asked for."""
+    """The command for one turn, (seconds, inferences). Version 11 has some flags as defaults, which are deprecated."""
     asked = ["--useSpinWait", "--useCudaGraph", "--noDataTransfers"] if version[0] < 11 else []
     return [trtexec, "--loadEngine=" + engine, f"--warmUp={WARM_UP_MS}", f"--duration={turn[0]:g}",
             f"--iterations={turn[1]}", *asked, "--percentile=50,90,99", "--exportTimes=" + times_path]
 
 
 def memory_command(trtexec, engine, times_path, version):
-    """A few inferences without CUDA graphs or warm-up: the first sample is the first inference."""
+    """The command for a few inferences without CUDA graphs or warm-up: the first sample is the first inference."""
     asked = ["--noDataTransfers"] if version[0] < 11 else ["--noCudaGraph"]
     return [trtexec, "--loadEngine=" + engine, "--warmUp=0", "--duration=0", "--iterations=3", *asked,
             "--exportTimes=" + times_path]
 
 
 def golden_command(trtexec, engine, pair, version, input_name):
-    """`pair`: the file of one image, float32, and the file for the outputs. Transfers must be on: they are data."""
+    """The command that computes outputs; `pair`: files of a float32 image and of the outputs. Transfers must be on."""
     asked = ["--includeDataTransfers"] if version[0] >= 11 else []
     return [trtexec, "--loadEngine=" + engine, "--warmUp=0", "--duration=0", "--iterations=1", *asked,
             f"--loadInputs={input_name}:{pair[0]}", "--exportOutput=" + pair[1]]

@@ -1,4 +1,4 @@
-"""Heat, clocks and throttling while models are measured, and the gate that waits until the device is idle and cool."""
+"""Watches heat, clocks and throttling while models are measured, and waits until the device is idle and cool."""
 
 import os
 import re
@@ -7,18 +7,18 @@ from typing import Any, Dict, List
 
 from .sysfs import INA3221, POLICIES, compatible, is_emulated, numbers, output_of, paths_under, read_text, under
 
-GATE_BUSY, GATE_CALM_S = 0.10, 3  # idle: less than this share of all cores is busy, for so many seconds on end
+GATE_BUSY, GATE_CALM_S = 0.10, 3  # idle: less than this share of all cores is busy for this many consecutive seconds
 GATE_TEMPERATURE_C, GATE_TIMEOUT_S = 60, 120
-THROTTLED_CLOCK = 0.95  # of the highest allowed: a governor that is told "performance" runs lower only when made to
+THROTTLED_CLOCK = 0.95  # of the highest allowed clock: with the governor "performance" it is lower only if throttled
 
 
 def temperature(root="/"):
-    """The hottest thermal zone, in degrees Celsius; None where there is none."""
+    """The hottest thermal zone in degrees Celsius; None if there is none."""
     return max((n / 1000 for n in numbers(paths_under(root, "/sys/class/thermal/thermal_zone*/temp"))), default=None)
 
 
 def clock(root="/"):
-    """What the fastest core runs at, in Hz; None where the kernel does not say."""
+    """The clock of the fastest core in Hz; None if the kernel does not report it."""
     found = numbers(paths_under(root, "/sys/devices/system/cpu/cpufreq/policy*/scaling_cur_freq"))
     return max(found) * 1000 if found else None
 
@@ -27,13 +27,13 @@ GET_THROTTLED = ("under-voltage", "the clock was capped", "throttled", "soft tem
 
 
 def fixed_clocks(root="/"):
-    """Whether the highest clock is one to expect under load, as on boards, which have a device tree. On x86 it is a
-    turbo that few loads reach, and asking for the clocks takes older kernels 10 ms a core."""
+    """Whether the highest clock is expected under load, as on boards, which have a device tree. On x86 it is a turbo
+    that few loads reach, and reading the clocks takes older kernels 10 ms per core."""
     return bool(compatible(root))
 
 
 def throttle_signs(root="/"):
-    """What this device says about throttling, by name; {} where it says nothing. See throttle_reasons."""
+    """The device's throttling indicators by name; {} if it reports none. See throttle_reasons."""
     signs: Dict[str, Any] = {}
     said = re.search(r"throttled=0x([0-9a-fA-F]+)", output_of("vcgencmd", "get_throttled"))
     if said:
@@ -54,14 +54,14 @@ def throttle_signs(root="/"):
 
 
 def throttle_reasons(before, now):
-    """Why the device throttled between two readings of throttle_signs, in words; [] where nothing says so."""
+    """Why the device throttled between two readings of throttle_signs, in words; [] if it did not."""
     reasons, bits = [], now.get("get_throttled", 0)
-    fresh = bits & ~before.get("get_throttled", 0)  # bits 16 to 19 stay until the next boot: only new ones count
+    fresh = bits & ~before.get("get_throttled", 0)  # bits 16 to 19 stay set until the next boot: only new ones count
     for bit, name in enumerate(GET_THROTTLED):
         if bits >> bit & 1 or fresh >> bit + 16 & 1:
             reasons.append("{} (get_throttled {:#x})".format(name, bits))
     if now.get("package_throttle_count", 0) > before.get("package_throttle_count", 0):
-        reasons.append("the package was throttled")
+        reasons.append("the processor package was throttled")
     reasons += ["alarm " + name for name in now.get("alarms", [])]
     if any(a < b for a, b in zip(now.get("allowed_hz", []), before.get("allowed_hz", []))):  # noqa: B905  3.8
         reasons.append("the highest allowed clock was lowered")
@@ -71,30 +71,30 @@ def throttle_reasons(before, now):
 
 
 def cpu_times(root="/"):
-    """(idle, all) of all cores together since boot, in ticks; None where the kernel does not say."""
+    """(idle, total) ticks of all cores together since boot; None if the kernel does not report them."""
     words = read_text(under(root, "/proc/stat")).partition("\n")[0].split()
     if len(words) < 6 or words[0] != "cpu":
         return None
-    ticks = [int(word) for word in words[1:9]]  # guests' time, which follows, is in the user's already
+    ticks = [int(word) for word in words[1:9]]  # the following guest times are already part of user time
     return ticks[3] + ticks[4], sum(ticks)
 
 
 def stolen_s(root="/"):
-    """CPU time that the hypervisor gave to others while this machine wanted it, of all cores together since boot."""
+    """CPU time that the hypervisor gave to others while this machine needed it, over all cores since boot."""
     words = read_text(under(root, "/proc/stat")).partition("\n")[0].split()
     return int(words[8]) / os.sysconf("SC_CLK_TCK") if len(words) > 8 and words[0] == "cpu" else None
 
 
 def busy_share(before, now):
-    """Of all cores, between two readings of cpu_times; None where there are none."""
+    """The busy share of all cores between two readings of cpu_times; None without readings."""
     if not before or not now:
         return None
     return 1 - (now[0] - before[0]) / (now[1] - before[1]) if now[1] > before[1] else 0.0
 
 
 def wait_until_ready(gate, root="/", sleep=time.sleep):
-    """Wait until the device is idle and cool; what was waited for and whether it came. What it does not report counts
-    as reached."""
+    """Wait until the device is idle and cool; returns the condition and whether it was met. Values that the device does
+    not report count as met."""
     limit_c, timeout_s = gate.get("temperature_c", GATE_TEMPERATURE_C), gate.get("timeout_s", GATE_TIMEOUT_S)
     waited_s, calm_s, before = 0, 0, cpu_times(root)
     while True:
@@ -109,7 +109,7 @@ def wait_until_ready(gate, root="/", sleep=time.sleep):
 
 
 class Watch:
-    """What the device does while a part is measured, beside the times: throttling round by round, clocks, heat."""
+    """Records the state of the device while a part is measured: throttling round by round, clocks, heat."""
 
     def __init__(self, root, meter):
         self.root, self.meter, self.started_s = root, meter, time.monotonic()
@@ -126,10 +126,10 @@ class Watch:
         return bool(reasons)
 
     def begin_rounds(self):
-        self.last = throttle_signs(self.root)  # what happened while models were loaded is no round's
+        self.last = throttle_signs(self.root)  # events while models were loaded do not belong to a round
 
     def end_round(self):
-        now_hz = clock(self.root) if self.fixed_clocks else None  # before all else: it falls when nothing runs
+        now_hz = clock(self.root) if self.fixed_clocks else None  # first, because it falls when nothing runs
         now = throttle_signs(self.root)
         if self.note(self.last, now):
             self.throttled_rounds.append(self.round_count)

@@ -1,4 +1,4 @@
-"""A process for one model on one runtime, which opens it, warms it up and runs it when told to; and its parent's end.
+"""A process that opens one model in one runtime, warms it up and runs it on request; and the parent's side of it.
 
     python3 -m on_device.worker    a JSON line on stdin: the job's entry and its role, "memory" or "time"
 """
@@ -23,12 +23,12 @@ from .runtimes import RUNTIMES, timed_step
 from .sysfs import is_jetson, meminfo, read_text
 
 COMMAND = [sys.executable, "-m", "on_device.worker"]
-TURN_SAMPLES = 4  # and so long that the slowest has this many samples: its median outvotes one interruption
+TURN_SAMPLES = 4  # least samples of the slowest model in a turn, so that one interruption does not change its median
 WARM_RUNS, WARM_MIN_S, WARM_MAX_S = 10, 0.2, 2.0
-WARM_FLAT = 0.02  # steady: the medians of the last ten runs and of the ten before differ by less
-MEMORY_RUNS = 3  # inferences in the memory pass: buffers that are made lazily are there after the first or second
-# What kept a turn from the CPU, see Measurement: threads that were ready and waited, how often, how often they were
-# interrupted; and what the hypervisor took.
+WARM_FLAT = 0.02  # warm: the medians of the last ten runs and of the ten before differ by less
+MEMORY_RUNS = 3  # inferences in the memory pass: lazily allocated buffers exist after the first or second
+# What delayed a turn, see Measurement: how long and how often threads were ready and waited, how often they were
+# interrupted, and the time that the hypervisor took.
 LOST = ("waited_s", "waits", "preemptions", "stolen_s")
 
 
@@ -39,7 +39,7 @@ def timed(step):
 
 
 def load(entry):
-    """(step, facts): the model opened and run once, with both times. The runtime is imported already."""
+    """(step, facts): open the model and run it once, with both times. The runtime is already imported."""
     start = time.perf_counter()
     opened = RUNTIMES[entry["runtime"]].open(entry["path"], entry["threads"])
     step = timed_step(opened)
@@ -48,7 +48,7 @@ def load(entry):
 
 
 def warm_up(step):
-    """Run until the rolling median is flat; the times of these runs, in seconds."""
+    """Run until the rolling median is stable; returns the times of these runs in seconds."""
     times, start = [], time.perf_counter()
     while True:
         times.append(timed(step))
@@ -61,20 +61,20 @@ def warm_up(step):
 
 
 def waits():
-    """{thread: (seconds, times)} that each thread of this process was ready to run and had to wait for a core.
+    """{thread: (seconds, number of waits)} in which each thread of this process was ready but had to wait for a core.
 
-    None where the kernel does not tell: without CONFIG_SCHED_INFO there is no file, or it holds zeros.
+    None if the kernel does not report it: without CONFIG_SCHED_INFO there is no file, or it holds zeros.
     """
     found = {}
     for path in glob.glob("/proc/self/task/*/schedstat"):
-        words = read_text(path).split()  # of a thread that has just ended: nothing
+        words = read_text(path).split()  # empty for a thread that has just ended
         if len(words) == 3:
             found[path] = int(words[1]) / 1e9, int(words[2])
     return found if any(times for _, times in found.values()) else None
 
 
 def waits_between(before, now):
-    """{"waited_s", "waits"} of all threads together, from one reading of waits() to the next; None: not told."""
+    """{"waited_s", "waits"} of all threads together between two readings of waits(); None if not reported."""
     if before is None or now is None:
         return {"waited_s": None, "waits": None}
     steps = [[b - a for a, b in zip(before.get(thread, (0, 0)), now[thread])] for thread in now]  # noqa: B905  3.8
@@ -82,7 +82,7 @@ def waits_between(before, now):
 
 
 def turn(step, lead, samples):
-    """Read before the lead, not after it: reading files would drive the model from the caches again."""
+    """Run one turn. Statistics are read before the lead, because reading files evicts the model from the caches."""
     gc.collect()
     before, preemptions = waits(), resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
     answer = {"lead_s": [timed(step) for _ in range(lead)], "samples_s": [timed(step) for _ in range(samples)]}
@@ -98,10 +98,10 @@ def status_bytes(key):
 
 
 def memory_pass(entry):
-    """Resident memory with the runtime imported and nothing loaded, and the peak from there through some inferences."""
+    """Resident memory with the runtime imported and no model, and the peak from then on through some inferences."""
     try:
         with open("/proc/self/clear_refs", "w") as f:
-            f.write("5")  # the peak starts again from now: importing may have peaked higher than it settled
+            f.write("5")  # reset the peak: importing may have had a higher peak
     except OSError:
         pass
     empty, available = status_bytes("VmRSS"), meminfo("MemAvailable", entry["sysroot"])
@@ -109,7 +109,7 @@ def memory_pass(entry):
     for _ in range(MEMORY_RUNS):
         step()
     facts = {"empty_bytes": empty, "peak_bytes": status_bytes("VmHWM"), "shared_bytes": None}
-    if is_jetson(entry["sysroot"]):  # what the GPU takes there is the same RAM, but no page of this process
+    if is_jetson(entry["sysroot"]):  # the GPU uses the same RAM, but not in pages of this process
         facts["shared_bytes"] = max(0, available - meminfo("MemAvailable", entry["sysroot"]))
     return facts
 
@@ -117,7 +117,7 @@ def memory_pass(entry):
 def serve():
     """Serve one (artifact, runtime): a JSON line in, a JSON line out, until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # runtimes print to stdout as they please; the pipe must carry answers alone
+    os.dup2(2, 1)  # runtimes may print to stdout, but the pipe must carry only responses
 
     def answer(row):
         answers.write(json.dumps(row) + "\n")
@@ -140,17 +140,17 @@ def serve():
 
 
 class Worker:
-    """One child process and what it has answered so far."""
+    """One child process and its responses so far."""
 
     def __init__(self, entry, role, timeout_s):
         self.entry, self.timeout_s, self.buffer = entry, timeout_s, b""
         self.facts: Dict[str, Any] = {}
         self.lead, self.samples = 1, TURN_SAMPLES
         self.rounds: List[List[float]] = []
-        self.windows: List[Window] = []  # of each round's turn
-        self.lost: Dict[str, List[Any]] = {name: [] for name in LOST}  # of each round's turn; None: not told
+        self.windows: List[Window] = []  # one per round
+        self.lost: Dict[str, List[Any]] = {name: [] for name in LOST}  # one per round; None: not reported
         self.count, self.busy_s = 0, 0.0
-        self.log = tempfile.TemporaryFile()  # noqa: SIM115  a file, not a pipe: a runtime that logs much must not block
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115  a file, not a pipe, which a long log would block
         self.process: Any = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
                                              bufsize=0)
         self.send(dict(entry, role=role))
@@ -160,20 +160,20 @@ class Worker:
             self.process.stdin.write((json.dumps(row) + "\n").encode())
             self.process.stdin.flush()
         except OSError:
-            pass  # it is dead; receive() says so, with its stderr
+            pass  # it is dead; receive() reports it with its stderr
 
     def receive(self):
-        """Block until the worker has answered a line. Refused, with its stderr, where it died or took too long."""
+        """Block until the worker has written a line. Refused, with its stderr, if it died or took too long."""
         deadline, pipe = time.monotonic() + self.timeout_s, self.process.stdout.fileno()
         while b"\n" not in self.buffer:
             ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
                 self.stop()
-                raise Refused("gave no answer within {:g} s and was stopped{}".format(self.timeout_s, self.tail()))
+                raise Refused("gave no response within {:g} s and was stopped{}".format(self.timeout_s, self.tail()))
             data = os.read(pipe, 1 << 16)
             if not data:
                 self.stop(wait_s=5)
-                raise Refused("ended with {}{}".format(self.process.returncode, self.tail()))
+                raise Refused("failed with exit status {}{}".format(self.process.returncode, self.tail()))
             self.buffer += data
         line, _, self.buffer = self.buffer.partition(b"\n")
         return json.loads(line.decode())
@@ -181,10 +181,10 @@ class Worker:
     def tail(self):
         self.log.seek(0)
         text = self.log.read().decode(errors="replace").strip()
-        return ": " + "\n".join(text.splitlines()[-20:])[-4000:] if text else ", with nothing on stderr"
+        return ": " + "\n".join(text.splitlines()[-20:])[-4000:] if text else ", without output on stderr"
 
     def stop(self, wait_s=0):
-        """End the process: at once, or after `wait_s` seconds if it has not ended by itself. Twice is harmless."""
+        """End the process at once, or after `wait_s` seconds if it does not end by itself. May be called twice."""
         self.process.stdin.close()
         try:
             self.process.wait(wait_s)
