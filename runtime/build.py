@@ -1,8 +1,8 @@
-"""Builds mmrt: the one list of sources and flags, for this machine and for others. Standard library only.
+"""Builds mmrt, for this machine and for others; it holds the list of sources and flags. Standard library only.
 
     python3 build.py                                   libmmrt.so and mmrt-bench for this machine, in this folder
-    python3 build.py --target aarch64 --out DIR        with aarch64-linux-gnu-g++, for Raspberry Pi and Jetson
-    python3 build.py --tests --sanitize address --out DIR    the tests too, under GCC's sanitizers (or: thread)
+    python3 build.py --target aarch64 --out DIR        for Raspberry Pi and Jetson, with aarch64-linux-gnu-g++
+    python3 build.py --tests --sanitize address --out DIR    also the tests, with GCC's sanitizers (or: thread)
 """
 
 import argparse
@@ -16,32 +16,32 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# Under src/: those that are compiled alike
+# Sources under src/ that are compiled with the same flags
 SOURCES = ("c_api", "file/container", "file/plan", "file/read_quantized", "file/sha256", "file/words", "halo", "isa",
            "linear", "matmul", "model", "nd", "panels", "quantized", "taps", "threads", "weights")
-# One file an instruction set, and what it alone is compiled with: the rest runs on every machine of the architecture
+# One file per instruction set and its additional flags; all other files run on every machine of the architecture
 ISAS = {
     "x86_64": {"scalar": (), "avx2": ("-mavx2", "-mfma"), "avxvnni": ("-mavx2", "-mfma", "-mavxvnni"),
                "avx512": ("-mavx512f", "-mavx2", "-mfma"),
                "avx512vnni": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mavx2", "-mfma")},
-    # GCC's scheduler before register allocation loads too much at once, and spills
+    # GCC's scheduling before register allocation loads too much at once and spills registers
     "aarch64": {"scalar": (), "neon": ("-fno-schedule-insns",),
                 "neon_dotprod": ("-fno-schedule-insns", "-march=armv8.2-a+dotprod")},
 }
-TOOLS = ("kernel_bench", "mmrt_bench")  # of mmrt-bench
+TOOLS = ("kernel_bench", "mmrt_bench")  # sources of mmrt-bench
 TESTS = ("test_elementwise", "test_linear", "test_loader", "test_nd", "test_nonfinite", "test_quantized")
-# The arena holds floats, words and bytes: no strict aliasing. A switch that forgets a row of operations.inc is an error
+# The arena holds floats, words and bytes: no strict aliasing. A switch without a row of operations.inc is an error
 FLAGS = ("-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-pthread", "-fno-strict-aliasing", "-Wall",
          "-Wextra", "-Werror=switch", "-Wno-psabi")
 KERNEL_FLAGS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
-# libstdc++ is the board's own: the static one of GCC 12 asks for glibc 2.36, and a Jetson's is 2.35
+# libstdc++ is the board's own: the static one of GCC 12 needs glibc 2.36, but a Jetson has 2.35
 LINK = ("-s", "-Wl,--gc-sections", "-Wl,--no-undefined")
 SANITIZERS = {"address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1"),
               "thread": ("-fsanitize=thread", "-g", "-O1", "-Wno-maybe-uninitialized")}  # GCC 12's own AVX-512 header
 
 
 class BuildError(RuntimeError):
-    """No compiler, or one that refuses; the message says which and what to do."""
+    """There is no compiler, or it failed; the message says what to do."""
 
 
 def find_compiler(arch: str) -> str:
@@ -51,7 +51,7 @@ def find_compiler(arch: str) -> str:
     found = shutil.which(name) or (shutil.which("clang++") if native else None)
     if found is None:
         package = "g++" if native else f"g++-{arch}-linux-gnu"
-        raise BuildError(f"there is no C++ compiler called {name}: apt-get install {package}, or name one in CXX")
+        raise BuildError(f"there is no C++ compiler called {name}: apt-get install {package}, or set CXX to another")
     return found
 
 
@@ -62,7 +62,7 @@ def run(command: list) -> None:
 
 
 def compile_commands(compiler: str, arch: str, objects: Path, tests: bool, extra: list) -> dict:
-    """How each file is compiled, by its path here without the ending: the last words are `-c source -o object`."""
+    """{path of a source without suffix: its compile command}; each command ends with `-c source -o object`."""
     units = {f"src/{name}": () for name in SOURCES}
     units.update({f"src/isa_{isa}": (*KERNEL_FLAGS, *flags) for isa, flags in ISAS[arch].items()})
     units.update({f"tools/{name}": () for name in TOOLS})
@@ -73,17 +73,17 @@ def compile_commands(compiler: str, arch: str, objects: Path, tests: bool, extra
 
 
 def build(out: Path = HERE, arch: str = "", tests: bool = False, sanitize: str = "", jobs: int = 0) -> list:
-    """Compile into `out`; the files made: the library, mmrt-bench and, if asked for, the tests. BuildError."""
+    """Compile into `out`; returns the built files: library, mmrt-bench and, if `tests`, the tests. BuildError."""
     arch = arch or platform.machine()
     if arch not in ISAS:
-        raise BuildError(f"mmrt knows {', '.join(ISAS)}, not {arch}")
+        raise BuildError(f"mmrt supports {', '.join(ISAS)}, not {arch}")
     compiler = find_compiler(arch)
     extra = list(SANITIZERS[sanitize]) if sanitize else []
     objects = (out / f"build-{arch}{sanitize and f'-{sanitize}'}").resolve()
     commands = compile_commands(compiler, arch, objects, tests, extra)
     made = {name: command[-1] for name, command in commands.items()}
     objects.mkdir(parents=True, exist_ok=True)
-    (objects / "compile_commands.json").write_text(json.dumps(  # what clangd and clang-tidy read
+    (objects / "compile_commands.json").write_text(json.dumps(  # for clangd and clang-tidy
         [{"directory": str(objects), "file": words[-3], "arguments": words} for words in commands.values()], indent=1))
     shared = [*HERE.glob("src/**/*.inc"), *HERE.glob("*/**/*.h"), Path(__file__)]
     headers = max(p.stat().st_mtime for p in shared)

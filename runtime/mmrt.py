@@ -1,10 +1,10 @@
-"""Runs .mmrt files: one file over ctypes, standard library and numpy, Python 3.8. Needs libmmrt.so beside it.
+"""Runs .mmrt files by ctypes; standard library and numpy, Python 3.8. It needs libmmrt.so beside it.
 
     import mmrt
     model = mmrt.Model("model.mmrt", threads=2)
     logits, = model(image)                       # float32 (1, 3, 224, 224) -> [(1, 1000)]
 
-MMRT_LIBRARY names a library elsewhere; MMRT_ISA=avx2 forces the kernels of one instruction set.
+MMRT_LIBRARY is the path of a library elsewhere; MMRT_ISA=avx2 forces the kernels of one instruction set.
 """
 
 import ctypes
@@ -20,20 +20,20 @@ _library = None
 
 
 class MmrtError(RuntimeError):
-    """What the library refused, in its words: a file, or NaN or infinity in an image for a uint8 file."""
+    """The library refused a file, or NaN or infinity in the input of a uint8 file; with the library's message."""
 
 
 def _load_library():
-    """The library, loaded once. MmrtError where it is missing or not for this machine."""
-    global _library  # noqa: PLW0603  one library a process
+    """The library, loaded once. MmrtError if it is missing or not for this machine."""
+    global _library  # noqa: PLW0603  one library per process
     if _library is not None:
         return _library
     path = os.environ.get("MMRT_LIBRARY") or os.path.join(_HERE, "libmmrt.so")
     try:
         lib = ctypes.CDLL(path)
     except OSError as err:
-        raise MmrtError("cannot load {} on this {} machine: {}; build it with `mmprune runtime build`, or copy the one "
-                        "for this machine there".format(path, platform.machine(), err)) from err
+        raise MmrtError("cannot load {} on this {} machine: {}; build it with `mmprune runtime build`, or copy the "
+                        "library for this machine there".format(path, platform.machine(), err)) from err
     model, index, dims = ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_int64)
     arrays = ctypes.POINTER(_FLOATS)
     signatures = {
@@ -54,7 +54,7 @@ def _load_library():
 
 
 def version():
-    """Of the library."""
+    """The version of the library."""
     return _load_library().mmrt_version().decode()
 
 
@@ -64,7 +64,7 @@ def compiled_kernels():
 
 
 class Model:
-    """A .mmrt file, loaded and checked. For one thread of the caller's at a time."""
+    """A .mmrt file, loaded and checked. Only one thread may use it at a time."""
 
     def __init__(self, path, threads=1):
         self._lib, self._model = _load_library(), ctypes.c_void_p()
@@ -88,14 +88,14 @@ class Model:
         return found
 
     def _arrays(self, arrays):
-        """Inputs, checked and contiguous; outputs; and the C arrays of pointers to both."""
+        """The checked, contiguous inputs, the outputs, and C arrays of pointers to both."""
         if len(arrays) != len(self.inputs):
             raise ValueError("the model has {} input(s), got {}".format(len(self.inputs), len(arrays)))
         if self._model is None:
             raise ValueError("the model is closed")
         ready = []
         for (name, shape), given in zip(self.inputs, arrays):
-            array = np.asarray(given, np.float32, order="C")  # ascontiguousarray gives a number an axis
+            array = np.asarray(given, np.float32, order="C")  # ascontiguousarray would turn a scalar into a vector
             if array.shape != shape:
                 raise ValueError("input {} has shape {}, got {}".format(name, shape, array.shape))
             ready.append(array)
@@ -103,13 +103,13 @@ class Model:
         return ready, made, _pointers(ready), _pointers(made)
 
     def __call__(self, *arrays):
-        """One inference: arrays in the order of `inputs` -> list of float32 arrays in that of `outputs`."""
+        """Run one inference: arrays in the order of `inputs` -> list of float32 arrays in the order of `outputs`."""
         _inputs, made, pointers_in, pointers_out = self._arrays(arrays)
         self._check(self._lib.mmrt_run(self._model, pointers_in, pointers_out))
         return made
 
     def profile(self, *arrays):
-        """One inference, each step timed: a list of {"name", "op", "kernel", "seconds", "macs", "needed_macs"}."""
+        """Run one inference; for each step a dict of "name", "op", "kernel", "seconds", "macs" and "needed_macs"."""
         _inputs, _made, pointers_in, pointers_out = self._arrays(arrays)
         size = 1 << 20
         while True:
@@ -120,7 +120,7 @@ class Model:
             size = needed + 4096
 
     def close(self):
-        """Give the memory back; also done when the object goes."""
+        """Free the memory; this also happens when the object is deleted."""
         if self._model is not None:
             self._lib.mmrt_free(self._model)
             self._model = None
