@@ -1,6 +1,6 @@
-"""From artifact to measurement: what each device family is (TARGETS), and on_device/, which runs on the device.
+"""Measures artifacts on devices: the table of device families (TARGETS), and on_device/, which runs on the device.
 
-To add a target: a row in TARGETS, or a TOML file with a row's fields that a user names with --target my-board.toml.
+To add a target, add a row to TARGETS, or use a TOML file with the fields of a row: --target my-board.toml.
 """
 
 import dataclasses
@@ -26,19 +26,19 @@ else:
 
 @dataclass(frozen=True)
 class Target:
-    """A device family, as facts."""
+    """The facts about a device family."""
 
     name: str
-    what: str  # one line
-    arch: str  # as `uname -m` says it
+    what: str  # description in one line
+    arch: str  # as in `uname -m`
     runtimes: dict[str, str]  # runtime: the format that it runs; in order of preference
-    threads: int  # to measure with unless told otherwise; the number of cores where the board is all the model's
-    pattern: str  # of patterns.PATTERNS: what pays there for float files, see pattern_for
-    formats: tuple[str, ...]  # what `build` makes: "onnx-fp32" or "openvino" for all of its precisions
-    isa: tuple[str, ...] = ()  # CPU features, as the kernel names them, that every board of the family has
-    lacks: tuple[str, ...] = ()  # and those that none has: they tell a Pi 4 from a Pi 5
-    board: str = ""  # what the board's own name contains (/proc/device-tree/model); "" where any board will do
-    power: str = ""  # where energy is read, of on_device.power.POWER
+    threads: int  # default number of inference threads; all cores if the board runs only the model
+    pattern: str  # the fastest of patterns.PATTERNS for float files, see pattern_for
+    formats: tuple[str, ...]  # formats that `build` makes: "onnx-fp32", or "openvino" for all its precisions
+    isa: tuple[str, ...] = ()  # CPU features (kernel names) that every board of the family has
+    lacks: tuple[str, ...] = ()  # CPU features that no board of it has, to distinguish a Pi 4 from a Pi 5
+    board: str = ""  # a part of the board's name (/proc/device-tree/model); "" accepts any board
+    power: str = ""  # the source of power readings, from on_device.power.POWER
 
     def __post_init__(self) -> None:
         if self.power:
@@ -46,7 +46,7 @@ class Target:
         if not isinstance(self.threads, int) or self.threads < 1:
             raise ValueError(f"target {self.name}: threads must be 1 or more, not {self.threads!r}")
         if not self.runtimes:
-            raise ValueError(f"target {self.name}: runtimes must name at least one, such as {{onnxruntime = \"onnx\"}}")
+            raise ValueError(f"target {self.name}: runtimes needs an entry, such as {{onnxruntime = \"onnx\"}}")
 
 
 _CPU = {"mmrt": "mmrt", "onnxruntime": "onnx", "openvino": "openvino"}
@@ -66,32 +66,32 @@ TARGETS = {t.name: t for t in (
     Target("raspberry-pi-4", "Raspberry Pi 4: 4 Cortex-A72, without dot product and fp16 arithmetic",
            isa=("asimd",), lacks=("asimddp",), board="Raspberry Pi 4", **_PI),
     Target("jetson-orin", "Jetson AGX Orin: an Ampere GPU with 2:4 sparse tensor cores", board="AGX Orin", **_ORIN),
-    Target("jetson-orin-nx", "Jetson Orin NX: as AGX Orin, smaller", board="Orin NX", **_ORIN),
-    Target("jetson-orin-nano", "Jetson Orin Nano: as AGX Orin, the smallest", board="Orin Nano", **_ORIN),
+    Target("jetson-orin-nx", "Jetson Orin NX: like AGX Orin, smaller", board="Orin NX", **_ORIN),
+    Target("jetson-orin-nano", "Jetson Orin Nano: like AGX Orin, the smallest", board="Orin Nano", **_ORIN),
 )}
 ARCHITECTURES = tuple(dict.fromkeys(t.arch for t in TARGETS.values()))
-LOCAL = "local"  # this machine, whatever it is
+LOCAL = "local"  # this machine, of any kind
 
 
 def load(name: str) -> Target:
-    """The target of a name, or of a TOML file with its fields; `local` is this machine.
+    """The target with this name, or from a TOML file with its fields; `local` is this machine.
 
-    ValueError for a name that is not there, with the nearest one, and for a file that does not describe a target.
+    ValueError for an unknown name, with the nearest one, and for a file that does not describe a target.
     """
     if name == LOCAL:
         arch = pick("arch", platform.machine(), ARCHITECTURES, owner="the table of targets")
-        base = min((t for t in TARGETS.values() if t.arch == arch), key=lambda t: len(t.isa))  # that asks for least
+        base = min((t for t in TARGETS.values() if t.arch == arch), key=lambda t: len(t.isa))  # fewest requirements
         return dataclasses.replace(base, name=LOCAL, what="this machine", isa=(), lacks=(), board="", threads=1)
     if name.endswith(".toml"):
         return _read(Path(name))
-    return TARGETS[pick("target", name, (*TARGETS, LOCAL), also="or a .toml file of yours")]
+    return TARGETS[pick("target", name, (*TARGETS, LOCAL), also="or your own .toml file")]
 
 
 def pattern_for(target: Target, wanted: Iterable[tuple[str, str]]) -> str:
-    """The pattern that pays on the target for these files, (format, precision).
+    """The fastest pattern on the target for these files, given as (format, precision).
 
-    Float kernels of mmrt skip any zero, int8 kernels wholly zero blocks of four inputs. A family has one pattern, and a
-    block takes large weights with small ones, so they are chosen only where every file is int8, mmrt's among them.
+    Float kernels of mmrt skip every zero, int8 kernels only all-zero blocks of four inputs. A family has one pattern,
+    and blocks also remove large weights, so blocks are chosen only if every file is int8 and mmrt is among them.
     """
     wanted = set(wanted)
     blocks = ("mmrt", "int8") in wanted and all(precision == "int8" for _, precision in wanted)
@@ -99,12 +99,12 @@ def pattern_for(target: Target, wanted: Iterable[tuple[str, str]]) -> str:
 
 
 def mismatch(target: Target, device: Device) -> str:
-    """Why the device is none of the target's family; "" where it is one, by architecture, name and CPU features."""
+    """Why the device does not belong to the target's family, by architecture, name and CPU features; "" if it does."""
     return board.mismatch(dataclasses.asdict(target), dataclasses.asdict(device))
 
 
 def _read(path: Path) -> Target:
-    """A target from TOML: the fields of Target; `like = "raspberry-pi-5"` takes what is not said from that one."""
+    """A target from TOML with the fields of Target; `like = "raspberry-pi-5"` takes missing fields from that target."""
     try:
         told: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
@@ -115,6 +115,6 @@ def _read(path: Path) -> Target:
         pick("field", key, (*fields, "like"), owner=f"target {path}")
     row = {**base, "name": path.stem, "what": f"the board of {path.name}", **told}
     if missing := [name for name, f in fields.items() if name not in row and f.default is dataclasses.MISSING]:
-        raise ValueError(f"target {path}: {missing[0]!r} is missing; like = \"raspberry-pi-5\" would give it")
+        raise ValueError(f"target {path}: {missing[0]!r} is missing; add it, or like = \"raspberry-pi-5\" to copy it")
     pick("arch", row["arch"], ARCHITECTURES, owner=f"target {path}")
     return from_json(Target, row, f"target {path}")

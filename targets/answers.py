@@ -1,6 +1,6 @@
-"""Reads what a run on a device says, row by row, and believes nothing: a board is another machine, and not ours alone.
+"""Reads and checks the output of a run on a device, row by row. The board is another machine and not trusted.
 
-It reads the rows while they come (measure.py), and those of a results.jsonl that was brought home (importing.py).
+It reads the rows of a live run (measure.py), and those of a results.jsonl that was copied from a board (importing.py).
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ MAX_LINE_BYTES = 2**27  # ten minutes of a model that takes 0.1 ms are 70 MB
 MAX_TOTAL_BYTES = 2**30
 MAX_SAMPLES = 10**7
 KINDS = ("session", "progress", "golden", "result", "error", "done")
-ODD = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)  # what odd rows lead to
+ODD = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)  # what invalid rows raise
 
 
 class MeasureError(RuntimeError):
-    """The probe could not measure, or said what it cannot have measured; the message says which."""
+    """The probe could not measure, or reported impossible results; the message says which."""
 
 
 @dataclass(frozen=True)
 class SessionInfo:
-    """What a session measures on, with what its measurements have in common."""
+    """The device of a session, and what its measurements have in common."""
 
     device: Device
     emulated: bool
@@ -41,41 +41,41 @@ class SessionInfo:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a part of a run is; part 0 is what comes before the first."""
+    """The progress of a part of a run; part 0 is the work before the first part."""
 
     part: int
     fraction: float
-    comparing: bool = False  # outputs with those at home
+    comparing: bool = False  # whether outputs are being compared with the reference
 
 
 def lines_of(stream: IO[bytes]) -> Iterator[bytes]:
-    """The lines; of one that is too long, so much that is_whole refuses it."""
+    """The lines; a line that is too long is cut so that is_whole refuses it."""
     return iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b"")
 
 
 def is_whole(line: bytes) -> bool:
-    """Whether the line has its end; ValueError for one that is too long."""
+    """Whether the line is complete; ValueError if it is too long."""
     if len(line) > MAX_LINE_BYTES:
-        raise ValueError(f"this is longer than {MAX_LINE_BYTES} bytes")
+        raise ValueError(f"the line is longer than {MAX_LINE_BYTES} bytes")
     return line.endswith(b"\n")
 
 
 def row_of(line: bytes) -> dict[str, Any]:
-    """One of ODD for what is no row."""
+    """The row in a line. Raises one of ODD if it is not a valid row."""
     row = strict_json(line)
     if not isinstance(row, dict):
-        raise ValueError("this is no row")
+        raise ValueError("the line is not a row")
     pick("kind", row.get("kind"), KINDS, owner="a row")
     return row
 
 
 def reason_of(err: Exception) -> str:
-    """Why a row was not taken, in words."""
+    """Why a row was refused, in words."""
     return f"{short(err)} is missing" if isinstance(err, KeyError) else printable(str(err))[:MAX_TEXT]
 
 
 def device_from_row(row: Any) -> tuple[Device, bool]:
-    """What a fingerprint says the device is, and whether it is an emulator. One of ODD for what is none."""
+    """(the device of a fingerprint, whether it is an emulator). Raises one of ODD if it is not valid."""
     fields = dict(row)
     emulated = from_board(bool, fields.pop("emulated", False), "emulated")
     return from_board(Device, fields), emulated
@@ -83,12 +83,12 @@ def device_from_row(row: Any) -> tuple[Device, bool]:
 
 @dataclass
 class Reader:
-    """Holds the rows of a run against the artifacts that they may be about.
+    """Checks the rows of a run against the artifacts that were to be measured.
 
-    artifacts  sha256 by id
-    runtimes   that may be named
-    info       of the session whose rows follow; None: a row of kind "session" must come first
-    open       (artifact, runtime, threads) that may still be answered, each once; None: anything may
+    artifacts  {id: sha256}
+    runtimes   the allowed runtimes
+    info       the session of the rows; None: a row of kind "session" must come first
+    open       (artifact, runtime, threads) that may still be measured, each once; None: any
     """
 
     artifacts: Mapping[str, str]
@@ -96,20 +96,20 @@ class Reader:
     info: SessionInfo | None = None
     open: set[tuple[str, str, int]] | None = None
     checks: list[GoldenCheck] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)  # what could not be measured, in the device's words
-    unlike: list[str] = field(default_factory=list)  # and what could not be compared with home
+    errors: list[str] = field(default_factory=list)  # failed measurements, in the device's words
+    unlike: list[str] = field(default_factory=list)  # failed comparisons of outputs
     done: bool = False
 
     def take(self, row: dict[str, Any]) -> SessionInfo | Measurement | GoldenCheck | Progress | None:
-        """What the row says. One of ODD where it cannot be."""
+        """The content of the row. Raises one of ODD if it is not possible."""
         kind, self.done = row["kind"], row["kind"] == "done"
         if kind == "session":
-            if self.open is not None:  # who asked knows what was measured on, and takes nobody's word for it
-                raise ValueError("no session was asked for")
+            if self.open is not None:  # the device is already known and verified
+                raise ValueError("a session row is not expected here")
             self.info = _session(row)
             return self.info
         if self.info is None:
-            raise ValueError(f"a row of kind {kind!r} before any session")
+            raise ValueError(f"a row of kind {kind!r} comes before any session row")
         if kind == "result":
             return self._measurement(row, self.info)
         if kind == "golden":
@@ -128,7 +128,7 @@ class Reader:
         self._check_name(row)
         key = row["artifact"], row["runtime"], row["threads"]
         if self.open is not None and key not in self.open:
-            raise ValueError("this was not asked, or was answered already")
+            raise ValueError("it was not requested, or was already measured")
         made = measurement_from_probe(row, info)
         if self.open is not None:
             self.open.remove(key)
@@ -136,26 +136,26 @@ class Reader:
 
     def _check_name(self, row: dict[str, Any]) -> None:
         name = pick("artifact", row["artifact"], self.artifacts, owner="the family",
-                    also="was the bundle made of another one?")
+                    also="the bundle may be from another family")
         pick("runtime", row["runtime"], self.runtimes)
         if row["sha256"] != self.artifacts[name]:
             raise ValueError(f"{name} has sha256 {self.artifacts[name][:16]} here and {row['sha256']!r:.18} on the "
-                             "board: it was exported again since, or is another family's; make a new bundle")
+                             "board: it was exported again afterwards, or is from another family; make a new bundle")
 
 
 def _session(row: dict[str, Any]) -> SessionInfo:
-    """What a bundle's run says that it measured on."""
+    """The session that a bundle's run reports."""
     if row["schema"] != session.SCHEMA:
-        raise ValueError(f"this mmprune reads results of schema {session.SCHEMA}, not {row['schema']!r:.60}")
+        raise ValueError(f"this mmprune reads results with schema {session.SCHEMA}, not {row['schema']!r:.60}")
     if not isinstance(row["session"], str) or not session.NAME.fullmatch(row["session"]):
-        raise ValueError(f"{row['session']!r:.60} is no session's name")
+        raise ValueError(f"{row['session']!r:.60} is not a valid session name")
     device, emulated = device_from_row(row["device"])
     profile = profile_named(str(row["profile"]["name"]))
     return SessionInfo(device, emulated, profile.name, row["session"], row["commit"])
 
 
 def measurement_from_probe(row: dict[str, Any], info: SessionInfo) -> Measurement:
-    """The record of a row of kind "result", checked field by field. ValueError, TypeError or KeyError."""
+    """The record of a row of kind "result", checked field by field. Raises ValueError, TypeError or KeyError."""
     if sum(map(len, row["latencies_s"])) + len(row["warmup_s"]) > MAX_SAMPLES:
         raise ValueError(f"it has more than {MAX_SAMPLES} samples")
     from_board(int, row["part"], "part")
@@ -164,13 +164,13 @@ def measurement_from_probe(row: dict[str, Any], info: SessionInfo) -> Measuremen
     ours = {"artifact_sha256": row["sha256"], "device": dataclasses.asdict(info.device), "batch": 1,
             "profile": info.profile, "session": f"{info.session}.{row['part']}", "commit": info.commit,
             "provenance": "fixture" if row["runtime"] == NULL else "emulated" if emulated else "measured"}
-    theirs = {f.name for f in dataclasses.fields(Measurement)} - {*ours, "schema"}  # what else a row has is its frame
+    theirs = {f.name for f in dataclasses.fields(Measurement)} - {*ours, "schema"}  # others describe the row
     made = from_board(Measurement, {**{key: value for key, value in row.items() if key in theirs}, **ours})
     if made.processes and sum(made.processes) != len(made.latencies_s):
-        raise ValueError(f"it has {len(made.latencies_s)} rounds, its processes {sum(made.processes)}")
+        raise ValueError(f"it has {len(made.latencies_s)} rounds, but its processes have {sum(made.processes)}")
     return made
 
 
 def short(value: Any, most: int = MAX_TEXT // 5) -> str:
-    """Some of a board's text, without what a terminal would take for orders."""
+    """The beginning of a text from a board, without control characters."""
     return printable(str(value))[:most]

@@ -1,4 +1,4 @@
-"""What a device is, and which power modes it has, in its own words; they are not trusted."""
+"""Asks a device for its properties and power modes; the answers are not trusted."""
 
 import contextlib
 import os
@@ -20,40 +20,40 @@ THIS_MACHINE = "this machine"
 
 
 def fingerprint(target: str) -> Device:
-    """What this machine is, as the probe sees it with this interpreter."""
+    """The properties of this machine, as the probe sees them with this interpreter."""
     with this_machine() as place:
         return device_of(place, load(target))[0]
 
 
 def device_of(place: Place, family: Target, mode: int | None = None) -> tuple[Device, bool]:
-    """What the device is (in a power mode), and whether it is an emulator. MeasureError where it says no such thing."""
+    """(the device's properties in a power mode, whether it is an emulator). MeasureError if the answer is not valid."""
     with output(place, (place.python, *fingerprint_words(family.name, mode)), None) as lines:
         line = lines.read(1 << 20)
     try:
         return device_from_row(strict_json(line))
     except ODD as err:
-        raise MeasureError(f"{place.name} does not say what it is: {short(err)}") from err
+        raise MeasureError(f"{place.name} did not report valid device properties: {short(err)}") from err
 
 
 def power_modes(place: Place) -> dict[int, str]:
-    """The power modes' names by their numbers. MeasureError for an answer that is none."""
+    """{number: name} of the power modes. MeasureError if the answer is not valid."""
     with output(place, (place.python, *words(JETSON, "modes")), None) as lines:
         line = lines.read(1 << 16)
     try:
         found = {int(number): short(name) for number, name in strict_json(line)["modes"].items()}
     except ODD as err:
-        raise MeasureError(f"{place.name} does not say which power modes it has: {short(err)}") from err
+        raise MeasureError(f"{place.name} did not report valid power modes: {short(err)}") from err
     if not found:
-        raise MeasureError(f"{place.name} names no power mode")
+        raise MeasureError(f"{place.name} reports no power modes")
     return found
 
 
 @contextlib.contextmanager
 def this_machine() -> Iterator[Place]:
-    """This machine: a folder with the programs and mmrt, as a board has one, but of links."""
+    """This machine as a Place: a folder with the programs and mmrt as on a board, but made of links."""
     with tempfile.TemporaryDirectory(prefix="mmprune-") as folder:
         (Path(folder) / ON_DEVICE.name).symlink_to(ON_DEVICE)
-        for path in runtime_folder().glob("*mmrt.*"):  # mmrt.py, and its library where it was built
+        for path in runtime_folder().glob("*mmrt.*"):  # mmrt.py, and its library if it was built
             (Path(folder) / path.name).symlink_to(path)
         path_there = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
         yield Place(THIS_MACHINE, folder, sys.executable, environment={**os.environ, "PYTHONPATH": path_there})

@@ -1,10 +1,10 @@
-"""Measures on many boards at once: a queue for each host, one job at a time on each; what fails stops no other.
+"""Measures on many boards at once: a queue per host, one job at a time on each; a failure does not stop the others.
 
 A fleet is a TOML file:
 
     [[board]]
-    host = "pi@pi5.local"        # as ssh takes it
-    target = "raspberry-pi-5"    # or a .toml of yours, beside the fleet's
+    host = "pi@pi5.local"        # as for ssh
+    target = "raspberry-pi-5"    # or your own .toml file in the same folder
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ else:
 
 @dataclass(frozen=True)
 class Job:
-    """A host, and what family of devices it belongs to."""
+    """A host and its target."""
 
     host: str
     target: str
@@ -43,7 +43,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job: measurements, or why there are none (those made before it failed are in the folder)."""
+    """The result of a job: measurements, or the error (earlier measurements of a failed job are in the folder)."""
 
     job: Job
     measurements: tuple[Measurement, ...] = ()
@@ -51,25 +51,25 @@ class Outcome:
 
 
 def read_fleet(path: Path) -> list[Job]:
-    """The boards of a fleet's file. ValueError, with the board's number, for what describes none."""
+    """The boards of a fleet file. ValueError, with the board's number, for an invalid entry."""
     try:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
         raise ValueError(f"fleet {path}: {getattr(err, 'strerror', None) or err}") from err
     rows = told.get("board")
     if set(told) != {"board"} or not isinstance(rows, list) or not rows:
-        raise ValueError(f"fleet {path}: it must hold [[board]] tables and nothing else")
+        raise ValueError(f"fleet {path}: only [[board]] tables are allowed, and at least one is needed")
     jobs = [_job(row, path, number) for number, row in enumerate(rows, 1)]
     for number, job in enumerate(jobs, 1):
         if job in jobs[:number - 1]:
-            raise ValueError(f"fleet {path}, board {number}: {job.host} stands there for {job.target} twice")
+            raise ValueError(f"fleet {path}, board {number}: {job.host} appears twice with the target {job.target}")
     return jobs
 
 
 def _job(row: object, path: Path, number: int) -> Job:
     try:
         if not isinstance(row, dict) or set(row) != {"host", "target"}:
-            raise ValueError("it must have host and target, and nothing else")
+            raise ValueError("it must have the keys host and target, and no others")
         if not all(isinstance(value, str) for value in row.values()):
             raise ValueError("host and target must be text")
         own = row["target"].endswith(".toml")
@@ -80,10 +80,10 @@ def _job(row: object, path: Path, number: int) -> Job:
 
 def measure_fleet(root: Path, artifacts: Sequence[Artifact], jobs: Sequence[Job], profile: Profile,
                   options: Options, progress: Callable[[str], Progress] = lambda host: quiet) -> list[Outcome]:
-    """Measure all artifacts for every job, hosts side by side; the outcomes, host by host.
+    """Measure all artifacts for every job, with all hosts in parallel; returns the outcomes, host by host.
 
-    `progress` gives each host's own; it is called from threads. Those of `options` and its host are not looked at. An
-    interrupt ends all of them, and the boards are cleaned as ever.
+    `progress` returns the Progress of each host and is called from threads. `progress` and `host` of `options` are
+    ignored. An interrupt ends all jobs, and the boards are cleaned up as usual.
     """
     stop, lines, connections = threading.Event(), {job.host: progress(job.host) for job in jobs}, list[Board]()
 

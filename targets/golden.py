@@ -1,4 +1,4 @@
-"""Golden outputs: what each file answers to a few real images here, and how a board's answers compare with that."""
+"""Golden outputs: each file's outputs for a few real images on this machine, compared with those on a board."""
 
 import dataclasses
 import io
@@ -16,20 +16,20 @@ NAME = "golden.npz"
 
 @dataclass(frozen=True, eq=False)
 class Golden:
-    """Real inputs and what each artifact answered here: a board that answers otherwise measures something else."""
+    """Real inputs and each artifact's outputs on this machine; a board with other outputs measures something else."""
 
     images: np.ndarray  # (N, C, H, W) float32, normalized
-    outputs: dict[str, np.ndarray]  # by artifact id: (N, classes) float32
+    outputs: dict[str, np.ndarray]  # artifact id: (N, classes) float32
 
 
 @dataclass(frozen=True)
 class GoldenCheck:
-    """How an artifact's outputs on the board compare with those at home."""
+    """The comparison of an artifact's outputs on the board with the reference outputs of this machine."""
 
     artifact: str
     runtime: str
     images: int
-    max_relative_difference: float  # max |difference| over the largest |logit| at home
+    max_relative_difference: float  # max |difference| / largest |logit| of the reference
     top1_agreement: float
 
     def __post_init__(self) -> None:
@@ -39,7 +39,7 @@ class GoldenCheck:
 
 def answer(images: np.ndarray, artifacts: Sequence[Artifact],
            open_artifact: Callable[[Artifact], Callable[[np.ndarray], np.ndarray]]) -> Golden:
-    """Every artifact's answers to the images, one by one. `open_artifact` gives (1, C, H, W) -> (1, classes)."""
+    """Every artifact's outputs for the images, one by one. `open_artifact` returns (1, C, H, W) -> (1, classes)."""
     outputs = {}
     for artifact in artifacts:
         run = open_artifact(artifact)
@@ -48,7 +48,7 @@ def answer(images: np.ndarray, artifacts: Sequence[Artifact],
 
 
 def npz(golden: Golden, artifacts: Sequence[Artifact]) -> bytes:
-    """The file that travels. ValueError where an artifact has no outputs, or not one for each image."""
+    """The bytes of the .npz file for the board. ValueError unless every artifact has outputs for all images."""
     for artifact in artifacts:
         if len(golden.outputs.get(artifact.id, ())) != len(golden.images):
             raise ValueError(f"{artifact.id} needs golden outputs, one for each of the {len(golden.images)} images")
@@ -59,17 +59,17 @@ def npz(golden: Golden, artifacts: Sequence[Artifact]) -> bytes:
 
 
 def check_of(row: dict[str, Any]) -> GoldenCheck:
-    """A row of kind "golden", checked field by field; what else a row has is its frame. ValueError."""
+    """The check in a row of kind "golden"; the row's other fields are ignored. ValueError if a field is not valid."""
     names = {f.name for f in dataclasses.fields(GoldenCheck)}
     return from_board(GoldenCheck, {key: value for key, value in row.items() if key in names})
 
 
 def describe(checks: Sequence[GoldenCheck]) -> list[str]:
-    """For people: how far the board's answers are from those here, and which files name other classes."""
+    """Lines for the user: the largest difference of the board's outputs, and files with other predictions."""
     if not checks:
         return []
     worst = max(checks, key=lambda g: g.max_relative_difference)
-    return [f"outputs on the board: {len(checks)} compared with those here, largest difference "
+    return [f"outputs on the board: {len(checks)} compared with this machine's, largest difference "
             f"{worst.max_relative_difference:.2g} of the largest logit ({worst.artifact} on {worst.runtime})",
-            *(f"on the board {g.artifact} on {g.runtime} names another class for {1 - g.top1_agreement:.0%} of "
+            *(f"on the board {g.artifact} on {g.runtime} predicts another class for {1 - g.top1_agreement:.0%} of "
               f"{g.images} images" for g in checks if g.top1_agreement < 1)]

@@ -1,7 +1,7 @@
-"""Where commands run: this machine, or a board that the system's own ssh reaches. Nothing is installed on a board.
+"""Runs commands on this machine, or on a board over the system's own ssh. Nothing is installed on a board.
 
-One ssh connection is held open as long as the board is used, and commands share it. At its other end remote.py makes a
-folder and removes it when the connection ends, for whatever reason. A board needs python3; what it says is not trusted.
+One ssh connection stays open while the board is used, and all commands share it. On the board remote.py makes a folder
+and removes it when the connection ends for any reason. A board needs python3; its output is not trusted.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ from typing import IO, Any
 from targets.unpacking import check_name
 
 REMOTE = Path(__file__).parent / "on_device" / "remote.py"
-PYTHON = (3, 8)  # the oldest that the programs run on
-ANSWER_BYTES = 1 << 16  # of remote.py's lines
-TAIL_BYTES = 1 << 14  # of what a command says on stderr, the last are kept
+PYTHON = (3, 8)  # the oldest version for the programs
+ANSWER_BYTES = 1 << 16  # longest line of remote.py
+TAIL_BYTES = 1 << 14  # the last bytes of a command's stderr that are kept
 MAX_TEXT = 2000
-STOPPING_S = 20  # a program puts back the clocks that it pinned, for which measure.py gives it 15
+STOPPING_S = 20  # a program restores the clocks that it pinned, for which measure.py gives it 15 s
 CLEANING_S = 60  # remote.py ends processes and removes the folder
 CONNECT_S, ALIVE_S, ALIVE_COUNT = 10, 15, 4
 OPTIONS = {"BatchMode": "yes", "ConnectTimeout": CONNECT_S, "ServerAliveInterval": ALIVE_S,
@@ -35,18 +35,18 @@ OPTIONS = {"BatchMode": "yes", "ConnectTimeout": CONNECT_S, "ServerAliveInterval
 NAME = re.compile(r"[A-Za-z0-9_.@:%/+\[\]-]+", re.ASCII)
 FOLDER = re.compile(r"/[\w./+@~-]*/mmprune-\w+")
 
-# What ssh says before a connection stands: what that means, and what to do. The first that fits.
+# Messages of ssh before a connection is established: what they mean and what to do. The first match is used.
 REASONS = (
-    ("IDENTIFICATION HAS CHANGED", "its host key has changed: it was installed anew, or another machine answers in its "
-     "place. If you know why, forget the old key (ssh-keygen -R) and connect once by hand: ssh {name}"),
-    ("Host key verification failed", "its host key is not known here yet: connect once by hand, ssh {name}, and "
+    ("IDENTIFICATION HAS CHANGED", "its host key has changed: it was reinstalled, or another machine uses its address. "
+     "If you know why, remove the old key (ssh-keygen -R) and connect once by hand: ssh {name}"),
+    ("Host key verification failed", "its host key is not known on this machine: connect once by hand, ssh {name}, and "
      "compare the fingerprint"),
-    ("Permission denied|Too many authentication failures", "it lets nobody in without a password, and none can be "
-     "asked for here: ssh-copy-id {name}, or name the right user and key in ~/.ssh/config"),
-    ("Could not resolve hostname", "no machine of this name is known: check the spelling, or use its IP address"),
-    ("Connection refused", "it is there, but no ssh server answers: switch it on there (sudo systemctl enable --now "
-     "ssh), or name its port in ~/.ssh/config"),
-    ("timed out|No route to host|unreachable", "it does not answer: is it switched on, and in this network?"),
+    ("Permission denied|Too many authentication failures", "it requires a password, which mmprune cannot enter: "
+     "run ssh-copy-id {name}, or set the user and key in ~/.ssh/config"),
+    ("Could not resolve hostname", "no machine with this name is known: check the spelling, or use its IP address"),
+    ("Connection refused", "it is reachable, but no ssh server answers: start it there (sudo systemctl enable --now "
+     "ssh), or set its port in ~/.ssh/config"),
+    ("timed out|No route to host|unreachable", "it does not answer: check that it is switched on and in this network"),
 )
 
 
@@ -63,40 +63,40 @@ class Host:
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name) or self.name.startswith("-") or "@-" in self.name:
-            raise ValueError(f"{self.name!r} is no host: user@name or a name from ~/.ssh/config is, of letters, digits "
-                             "and _ . - @ : / + %, not beginning with -")
+            raise ValueError(f"{self.name!r} is not a valid host: use user@name or a name from ~/.ssh/config, of "
+                             "letters, digits and _ . - @ : / + %, not beginning with -")
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder on a machine, with our programs in it, and how a command is started there."""
+    """A folder with our programs on a machine, and how to start a command there."""
 
-    name: str  # of the machine, for messages
+    name: str  # the machine's name for messages
     folder: str
     python: str
-    ssh: tuple[str, ...] = ()  # what comes before a command there; () on this machine
-    environment: dict[str, str] = field(default_factory=dict, repr=False)  # of commands here, ssh among them
+    ssh: tuple[str, ...] = ()  # the words before a command there; () on this machine
+    environment: dict[str, str] = field(default_factory=dict, repr=False)  # of commands here, including ssh
 
     def command(self, words: tuple[str, ...]) -> list[str]:
-        """What to start here so that these words run there, in the folder."""
+        """The command to start on this machine so that these words run there, in the folder."""
         if not self.ssh:
             return list(words)
-        # A shell that stays says 137 of a killed command, where ssh alone would say 255 as for a lost connection
+        # The shell reports 137 for a killed command; ssh alone would report 255, as for a lost connection
         script = 'cd "$1" && shift && "$@"; exit $?'
         return [*self.ssh, shlex.join(["sh", "-c", script, "sh", self.folder, *words])]
 
 
 @dataclass(frozen=True, eq=False)
 class Board:
-    """A connection that stands: remote.py waits at its other end."""
+    """An established connection; remote.py waits at its other end."""
 
     place: Place
-    machine: str  # as uname -m says it
+    machine: str  # as in uname -m
     process: Any = field(repr=False)
     errors: "Tail" = field(repr=False)
 
     def send(self, files: dict[str, Path], tell: Callable[[float], None] = lambda fraction: None) -> None:
-        """Copy files into the folder, by the names they get there; `tell` hears the fraction that is through."""
+        """Copy files to the folder, by their names there; `tell` is called with the fraction that is copied."""
         total, sent = sum(path.stat().st_size for path in files.values()) or 1, 0
         try:
             for name, path in files.items():
@@ -107,18 +107,18 @@ class Board:
                     while left:
                         block = f.read(min(left, 1 << 20))
                         if not block:
-                            raise HostError(f"{path} became shorter while it was copied")
+                            raise HostError(f"{path} was truncated while it was copied")
                         self._write(block)
                         left, sent = left - len(block), sent + len(block)
                         tell(sent / total)
             self._write(b"{}\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # its answer says why
+            pass  # the response gives the reason
         _answer(self.process, self.errors, self.place.name)
 
     def hang_up(self) -> None:
-        """End the connection at once, from any thread: whoever uses it gets a HostError, and the board cleans up."""
+        """End the connection at once, from any thread: its users get a HostError, and the board cleans up."""
         self.process.kill()
 
     def _write(self, content: bytes) -> None:
@@ -126,7 +126,7 @@ class Board:
 
 
 class Tail:
-    """The last of what a process says on stderr, however much that is."""
+    """The end of a process's stderr, of which any amount may come."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream
@@ -139,29 +139,29 @@ class Tail:
             self.blocks.append(block)
 
     def text(self) -> str:
-        """Once the process has ended."""
+        """The text, after the process has ended."""
         self.thread.join(5)
         return printable(b"".join(self.blocks).decode(errors="replace").strip()[-MAX_TEXT:])
 
 
 def printable(text: str) -> str:
-    """Without what a terminal would take for orders."""
+    """The text without control characters."""
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 @contextlib.contextmanager
 def connected(host: Host, need_bytes: int, keep: bool, note: Callable[[str], None]) -> Iterator[Board]:
-    """Connect, and have a folder there for so many bytes; it goes with the block unless it is to be kept.
+    """Connect, and make a folder there with room for `need_bytes`; it is removed at the end unless `keep` is set.
 
-    `note` hears where it was kept, or what could not be removed. HostError where there is no connection, no python3 or
-    no space.
+    `note` is called with the path if the folder is kept or could not be removed. HostError without a connection,
+    python3 or space.
     """
-    environment = {**os.environ, "LC_ALL": "C"}  # ssh's messages, which are read below, in English
+    environment = {**os.environ, "LC_ALL": "C"}  # ssh's messages, which are matched below, must be English
     with tempfile.TemporaryDirectory(prefix="mmprune-ssh-") as private:
         base = ("ssh", "-T", *(("-F", host.config) if host.config else ()), "-S", f"{private}/s",
                 *(word for key, value in OPTIONS.items() for word in ("-o", f"{key}={value}")))
         words = ["python3", "-c", REMOTE.read_text(encoding="utf-8"), str(need_bytes), "keep" if keep else "remove"]
-        # A session of its own, here and for commands: Ctrl-C reaches us alone, who then end them in order
+        # In its own process session, as commands: Ctrl-C then reaches only us, and we end them in order
         with _started([*base, "-M", "--", host.name, shlex.join(words)], environment) as process:
             errors = Tail(process.stderr)
             try:
@@ -175,9 +175,9 @@ def connected(host: Host, need_bytes: int, keep: bool, note: Callable[[str], Non
 
 @contextlib.contextmanager
 def output(place: Place, words: tuple[str, ...], stdin: str | None) -> Iterator[IO[bytes]]:
-    """Run a command in the place and give its stdout. It ends with the block, come what may.
+    """Run a command in the place and give its stdout. It is always ended with the block.
 
-    HostError where the connection dropped or the command failed, with the last of what it said.
+    HostError if the connection drops or the command fails, with the end of its output.
     """
     with tempfile.TemporaryFile() as asked:
         asked.write((stdin or "").encode())
@@ -191,14 +191,14 @@ def output(place: Place, words: tuple[str, ...], stdin: str | None) -> Iterator[
     if code == 255 and place.ssh:
         raise HostError(_dropped(place.name, said))
     if code in (-9, 137):
-        raise HostError(f"on {place.name}: {_short(words)} was killed, most often because memory ran out; end other "
-                        "programs there, or measure one runtime (every part that was finished is kept)")
+        raise HostError(f"on {place.name}: {_short(words)} was killed, usually because memory ran out; end other "
+                        "programs there, or measure one runtime only (finished parts are kept)")
     if code != 0:
-        raise HostError(f"on {place.name}: {_short(words)} ended with {code}: {said}")
+        raise HostError(f"on {place.name}: {_short(words)} failed with exit status {code}: {said}")
 
 
 def _short(words: tuple[str, ...]) -> str:
-    """The program and its role, where it has one: on_device.probe fingerprint."""
+    """The program and its role, if it has one: on_device.probe fingerprint."""
     at = words.index("-m") + 1 if "-m" in words else 0
     return " ".join([words[at], *(word for word in words[at + 1:at + 2] if word != "-")])
 
@@ -222,7 +222,7 @@ def _started(command: list[str], environment: dict[str, str], stdin: Any = subpr
             _signal(process, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(STOPPING_S)
-        _signal(process, signal.SIGKILL)  # what it started and left too
+        _signal(process, signal.SIGKILL)  # also the processes that it started
         process.wait()
 
 
@@ -232,7 +232,7 @@ def _signal(process: Any, number: int) -> None:
 
 
 def _answer(process: Any, errors: Tail, name: str, connecting: bool = False) -> dict[str, Any]:
-    """The next line of remote.py. HostError where it is an error, or none comes."""
+    """The next line of remote.py. HostError if it is an error, or if none comes."""
     line = process.stdout.readline(ANSWER_BYTES)
     if not line.endswith(b"\n"):
         code, said = _code(process), errors.text()
@@ -242,17 +242,17 @@ def _answer(process: Any, errors: Tail, name: str, connecting: bool = False) -> 
     except ValueError:
         told = None
     if not isinstance(told, dict):
-        raise HostError(f"{name} says {printable(line[:200].decode(errors='replace'))!r} where an answer was expected: "
-                        "does its shell print something at the start (~/.bashrc)? Let it do so for terminals only")
+        raise HostError(f"{name} sent {printable(line[:200].decode(errors='replace'))!r} instead of a response: if its "
+                        "shell prints something at the start (~/.bashrc), let it do so for terminals only")
     if "error" in told:
         said = printable(str(told["error"]))[:MAX_TEXT]
-        hint = "; free some and run the same command again" if "space" in said else ""
+        hint = "; free some space and run the same command again" if "space" in said else ""
         raise HostError(f"on {name}: {said}{hint}")
     return told
 
 
 def _code(process: Any) -> int | None:
-    """None where it does not end by itself."""
+    """The exit status; None if the process does not end by itself."""
     try:
         return process.wait(5)
     except subprocess.TimeoutExpired:
@@ -260,27 +260,27 @@ def _code(process: Any) -> int | None:
 
 
 def _folder(told: dict[str, Any], name: str) -> str:
-    """The folder that the board made. HostError for an old Python, and for what is no such folder."""
+    """The folder that the board made. HostError for an old Python, or an implausible folder."""
     python, folder = told.get("python"), told.get("folder")
     if not (isinstance(python, list) and len(python) == 2 and all(isinstance(n, int) for n in python)):
-        raise HostError(f"{name} does not say which Python it has")
+        raise HostError(f"{name} did not report its Python version")
     if tuple(python) < PYTHON:
-        raise HostError(f"{name} has Python {python[0]}.{python[1]}, and {PYTHON[0]}.{PYTHON[1]} or newer is needed")
+        raise HostError(f"{name} has Python {python[0]}.{python[1]}, but {PYTHON[0]}.{PYTHON[1]} or newer is needed")
     if not isinstance(folder, str) or not FOLDER.fullmatch(folder) or ".." in folder:
-        raise HostError(f"{name} made the folder {printable(str(folder))[:200]!r}, which is none of ours")
+        raise HostError(f"{name} reported an unexpected folder {printable(str(folder))[:200]!r}")
     return folder
 
 
 def _unreachable(name: str, code: int | None, said: str) -> str:
-    """Why no connection came to stand, in words."""
+    """Why no connection was established, in words."""
     if code in (126, 127):
         return (f"{name} has no python3, which measuring needs ({said[-200:]}): install it there, sudo apt-get install "
                 "python3")
     if code == 255:
         for pattern, meaning in REASONS:
             if re.search(pattern, said):
-                return f"cannot reach {name}: {meaning.format(name=name)}\n(ssh says: {_last(said)})"
-    return f"cannot work on {name}: ssh ended with {code}: {said}"
+                return f"cannot reach {name}: {meaning.format(name=name)}\n(message of ssh: {_last(said)})"
+    return f"cannot work on {name}: ssh failed with exit status {code}: {said}"
 
 
 def _last(said: str) -> str:
@@ -288,12 +288,12 @@ def _last(said: str) -> str:
 
 
 def _dropped(name: str, said: str) -> str:
-    return (f"the connection to {name} dropped ({_last(said)}): every part that was finished is kept; run the same "
+    return (f"the connection to {name} dropped ({_last(said)}): finished parts are kept; run the same "
             "command again")
 
 
 def _end(process: Any, name: str, keep: bool, note: Callable[[str], None]) -> None:
-    """Let remote.py clean up, and hear what it left."""
+    """Let remote.py clean up, and report what it left."""
     with contextlib.suppress(BrokenPipeError):
         process.stdin.close()
     said: dict[str, Any] = {}
@@ -311,4 +311,4 @@ def _end(process: Any, name: str, keep: bool, note: Callable[[str], None]) -> No
     if keep and left:
         note(f"kept on {name}: {left}")
     elif left:
-        note(f"left on {name}: {left}")
+        note(f"not removed on {name}: {left}")

@@ -1,4 +1,4 @@
-"""Takes what a bundle measured on a board (results.jsonl) into the family's measurements. Nothing in it is trusted."""
+"""Imports a board's results.jsonl into the family's measurements. Its content is not trusted."""
 
 import contextlib
 import dataclasses
@@ -21,28 +21,28 @@ from targets.unpacking import SUFFIX, copy, read_members
 
 
 class ResultsError(RuntimeError):
-    """The file is not what a bundle of this family writes; nothing of it was taken."""
+    """The file is not from a bundle of this family; nothing was imported."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What was in a results.jsonl."""
+    """The content of a results.jsonl."""
 
-    measurements: tuple[Measurement, ...]  # that were new
-    duplicates: int  # that were in the family already
+    measurements: tuple[Measurement, ...]  # new ones
+    duplicates: int  # number of those already in the family
     golden: tuple[GoldenCheck, ...]
-    errors: tuple[str, ...]  # what could not be measured on the board, in its words
+    errors: tuple[str, ...]  # failures on the board, in its words
 
 
 def import_results(root: Path, path: Path) -> Imported:
     """Append the measurements of results.jsonl, or of a .tar.xz that holds one, to the family's: all or none.
 
-    ResultsError names the line and what is wrong with it: a file, line or number of samples beyond the limits, JSON
-    that is not strict or cut short, artifacts that the family has not or that were exported again since, NaN, negative
-    numbers, a board that is none of its target. What is there already is counted and skipped. What ran on an emulator
-    stays "emulated".
+    ResultsError names the line and the problem: a file, line or number of samples beyond the limits, JSON that is
+    invalid or cut off, artifacts that the family does not have or that were exported again, NaN, negative numbers, a
+    board that does not match its target. Measurements that exist already are counted and skipped. Those from an
+    emulator stay "emulated".
     """
-    folder.read_manifest(root)  # a lock would make the folder where there is none
+    folder.read_manifest(root)  # first, because the lock would create a missing folder
     with folder.locked(root):
         reader = Reader({a.id: a.sha256 for a in folder.read_artifacts(root)}, sorted({*RUNTIMES, *PROGRAMS}))
         known = {_key(m): m for m in folder.read_measurements(root)}
@@ -50,7 +50,7 @@ def import_results(root: Path, path: Path) -> Imported:
         with _opened(path) as f:
             results = _read(f, path, reader, known)
         if reader.info is None:
-            raise ResultsError(f"{path} holds no session: is it the {RESULTS} that ./run wrote?")
+            raise ResultsError(f"{path} holds no session; give the {RESULTS} that ./run wrote")
         new = tuple(known.values())[before:]
         if new:
             _append(root, new)
@@ -58,13 +58,13 @@ def import_results(root: Path, path: Path) -> Imported:
 
 
 def _read(f: IO[bytes], path: Path, reader: Reader, known: dict[tuple[str, ...], Measurement]) -> int:
-    """How many results there are; those that are new are added to `known`. ResultsError."""
+    """The number of results; new ones are added to `known`. ResultsError for an invalid line."""
     devices, results = {m.session.partition(".")[0]: m.device for m in known.values()}, 0
     for number, line in enumerate(lines_of(f), 1):
         try:
             if not is_whole(line):
-                raise ValueError("it is cut short: copy the file again, or, if the board lost power, run ./run there "
-                                 "once more, which mends it")
+                raise ValueError("it is cut off: copy the file again, or, if the board lost power, run ./run there "
+                                 "once more, which repairs it")
             made = reader.take(row_of(line)) if line.strip() else None
             if isinstance(made, SessionInfo):
                 _check_session(made, devices)
@@ -72,38 +72,38 @@ def _read(f: IO[bytes], path: Path, reader: Reader, known: dict[tuple[str, ...],
                 _check_same(made, known.setdefault(_key(made), made))
                 results += 1
         except ODD as err:
-            raise ResultsError(f"{path}, line {number}: {reason_of(err)}; nothing was taken in") from err
+            raise ResultsError(f"{path}, line {number}: {reason_of(err)}; nothing was imported") from err
     return results
 
 
 def _check_same(made: Measurement, there: Measurement) -> None:
-    """ValueError where another one stands in its place."""
-    if dataclasses.replace(there, commit=made.commit) != made:  # it was not kept once
-        raise ValueError(f"{made.artifact} on {made.runtime} in session {made.session} is in the family already, with "
-                         "other figures: one of the two was changed")
+    """ValueError if the family already has a different measurement with the same key."""
+    if dataclasses.replace(there, commit=made.commit) != made:  # older records do not have it
+        raise ValueError(f"{made.artifact} on {made.runtime} in session {made.session} is already in the family with "
+                         "other figures: one of the two was modified")
 
 
 def describe(imported: Imported) -> str:
-    """For people: what came in, and what speaks against it."""
+    """Lines for the user: what was imported, and problems with it."""
     counts: dict[str, int] = {}
     for m in imported.measurements:
         counts[m.provenance] = counts.get(m.provenance, 0) + 1
     taken = " and ".join(f"{n} {kind}" for kind, n in counts.items()) or "nothing new"
-    lines = [f"taken in: {taken}" + (f"; {imported.duplicates} were here already" if imported.duplicates else "")]
+    lines = [f"imported: {taken}" + (f"; {imported.duplicates} already existed" if imported.duplicates else "")]
     if "emulated" in counts:
-        lines.append("emulated measurements are no device's cost: tables and plots leave them out")
+        lines.append("emulated measurements do not show a device's cost, so tables and plots leave them out")
     lines += golden.describe(imported.golden)
     return "\n".join(lines + [f"not measured: {message}" for message in imported.errors])
 
 
 def _check_session(info: SessionInfo, devices: dict[str, Device]) -> None:
-    """ValueError where the device is not what it is said to be, or another one than the session had before."""
+    """ValueError if the device does not match its target, or differs from that of the session so far."""
     device = info.device
     known = device.target in TARGETS and "machine" in device.versions
     if known and (reason := mismatch(TARGETS[device.target], device)):
         raise ValueError(f"this was not measured on a {device.target}: {reason}")
     if devices.setdefault(info.session, device) != device:
-        raise ValueError(f"session {info.session} was measured on another device before")
+        raise ValueError(f"session {info.session} was already measured on another device")
 
 
 def _key(m: Measurement) -> tuple[str, ...]:
@@ -112,7 +112,7 @@ def _key(m: Measurement) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """The lines' file: itself, or the one results.jsonl within a .tar.xz."""
+    """The opened file, or the results.jsonl inside a .tar.xz."""
     if not path.name.endswith(SUFFIX):
         _check_size(str(path), path.stat().st_size)
         with open(path, "rb") as f:
@@ -126,18 +126,18 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
                 _check_size(f"{name!r} in {path}", size)
                 copy(content, kept)
         if count != 1:
-            raise ResultsError(f"{path} holds {count} files called {RESULTS}, and one is needed")
+            raise ResultsError(f"{path} holds {count} files called {RESULTS}, but exactly one is needed")
         kept.seek(0)
         yield kept
 
 
 def _check_size(what: str, size: int) -> None:
     if size > MAX_TOTAL_BYTES:
-        raise ResultsError(f"{what} has {size} bytes; a {RESULTS} has at most {MAX_TOTAL_BYTES}")
+        raise ResultsError(f"{what} has {size} bytes, but at most {MAX_TOTAL_BYTES} are allowed")
 
 
 def _append(root: Path, measurements: tuple[Measurement, ...]) -> None:
-    """All lines in one step; a last line that a crash left half goes."""
+    """Append all lines atomically; an incomplete last line from a crash is removed."""
     path = root / folder.MEASUREMENTS
     before = path.read_bytes() if path.is_file() else b""
     lines = [json.dumps(asdict(m), sort_keys=True, allow_nan=False) + "\n" for m in measurements]

@@ -1,4 +1,4 @@
-"""What a device is asked to measure: the job that the programs on the device read, see on_device/job.py."""
+"""Builds the job that the programs on a device read; see on_device/job.py."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -10,19 +10,19 @@ from targets import Target
 from targets.on_device.job import SCHEMA
 from targets.on_device.watch import GATE_TEMPERATURE_C, GATE_TIMEOUT_S
 
-NULL = "null"  # the runtime that only sleeps: takes every format, and its measurements are fixtures, no device's cost
+NULL = "null"  # the runtime that only sleeps: it accepts every format, and its measurements are fixtures, not costs
 GATE = {"temperature_c": GATE_TEMPERATURE_C, "timeout_s": GATE_TIMEOUT_S}
 
 
 @dataclass(frozen=True)
 class Profile:
-    """How long to measure an artifact: `samples` or `seconds` of them, whichever comes first, and `rounds` rounds."""
+    """How long to measure an artifact: until it has `samples` samples or `seconds` of them, and `rounds` rounds."""
 
     name: str
     samples: int | None
     seconds: float
     rounds: int
-    restarts: int  # fresh processes for all of it: where memory lands differs from process to process
+    restarts: int  # number of fresh processes, because the position in memory differs between processes
 
 
 PROFILES = {
@@ -37,15 +37,15 @@ def profile_named(name: str) -> Profile:
 
 
 def formats_of(target: Target) -> dict[str, str | None]:
-    """What each runtime takes; None: everything."""
+    """{runtime: the format that it runs}; None: any format."""
     return {**target.runtimes, NULL: None}
 
 
 def entries(target: Target, artifacts: Sequence[Artifact], runtimes: Iterable[str],
             threads: int | None) -> list[dict[str, Any]]:
-    """The job's rows, runtime by runtime, of what each of them takes. `threads`: None for the target's own number.
+    """The job's entries, runtime by runtime, for the formats that each runs. `threads` None: the target's own number.
 
-    ValueError for a runtime that the target has not, and for a number of threads that cannot be.
+    ValueError for a runtime that the target does not have, or an invalid number of threads.
     """
     formats, count = formats_of(target), target.threads if threads is None else threads
     if count < 1:
@@ -56,13 +56,13 @@ def entries(target: Target, artifacts: Sequence[Artifact], runtimes: Iterable[st
 
 
 def entry(artifact: Artifact, runtime: str, threads: int) -> dict[str, Any]:
-    """One artifact on one runtime."""
+    """The job's entry for one artifact on one runtime."""
     return {"artifact": artifact.id, "path": artifact.path, "files": list(artifact.files), "sha256": artifact.sha256,
             "runtime": runtime, "threads": threads, "reference": artifact.reference}
 
 
 def job(root: str, profile: Profile, entries: list[dict[str, Any]], target: Target, timeout_s: float) -> dict[str, Any]:
-    """The whole job, with nothing done to the device: callers set `gate` and `pin_clocks` where that is wanted."""
+    """The complete job without changes to the device; callers add `gate` and `pin_clocks` if needed."""
     return {"schema": SCHEMA, "root": root, "profile": asdict(profile), "timeout_s": timeout_s, "memory_bytes": None,
             "entries": entries, "power": target.power or None, "gate": None, "pin_clocks": False,
             "power_mode": None, "golden": None}

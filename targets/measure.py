@@ -1,6 +1,6 @@
-"""Measures artifacts on a target: starts on_device/measure.py with a job, puts what it says into the family's folder.
+"""Measures artifacts on a target: starts on_device/measure.py with a job and stores its results in the family's folder.
 
-It runs on this machine, or on a board that host.py reaches; the rest is the same, and the same as in a bundle.
+It runs on this machine, or on a board over host.py; everything else is the same in both cases and in a bundle.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ from targets.on_device.install import advice, lacking
 from targets.on_device.session import entry_key, new_name, open_entries
 from targets.run_folder import mmrt_files, programs
 
-MAX_SAID = 1000  # bytes of a line that are looked at for a message
-# What a board did that sent a row which cannot be: of which artifact, and why
-SAID = {"result": "sent a result for {} that is none: {}; nothing of it was kept",
-        "golden": "compared {} with home: {}", "progress": "says how far it is, but {1}"}
+MAX_SAID = 1000  # bytes of a line that are shown in a message
+# Messages about invalid rows of a board: {} is the artifact, then the reason
+SAID = {"result": "sent an invalid result for {}: {}; nothing of it was kept",
+        "golden": "sent an invalid comparison of {}: {}", "progress": "sent invalid progress: {1}"}
 
 
 def _ignore(stage: str, item: str, done: float, total: int) -> None:
@@ -41,37 +41,37 @@ def _ignore(stage: str, item: str, done: float, total: int) -> None:
 @dataclass(frozen=True)
 class Options:
     threads: int | None = None  # None: the target's own number
-    runtimes: tuple[str, ...] | None = None  # None: every installed one of the target's; ("null",) runs anything
+    runtimes: tuple[str, ...] | None = None  # None: all installed ones of the target; ("null",) accepts any format
     commit: str = field(default_factory=commit)  # of mmprune, for the record
-    again: bool = False  # measure even where a complete session of the same artifacts is there
-    memory_bytes: int | None = None  # the most that processes held side by side may take together; None: what is free
-    timeout_s: float = 300.0  # for one answer of one process
-    progress: Callable[[str, str, float, int], None] = _ignore  # gets (stage, item, done, total)
-    host: str | None = None  # user@name of the board, as ssh takes it; None: this machine is the board
+    again: bool = False  # measure even if there is a complete session of the same artifacts
+    memory_bytes: int | None = None  # limit for all simultaneous processes together; None: the free memory
+    timeout_s: float = 300.0  # for one response of one process
+    progress: Callable[[str, str, float, int], None] = _ignore  # called with (stage, item, done, total)
+    host: str | None = None  # user@name of the board for ssh; None: this machine is the board
     ssh_config: str | None = None  # ssh's configuration file; None: the user's
-    keep: bool = False  # leave the folder on the board
+    keep: bool = False  # do not delete the folder on the board
     pin_clocks: bool = False  # performance governors (and jetson_clocks) while measuring; needs root on the board
-    gate: bool = True  # wait on a board until it is idle and cool
-    note: Callable[[str], None] = lambda text: None  # gets what is worth telling and no error
-    connected: Callable[[Board], None] = lambda board: None  # gets the connection once it stands
-    power_modes: bool = False  # of a Jetson: in each that needs no reboot, one after the other; needs root there
-    # what the artifacts answer here: a board's answers are compared with it before it is measured; None: they are not
+    gate: bool = True  # wait until a board is idle and cool
+    note: Callable[[str], None] = lambda text: None  # called with notes for the user
+    connected: Callable[[Board], None] = lambda board: None  # called with the established connection
+    power_modes: bool = False  # Jetson: measure in each power mode that needs no reboot; needs root there
+    # returns the artifacts' outputs on this machine, to compare a board's outputs with; None: no comparison
     golden: Callable[[Sequence[Artifact]], Golden | None] = lambda artifacts: None
 
 
 def measure(root: Path, artifacts: Sequence[Artifact], target: str, profile: Profile,
             options: Options = Options()) -> list[Measurement]:
-    """Measure all artifacts side by side in one session; each measurement is in the folder once the probe has said it.
+    """Measure all artifacts interleaved in one session; each measurement is stored as soon as the probe reports it.
 
-    Where a complete session of the same files, device, runtimes, threads, profile and commit is there, its measurements
-    are returned and nothing runs; one that was cut short goes on, with the references again, since only rounds taken
-    side by side can be paired. MeasureError when this is no board of the target, or an artifact could not be measured
-    (the others are, and are kept); HostError when the board cannot be reached, or the connection or the probe ended.
-    With power_modes each mode is a device, and a session, of its own.
+    If there is a complete session of the same files, device, runtimes, threads, profile and commit, its measurements
+    are returned and nothing runs. An interrupted one continues and measures the references again, since only
+    interleaved rounds can be paired. MeasureError if this is not a board of the target, or an artifact could not be
+    measured (the others are measured and kept); HostError if the board cannot be reached, or the connection or the
+    probe ended. With power_modes each mode counts as its own device with its own session.
     """
     family = load(target)
     if options.power_modes and "tensorrt" not in family.runtimes:
-        raise MeasureError(f"power modes are a Jetson's, and {family.name} has none")
+        raise MeasureError(f"--power-modes is for Jetsons; {family.name} has no power modes")
     if options.host is None:
         with this_machine() as place:
             device, emulated = device_of(place, family)
@@ -80,19 +80,19 @@ def measure(root: Path, artifacts: Sequence[Artifact], target: str, profile: Pro
             return _in_modes(_Run(root, place, family, device, emulated), artifacts, profile, options)
     library, why = mmrt_files(root, artifacts, family, options.runtimes or family.runtimes)
     if why:
-        options.note(f"measured without mmrt: {why}")
+        options.note(f"mmrt is not measured: {why}")
     files = {**programs(), **library}
     need = [path for a in artifacts if _wanted(a, family, options) for path in (root / name for name in a.files)]
     bytes_ = sum(path.stat().st_size for path in {*need, *files.values()} if path.is_file())
     with connected(Host(options.host, options.ssh_config), bytes_, options.keep, options.note) as board:
         options.connected(board)
         if board.machine != family.arch:
-            raise MeasureError(f"{options.host} is no {family.name}: its processor is {board.machine}, {family.name} "
-                               f"has {family.arch}; name its own target")
+            raise MeasureError(f"{options.host} is not a {family.name}: its processor is {board.machine}, but "
+                               f"{family.name} has {family.arch}; use the target of this board")
         board.send(files)
         device, emulated = device_of(board.place, family)
         if why := mismatch(family, device):
-            raise MeasureError(f"{options.host} is no {family.name}: {why}; name its own target")
+            raise MeasureError(f"{options.host} is not a {family.name}: {why}; use the target of this board")
         return _in_modes(_Run(root, board.place, family, device, emulated, board), artifacts, profile, options)
 
 
@@ -105,8 +105,8 @@ class _Run:
     family: Target
     device: Device
     emulated: bool
-    board: Board | None = None  # None: this machine, where the files are already
-    power_mode: int | None = None  # the number of the mode to measure in; None: as it is
+    board: Board | None = None  # None: this machine, which has the files already
+    power_mode: int | None = None  # number of the power mode to measure in; None: the present one
 
     def measure(self, artifacts: Sequence[Artifact], profile: Profile, options: Options) -> list[Measurement]:
         entries = self._entries(artifacts, options)
@@ -128,14 +128,14 @@ class _Run:
         for line in (*golden.describe(reader.checks), *reader.unlike):
             options.note(line)
         if reader.errors or not reader.done:
-            raise MeasureError("\n".join(reader.errors) or f"on {self.place.name} the run ended before it was done; "
-                               "every part that was finished is kept, run the same command again")
+            raise MeasureError("\n".join(reader.errors) or f"on {self.place.name} the run ended too early; "
+                               "finished parts are kept, run the same command again")
         return found + made
 
     def _send(self, artifacts: Sequence[Artifact], options: Options) -> str | None:
-        """Copy the files to the board, with what they answer here; the name of that there.
+        """Copy the files and their reference outputs to the board; returns the name of the outputs' file there.
 
-        None where nothing is to be compared: this machine has the files, and its answers are those here.
+        None if there is nothing to compare, as on this machine.
         """
         if self.board is None:
             return None
@@ -151,7 +151,7 @@ class _Run:
         return golden.NAME
 
     def _read(self, lines: IO[bytes], reader: Reader, options: Options) -> list[Measurement]:
-        """Put every measurement into the folder as it comes. MeasureError for what no run of ours says."""
+        """Store every measurement in the folder as it arrives. MeasureError for invalid rows."""
         made = []
         for row in read_rows(lines, self.place.name):
             said = taken(reader, row, self.place.name)
@@ -166,7 +166,7 @@ class _Run:
         return made
 
     def _entries(self, artifacts: Sequence[Artifact], options: Options) -> list[dict[str, Any]]:
-        """The job's rows, runtime by runtime. ValueError for a runtime the target has not, MeasureError for no rows."""
+        """The job's entries, runtime by runtime. ValueError for an unknown runtime, MeasureError if there are none."""
         versions = self.device.versions
         wanted = jobs.entries(self.family, artifacts, options.runtimes or self.family.runtimes, options.threads)
         for name in options.runtimes or ():
@@ -180,8 +180,8 @@ class _Run:
             have, formats = ", ".join(sorted({a.format for a in artifacts})) or "none", jobs.formats_of(self.family)
             usable = [name for name in self.family.runtimes if formats[name] in {a.format for a in artifacts}]
             ways = "; ".join(f"{name}: {self._advice(name)}" for name in usable) or "export another format"
-            raise MeasureError(f"nothing to measure on {self.family.name}: the artifacts' formats are {have}, the "
-                               f"runtimes on {self.place.name} {', '.join(names) or 'none'}; {ways}")
+            raise MeasureError(f"nothing to measure on {self.family.name}: the artifacts' formats are {have}, but the "
+                               f"runtimes on {self.place.name} are {', '.join(names) or 'none'}; {ways}")
         return rows
 
     def _advice(self, runtime: str) -> str:
@@ -192,7 +192,7 @@ class _Run:
         return way + " there (with --break-system-packages where pip asks for it)" * there
 
     def _session_so_far(self, entries: list[dict[str, Any]], profile: Profile, options: Options) -> list[Measurement]:
-        """Of the newest session with nothing but these entries, this device, profile, clocks and commit; or []."""
+        """The measurements of the newest session with only these entries, this device, profile and commit; or []."""
         wanted = {entry_key(e) for e in entries}
         same = (self.device.fingerprint, profile.name, options.commit, options.pin_clocks)
         sessions: dict[str, list[Measurement]] = {}
@@ -205,7 +205,7 @@ class _Run:
 
 
 def _in_modes(run: _Run, artifacts: Sequence[Artifact], profile: Profile, options: Options) -> list[Measurement]:
-    """As the board is, or in each of its power modes. MeasureError at the end for what could not be measured."""
+    """Measure in the present or in each power mode. MeasureError at the end if something could not be measured."""
     if not options.power_modes:
         return run.measure(artifacts, profile, options)
     made, errors = list[Measurement](), list[str]()
@@ -227,38 +227,38 @@ def _key(m: Measurement) -> tuple[str, str, str, int]:
 
 
 def reader_of(entries: Sequence[dict[str, Any]], info: SessionInfo) -> Reader:
-    """Of a run that measures these entries: each is answered at most once, and nothing else is."""
+    """The Reader for a run of these entries: it accepts each entry at most once, and no others."""
     return Reader({e["artifact"]: e["sha256"] for e in entries}, sorted({e["runtime"] for e in entries}), info,
                   {(e["artifact"], e["runtime"], e["threads"]) for e in entries})
 
 
 def read_rows(lines: IO[bytes], where: str) -> Iterator[dict[str, Any]]:
-    """The rows while they come, without a last one that was cut. MeasureError for what is none, too long or too many.
+    """The rows as they arrive, without an incomplete last one. MeasureError for invalid, too long or too many rows.
 
-    Without a row of kind "done" the run was cut short.
+    Without a row of kind "done" the run was interrupted.
     """
     total = 0
     for line in reading.lines_of(lines):
         total += len(line)
         try:
             if total > reading.MAX_TOTAL_BYTES:
-                raise ValueError(f"these are more than {reading.MAX_TOTAL_BYTES} bytes in all")
+                raise ValueError(f"the output is longer than {reading.MAX_TOTAL_BYTES} bytes")
             if not reading.is_whole(line):
                 return
             row = reading.row_of(line)
         except reading.ODD as err:
             said = short(line[:MAX_SAID].decode(errors="replace"))
-            raise MeasureError(f"{where} says {said!r}, which is no answer of the probe ({reason_of(err)}); what was "
-                               "measured is kept") from err
+            raise MeasureError(f"{where} sent {said!r}, which is not valid output of the probe ({reason_of(err)}); "
+                               "finished measurements are kept") from err
         yield row
 
 
 def taken(reader: Reader, row: dict[str, Any], where: str) -> object:
-    """What the reader makes of the row. MeasureError where it cannot be."""
+    """The content of the row. MeasureError if it is not valid."""
     try:
         return reader.take(row)
     except reading.ODD as err:
-        said = SAID.get(row["kind"], "says what it cannot know: {1}").format(short(row.get("artifact")), reason_of(err))
+        said = SAID.get(row["kind"], "sent an invalid row: {1}").format(short(row.get("artifact")), reason_of(err))
         raise MeasureError(f"{where} {said}") from err
 
 
@@ -268,16 +268,16 @@ def _wanted(artifact: Artifact, family: Target, options: Options) -> bool:
 
 
 def _elsewhere(family: Target, artifacts: Sequence[Artifact], why: str) -> str:
-    """Why this machine does not do, and what does."""
+    """Why this machine cannot measure for the target, and what to do."""
     runnable = {a.format for a in artifacts} & set(load(LOCAL).runtimes.values())
     here = f"; --target {LOCAL} measures this machine instead" if runnable else ""
-    return (f"this machine is no {family.name}: {why}. Measure on the board: --host user@board reaches it over ssh; "
-            f"or unpack a bundle there, ./run, and `mmprune import` its results.jsonl here{here}")
+    return (f"this machine is not a {family.name}: {why}. Measure on the board over ssh with --host user@board; or "
+            f"unpack a bundle there, start ./run, and `mmprune import` its results.jsonl here{here}")
 
 
 @contextlib.contextmanager
 def _exclusively(path: Path) -> Iterator[None]:
-    """Hold the file against other threads and processes."""
+    """Hold an exclusive lock on the file against other threads and processes."""
     with open(path, "a") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""What a run needs on a device beside its models: on a board over ssh, in a bundle, and on this machine alike."""
+"""The files that a run needs on a device besides its models: on a board over ssh, in a bundle, and on this machine."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,15 +11,15 @@ ON_DEVICE = Path(__file__).parent / "on_device"
 
 
 def programs() -> dict[str, Path]:
-    """Those that travel, by their names in the folder: on_device/ as it is, of which everything is run as a module."""
+    """{name in the folder: path} of the programs: on_device/ unchanged; everything in it runs as a module."""
     return {f"on_device/{path.name}": path for path in sorted(ON_DEVICE.glob("*.py"))}
 
 
 def mmrt_files(root: Path, artifacts: Sequence[Artifact], target: Target,
                runtimes: Iterable[str]) -> tuple[dict[str, Path], str]:
-    """mmrt.py and its library for the target, by name, where mmrt is among the runtimes and has a file to run.
+    """({name: path} of mmrt.py and its library for the target, ""), if mmrt is among the runtimes and has files to run.
 
-    ({}, why) where the library cannot be made, in the compiler's words.
+    ({}, why) if the library cannot be built, with the compiler's message.
     """
     if "mmrt" not in runtimes or not any(a.format == target.runtimes.get("mmrt") for a in artifacts):
         return {}, ""

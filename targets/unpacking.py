@@ -1,4 +1,4 @@
-"""Takes archives from elsewhere apart: names, kinds and sizes are checked before anything is written."""
+"""Unpacks archives that are not trusted: names, kinds and sizes are checked before anything is written."""
 
 import lzma
 import os
@@ -16,14 +16,14 @@ DAMAGE = (tarfile.TarError, lzma.LZMAError, EOFError)
 
 
 class UnpackError(RuntimeError):
-    """An archive is damaged or holds what no bundle of ours does."""
+    """An archive is damaged or holds members that no bundle has."""
 
 
 def unpack(bundle: Path, into: Path) -> Path:
-    """Unpack a bundle, wherever it comes from, into a folder of its name; that folder. All of it or nothing is there.
+    """Unpack a bundle of any origin, atomically, into a folder with its name; returns that folder.
 
-    UnpackError, with the member's name, for absolute names, `..`, links, devices, members that are too large or too
-    many, and names that stand twice. ValueError where the folder is there already.
+    UnpackError, with the member's name, for absolute names, `..`, links, devices, too large or too many members, and
+    duplicate names. ValueError if the folder already exists.
     """
     part = into / f".{bundle.name}.{os.getpid()}.part"
     part.mkdir(parents=True)
@@ -34,13 +34,13 @@ def unpack(bundle: Path, into: Path) -> Path:
                 with open(part / name, "xb") as f:
                     copy(content, f)
             except (FileExistsError, NotADirectoryError, IsADirectoryError):
-                raise UnpackError(f"{name!r} stands in {bundle.name} twice") from None
+                raise UnpackError(f"{name!r} appears twice in {bundle.name}") from None
         tops = sorted(part.iterdir())
         if len(tops) != 1 or not (tops[0] / "manifest.json").is_file():
-            raise UnpackError(f"{bundle.name} is no bundle: it holds {', '.join(p.name for p in tops) or 'nothing'}, "
-                              "not one folder with a manifest.json")
+            raise UnpackError(f"{bundle.name} is not a bundle: it holds {', '.join(p.name for p in tops) or 'nothing'},"
+                              " not one folder with a manifest.json")
         if (into / tops[0].name).exists():
-            raise ValueError(f"{into / tops[0].name} is there already: remove it or unpack elsewhere")
+            raise ValueError(f"{into / tops[0].name} already exists: remove it or unpack elsewhere")
         if (tops[0] / "run").is_file():
             (tops[0] / "run").chmod(0o755)
         return tops[0].rename(into / tops[0].name)
@@ -49,9 +49,9 @@ def unpack(bundle: Path, into: Path) -> Path:
 
 
 def read_members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """(name, bytes, file to read) of every file of a .tar.xz, in order; read it before asking for the next.
+    """(name, size in bytes, open file) of every file in a .tar.xz, in order; read each before the next.
 
-    UnpackError for what a bundle never has.
+    UnpackError for members that a bundle never has.
     """
     total = 0
     try:
@@ -60,22 +60,22 @@ def read_members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
                 total += member.size
                 if count > MAX_MEMBERS or total > MAX_TOTAL_BYTES:
                     raise UnpackError(f"{archive.name} holds more than {MAX_MEMBERS} files or "
-                                      f"{MAX_TOTAL_BYTES >> 30} GiB: that is no bundle of ours")
+                                      f"{MAX_TOTAL_BYTES >> 30} GiB, which no bundle does")
                 check_name(member.name)
                 if member.isdir():
                     continue
                 content = tar.extractfile(member) if member.isreg() else None
                 if content is None:
-                    raise UnpackError(f"{member.name!r} is a link or a device, and a bundle holds files alone")
+                    raise UnpackError(f"{member.name!r} is a link or a device, but a bundle holds only files")
                 if member.size > MAX_MEMBER_BYTES:
                     raise UnpackError(f"{member.name!r} is larger than {MAX_MEMBER_BYTES >> 30} GiB")
                 yield member.name, member.size, content
     except DAMAGE as err:
-        raise UnpackError(f"{archive} is damaged or no {SUFFIX} ({err}): copy it again") from err
+        raise UnpackError(f"{archive} is damaged or not a {SUFFIX} file ({err}): copy it again") from err
 
 
 def copy(content: IO[bytes], sink: IO[bytes]) -> None:
-    """All bytes of a member. UnpackError where the archive ends before it does."""
+    """Copy all bytes of a member. UnpackError if the archive ends too early."""
     try:
         shutil.copyfileobj(content, sink, 1 << 20)
     except DAMAGE as err:
@@ -83,7 +83,7 @@ def copy(content: IO[bytes], sink: IO[bytes]) -> None:
 
 
 def check_name(name: str) -> None:
-    """UnpackError for a name that would lead out of the folder."""
+    """UnpackError for a name that leads out of the folder."""
     pure = PurePosixPath(name)
     if not name or pure.is_absolute() or ".." in pure.parts or "\\" in name or not name.isprintable():
         raise UnpackError(f"the name {name!r:.200} leads out of the bundle's folder")

@@ -125,7 +125,7 @@ def test_an_interrupt_ends_the_probe_and_its_children(tmp_path, artifacts):
 
 
 def test_a_probe_that_fails_says_so(tmp_path):
-    said = r"on this machine: on_device\.measure ended with 1: .*schema 1, not 7"
+    said = r"on this machine: on_device\.measure failed with exit status 1: .*schema 1, not 7"
     with this_machine() as place, pytest.raises(HostError, match=said), \
             output(place, (place.python, *words("measure", "-")), '{"schema": 7}') as lines:
         lines.read()
@@ -139,8 +139,8 @@ def test_a_probe_that_fails_says_so(tmp_path):
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="needs a machine that is none of these boards")
 def test_a_machine_that_is_not_the_target_is_refused_with_a_way_out(tmp_path, artifacts, target, format, way_out):
     made = [dataclasses.replace(a, format=format) for a in artifacts]
-    said = (f"this machine is no {target}: its processor is x86_64, {target} has aarch64. Measure on the board: "
-            "--host user@board reaches it over ssh; or unpack a bundle there, ./run, and `mmprune import` its "
+    said = (f"this machine is not a {target}: its processor is x86_64, but {target} has aarch64. Measure on the board "
+            "over ssh with --host user@board; or unpack a bundle there, start ./run, and `mmprune import` its "
             f"results.jsonl here{way_out}")
     with pytest.raises(MeasureError) as caught:
         measure(tmp_path, made, target, TINY, NULL)
@@ -177,7 +177,7 @@ def test_what_ran_on_an_emulator_is_no_measurement():
 @pytest.mark.parametrize(("change", "message"), [
     ({"artifact": "../../etc/passwd"}, "no artifact called"),
     ({"artifact": ["dense"]}, "no artifact called"),
-    ({"threads": 1}, "was not asked"),
+    ({"threads": 1}, "was not requested"),
     ({"runtime": "openvino"}, "no runtime called 'openvino'"),
     ({"sha256": "6" * 64}, "and '666.* on the board"),
     ({"sha256": None}, "and None on the board"),
@@ -185,9 +185,9 @@ def test_what_ran_on_an_emulator_is_no_measurement():
     ({"latencies_s": [[0]], "processes": [1]}, "must be positive"),
     ({"latencies_s": [[float("nan")]], "processes": [1]}, "must be finite"),
     ({"latencies_s": [["0.01"]], "processes": [1]}, "latencies_s must be of type float, got '0.01'"),
-    ({"latencies_s": [], "processes": []}, "there must be latencies"),
+    ({"latencies_s": [], "processes": []}, "at least one is needed"),
     ({"latencies_s": 3}, "not iterable"),
-    ({"processes": [1]}, "it has 2 rounds, its processes 1"),
+    ({"processes": [1]}, "it has 2 rounds, but its processes have 1"),
     ({"warmup_s": [float("inf")]}, "warmup_s must be finite"),
     ({"load_s": -1.0}, "load_s must not be negative"),
     ({"peak_bytes": True}, "peak_bytes must be of type int"),
@@ -201,14 +201,14 @@ def test_what_ran_on_an_emulator_is_no_measurement():
     ({"provenance": "measured", "runtime": "null"}, "no runtime called 'null'"),
 ])
 def test_results_that_are_none_are_refused(change, message):
-    with pytest.raises(MeasureError, match=f"(?s)pi sent a result for .* that is none: .*{message}"):
+    with pytest.raises(MeasureError, match=f"(?s)pi sent an invalid result for .*: .*{message}"):
         answers()({**ROW, **change})
 
 
 def test_a_board_that_is_measured_names_no_session_and_device_of_its_own():
     row = {"kind": "session", "schema": 1, "session": "20260801T120000-abcdef", "profile": {"name": "full"},
            "device": dataclasses.asdict(DEVICE), "commit": "another"}
-    with pytest.raises(MeasureError, match=r"pi says .*no session was asked for"):
+    with pytest.raises(MeasureError, match=r"pi sent .*a session row is not expected here"):
         answers()(row)
 
 
@@ -220,14 +220,14 @@ def test_a_field_that_is_missing_is_named():
 def test_an_entry_is_answered_once():
     told = answers()
     told(ROW)
-    with pytest.raises(MeasureError, match="was answered already"):
+    with pytest.raises(MeasureError, match="was already measured"):
         told(ROW)
 
 
 @pytest.mark.parametrize("change", [{"part": -1}, {"part": "1"}, {"part": True}, {"fraction": float("nan")},
                                     {"fraction": None}])
 def test_progress_that_cannot_be_is_refused(change):
-    with pytest.raises(MeasureError, match="pi says how far it is, but"):
+    with pytest.raises(MeasureError, match="pi sent invalid progress"):
         answers()({"kind": "progress", "part": 1, "fraction": 0.5, **change})
 
 
@@ -239,7 +239,7 @@ def test_progress_is_a_part_and_a_fraction():
 @pytest.mark.parametrize("line", [b"hello", b"[]", b"{}", b'{"kind": "shell"}', b'{"kind": "done", "kind": "result"}',
                                   b'{"kind": "progress", "fraction": NaN}', b"\xff\xfe", b"[" * 10**5])
 def test_lines_that_are_no_rows_are_refused(line):
-    with pytest.raises(MeasureError, match=r"pi says .* which is no answer of the probe"):
+    with pytest.raises(MeasureError, match=r"pi sent .* which is not valid output of the probe"):
         list(read_rows(io.BytesIO(line + b"\n"), "pi"))
 
 
@@ -253,7 +253,7 @@ def test_lines_beyond_the_limits_are_refused(monkeypatch):
     line = json.dumps({"kind": "done", "x": "x" * 50}).encode() + b"\n"
     assert len(list(read_rows(io.BytesIO(line * 2), "pi"))) == 2
     for text in (line * 3, b"x" * 101, b"x" * 10**6):
-        with pytest.raises(MeasureError, match=r"pi says .* \(th.* than \d+ bytes"):
+        with pytest.raises(MeasureError, match=r"pi sent .* \(the .* than \d+ bytes"):
             list(read_rows(io.BytesIO(text), "pi"))
 
 
