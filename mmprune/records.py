@@ -363,7 +363,7 @@ class Measurement:
         _require(self.threads >= 1 and self.batch >= 1, "threads and batch must be at least 1")
         samples = [s for r in self.latencies_s for s in r]
         _require(bool(samples) and all(math.isfinite(s) and s > 0 for s in samples),
-                 f"{self.artifact}: there must be latencies, all positive and finite")
+                 f"{self.artifact}: latencies must be positive and finite, and at least one is needed")
         rounds = len(self.latencies_s)
         _require(all(0 <= i < rounds for i in self.throttled_rounds),
                  f"{self.artifact}: throttled rounds {self.throttled_rounds}, but there are {rounds} rounds")

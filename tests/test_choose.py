@@ -217,7 +217,7 @@ def test_a_family_that_does_not_say_how_images_were_prepared_is_not_deployed(tmp
     manifest = folder.read_manifest(tmp_path)
     folder.write_manifest(tmp_path, dataclasses.replace(manifest, source=dataclasses.replace(manifest.source,
                                                                                              preprocess=None)))
-    with pytest.raises(DeployError, match="how the loaders prepared their images is not known"):
+    with pytest.raises(DeployError, match="the preprocessing of the loaders is unknown"):
         deploy(tmp_path, choose(points, Budget()), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -237,7 +237,7 @@ def test_a_deployment_is_whole_or_absent(tmp_path, points):
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.part").exists()
     model.write_bytes(b"dense-0001 onnx")
     deploy(tmp_path, chosen, tmp_path / "out")
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="already exists"):
         deploy(tmp_path, chosen, tmp_path / "out")
 
 

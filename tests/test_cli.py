@@ -171,10 +171,10 @@ def test_what_users_get_wrong(toy, tmp_path):
     fails(1, f"no calibration images at {tmp_path}: give a folder of images",
           *build("--model", MODEL, "--precision", "int8", "--calibration", tmp_path))
     fails(2, "no precision called 'int4' (choose from fp32", *build("--model", MODEL, "--precision", "int4"))
-    fails(2, "--precision fp16 is none of these formats' (onnx: fp32",
+    fails(2, "--precision fp16 is not available for these formats (onnx: fp32",
           *build("--formats", "onnx", "--precision", "fp16"))
     fails(2, "nan is not a finite number above zero", *build("--lr", "nan"))
-    fails(2, "--formats onnx-fp32 has its precision in its name",
+    fails(2, "--formats onnx-fp32 includes a precision",
           *build("--formats", "onnx-fp32", "--precision", "int8"))
     assert not (out / "manifest.json").exists()
 
@@ -189,7 +189,7 @@ def test_precision_is_of_the_formats_named_too():
 
 def test_without_nncf_openvino_int8_is_a_note_unless_it_was_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "nncf", None)
-    note = "note: no openvino-int8 files: they need the package nncf: pip install nncf\n"
+    note = "note: openvino-int8 files are not made: they need the package nncf; run pip install nncf\n"
     usual, both = ("onnx-fp32", "openvino"), ("fp32", "int8")
     for words in ((), ("onnx", "openvino")):
         assert format_names(usual, words, both) == ("onnx-fp32", "onnx-int8", "openvino-fp32")
@@ -217,7 +217,7 @@ def test_a_file_that_cannot_be_made_costs_itself(toy, tmp_path, monkeypatch):
     last = done.stderr.splitlines()[-3:]
     assert last[0].startswith("Error: dense-") and ", min-magnitude-" in last[0]
     assert "/openvino-fp16: IndexError in exporters/to_openvino.py, line " in last[0]
-    assert last[1] == "TensorRT of JetPack 6.2 would not build these files; they are left out:"
+    assert last[1] == "TensorRT of JetPack 6.2 cannot build these files; they are left out:"
     assert last[2].startswith("min-magnitude-") and last[2].endswith("/tensorrt-fp16: no such operator")
     assert done.stderr.count("IndexError") == 1 and "Traceback" not in done.stderr
     assert "\nmin" in done.stdout and "report.md" in done.stdout
@@ -251,7 +251,7 @@ def test_blocks_are_taken_where_only_int8_of_mmrt_is_asked_for(toy, tmp_path, fo
 
 
 def test_another_run_in_the_same_folder(small, toy):
-    fails(1, "holds another family (spec.seed: 0 there, 1 asked", *arguments(toy, small, "--seed", "1"))
+    fails(1, "holds another family (spec.seed: 0 in the folder, 1 requested", *arguments(toy, small, "--seed", "1"))
 
 
 def test_a_pickle_that_is_more_than_weights(toy, tmp_path):

@@ -163,9 +163,9 @@ def test_another_command_is_refused_and_told_what_differs(tmp_path):
     build_family(make_baseline, REQUEST, tmp_path, Resources())
     before = contents(tmp_path)
     longer = make_recipe("default", epochs=3, batch_size=16)
-    for other, words in ((replace(REQUEST, seed=1), "spec.seed: 0 there, 1 asked"),
-                         (replace(REQUEST, recipe=longer), "spec.recipe.epochs: 2 there, 3 asked"),
-                         (replace(REQUEST, pattern="2:4"), 'spec.pattern: "unstructured" there')):
+    for other, words in ((replace(REQUEST, seed=1), "spec.seed: 0 in the folder, 1 requested"),
+                         (replace(REQUEST, recipe=longer), "spec.recipe.epochs: 2 in the folder, 3 requested"),
+                         (replace(REQUEST, pattern="2:4"), 'spec.pattern: "unstructured" in the folder')):
         with pytest.raises(folder.FolderError, match=words):
             build_family(make_baseline, other, tmp_path, Resources())
     with pytest.raises(folder.FolderError, match="weights_sha256"):
@@ -308,7 +308,7 @@ def test_a_family_of_other_images_is_another_and_only_what_differs_is_named(tmp_
     before, now = (plan_family(make_baseline(), request) for request in asked)
     claim(tmp_path, before)
     assert claim(tmp_path, before) == before == folder.read_manifest(tmp_path)
-    words = r'another family \(preprocess.crop_mode: "center" there, "squash" asked\);'
+    words = r'another family \(preprocess.crop_mode: "center" in the folder, "squash" requested\);'
     with pytest.raises(folder.FolderError, match=words):
         claim(tmp_path, now)
 

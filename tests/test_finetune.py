@@ -138,7 +138,7 @@ def test_accuracy_counts():
             return torch.tensor([[0.0, 1.0, 0.0]]).expand(len(x), 3)
 
     assert accuracy(Constant(), ToySplit(30, 0)) == 1 / 3
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError, match="without images"):
         accuracy(Constant(), ToySplit(0, 0))
 
 

@@ -216,6 +216,6 @@ def test_zeros_that_are_lost_in_mmrt_are_counted_there_and_said(tmp_path):
     artifact = export_one(subject_of(tmp_path, replace(dense, sparsity=0.6), model, layers), "mmrt", "fp32")
     assert artifact.layer_sparsity["a.weight"] == pytest.approx(union) == artifact.layer_sparsity["b.weight"] < 0.4
     (said,) = lost_zeros([artifact, artifact])
-    assert "zeros were asked for in the branches" in said and f"{union:.1%} are left in what mmrt runs" in said
+    assert "zeros in the branches" in said and f"{union:.1%} are left in the merged weights" in said
     assert "1 more files" in said
     assert Path(tmp_path / artifact.path).is_file()

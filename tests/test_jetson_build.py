@@ -91,7 +91,7 @@ def test_the_bundle_is_whole_and_says_every_command(family, tmp_path):
     assert told.returncode == 0, told.stderr
     for entry in job["entries"]:
         assert told.stdout.count(f"--onnx=./{entry['path']}") == 6, "three rebuilds, with and without sparse tactics"
-    assert "--sparsity=force" not in told.stdout and "this is no Jetson Orin" in told.stdout
+    assert "--sparsity=force" not in told.stdout and "this is not a Jetson Orin" in told.stdout
 
 
 def test_what_is_known_of_the_files_is_said(family):

@@ -152,7 +152,7 @@ REFUSED = {  # nodes, shape of x, constants, opset, what the sentence says
     "two images transposed": ([("ConvTranspose", ["x", "w"], "y", {})], TWO_IMAGES, {"w": noise(4, 4, 1, 1)}, 17,
                               "ConvTranspose_y.*one image"),
     "steps back": ([("Slice", ["x", "e", "s", "a", "b"], "y", {})], TOKENS,
-                   {"e": [-1], "s": [-9], "a": [2], "b": [-1]}, 17, "step of -1"),
+                   {"e": [-1], "s": [-9], "a": [2], "b": [-1]}, 17, "step -1"),
     "reflection": ([("Pad", ["x", "p"], "y", {"mode": "reflect"})], TOKENS, {"p": [0, 0, 1, 0, 0, 1]}, 17, "reflect"),
     "cutting": ([("Pad", ["x", "p"], "y", {})], TOKENS, {"p": [0, 0, -1, 0, 0, 0]}, 17, "negative padding"),
     "a window that starts behind": (

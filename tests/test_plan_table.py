@@ -32,4 +32,4 @@ def test_totals_are_of_every_pattern_the_rows_of_the_asked_one():
 
 def test_strategies_that_become_one_model_are_named():
     assert [" ".join(row) for row in lines("unstructured")[-2:]] == ["(sparsities in percent)",
-                                                                    "under 2:4 the same model: mid = max"]
+                                                                    "the same model with 2:4: mid = max"]

@@ -62,5 +62,5 @@ def test_bad_files_are_named(tmp_path, text, words):
 
 
 def test_a_glob_that_matches_nothing_is_an_error():
-    with pytest.raises(ValueError, match=r"\[layers\] 'bodi\.0' matches nothing .*; did you mean 'body\.0'"):
+    with pytest.raises(ValueError, match=r"\[layers\] 'bodi\.0' matches no layer .*; did you mean 'body\.0'"):
         find_ranges("x", LAYERS, {"layers": {"bodi.0": [0.1, 0.2]}})

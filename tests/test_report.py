@@ -26,7 +26,7 @@ def test_the_report_has_what_was_asked_what_came_out_and_what_it_costs(family):
                  "| uniform, f32 | onnxruntime | 50.0 | 88.00 | 8.00 | 9.60 | - | 0.800 | 0.800 to 0.800 "
                  "| faster | 200 |",
                  "- governor: performance", "![Accuracy against latency, download and memory](front.png)",
-                 "- 2 of 2 have too few samples for p99: 100 where 662 are needed"):
+                 "- 2 of 2 have too few samples for p99: 100, but 662 are needed"):
         assert line in text
     assert "800 train, 100 validation, 100 test images" in text and "mmprune build" in text
     assert (family / "front.png").is_file()
@@ -73,7 +73,7 @@ def test_failures_are_told(family):
 def test_a_family_without_measurements_has_a_report_too(family):
     (family / folder.MEASUREMENTS).unlink()
     text = write_report(family).read_text()
-    assert "None yet: nothing was measured" in text and "| dense | 0.0 | 90.00 | - |" in text
+    assert f"None yet: {family} has no measurements yet" in text and "| dense | 0.0 | 90.00 | - |" in text
     assert not (family / "front.png").exists()
 
 

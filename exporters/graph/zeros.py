@@ -61,7 +61,7 @@ def _replace_initializers(graph: onnx.GraphProto, placed: Mapping[str, np.ndarra
     """Store the named arrays and drop what nothing reads any more.
 
     raw  by node (its first output): the names it reads that were not replaced. Where such a name is now a layer's (the
-         parameter is also read by something that is no product), the old constant becomes "<name>.raw".
+         parameter is also read by something other than a product), the old constant becomes "<name>.raw".
     """
     for initializer in graph.initializer:
         if initializer.name in placed:

@@ -27,7 +27,7 @@ def find_factory(model: str) -> Callable[..., Any]:
     file, _, name = model.rpartition(":") if ".py:" in model else (model, "", "")
     path = Path(file).expanduser()
     if not path.is_file():
-        raise FactoryError(f"there is no file {path} (from --model {model!r})")
+        raise FactoryError(f"there is no file {path} (named in the model {model!r})")
     if not name:
         example = (functions(path) or ["factory"])[0]
         raise FactoryError(f"name the function in {path} that returns the model, such as {path}:{example}")
