@@ -115,7 +115,7 @@ def _answer(pipe: Connection, workers: dict[Connection, tuple[Any, Any]], queue:
         kind, value = pipe.recv()
     except EOFError:
         process.join()
-        raise WorkerError(f"a worker process ended with {process.exitcode}"
+        raise WorkerError(f"a worker process ended with exit status {process.exitcode}"
                           + (" (killed: out of memory? try a lower --jobs)" if process.exitcode == -9 else "")
                           + "; finished work is kept, run the same command again to continue") from None
     if kind == "tick":

@@ -25,10 +25,10 @@ def test_a_process_that_dies_costs_its_task_where_that_is_asked():
     tasks = ["dies", "good", "bad", "dies"]
     run_tasks(setup, work, tasks, Processes(2, survive=True), lambda *row: told.append(row))
     ended = sorted((task, str(word).partition(";")[0]) for task, share, word in told if share == 1.0)
-    assert ended == [("bad", "ready, but bad failed"), ("dies", "a worker process ended with 7"),
-                     ("dies", "a worker process ended with 7"), ("good", "None")]
+    assert ended == [("bad", "ready, but bad failed"), ("dies", "a worker process ended with exit status 7"),
+                     ("dies", "a worker process ended with exit status 7"), ("good", "None")]
     assert ("good", 0.5, "half") in told
-    with pytest.raises(WorkerError, match="a worker process ended with 7; finished work is kept"):
+    with pytest.raises(WorkerError, match="a worker process ended with exit status 7; finished work is kept"):
         run_tasks(setup, work, ["dies", "good"], Processes(2), lambda *_: None)
 
 
