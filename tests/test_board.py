@@ -138,7 +138,7 @@ def test_emulated_pi_4_is_no_pi_5_and_nothing_stays_there(family, tmp_path_facto
     root, artifacts = family
     with boards.board(boards.disk(tmp_path_factory), "pi4") as config:
         for target, why in (("raspberry-pi-5", "its name is 'Raspberry Pi 4 Model B Rev 1.4'"),
-                            ("x86", "its processor is aarch64, x86 has x86_64")):
-            with pytest.raises(MeasureError, match=f"pi is no {target}: {why}"):
+                            ("x86", "its processor is aarch64, but x86 has x86_64")):
+            with pytest.raises(MeasureError, match=f"pi is not a {target}: {why}"):
                 measure(root, artifacts, target, TINY, Options(host="pi", ssh_config=str(config)))
         assert there(config, "ls /tmp") == ""
