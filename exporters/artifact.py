@@ -1,6 +1,5 @@
 """The last step of every export: check the finished files, measure their sizes, and write the record."""
 
-import hashlib
 import lzma
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -45,7 +44,7 @@ def finish(given: ExportInput, made: Made, run: Run) -> Artifact:
     files = tuple(path.relative_to(given.root).as_posix() for path in made.files)
     artifact = Artifact(
         id=name, variant=given.variant.id, format=made.format, precision=made.precision, path=files[0], files=files,
-        file_bytes=file_bytes(made.files), sha256=sha256(made.files),
+        file_bytes=file_bytes(made.files), sha256=folder.files_sha256(made.files),
         download_bytes=download_bytes(made.files) if made.download_bytes is None else made.download_bytes,
         max_abs_difference=agreement.max_abs_difference, top1_agreement=agreement.top1_agreement,
         accuracy=agreement.accuracy, layer_sparsity=made.layer_sparsity, notes=made.notes, warnings=made.warnings,
@@ -74,7 +73,7 @@ def read_finished(root: Path, variant: str, format: str, precision: str) -> Arti
         return None
     artifact = folder.read_record(Artifact, record)
     paths = [root / file for file in artifact.files]
-    whole = all(path.is_file() for path in paths) and sha256(paths) == artifact.sha256
+    whole = all(path.is_file() for path in paths) and folder.files_sha256(paths) == artifact.sha256
     return artifact if whole else None
 
 
@@ -108,13 +107,3 @@ def download_bytes(files: Sequence[Path]) -> int:
 
 def file_bytes(files: Sequence[Path]) -> int:
     return sum(path.stat().st_size for path in files)
-
-
-def sha256(files: Sequence[Path]) -> str:
-    """SHA-256 over the contents of the files in the given order."""
-    digest = hashlib.sha256()
-    for path in files:
-        with open(path, "rb") as f:
-            while block := f.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()

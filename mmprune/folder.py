@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,8 +71,12 @@ def read_json(path: Path) -> Any:
 
 def read_record(cls: type[T], path: Path) -> T:
     """The record in a file. FolderError if the file is missing, damaged or holds something else."""
+    return _record(cls, read_json(path), path)
+
+
+def _record(cls: type[T], row: Any, path: Path) -> T:
     try:
-        return from_json(cls, read_json(path))
+        return from_json(cls, row)
     except ValueError as err:
         raise FolderError(f"{path} does not have this mmprune's format ({err}); delete it and run the same command "
                           "again") from err
@@ -91,7 +95,7 @@ def read_manifest(root: Path) -> Manifest:
     if schema != MANIFEST_SCHEMA:
         raise FolderError(f"{root} holds a family of schema {schema}, but this mmprune reads schema {MANIFEST_SCHEMA}: "
                           "build it again in another folder")
-    return read_record(Manifest, root / MANIFEST)
+    return _record(Manifest, row, root / MANIFEST)
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
@@ -134,15 +138,23 @@ def write_artifact(root: Path, artifact: Artifact) -> None:
     write_json(artifact_record(root, artifact.variant, artifact.format, artifact.precision), asdict(artifact))
 
 
+def files_sha256(files: Iterable[Path]) -> str:
+    """SHA-256 of the concatenated contents, in the given order. OSError for a file that cannot be read."""
+    digest = hashlib.sha256()
+    for path in files:
+        with open(path, "rb") as f:
+            while block := f.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def check_files(root: Path, artifact: Artifact) -> None:
     """FolderError where the artifact's files are not here, or are not those that were verified."""
-    digest = hashlib.sha256()
-    for name in artifact.files:
-        try:
-            digest.update((root / name).read_bytes())
-        except OSError as err:
-            raise FolderError(f"{artifact.id}: cannot read {root / name} ({err.strerror}): export it again") from err
-    if digest.hexdigest() != artifact.sha256:
+    try:
+        digest = files_sha256([root / name for name in artifact.files])
+    except OSError as err:
+        raise FolderError(f"{artifact.id}: cannot read {err.filename} ({err.strerror}): export it again") from err
+    if digest != artifact.sha256:
         raise FolderError(f"{artifact.id}: its files are not those that were checked: export it again")
 
 

@@ -19,9 +19,9 @@ from mmprune.models.outputs import answer_with_logits
 from mmprune.patterns import check_pattern, make_masks
 from mmprune.progress import bars, say_notes, say_warnings
 from mmprune.ranges import check_overrides, find_ranges
-from mmprune.recipes import NOTES, make_recipe
+from mmprune.recipes import make_recipe, notes_of
 from mmprune.records import LabelledData, Preprocess, Source
-from mmprune.scores import SCORES
+from mmprune.scores import scores_named
 from mmprune.strategies import plan
 from mmprune.workflow import check_device
 
@@ -52,8 +52,7 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
     """
     check_device(device)
     facts = loader_facts(train, val, test)
-    own = config_of(model)
-    name = str(own.get("architecture") or type(model).__name__)
+    name = _name(model)
     adopted, spec, notes = adopt(model, name, facts.input_shape)
     if facts.highest_label >= spec.num_classes:
         raise DataError(f"the loaders have labels up to {facts.highest_label}, but the model has only "
@@ -64,11 +63,10 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
     say_warnings(near_guessing(adopted, splits[1], device))
     data = LabelledData("", facts.sha256, facts.classes, labels_of(facts.classes, spec.num_classes), "loader")
     source = Source(spec, preprocess or preprocess_of_loader(test, facts.input_shape), data)
-    scores = tuple(SCORES) if score == "all" else (score,)
     how = make_recipe(recipe, epochs, lr, None, qat)
-    say_notes(NOTES[known] for known in NOTES if known == how.name)
+    say_notes(notes_of(how))
     named = (strategies,) if isinstance(strategies, str) else tuple(strategies)
-    request = Request(how, scores, named, check_pattern(pattern), seed, check_overrides(ranges or {}),
+    request = Request(how, scores_named(score), named, check_pattern(pattern), seed, check_overrides(ranges or {}),
                       name, source)
     root = Path(out)
     with bars(quiet) as progress:
@@ -83,16 +81,19 @@ def masks(model: nn.Module, strategy: str = "mid", *, pattern: str = "unstructur
     input_shape  (1, C, H, W) or (C, H, W); None: that of a timm model's own description
     ValueError for an unknown strategy or pattern, or an unknown input shape.
     """
-    config = config_of(model)
-    shape = tuple(input_shape or config.get("input_size") or ())
+    shape = tuple(input_shape or config_of(model).get("input_size") or ())
     if len(shape) not in (3, 4):
         raise ValueError(f"input_shape: {type(model).__name__} does not state its input size; give (1, C, H, W)")
     layers = find_layers(answer_with_logits(copy.deepcopy(model).eval()), (1, *shape[-3:]))
-    name = str(config.get("architecture") or type(model).__name__)
-    (chosen,) = plan((strategy,), layers, find_ranges(name, layers, check_overrides(ranges or {})))
+    (chosen,) = plan((strategy,), layers, find_ranges(_name(model), layers, check_overrides(ranges or {})))
     weights = dict(model.named_parameters())
     magnitudes = {layer.name: weights[layer.name].detach().abs() for layer in layers}
     return make_masks(magnitudes, chosen.sparsity, check_pattern(pattern), {x.name: x.kind for x in layers})
+
+
+def _name(model: nn.Module) -> str:
+    """timm's name of the model, else its class; it selects the preset of ranges."""
+    return str(config_of(model).get("architecture") or type(model).__name__)
 
 
 def open_family(root: str | Path) -> Family:

@@ -166,14 +166,9 @@ class Family:
 
     def report(self) -> Path:
         """Write report.md and front.png. Without measurements: write the rest of the report, then raise PointsError."""
-        from mmprune.results.report import write_report
+        from mmprune.results.report import report_points
 
-        try:
-            points = self.points
-        except PointsError:
-            write_report(self.root)
-            raise
-        return write_report(self.root, points)
+        return report_points(self.root)[0]
 
     def rows(self) -> list[tuple[str, ...]]:
         """The header and rows of a table of the measurements, or of the variants if nothing was measured."""
@@ -187,9 +182,8 @@ class Family:
 
     def _repr_html_(self) -> str:
         """The table as HTML for notebooks."""
-        lines = ("".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-                 for i, row in enumerate(self.rows()) for tag in ("td" if i else "th",))
-        body = "".join(f"<tr>{line}</tr>" for line in lines)
+        head, *rows = self.rows()
+        body = "".join([_html_row("th", head), *(_html_row("td", row) for row in rows)])
         return f"<p>Family of {len(self)} models in <code>{html.escape(str(self.root))}</code></p><table>{body}</table>"
 
 
@@ -259,6 +253,10 @@ class Chosen:
 
     def __repr__(self) -> str:
         return describe(self.choice)
+
+
+def _html_row(tag: str, cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
 def mib(value: float | None) -> int | None:

@@ -15,11 +15,14 @@ RECIPES: dict[str, Recipe] = {
     "paper": Recipe("paper", lr=5e-5, epochs=20, batch_size=64, linear_decay=False, distill=0.0, patience=3,
                     renew_statistics=False, optimizer="adam"),
 }
-
-
 NOTES = {"paper": "recipe paper: interp-50 is the same model as mid, so only nine of the ten differ; on VGG-11 and "
                   "ResNet-18 all layers are shifted towards a total sparsity of 90 %, out of their ranges, as in the "
                   "authors' code"}
+
+
+def notes_of(recipe: Recipe) -> tuple[str, ...]:
+    """What a user should know about the recipe, () if nothing."""
+    return (NOTES[recipe.name],) if recipe.name in NOTES else ()
 
 
 def make_recipe(name: str, epochs: int | None = None, lr: float | None = None, batch_size: int | None = None,

@@ -32,7 +32,14 @@ SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gradient": gradient,
     "product": product,
 }
+ALL = "all"  # names all of them
 NEEDS_GRADIENT = tuple(name for name in SCORES if name != "magnitude")
+
+
+def scores_named(name: str) -> tuple[str, ...]:
+    """The score of a name, or all of them for "all". ValueError for another name."""
+    pick("score", name, (*SCORES, ALL))
+    return tuple(SCORES) if name == ALL else (name,)
 
 
 def make_scores(score: str, weights: dict[str, Tensor], gradients: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,13 +17,12 @@ from mmprune.choices import pick
 from mmprune.handles import Family
 from mmprune.models.named import Named
 from mmprune.progress import Progress, say_errors, say_loading, say_notes, say_warnings, shown
-from mmprune.recipes import NOTES, RECIPES, Recipe
+from mmprune.recipes import RECIPES, Recipe, notes_of
 from mmprune.records import Manifest, Source
-from mmprune.scores import SCORES
+from mmprune.scores import scores_named
 from mmprune.strategies import STRATEGIES
 from targets.on_device.jetpacks import DEFAULT
 
-ALL = "all"  # all scores
 AUTO = "auto"  # the pattern that is fastest on the target
 
 
@@ -55,7 +54,7 @@ class BuildOptions:
         targets.load(self.target)
         tensorrt_of(self.jetpack)
         check_names(self.formats, self.precisions)
-        pick("score", self.score, (*SCORES, ALL))
+        scores_named(self.score)
         for name in self.strategies:
             pick("strategy", name, STRATEGIES)
 
@@ -128,7 +127,7 @@ def plan(source: Named, recipe: Recipe, strategies: tuple[str, ...] = (), patter
     opened = open_model(named.model or "", str(named.weights) if named.weights else None,
                         describe_data(named.data) if named.data else None, named.options)
     say_notes(opened.notes)
-    say_notes(NOTES[name] for name in NOTES if name == recipe.name)
+    say_notes(notes_of(recipe))
     none = LoaderSplit(())
     request = Request(recipe, ("magnitude",), strategies, pattern, source.seed,
                       read_overrides(ranges) if ranges else {}, opened.spec.model)
@@ -151,11 +150,10 @@ def _request(options: BuildOptions, model: str, source: Source, pattern: str) ->
     from mmprune.patterns import check_pattern
     from mmprune.ranges import read_overrides
 
-    scores = tuple(SCORES) if options.score == ALL else (options.score,)
     overrides = read_overrides(options.ranges) if options.ranges else {}
-    say_notes(NOTES[name] for name in NOTES if name == options.recipe.name)
-    return Request(options.recipe, scores, options.strategies, check_pattern(pattern), options.source.seed, overrides,
-                   model, source, options.command)
+    say_notes(notes_of(options.recipe))
+    return Request(options.recipe, scores_named(options.score), options.strategies, check_pattern(pattern),
+                   options.source.seed, overrides, model, source, options.command)
 
 
 def _calibration(path: Path | None, wanted: tuple[tuple[str, str], ...], preprocess: Any) -> Any:

@@ -20,7 +20,7 @@ from toys import INPUT_SHAPE, SmallNet
 
 import exporters
 from exporters import FORMATS, ExportError, load, run, to_onnx
-from exporters.artifact import download_bytes, read_finished, sha256
+from exporters.artifact import download_bytes, read_finished
 from exporters.graph import remove_channels
 from exporters.mmrt import download as mmrt_download
 from exporters.run import export_one, export_variants
@@ -45,7 +45,7 @@ def test_every_format_keeps_the_contract(format, precision, tmp_path):
     assert artifact.file_bytes == sum(f.stat().st_size for f in files) > 0
     packed = len(mmrt_download.pack(files[0].read_bytes())) if format == "mmrt" else download_bytes(files)
     assert artifact.download_bytes == packed > 0
-    assert artifact.sha256 == sha256(files)
+    assert artifact.sha256 == folder.files_sha256(files)
     assert artifact.top1_agreement == 1.0
     assert artifact.accuracy == (given.logits.argmax(1) == given.labels).mean()
     state = given.model.state_dict()
@@ -66,7 +66,7 @@ def test_a_second_export_does_nothing_and_a_cut_off_file_is_made_again(format, p
     assert path.stat().st_mtime_ns == stamp
     path.write_bytes(path.read_bytes()[:-100])
     again = export_one(given, format, precision)
-    assert again.sha256 == sha256([tmp_path / f for f in again.files])
+    assert again.sha256 == folder.files_sha256([tmp_path / f for f in again.files])
     assert again.max_abs_difference == first.max_abs_difference
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from mmprune.workflow import BuildOptions
 
 
-
 def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
     try:
         return tuple(float(part) for part in text.split(",")) if text else None

@@ -91,7 +91,7 @@ def build(quiet: bool, **words: Any) -> None:
     if family.bundled:
         click.echo(what_to_do(family.root, options.target, family.bundled))
     elif family.artifacts:
-        _report(family)
+        _report(family.root)
     if family.failed:
         _fail("\n".join(family.failed), 1)
 
@@ -120,7 +120,7 @@ def bench(family: Path, target: str | None, fleet: Path | None, quiet: bool, **w
     opened = Family(family)
     with bars(quiet) as progress:
         measure_on(family, opened.artifacts, where, arguments.measuring(words, again=True), progress)
-    _report(opened)
+    _report(family)
 
 
 @cli.command(epilog="Example: mmprune bundle mmprune-out --target raspberry-pi-5")
@@ -145,7 +145,7 @@ def import_(family: Path, results: Path) -> None:
     from mmprune.handles import Family
 
     click.echo(Family(family).import_results(results))
-    _report(Family(family))
+    _report(family)
 
 
 @cli.command(epilog="Example: mmprune choose mmprune-out --max-latency-ms 12 --min-accuracy 0.9 --out deploy")
@@ -181,10 +181,8 @@ def choose(family: Path, out: Path | None, **words: Any) -> None:
 @click.argument("family", type=OUT)
 def report(family: Path) -> None:
     """Write report.md and front.png from what was measured."""
-    from mmprune.handles import Family
-
     say_loading("matplotlib")
-    _report(Family(family))
+    _report(family)
 
 
 @cli.command(epilog="Example: mmprune strategies --model resnet18 --num-classes 10 --img-size 64")
@@ -249,10 +247,11 @@ def doctor() -> None:
         _fail("mmprune build does not run here; see the lines marked MISSING", 1)
 
 
-def _report(family: Any) -> None:
+def _report(root: Path) -> None:
     """Write report and plot, and print the table."""
+    from mmprune.results.report import report_points
     from mmprune.results.table import table
 
-    path = family.report()
-    click.echo(table(family.points))
+    path, points = report_points(root)
+    click.echo(table(points))
     click.echo(f"\nreport: {path}\nfront:  {path.with_name('front.png')}")

@@ -10,7 +10,7 @@ import click
 from exporters.int8.settings import METHODS
 from mmprune.choices import pick
 from mmprune.recipes import RECIPES
-from mmprune.scores import SCORES
+from mmprune.scores import ALL, SCORES
 from targets.jobs import PROFILES, Profile
 from targets.on_device.jetpacks import DEFAULT
 
@@ -121,7 +121,7 @@ def model_options(command: Command) -> Command:
 def build_options(command: Command) -> Command:
     """How a family is trained, exported and measured."""
     return _add(command, [
-        click.option("--score", **one_of("score", *SCORES, "all"), default="magnitude",
+        click.option("--score", **one_of("score", *SCORES, ALL), default="magnitude",
                      show_default=True, help="How the weights of a layer are ranked."),
         click.option("--pattern", **one_of("pattern", "auto", *PATTERNS), default="auto", show_default=True,
                      help="Which weights are zeroed together; auto takes what is fastest on the target."),

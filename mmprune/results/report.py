@@ -33,6 +33,17 @@ core, and what the hypervisor took) are left out. If fewer than a quarter of the
 tenths contradict each other, the verdict is "too busy to tell". p50, p90 and p99 use all samples."""
 
 
+def report_points(root: Path) -> tuple[Path, list[Point]]:
+    """Write report.md and front.png; (report.md, the points in it). Without measurements the report has only the other
+    sections, and PointsError is raised."""
+    try:
+        points = read_points(root)
+    except PointsError:
+        write_report(root)
+        raise
+    return write_report(root, points), points
+
+
 def write_report(root: Path, points: Sequence[Point] | None = None) -> Path:
     """Write report.md, and front.png if there are measurements; without any, the report has only the other sections.
 
