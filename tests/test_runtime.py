@@ -151,6 +151,15 @@ def test_the_benchmark_program(built, model_file):
     assert "p50" in done.stdout
 
 
+def test_the_benchmark_program_s_json(built, model_file, tmp_path):
+    path = shutil.copy(model_file, tmp_path / r'a "quoted" \ name.mmrt')
+    done = subprocess.run([built / "mmrt-bench", path, "--runs", "2", "--profile", "--json"], capture_output=True,
+                          text=True, check=True)
+    record = json.loads(done.stdout)
+    assert record["file"] == str(path) and record["min_s"] <= record["p50_s"] <= record["p90_s"]
+    assert [step["op"] for step in record["steps"]].count("LINEAR") == 2
+
+
 def kernels_measured(built, **settings) -> list[dict]:
     done = subprocess.run([built / "mmrt-bench", "--kernels", "--json"], capture_output=True, text=True, check=True,
                           env=settings)
