@@ -8,8 +8,8 @@
 
 namespace mmrt {
 
-// CPU features, one bit each. AVX512VNNI: with BW and VL, which the compiler then uses too.
-enum Feature : unsigned { AVX2 = 1, FMA = 2, F16C = 4, AVX512F = 8, NEON = 16, FP16 = 32, DOTPROD = 64, AVX512VNNI = 128, AVXVNNI = 256 };
+// CPU features that some set needs, one bit each. AVX512VNNI: with BW and VL, which the compiler then uses too.
+enum Feature : unsigned { AVX2 = 1, FMA = 2, AVX512F = 4, AVX512VNNI = 8, AVXVNNI = 16, NEON = 32, DOTPROD = 64 };
 
 unsigned cpu_features();  // of this machine, from CPUID or the kernel's auxiliary vector
 
