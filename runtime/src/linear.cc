@@ -344,7 +344,7 @@ Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads) { ret
 Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) {
     const double total = double(d.y.count) * (d.x.count / d.groups) * double(d.taps.size());
     const double density = total > 0 ? double(count_nonzeros(d.weights, int64_t(total))) / total : 0;
-    const bool column = d.y.positions == 1 && d.y.stride == 1, side_by_side = d.taps.size() == 1 && d.taps[0] == 0 && d.x.stride == 1;
+    const bool column = is_column(d.y), side_by_side = d.taps.size() == 1 && d.taps[0] == 0 && d.x.stride == 1;
     const bool sparse = d.kernel == 2 || (d.kernel == 0 && density < (column ? 0.3 : kernels.sparse.below));
     Step step = column   ? matvec_step(d, kernels, threads, sparse || !side_by_side)
                 : sparse ? sparse_step(d, kernels, threads, halo)

@@ -107,8 +107,6 @@ Lines cut(Loops loops) {
     return out;
 }
 
-const float* base(const View& view, const float* arena) { return view.constant.empty() ? arena + view.offset : view.constant.data(); }
-
 // n elements as contiguous ones: in place where they are, else through the buffer.
 const float* gather(const float* x, int64_t stride, int64_t n, float* buffer) {
     if (stride == 1) return x;
