@@ -17,7 +17,8 @@ namespace {
 
 constexpr int64_t L1_BYTES = 24 * 1024;  // of 32 KB: what one block's inputs may take
 constexpr size_t L2_BYTES = 256 * 1024;     // of 512 KB: weights beyond it are read from L3 for every panel, so panels share the reading
-constexpr int TOGETHER = 4;
+constexpr int TOGETHER = 4;  // panels, at most
+
 // Of the rows and positions that an item has written.
 void finish_halo(const std::optional<HaloDesc>& halo, float* arena, const RowRange& rows, const Panel& first, const Panel& last, int width) {
     if (halo) fill_halo(*halo, arena, rows.begin, rows.end, first.begin, last.begin + int64_t(last.vectors) * width);
