@@ -57,8 +57,8 @@ def start_user(cpu: str, files: Path, _: pytest.TempPathFactory) -> Iterator[Mac
     sysroot = Path(libc.strip()).resolve().parents[1]
 
     def run(command: str) -> subprocess.CompletedProcess:
-        *settings, program = re.match(r"((?:\w+=\S+ )*)(.*)", command).groups()
-        variables = [word for setting in settings[0].split() for word in ("-E", setting)]
+        settings, program = re.match(r"((?:\w+=\S+ )*)(.*)", command).groups()
+        variables = [word for setting in settings.split() for word in ("-E", setting)]
         return subprocess.run([QEMU, "-cpu", CPUS[cpu], "-L", sysroot, *variables, *program.split()], cwd=files,
                               capture_output=True, check=False)
 

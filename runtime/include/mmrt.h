@@ -19,7 +19,7 @@ typedef struct mmrt_model mmrt_model;
 enum mmrt_error {
     MMRT_OK = 0,
     MMRT_BAD_FILE = -1,     /* not a .mmrt file, or a damaged one */
-    MMRT_BAD_ARGUMENT = -2, /* an index out of range, a null pointer, a number of threads below 1 */
+    MMRT_BAD_ARGUMENT = -2, /* an index out of range, a null pointer, a number of threads outside 1 to 256 */
     MMRT_NO_MEMORY = -3,
     MMRT_FAILED = -4,    /* anything else, such as a file that cannot be opened */
     MMRT_NOT_FINITE = -5 /* uint8 files: an input, or a value to convert to an integer, is NaN or infinite */

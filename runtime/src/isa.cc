@@ -68,10 +68,8 @@ unsigned cpu_features() {
     if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) features |= AVX512VNNI;
     if (unsigned eax, ebx, ecx, edx; __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && eax & 1u << 4) features |= AVXVNNI;
 #elif defined(__aarch64__)
-    const unsigned long hwcap = getauxval(AT_HWCAP);
     features |= NEON;
-    if (hwcap & (1ul << 10)) features |= FP16;    // HWCAP_ASIMDHP
-    if (hwcap & (1ul << 20)) features |= DOTPROD;  // HWCAP_ASIMDDP
+    if (getauxval(AT_HWCAP) & (1ul << 20)) features |= DOTPROD;  // HWCAP_ASIMDDP
 #endif
     return features;
 }

@@ -8,8 +8,8 @@
 
 namespace mmrt {
 
-// CPU features, one bit each. AVX512VNNI: with BW and VL, which the compiler then uses too.
-enum Feature : unsigned { AVX2 = 1, FMA = 2, F16C = 4, AVX512F = 8, NEON = 16, FP16 = 32, DOTPROD = 64, AVX512VNNI = 128, AVXVNNI = 256 };
+// CPU features that some set needs, one bit each. AVX512VNNI: with BW and VL, which the compiler then uses too.
+enum Feature : unsigned { AVX2 = 1, FMA = 2, AVX512F = 4, AVX512VNNI = 8, AVXVNNI = 16, NEON = 32, DOTPROD = 64 };
 
 unsigned cpu_features();  // of this machine, from CPUID or the kernel's auxiliary vector
 
@@ -29,7 +29,7 @@ struct SparseTask {
     const int32_t* counts;    // non-zeros of each entry
     int n_rows;
     const Nonzero* nonzeros;  // of all entries, one after the other
-    const float* bias;        // set: start from the bias (or 0 where null is meant by first = true)
+    const float* bias;        // of all rows, or null for 0
     bool first, last;         // first block of inputs: start from the bias; last: add the residual, apply act
     const float* residual;    // or null
     int64_t residual_stride;
@@ -45,7 +45,7 @@ struct DenseTask {
     int vectors;              // 1 to DenseKernel::vectors
     int inputs;
     const float* weights;
-    const float* bias;
+    const float* bias;  // of these rows, or null for 0
     bool first, last;
     const float* residual;
     int64_t residual_stride;

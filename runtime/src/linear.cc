@@ -17,7 +17,8 @@ namespace {
 
 constexpr int64_t L1_BYTES = 24 * 1024;  // of 32 KB: what one block's inputs may take
 constexpr size_t L2_BYTES = 256 * 1024;     // of 512 KB: weights beyond it are read from L3 for every panel, so panels share the reading
-constexpr int TOGETHER = 4;
+constexpr int TOGETHER = 4;  // panels, at most
+
 // Of the rows and positions that an item has written.
 void finish_halo(const std::optional<HaloDesc>& halo, float* arena, const RowRange& rows, const Panel& first, const Panel& last, int width) {
     if (halo) fill_halo(*halo, arena, rows.begin, rows.end, first.begin, last.begin + int64_t(last.vectors) * width);
@@ -344,7 +345,7 @@ Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads) { ret
 Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) {
     const double total = double(d.y.count) * (d.x.count / d.groups) * double(d.taps.size());
     const double density = total > 0 ? double(count_nonzeros(d.weights, int64_t(total))) / total : 0;
-    const bool column = d.y.positions == 1 && d.y.stride == 1, side_by_side = d.taps.size() == 1 && d.taps[0] == 0 && d.x.stride == 1;
+    const bool column = is_column(d.y), side_by_side = d.taps.size() == 1 && d.taps[0] == 0 && d.x.stride == 1;
     const bool sparse = d.kernel == 2 || (d.kernel == 0 && density < (column ? 0.3 : kernels.sparse.below));
     Step step = column   ? matvec_step(d, kernels, threads, sparse || !side_by_side)
                 : sparse ? sparse_step(d, kernels, threads, halo)

@@ -16,8 +16,6 @@ int64_t batch_offset(const View& view, int64_t index) {
     return offset;
 }
 
-const float* base(const View& view, const float* arena) { return view.constant.empty() ? arena + view.offset : view.constant.data(); }
-
 // The matrices of one item; their scale is 1.
 MatmulTask task_of(const MatmulDesc& d, int item, float* arena) {
     const size_t rank = d.c.dims.size();

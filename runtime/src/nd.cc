@@ -107,8 +107,6 @@ Lines cut(Loops loops) {
     return out;
 }
 
-const float* base(const View& view, const float* arena) { return view.constant.empty() ? arena + view.offset : view.constant.data(); }
-
 // n elements as contiguous ones: in place where they are, else through the buffer.
 const float* gather(const float* x, int64_t stride, int64_t n, float* buffer) {
     if (stride == 1) return x;
@@ -160,12 +158,12 @@ Step step_of(const Kernels& kernels) {
     return step;
 }
 
-}  // namespace
-
 // One phase of a strided convolution's input. What is read beyond the last element lies in the arena or the slack behind it.
 bool is_every_second(const Lines& lines, const CopyDesc& d) {
     return lines.inner[0] == 1 && lines.inner[1] == 2 && lines.length >= 4 && lines.pieces == 1 && d.src.constant.empty();
 }
+
+}  // namespace
 
 Step make_copy(const CopyDesc& d, const Kernels& kernels, int) {
     auto lines = std::make_shared<Lines>(cut({d.dst.dims, {d.dst.strides, d.src.strides}}));

@@ -52,18 +52,23 @@ struct Act {
     float a = 0, b = 0;
 };
 
-// A strided view of the arena (base added at run time) or of constants.
+// A strided view of the arena or of constants; base() says where it begins.
 struct View {
     Array<float> constant;  // or empty
     int64_t offset = 0;     // elements from the start of the arena; unused for constants
     std::vector<int64_t> dims, strides;
 };
 
+inline const float* base(const View& view, const float* arena) { return view.constant.empty() ? arena + view.offset : view.constant.data(); }
+
 // Rows of an activation: row c, position p at offset + c * stride + p.
 struct Rows {
     int64_t offset = 0, stride = 0;
     int count = 0, positions = 0;
 };
+
+// One position, its channels side by side: exactly `count` elements are written, where other rows are written in whole vectors.
+inline bool is_column(const Rows& y) { return y.positions == 1 && y.stride == 1; }
 
 // They may share the file's memory, which stays as long as they do: steps keep what they pack of them, and not these.
 struct Weights {

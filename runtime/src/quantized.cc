@@ -21,8 +21,6 @@ constexpr int64_t USUAL_L1_BYTES = 32 * 1024;
 constexpr int64_t FEWEST_BLOCKS = 8;  // of a row in a chunk: its sums are read and written again for them
 constexpr int64_t ITEM_WORDS = 16 * 1024;  // of output: large enough to be worth a thread's while
 
-bool is_column(const Rows& y) { return y.positions == 1 && y.stride == 1; }
-
 // A column's neighbours are other channels, so it is written word by word.
 const Kernels& fitting(const Rows& y, const Kernels& kernels) {
     int count = 0;

@@ -47,7 +47,7 @@ void run(const Step& step, std::vector<float>& arena, bool finite = true) {
 }
 
 void test_activations(const Kernels& k) {
-    for (int code = 0; code <= 21; ++code) {
+    for (int code = 0; code < ACTIVATIONS; ++code) {
         const Act act{code, code == 1 ? 0.f : code == 21 ? 0.04f : 0.3f, code == 1 ? INF : code == 21 ? 130.f : 0.4f};
         const std::string name = std::string(k.name) + " activation " + std::to_string(code);
         for (int n : {1, 3, 8, 16, 21})
@@ -345,7 +345,7 @@ void test_set(const Kernels& k) {
     for (int64_t n = 1; n <= 70; ++n) check::that(k.all_finite(filled(n, 1).data(), n), std::string(k.name) + " all_finite of " + std::to_string(n));
     for (float odd : ODD) {
         for (int positions : {1, 2, 9, 40})
-            for (int kind : {0, 1}) test_pool(k, positions, kind, odd);
+            for (int kind = 0; kind < POOLINGS; ++kind) test_pool(k, positions, kind, odd);
         for (int positions : {1, 3, 17, 70})
             for (int kernel : {1, 2})
                 for (int groups : {1, 4})

@@ -1,4 +1,4 @@
+// Times every kernel of every set that runs here, or of the one that MMRT_ISA names: a line each, as JSON or for people.
 #pragma once
 
-// Times every kernel of every set that runs here, or of the one that MMRT_ISA names: a line each, as JSON or for people.
 void bench_kernels(bool json);

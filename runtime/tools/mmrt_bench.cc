@@ -220,7 +220,7 @@ int main(int argc, char** argv) {
     for (int i = -warmup; i < runs; ++i) {
         const auto began = std::chrono::steady_clock::now();
         if (mmrt_run(model, inputs.pointers.data(), outputs.pointers.data())) stop(mmrt_last_error());
-        if (i >= 0) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
+        if (i >= 0) seconds.push_back(seconds_since(began));
     }
     std::sort(seconds.begin(), seconds.end());
     const double p50 = seconds[seconds.size() / 2], p90 = seconds[seconds.size() * 9 / 10];
@@ -241,7 +241,7 @@ int main(int argc, char** argv) {
     if (json) {
         std::printf(
             "{\"file\": \"%s\", \"mmrt\": \"%s\", \"kernels\": \"%s\", \"threads\": %d, \"runs\": %d, \"p50_s\": %.9f, \"p90_s\": %.9f, \"min_s\": %.9f",
-            file.c_str(), mmrt_version(), mmrt_kernels(model), threads, runs, p50, p90, seconds.front());
+            escaped(file).c_str(), mmrt_version(), mmrt_kernels(model), threads, runs, p50, p90, seconds.front());
         if (profile) print_steps(layers, limits, threads);
         std::printf("}\n");
     } else {

@@ -14,8 +14,6 @@ int64_t whole_vectors(int64_t positions) { return (positions + OVER - 1) / OVER 
 // Behind the last element that is read or written of rows.
 int64_t end_of(const Rows& rows, int64_t positions) { return rows.offset + (rows.count - 1) * rows.stride + positions; }
 
-bool is_column(const Rows& y) { return y.positions == 1 && y.stride == 1; }
-
 }  // namespace
 
 Words::Words(const Bytes& plan, const Bytes& data) : plan_(plan), data_(data) { arena_ = number("the arena's size", 0, MOST_WORD); }
