@@ -4,6 +4,7 @@ It uses openvino.Core().read_model and openvino.save_model, because convert_mode
 """
 
 import errno
+import itertools
 import os
 import shutil
 import tempfile
@@ -66,10 +67,13 @@ def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _name_the_nameless(model: openvino.Model) -> None:
-    """Name by their place the nodes that OpenVINO numbers through the whole process: the same model, the same bytes."""
-    for place, node in enumerate(model.get_ordered_ops()):
+    """Name by their order the nodes that OpenVINO numbers through the whole process: the same model, the same bytes."""
+    nodes = model.get_ordered_ops()
+    taken = {node.get_friendly_name() for node in nodes}  # also of an earlier call, before quantization added nodes
+    fresh = (name for name in map("unnamed_{}".format, itertools.count()) if name not in taken)
+    for node in nodes:
         if node.get_friendly_name() == node.get_name():  # nobody gave it one
-            node.set_friendly_name(f"unnamed_{node.get_type_name()}_{place}")
+            node.set_friendly_name(next(fresh))
 
 
 FULL_BYTES = 2**20  # less free space than this, and the disk is what failed
