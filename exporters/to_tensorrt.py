@@ -27,7 +27,7 @@ from mmprune.records import Artifact
 
 ORIGINS = {
     "fp32": Origin(("onnx", "fp32")),
-    "fp16": Origin(("onnx", "fp32")),
+    "fp16": Origin(("onnx", "fp32"), ("onnxruntime",)),  # it has the converter
     "int8": Origin(("onnx", "fp32"), ("onnxruntime",), ("calibration",)),  # to find the ranges
 }
 LARGEST_FP16 = 65504.0

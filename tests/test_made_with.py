@@ -14,7 +14,7 @@ from mmprune import folder
 from mmprune.family import Request, Resources, build_family, load_variant, write_model
 from mmprune.recipes import make_recipe
 
-KINDS = [("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("tensorrt", "int8")]
+KINDS = [("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("tensorrt", "fp16"), ("tensorrt", "int8")]
 INT8 = ["onnx-int8", "tensorrt-int8"]
 USUAL = Int8()
 EVERY = [f"{format}-{precision}" for format, precision in KINDS]
@@ -62,7 +62,8 @@ def test_settings_make_those_anew_that_have_them(made, how, capsys):
 
 
 @pytest.mark.parametrize(("package", "stale"), [
-    ("onnxruntime", INT8), ("openvino", ["openvino-fp32"]), ("onnxsim", sorted(EVERY)), ("nncf", [])])
+    ("onnxruntime", ["onnx-int8", "tensorrt-fp16", "tensorrt-int8"]), ("openvino", ["openvino-fp32"]),
+    ("onnxsim", sorted(EVERY)), ("nncf", [])])
 def test_another_version_of_a_package_makes_anew_what_it_made(made, monkeypatch, package, stale):
     real = made_with.importlib.metadata.version
     monkeypatch.setattr(made_with.importlib.metadata, "version",
