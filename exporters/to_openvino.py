@@ -16,12 +16,11 @@ import numpy as np
 from exporters import ExportError
 from exporters.artifact import Made, artifact_path, finish
 from exporters.export_input import ExportInput
-from exporters.graph.zeros import count_zeros
 from exporters.int8 import calibration
 from exporters.int8.openvino import left_in_float, quantize
 from exporters.made_with import Origin
 from exporters.run import export_source
-from exporters.to_onnx import layer_weights, read_constants
+from exporters.to_onnx import read_constants, sparsity_after
 from mmprune.choices import pick
 from mmprune.records import Artifact
 from targets.on_device.runtimes import answers, no_telemetry, open_openvino
@@ -53,11 +52,7 @@ def export(given: ExportInput, precision: str) -> Artifact:
         _name_the_nameless(model)
     path = artifact_path(given.root, given.variant.id, "openvino", precision, SUFFIX)
     files = _save(model, path, precision)
-    names = {name.partition("#")[0].partition("[")[0] for name in constants}
-    weights = layer_weights(given)
-    in_file = {name: weight for name, weight in weights.items() if name in names}
-    counted = count_zeros(_constants(path, constants), in_file, label, source.layer_sparsity)
-    sparsity = {**dict.fromkeys(weights, 1.0), **counted}  # layers that are not in the ONNX file were folded away
+    sparsity = sparsity_after(given, source, constants, _constants(path, constants), label)
     return finish(given, Made("openvino", precision, files, sparsity, notes), open_file(path))
 
 

@@ -16,12 +16,12 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 from exporters import ExportError
 from exporters.artifact import finish
 from exporters.export_input import ExportInput
-from exporters.graph.onnx_graph import sort_nodes
+from exporters.graph.onnx_graph import opset_of, sort_nodes
 from exporters.int8 import calibration
 from exporters.int8.tensorrt import quantize_for_tensorrt
 from exporters.made_with import Origin
 from exporters.run import export_source
-from exporters.to_onnx import OPSET, open_exact, opset_of, write_typed
+from exporters.to_onnx import OPSET, open_exact, write_typed
 from mmprune.choices import pick
 from mmprune.records import Artifact
 
