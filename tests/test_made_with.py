@@ -1,5 +1,6 @@
 """A finished file is made anew where what it is made from or with has changed, and only there."""
 
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from toys import make_baseline
 
 from exporters import made_with, to_onnx, verify
-from exporters.export_family import InputMaker, export_family
+from exporters.export_family import InputMaker, _whole, export_family
 from exporters.int8 import calibration
 from exporters.int8.settings import Int8
 from mmprune import folder
@@ -108,3 +109,12 @@ def test_weights_that_are_not_what_was_written_are_refused(tmp_path, made):
     (tmp_path / one.files["weights"]).write_bytes((tmp_path / other.files["weights"]).read_bytes())
     with pytest.raises(folder.FolderError, match=r"weights.safetensors has changed since it was written; delete"):
         load_variant(tmp_path, one, make_baseline().model)
+
+
+def test_test_images_are_read_once_for_all_variants(made, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr("exporters.export_family._whole", lambda split: read.append(split) or _whole(split))
+    maker = InputMaker(tmp_path, make_baseline)
+    inputs = [maker(variant) for variant in folder.read_variants(tmp_path)]
+    assert len(read) == 1 and inputs[0].images is inputs[1].images
+    assert "test" not in vars(pickle.loads(pickle.dumps(maker))), "other processes read their own"
