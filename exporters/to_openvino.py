@@ -48,7 +48,7 @@ def export(given: ExportInput, precision: str) -> Artifact:
         images = calibration.images_of(given, label)
         given.attempts.doing(f"calibrating on {len(images)} images")
         model = quantize(model, images, constants)
-        notes += (calibration.describe(images), *left_in_float(model))
+        notes += (calibration.describe(given), *left_in_float(model))
         _name_the_nameless(model)
     path = artifact_path(given.root, given.variant.id, "openvino", precision, SUFFIX)
     files = _save(model, path, precision)

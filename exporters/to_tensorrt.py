@@ -54,7 +54,7 @@ def export(given: ExportInput, precision: str) -> Artifact:
                           "every JetPack reads: replace the operator that needs it (the onnx file's notes name it)")
     given.attempts.doing("converting")
     model = make[precision](read)
-    notes = (calibration.describe(given.calibration),) if precision == "int8" else ()
+    notes = (calibration.describe(given),) if precision == "int8" else ()
     made = write_typed(given, source, model, ("tensorrt", precision), notes)
     return finish(given, made, open_file(made.files[0]))
 

@@ -33,7 +33,7 @@ def quantize(model: onnx.ModelProto, given: ExportInput, label: str) -> tuple[on
     images, how, doing = calibration.images_of(given, label), given.int8, given.attempts.doing
     doing(f"calibrating on {len(images)} images")
     made = quantize_for_onnxruntime(model, images, how.method)
-    notes: tuple[str, ...] = (calibration.describe(images, how),)
+    notes: tuple[str, ...] = (calibration.describe(given, how),)
     if how.bias_correction:
         doing("correcting biases")
         correct_biases(made, model, images)
