@@ -2,7 +2,8 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ BATCH = 100
 
 @dataclass
 class InputMaker:
-    """Makes a variant's ExportInput; the baseline is made once per process and is not sent to other processes.
+    """Makes a variant's ExportInput; baseline and images are made once per process and not sent to other processes.
 
     read_calibration  returns normalized images (n, C, H, W) float32 for int8's ranges; None: training images are used
     """
@@ -34,24 +35,29 @@ class InputMaker:
     make_baseline: Callable[[], Baseline]
     read_calibration: Callable[[], np.ndarray] | None = None
     int8: Int8 = field(default_factory=Int8)
-    _made: list[tuple[Baseline, np.ndarray]] = field(default_factory=list)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_made": []}
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
-    def open(self) -> tuple[Baseline, np.ndarray]:
-        """The baseline and the calibration images."""
-        if not self._made:
-            baseline = self.make_baseline()
-            self._made.append((baseline, self.read_calibration() if self.read_calibration else draw_images(baseline)))
-        return self._made[0]
+    @cached_property
+    def baseline(self) -> Baseline:
+        return self.make_baseline()
+
+    @cached_property
+    def calibration(self) -> np.ndarray:
+        return self.read_calibration() if self.read_calibration else draw_images(self.baseline)
+
+    @cached_property
+    def test(self) -> Labelled:
+        return _whole(self.baseline.test)
+
+    @cached_property
+    def validation(self) -> Labelled | None:
+        return _whole(self.baseline.validation) if self.int8.max_drop is not None else None
 
     def __call__(self, variant: Variant) -> ExportInput:
-        baseline, calibration = self.open()
-        images, labels = _whole(baseline.test)
-        model, layers = load_variant(self.root, variant, baseline.model), read_manifest(self.root).layers
-        return ExportInput(variant, model, self.root, layers, images, labels, calibration, self.int8,
-                       _whole(baseline.validation) if self.int8.max_drop is not None else None)
+        model, layers = load_variant(self.root, variant, self.baseline.model), read_manifest(self.root).layers
+        return ExportInput(variant, model, self.root, layers, *self.test, self.calibration, self.int8, self.validation)
 
 
 def _whole(split: Split) -> Labelled:
@@ -67,7 +73,7 @@ def export_family(maker: InputMaker, variants: Sequence[Variant], formats: Seque
     other versions of the packages.
     """
     is_quantized = any(precision == "int8" for _, precision in formats)
-    int8 = quantized_with(maker.open()[1], maker.int8) if is_quantized else {}
+    int8 = quantized_with(maker.calibration, maker.int8) if is_quantized else {}
     stale = [forget_stale(maker.root, variant.id, kind, made_with(variant, kind, int8))
              for variant, kind in itertools.product(variants, formats)]
     if count := sum(map(bool, stale)):

@@ -55,7 +55,7 @@ def export(given: ExportInput, precision: str) -> Artifact:
     meta = {"mmprune": __version__, "variant": given.variant.id, "onnx_sha256": source.sha256}
     model = onnx.load(given.root / source.path)
     given.attempts.doing("lowering")
-    plan = lower(fuse(quantized(read_graph(model))), precision)
+    plan = _lowered(model, precision)
     content = _packed(plan, meta)
     folder.write_whole(path, lambda part: part.write_bytes(content))
     counted, merged = _count_zeros(given, model, path, stored_weights(plan))
@@ -65,7 +65,7 @@ def export(given: ExportInput, precision: str) -> Artifact:
             raise ExportError(f"{label}: layer {name} has {found:.2%} zeros in the file but "
                               f"{source.layer_sparsity[name]:.2%} in the ONNX file it was made from")
     sparsity = {**source.layer_sparsity, **counted, **merged}  # depthwise layers have no operation of their own kind
-    given.attempts.doing("packing to know its size")
+    given.attempts.doing("packing to measure its size")
     packed = len(download.pack(content))
     made = Made("mmrt", precision, (path,), sparsity, source.notes, _merge_warnings(given, source, merged), packed)
     return finish(given, made, open_file(path))
@@ -154,7 +154,11 @@ def write_mmrt(model: onnx.ModelProto, path: Path, precision: str = "fp32",
 
 def pack(model: onnx.ModelProto, precision: str = "fp32", meta: Mapping[str, Any] | None = None) -> bytes:
     """The bytes of the .mmrt file. ExportError for an operator that mmrt does not have."""
-    return _packed(lower(fuse(quantized(read_graph(model))), precision), meta or {})
+    return _packed(_lowered(model, precision), meta or {})
+
+
+def _lowered(model: onnx.ModelProto, precision: str) -> Plan:
+    return lower(fuse(quantized(read_graph(model))), precision)
 
 
 def _packed(plan: Plan, meta: Mapping[str, Any]) -> bytes:

@@ -6,7 +6,7 @@ The constants of the layers have their torch names (zeros.name_layers); metadata
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from exporters.graph.adaptive_pooling import ExplicitPooling
 from exporters.graph.onnx_graph import fold_factors, lift_constants
 from exporters.graph.remove_channels import remove_channels
 from exporters.graph.static_shapes import StaticShapes, image_alone
-from exporters.graph.zeros import constant_layers, count_zeros, name_layers
+from exporters.graph.zeros import constant_layers, count_zeros, layer_of, name_layers
 from exporters.int8 import calibration
 from exporters.int8.checks import check_zero_points, left_in_float
 from exporters.int8.onnxruntime import quantize
@@ -72,20 +72,30 @@ def write_typed(given: ExportInput, source: Artifact, model: onnx.ModelProto, ki
     ExportError if a layer has fewer zeros than in the source.
     """
     label = f"{given.variant.id}/{'-'.join(kind)}"
-    weights = layer_weights(given)
-    names = {name.partition("#")[0].partition("[")[0] for name in read_constants(given.root / source.path)}
-    in_file = {name: weight for name, weight in weights.items() if name in names}
     notes = source.notes + more
     if kind[1] == "int8":
-        check_zero_points(model, weights, label)
+        check_zero_points(model, {layer.name for layer in given.layers}, label)
         notes += left_in_float(model)
     onnx.helper.set_model_props(model, {"mmprune": __version__, "variant": given.variant.id})
     onnx.checker.check_model(model, full_check=True)
     path = artifact_path(given.root, given.variant.id, *kind, SUFFIX)
     folder.write_whole(path, lambda part: part.write_bytes(model.SerializeToString()))
-    counted = count_zeros(read_constants(path), in_file, label, source.layer_sparsity)
-    sparsity = {**dict.fromkeys(weights, 1.0), **counted}  # layers that are not in the ONNX file were folded away
+    sparsity = sparsity_after(given, source, read_constants(given.root / source.path), read_constants(path), label)
     return Made(*kind, (path,), sparsity, notes)
+
+
+def sparsity_after(given: ExportInput, source: Artifact, before: Iterable[str], constants: Mapping[str, np.ndarray],
+                   label: str) -> dict[str, float]:
+    """The sparsity of each layer in a file that was made from a finished ONNX file.
+
+    before     names of the ONNX file's constants
+    constants  the new file's, by name
+    ExportError if a layer has fewer zeros than in the ONNX file.
+    """
+    weights, names = layer_weights(given), set(map(layer_of, before))
+    in_file = {name: weight for name, weight in weights.items() if name in names}
+    counted = count_zeros(constants, in_file, label, source.layer_sparsity)
+    return {**dict.fromkeys(weights, 1.0), **counted}  # layers that are not in the ONNX file were folded away
 
 
 def _export_fp32(given: ExportInput) -> Artifact:
@@ -187,10 +197,6 @@ def _first_line(err: Exception) -> str:
 
 def _no_onnx(given: ExportInput, reason: str) -> ExportError:
     return ExportError(f"{given.variant.id}/onnx-fp32: torch cannot export this model to ONNX: {reason}")
-
-
-def opset_of(model: onnx.ModelProto) -> int:
-    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
 
 
 def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:

@@ -4,6 +4,7 @@ It uses openvino.Core().read_model and openvino.save_model, because convert_mode
 """
 
 import errno
+import itertools
 import os
 import shutil
 import tempfile
@@ -15,12 +16,11 @@ import numpy as np
 from exporters import ExportError
 from exporters.artifact import Made, artifact_path, finish
 from exporters.export_input import ExportInput
-from exporters.graph.zeros import count_zeros
 from exporters.int8 import calibration
 from exporters.int8.openvino import left_in_float, quantize
 from exporters.made_with import Origin
 from exporters.run import export_source
-from exporters.to_onnx import layer_weights, read_constants
+from exporters.to_onnx import read_constants, sparsity_after
 from mmprune.choices import pick
 from mmprune.records import Artifact
 from targets.on_device.runtimes import answers, no_telemetry, open_openvino
@@ -48,15 +48,11 @@ def export(given: ExportInput, precision: str) -> Artifact:
         images = calibration.images_of(given, label)
         given.attempts.doing(f"calibrating on {len(images)} images")
         model = quantize(model, images, constants)
-        notes += (calibration.describe(images), *left_in_float(model))
+        notes += (calibration.describe(given), *left_in_float(model))
         _name_the_nameless(model)
     path = artifact_path(given.root, given.variant.id, "openvino", precision, SUFFIX)
     files = _save(model, path, precision)
-    names = {name.partition("#")[0].partition("[")[0] for name in constants}
-    weights = layer_weights(given)
-    in_file = {name: weight for name, weight in weights.items() if name in names}
-    counted = count_zeros(_constants(path, constants), in_file, label, source.layer_sparsity)
-    sparsity = {**dict.fromkeys(weights, 1.0), **counted}  # layers that are not in the ONNX file were folded away
+    sparsity = sparsity_after(given, source, constants, _constants(path, constants), label)
     return finish(given, Made("openvino", precision, files, sparsity, notes), open_file(path))
 
 
@@ -66,10 +62,13 @@ def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _name_the_nameless(model: openvino.Model) -> None:
-    """Name by their place the nodes that OpenVINO numbers through the whole process: the same model, the same bytes."""
-    for place, node in enumerate(model.get_ordered_ops()):
+    """Name by their order the nodes that OpenVINO numbers through the whole process: the same model, the same bytes."""
+    nodes = model.get_ordered_ops()
+    taken = {node.get_friendly_name() for node in nodes}  # also of an earlier call, before quantization added nodes
+    fresh = (name for name in map("unnamed_{}".format, itertools.count()) if name not in taken)
+    for node in nodes:
         if node.get_friendly_name() == node.get_name():  # nobody gave it one
-            node.set_friendly_name(f"unnamed_{node.get_type_name()}_{place}")
+            node.set_friendly_name(next(fresh))
 
 
 FULL_BYTES = 2**20  # less free space than this, and the disk is what failed

@@ -16,18 +16,18 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 from exporters import ExportError
 from exporters.artifact import finish
 from exporters.export_input import ExportInput
-from exporters.graph.onnx_graph import sort_nodes
+from exporters.graph.onnx_graph import opset_of, sort_nodes
 from exporters.int8 import calibration
 from exporters.int8.tensorrt import quantize_for_tensorrt
 from exporters.made_with import Origin
 from exporters.run import export_source
-from exporters.to_onnx import OPSET, open_exact, opset_of, write_typed
+from exporters.to_onnx import OPSET, open_exact, write_typed
 from mmprune.choices import pick
 from mmprune.records import Artifact
 
 ORIGINS = {
     "fp32": Origin(("onnx", "fp32")),
-    "fp16": Origin(("onnx", "fp32")),
+    "fp16": Origin(("onnx", "fp32"), ("onnxruntime",)),  # it has the converter
     "int8": Origin(("onnx", "fp32"), ("onnxruntime",), ("calibration",)),  # to find the ranges
 }
 LARGEST_FP16 = 65504.0
@@ -54,7 +54,7 @@ def export(given: ExportInput, precision: str) -> Artifact:
                           "every JetPack reads: replace the operator that needs it (the onnx file's notes name it)")
     given.attempts.doing("converting")
     model = make[precision](read)
-    notes = (calibration.describe(given.calibration),) if precision == "int8" else ()
+    notes = (calibration.describe(given),) if precision == "int8" else ()
     made = write_typed(given, source, model, ("tensorrt", precision), notes)
     return finish(given, made, open_file(made.files[0]))
 

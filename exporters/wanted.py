@@ -62,11 +62,14 @@ def format_names(usual: Iterable[str], names: Sequence[str], precisions: Sequenc
 def _makeable(formats: Iterable[str]) -> tuple[str, ...]:
     """The formats that can be made and checked here; prints notes on those that are left out."""
     found = _without_nncf(tuple(formats))
+    others = tuple(f for f in found if f.partition("-")[0] != "mmrt")
+    if others == found:
+        return found
     try:
         runtime_files()
     except FileNotFoundError as err:
         say_notes((f"mmrt files are not made: {err}",))
-        return tuple(f for f in found if f.partition("-")[0] != "mmrt")
+        return others
     return found
 
 

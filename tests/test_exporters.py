@@ -25,7 +25,7 @@ from exporters.graph import remove_channels
 from exporters.mmrt import download as mmrt_download
 from exporters.run import export_one, export_variants
 from exporters.verify import VerifyError, verify
-from exporters.wanted import wanted_formats
+from exporters.wanted import format_names, wanted_formats
 from mmprune import folder
 from mmprune.patterns import ALIGNED
 
@@ -206,6 +206,16 @@ def test_wanted_formats():
     assert wanted_formats(["onnx-int8"]) == (("onnx", "int8"),), "int8 has to be asked for"
     with pytest.raises(ValueError, match=r"openvino has no precision called 'int4' \(choose from fp32, fp16, int8\)"):
         wanted_formats(["openvino-int4"])
+
+
+def test_a_missing_library_is_a_note_only_where_mmrt_files_were_to_be_made(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("mmprune.runtime_files.runtime_folder", lambda: tmp_path)
+    assert format_names(("onnx-fp32", "mmrt"), (), ()) == ("onnx-fp32",)
+    assert capsys.readouterr().err.startswith("note: mmrt files are not made: there is no ")
+    assert format_names(("onnx-fp32", "mmrt"), (), ("int8",)) == ("onnx-int8",)
+    assert capsys.readouterr().err.startswith("note: mmrt files are not made: there is no ")
+    assert format_names(("tensorrt-fp16", "tensorrt-int8"), (), ()) == ("tensorrt-fp16", "tensorrt-int8")
+    assert capsys.readouterr().err == ""
 
 
 def test_an_unknown_format_is_named_with_the_known_ones():

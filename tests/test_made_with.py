@@ -1,5 +1,6 @@
 """A finished file is made anew where what it is made from or with has changed, and only there."""
 
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -7,14 +8,14 @@ import torch
 from toys import make_baseline
 
 from exporters import made_with, to_onnx, verify
-from exporters.export_family import InputMaker, export_family
+from exporters.export_family import InputMaker, _whole, export_family
 from exporters.int8 import calibration
 from exporters.int8.settings import Int8
 from mmprune import folder
 from mmprune.family import Request, Resources, build_family, load_variant, write_model
 from mmprune.recipes import make_recipe
 
-KINDS = [("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("tensorrt", "int8")]
+KINDS = [("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("tensorrt", "fp16"), ("tensorrt", "int8")]
 INT8 = ["onnx-int8", "tensorrt-int8"]
 USUAL = Int8()
 EVERY = [f"{format}-{precision}" for format, precision in KINDS]
@@ -62,7 +63,8 @@ def test_settings_make_those_anew_that_have_them(made, how, capsys):
 
 
 @pytest.mark.parametrize(("package", "stale"), [
-    ("onnxruntime", INT8), ("openvino", ["openvino-fp32"]), ("onnxsim", sorted(EVERY)), ("nncf", [])])
+    ("onnxruntime", ["onnx-int8", "tensorrt-fp16", "tensorrt-int8"]), ("openvino", ["openvino-fp32"]),
+    ("onnxsim", sorted(EVERY)), ("nncf", [])])
 def test_another_version_of_a_package_makes_anew_what_it_made(made, monkeypatch, package, stale):
     real = made_with.importlib.metadata.version
     monkeypatch.setattr(made_with.importlib.metadata, "version",
@@ -107,3 +109,12 @@ def test_weights_that_are_not_what_was_written_are_refused(tmp_path, made):
     (tmp_path / one.files["weights"]).write_bytes((tmp_path / other.files["weights"]).read_bytes())
     with pytest.raises(folder.FolderError, match=r"weights.safetensors has changed since it was written; delete"):
         load_variant(tmp_path, one, make_baseline().model)
+
+
+def test_test_images_are_read_once_for_all_variants(made, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr("exporters.export_family._whole", lambda split: read.append(split) or _whole(split))
+    maker = InputMaker(tmp_path, make_baseline)
+    inputs = [maker(variant) for variant in folder.read_variants(tmp_path)]
+    assert len(read) == 1 and inputs[0].images is inputs[1].images
+    assert "test" not in vars(pickle.loads(pickle.dumps(maker))), "other processes read their own"

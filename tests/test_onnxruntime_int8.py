@@ -232,7 +232,7 @@ class Telling(nn.Module):
 
 @pytest.fixture
 def telling(given):
-    """Telling as a given, with validation images."""
+    """Telling as an export input, with validation images."""
     model, images = Telling().eval(), ToySplit(90, 5)
     return replace(given, model=model, layers=find_layers(model, INPUT_SHAPE),
                    validation=(images.images.numpy(), images.labels.numpy()))

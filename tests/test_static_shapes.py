@@ -12,9 +12,9 @@ from torch import nn
 from toys import INPUT_SHAPE
 
 from exporters import ExportError
+from exporters.graph.onnx_graph import opset_of
 from exporters.graph.static_shapes import StaticShapes
 from exporters.run import export_one
-from exporters.to_onnx import opset_of
 from mmprune.layers import find_layers
 
 

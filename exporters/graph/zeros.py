@@ -56,6 +56,11 @@ def name_layers(model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> se
         taken & {name + part for part in PARTS if digit in part} for digit in "012")}
 
 
+def layer_of(constant: str) -> str:
+    """The layer's name in that of a constant, which may be a part of the layer's weight or a second form of it."""
+    return constant.partition("#")[0].partition("[")[0]
+
+
 def _replace_initializers(graph: onnx.GraphProto, placed: Mapping[str, np.ndarray],
                           raw: Mapping[str, set[str]]) -> None:
     """Store the named arrays and drop what nothing reads any more.
@@ -128,7 +133,7 @@ def count_zeros(constants: Mapping[str, np.ndarray], weights: Mapping[str, np.nd
     """
     found = {}
     for name, weight in weights.items():
-        arrays = {n: a for n, a in constants.items() if n.split("#")[0].split("[")[0] == name}
+        arrays = {n: a for n, a in constants.items() if layer_of(n) == name}
         if not arrays:
             raise ExportError(f"{label}: the weight of layer {name} is not in the file, so its zeros cannot be counted")
         copies = max(1, sum(1 for n in arrays if n.split("#")[0] in (name, f"{name}[0]")))

@@ -1,6 +1,5 @@
 """Calibration images, which determine the ranges of activations for INT8. They are never test images."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -66,9 +65,9 @@ def images_of(given: ExportInput, label: str) -> np.ndarray:
     return given.calibration
 
 
-def describe(images: np.ndarray, how: Int8 | None = None) -> str:
-    """A note for the user: the number of images, a hash that identifies them, and the settings."""
-    about = f"calibrated on {len(images)} images (sha256 {hashlib.sha256(images.tobytes()).hexdigest()[:8]})"
+def describe(given: ExportInput, how: Int8 | None = None) -> str:
+    """A note for the user: the number of images, the hash that the record has of them, and the settings."""
+    about = f"calibrated on {len(given.calibration)} images (sha256 {given.quantized_with['calibration'][:8]})"
     if how is None:
         return about
     biases = "biases corrected" if how.bias_correction else "biases not corrected"

@@ -33,7 +33,7 @@ def quantize(model: onnx.ModelProto, given: ExportInput, label: str) -> tuple[on
     images, how, doing = calibration.images_of(given, label), given.int8, given.attempts.doing
     doing(f"calibrating on {len(images)} images")
     made = quantize_for_onnxruntime(model, images, how.method)
-    notes: tuple[str, ...] = (calibration.describe(images, how),)
+    notes: tuple[str, ...] = (calibration.describe(given, how),)
     if how.bias_correction:
         doing("correcting biases")
         correct_biases(made, model, images)
@@ -52,8 +52,8 @@ def quantize_for_onnxruntime(model: onnx.ModelProto, images: np.ndarray, method:
     method    calibration method for the ranges of activations: "minmax" uses their largest values, "percentile" the
               99.99th, "entropy" those of least Kullback-Leibler divergence
     Weights use 7 of the 8 bits: processors without VNNI add two products in 16 bits, which overflow with 8 bits. There
-    the embedded model agrees with torch on 99.7 % of validation images and tf_efficientnet_lite0 on 86.8 %, with 8 bits
-    on 96.3 % and 73.6 % (benchmarks/int8_settings.py).
+    the embedded model agrees with torch on 99.1 % of validation images and tf_efficientnet_lite0 on 88.4 %, with 8 bits
+    on 96.4 % and 73.6 % (benchmarks/results/int8_settings.jsonl).
     In models with attention only products are quantized: quantized sums and norms cost transformers their accuracy.
     """
     net = read_net(model)

@@ -41,7 +41,7 @@ def quantize(model: openvino.Model, images: np.ndarray, names: Container[str]) -
     """The model in INT8, calibrated on the images; the constants of `names` keep their names.
 
     images  (N, C, H, W) float32, normalized
-    Weights use 7 of the 8 bits, as for ONNX Runtime (see quantize) and for the same reason.
+    Weights use 7 of the 8 bits, as for ONNX Runtime and for the same reason (see quantize_for_onnxruntime).
     """
     nncf = load_nncf()
     weights = {(op.get_friendly_name(), port): path[-1].get_friendly_name() for op, port, path in _weights(model)}

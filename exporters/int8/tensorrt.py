@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 from exporters.graph.observe import observe
 from exporters.graph.onnx_graph import Net, attribute, read_net, sort_nodes, weight_index
+from exporters.int8.qdq import replace_constant
 
 LARGEST = 127  # of an INT8: -128 is not used, the range is symmetric
 ACTIVATIONS = ("Relu", "Clip", "LeakyRelu")  # fused with the product before them: quantize after these
@@ -100,7 +101,7 @@ def _weight_pair(net: Net, name: str, axis: int) -> list[onnx.NodeProto]:
     scale = _scale(np.abs(array).max(axis=tuple(i for i in range(array.ndim) if i != axis)))
     steps = array / scale.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
     integers = np.clip(np.rint(steps), -LARGEST, LARGEST).astype(np.int8)
-    next(i for i in net.graph.initializer if i.name == name).CopyFrom(numpy_helper.from_array(integers, name))
+    replace_constant(net, name, integers)
     net.graph.initializer.extend([numpy_helper.from_array(scale, f"{name}_scale"),
                                   numpy_helper.from_array(np.zeros(scale.shape, np.int8), f"{name}_zero_point")])
     inputs = [name, f"{name}_scale", f"{name}_zero_point"]

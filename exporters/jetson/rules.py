@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from exporters.graph.onnx_graph import Net, attribute, lift_constants, read_net, weight_index
+from exporters.graph.onnx_graph import Net, attribute, lift_constants, opset_of, read_net, weight_index
 from exporters.jetson.jetpack import JETPACKS, TensorRT, tensorrt_of, version_order
 from exporters.jetson.sparse24 import constant_source, node_name, verdicts
 from targets.on_device.jetpacks import DEFAULT
@@ -56,8 +56,7 @@ def check(path: Path | str, jetpack: str = DEFAULT) -> list[Finding]:
 # ---------------------------------------------------------------------------------------------------------- the rules
 
 def _opset(model: onnx.ModelProto, tensorrt: TensorRT, jetpack: str) -> Iterator[Finding]:
-    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    low, high = tensorrt.opsets
+    version, (low, high) = opset_of(model), tensorrt.opsets
     if not low <= version <= high:
         yield Finding("error", "", "opset", f"opset {version}, but TensorRT {tensorrt.version} (JetPack {jetpack}) "
                       f"reads {low} to {high}: export with opset 17, which every JetPack for Orin reads")

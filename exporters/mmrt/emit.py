@@ -84,5 +84,6 @@ def batch_of_one(image: View) -> View:
 
 
 def rows_of_image(plan: p.Plan, node: Node, name: str) -> View:
+    """An image as rows [C, P] with the pitch of its geometry; copied if its layout differs."""
     pitch = p.geometry(plan, plan.views[name].dims[2:]).pitch
     return p.image_rows(plan.views[name], pitch) or all_rows(batch_of_one(p.stored_image(plan, node.name, name)))

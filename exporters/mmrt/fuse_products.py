@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from exporters.mmrt.graph import Node, Window, with_attrs
+from exporters.mmrt.graph import Node, Window, with_attrs, without_ones
 from exporters.mmrt.sweep import PRODUCTS, VIEWS, Sweep
 
 MERGED = " + "  # between the names of parallel convolutions that became one
@@ -104,12 +104,12 @@ def residual(sweep: Sweep, node: Node) -> list[Node] | None:
     shape = sweep.shape(node.output)
     if any(name in sweep.graph.constants or sweep.shape(name) != shape for name in node.inputs):
         return None
-    found = []
+    found, lengths = [], without_ones(shape)
     for name, other in (node.inputs, node.inputs[::-1]):
         view = sweep.private(name, *VIEWS)
         maker = sweep.private(view.inputs[0] if view else name, *PRODUCTS)
         if maker is not None and maker["act"][0] == "none" and len(maker.inputs) == 1 and \
-                (view is None or view.op == "transpose" or _long(sweep.shape(maker.output)) == _long(shape)):
+                (view is None or view.op == "transpose" or without_ones(sweep.shape(maker.output)) == lengths):
             found.append((sweep.places[maker.output], maker, view, other))
     if not found:
         return None
@@ -123,7 +123,3 @@ def residual(sweep: Sweep, node: Node) -> list[Node] | None:
     return [Node(view.op, node.name, (other,), aside, back),
             replace(merged, inputs=(*maker.inputs, aside), output=inner),
             replace(view, inputs=(inner,), output=node.output)]
-
-
-def _long(shape: tuple[int, ...]) -> list[int]:
-    return [dim for dim in shape if dim != 1]

@@ -10,7 +10,7 @@ from exporters.mmrt.fuse_activations import activation, gated, gelu
 from exporters.mmrt.fuse_factors import factor_into_weights, scaled_input, scaled_output
 from exporters.mmrt.fuse_products import into_weights, parallel, residual
 from exporters.mmrt.fuse_shapes import pad_in_window, rearranged, skip_reshapes, unflattened
-from exporters.mmrt.graph import Graph, Node, without_dead
+from exporters.mmrt.graph import Graph, Node, reader_counts, without_dead
 from exporters.mmrt.sweep import Rule, Sweep
 
 PASSES: tuple[tuple[Rule, ...], ...] = (
@@ -36,11 +36,7 @@ def fuse(graph: Graph) -> Graph:
 
 
 def _sweep(graph: Graph, rules: tuple[Rule, ...]) -> tuple[Graph, bool]:
-    readers = dict.fromkeys(graph.outputs, 1)
-    for node in graph.nodes:
-        for name in node.inputs:
-            readers[name] = readers.get(name, 0) + 1
-    sweep = Sweep(graph, {}, {}, readers)
+    sweep = Sweep(graph, {}, {}, reader_counts(graph))
     nodes: list[Node] = []
     changed = False
     for node in graph.nodes:

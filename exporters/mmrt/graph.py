@@ -23,6 +23,8 @@
 int8_graph.py adds kinds for products that read and write uint8; int8_tables.py adds `qtable`, a function of a byte.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -70,6 +72,21 @@ class Graph:
 
 def with_attrs(node: Node, **attrs: Any) -> Node:
     return replace(node, attrs={**node.attrs, **attrs})
+
+
+def reader_counts(graph: Graph) -> Counter[str]:
+    """How often each tensor is read, by nodes and as an output of the graph."""
+    return Counter([*graph.outputs, *(name for node in graph.nodes for name in node.inputs)])
+
+
+def scalar(graph: Graph, name: str) -> float | None:
+    """The value of a constant with one element; None for any other tensor."""
+    array = graph.constants.get(name)
+    return float(array.reshape(())) if array is not None and array.size == 1 else None
+
+
+def without_ones(shape: Sequence[int]) -> list[int]:
+    return [dim for dim in shape if dim != 1]
 
 
 def without_dead(graph: Graph) -> Graph:

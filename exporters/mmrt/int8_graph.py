@@ -6,12 +6,13 @@ The arithmetic is that of ONNX Runtime's QLinearConv, QLinearMatMul and QLinearA
 float32 factor per output, rounding to even.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from exporters import ExportError
-from exporters.mmrt.graph import INSTEAD, Graph, Node, with_attrs, without_dead
+from exporters.mmrt.graph import INSTEAD, Graph, Node, reader_counts, with_attrs, without_dead, without_ones
 from exporters.mmrt.int8_numbers import FOUR, Rounding, Sum
 from exporters.mmrt.int8_tables import rounded_in_place, with_tables
 from mmprune.qat import LARGEST_WEIGHT
@@ -34,10 +35,7 @@ class _Joining:
     def __init__(self, graph: Graph) -> None:
         self.source = graph
         self.makers = {node.output: node for node in graph.nodes}
-        self.readers: dict[str, int] = dict.fromkeys(graph.outputs, 1)
-        for node in graph.nodes:
-            for name in node.inputs:
-                self.readers[name] = self.readers.get(name, 0) + 1
+        self.readers = reader_counts(graph)
 
     def graph(self) -> Graph:
         nodes = [self._joined(node) or node if node.op == "quantize" else node for node in self.source.nodes]
@@ -143,7 +141,7 @@ def _join_mean(graph: Graph, node: Node, end: Node, sources: list[Node], roundin
 def _join_reshape(graph: Graph, node: Node, end: Node, sources: list[Node], rounding: Rounding) -> Node | None:
     """(1, C, 1, 1) and (1, C)"""
     same = (sources[0]["scale"], sources[0]["zero"]) == (end["scale"], end["zero"])
-    short = [[dim for dim in graph.shapes[name] if dim != 1] for name in (node.inputs[0], node.output)]
+    short = [without_ones(graph.shapes[name]) for name in (node.inputs[0], node.output)]
     channels = [graph.shapes[name][1] for name in (node.inputs[0], node.output) if len(graph.shapes[name]) > 1]
     if not same or short[0] != short[1] or len(set(channels)) != 1 or len(channels) != 2 or len(short[0]) > 1:
         return None
@@ -167,9 +165,7 @@ def _word(byte: int) -> int:
 
 def _with_sums(graph: Graph) -> Graph:
     """Merge an addition into the convolution whose result is only used by it."""
-    readers: dict[str, int] = {}
-    for name in [name for node in graph.nodes for name in node.inputs] + list(graph.outputs):
-        readers[name] = readers.get(name, 0) + 1
+    readers = reader_counts(graph)
     made: dict[str, Node] = {}
     nodes: list[Node] = []
     for node in graph.nodes:
@@ -179,7 +175,7 @@ def _with_sums(graph: Graph) -> Graph:
     return without_dead(replace(graph, nodes=tuple(nodes)))
 
 
-def _with_sum(node: Node, made: dict[str, Node], readers: dict[str, int]) -> Node | None:
+def _with_sum(node: Node, made: dict[str, Node], readers: Mapping[str, int]) -> Node | None:
     order = list(made)
     for name, other in sorted(zip(node.inputs, node.inputs[::-1], strict=True), key=lambda pair: -order.index(pair[0])
                               if pair[0] in made else 0):
@@ -195,7 +191,7 @@ def _with_sum(node: Node, made: dict[str, Node], readers: dict[str, int]) -> Nod
 def _with_matmuls(graph: Graph) -> Graph:
     """A product of two rounded activations becomes one node with float inputs and outputs that computes in integers."""
     makers = {node.output: node for node in graph.nodes}
-    readers = [name for node in graph.nodes for name in node.inputs] + list(graph.outputs)
+    readers = reader_counts(graph)
 
     def rounded(name: str) -> Node | None:
         node = makers.get(name)
@@ -206,7 +202,7 @@ def _with_matmuls(graph: Graph) -> Graph:
     def joined(node: Node) -> Node:
         product = makers.get(node.inputs[0])
         if rounded(node.output) is not node or product is None or product.op != "matmul" or \
-                product["scale"] != 1 or readers.count(product.output) != 1:
+                product["scale"] != 1 or readers[product.output] != 1:
             return node
         a, b = (rounded(name) for name in product.inputs)
         if a is None or b is None or graph.shapes[product.inputs[0]][-1] > MOST_SUMMED:

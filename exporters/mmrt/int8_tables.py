@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from exporters.mmrt.graph import Act, Graph, Node, without_dead
+from exporters.mmrt.graph import Act, Graph, Node, scalar, without_dead, without_ones
 
 BYTES = np.arange(256, dtype=np.float32)
 IMAGE_RANK = 4
@@ -100,11 +100,7 @@ def _lie_alike(graph: Graph, axes: dict[str, int], a: str, b: str) -> bool:
         return axes[a] == axes[b]
     ranks = {name: len(graph.shapes[name]) for name in (a, b)}
     are_rows = all(axes[name] == rank - 1 and rank != IMAGE_RANK for name, rank in ranks.items())
-    return are_rows and _without_ones(first) == _without_ones(second) and first[-1] == second[-1]
-
-
-def _without_ones(shape: tuple[int, ...]) -> list[int]:
-    return [dim for dim in shape if dim != 1]
+    return are_rows and without_ones(first) == without_ones(second) and first[-1] == second[-1]
 
 
 def quantized_bytes(values: np.ndarray, scale: float, zero: int) -> np.ndarray:
@@ -126,8 +122,8 @@ class _Reading:
     def function(self, name: str) -> Function | None:
         """The tensor as an elementwise function of a uint8 tensor; None if it is not one."""
         if name in self.graph.constants:
-            array = self.graph.constants[name]
-            return Function(None, np.full(256, array.reshape(()), np.float32)) if array.size == 1 else None
+            number = scalar(self.graph, name)
+            return None if number is None else Function(None, np.full(256, number, np.float32))
         node, self.left = self.makers.get(name), self.left - 1
         if node is None or self.left < 0:
             return None
@@ -137,7 +133,7 @@ class _Reading:
             return Function(known.source, values)
         shapes = [self.graph.shapes[name] for name in node.inputs if name not in self.graph.constants]
         shape = self.graph.shapes[name]
-        if node.op == "reshape" and "split" not in node.attrs and _without_ones(shapes[0]) == _without_ones(shape):
+        if node.op == "reshape" and "split" not in node.attrs and without_ones(shapes[0]) == without_ones(shape):
             return self.function(node.inputs[0])
         is_elementwise = node.op in ("unary", "binary") and all(other == shape for other in shapes)
         return self._computed(node) if is_elementwise else None

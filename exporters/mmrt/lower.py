@@ -8,7 +8,7 @@ import numpy as np
 from exporters import ExportError
 from exporters.mmrt import file as f
 from exporters.mmrt import plan as p
-from exporters.mmrt.graph import INSTEAD, NO_ACT, Act, Graph, Node
+from exporters.mmrt.graph import INSTEAD, NO_ACT, Act, Graph, Node, scalar
 from exporters.mmrt.layout import DATA, View, cut, expand, reshape, segments, transpose
 from exporters.mmrt.lower_conv import lower_conv, lower_pool
 from exporters.mmrt.lower_int8 import lower_dequantize, lower_qadd, lower_qmean, lower_qtable, lower_quantize
@@ -141,9 +141,9 @@ def _unary(plan: p.Plan, node: Node, name: str, act: Act) -> View:
 
 def lower_binary(plan: p.Plan, node: Node) -> View:
     dims, (a, b) = p.dims_of(plan, node), node.inputs
-    number = _scalar(plan, b)
-    if node["fn"] in ("add", "mul") and number is None and _scalar(plan, a) is not None:
-        number, a = _scalar(plan, a), b
+    number = scalar(plan.graph, b)
+    if node["fn"] in ("add", "mul") and number is None and scalar(plan.graph, a) is not None:
+        number, a = scalar(plan.graph, a), b
     if number is not None and node["fn"] in SCALAR_ACTS and node["act"][0] == "none" and plan.graph.shapes[a] == dims:
         return _unary(plan, node, a, ("affine", *SCALAR_ACTS[node["fn"]](number)))
     return _binary(plan, node, dims)
@@ -158,11 +158,6 @@ def _binary(plan: p.Plan, node: Node, dims: tuple[int, ...]) -> View:
     views = p.flat(plan, [dst, *(p.read(plan, name, dst) for name in node.inputs)])
     p.emit(plan, f.BINARY, node.name, dst, (f.BINARIES.index(node["fn"]), *views, *p.act_words(node["act"])))
     return dst
-
-
-def _scalar(plan: p.Plan, name: str) -> float | None:
-    array = plan.graph.constants.get(name)
-    return float(array.reshape(())) if array is not None and array.size == 1 else None
 
 
 def lower_affine(plan: p.Plan, node: Node) -> View:

@@ -6,7 +6,7 @@ import numpy as np
 
 from exporters.mmrt import file as f
 from exporters.mmrt import plan as p
-from exporters.mmrt.emit import Reads, all_rows, batch_of_one, emit_product
+from exporters.mmrt.emit import Reads, all_rows, batch_of_one, emit_product, rows_of_image
 from exporters.mmrt.graph import NO_ACT, Node, Window
 from exporters.mmrt.layout import View, cut, reshape, row_stride, up
 from exporters.mmrt.windows import Size, find_taps, is_in_place, is_pointwise, plane_size, reach, reads_padding
@@ -103,9 +103,7 @@ def _window_rows(plan: p.Plan, node: Node, name: str, padding: f.Word) -> Reads:
     window, out = node["window"], p.dims_of(plan, node)[2:]
     stored_as, image = p.geometry(plan, out), plan.graph.shapes[name][2:]
     if is_pointwise(window, image, out):
-        rows = p.image_rows(plan.views[name], stored_as.pitch)
-        rows = rows or all_rows(batch_of_one(p.stored_image(plan, node.name, name)))
-        return Reads(rows, (0,), (0,))
+        return Reads(rows_of_image(plan, node, name), (0,), (0,))
     if is_in_place(window, image, out):
         planes: dict[Size, View] = {(0, 0): p.stored_image(plan, node.name, name)}
         p.set_halo(plan, node.name, planes[0, 0], (stored_as.before, stored_as.after), padding)

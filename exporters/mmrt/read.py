@@ -8,7 +8,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from exporters import ExportError
-from exporters.graph.onnx_graph import Net, attribute, lift_constants, read_net
+from exporters.graph.onnx_graph import Net, attribute, lift_constants, opset_of, read_net
 from exporters.mmrt import read_moves as moves
 from exporters.mmrt import read_products as products
 from exporters.mmrt import read_values as values
@@ -118,12 +118,12 @@ def read_graph(model: onnx.ModelProto) -> Graph:
 
 
 def _opset(model: onnx.ModelProto) -> int:
-    found = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    found = opset_of(model)
     if found not in OPSETS:
         raise ExportError(f"mmrt reads ONNX opsets {OPSETS.start} to {OPSETS.stop - 1}, but this model has {found}: "
                           f"operators may be defined differently there; convert it with onnx.version_converter, or "
                           f"{INSTEAD}")
-    return int(found)
+    return found
 
 
 def _check_inputs(net: Net) -> None:

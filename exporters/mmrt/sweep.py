@@ -1,9 +1,9 @@
 """One pass of fusion rules over a graph, as a rule sees it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from exporters.mmrt.graph import Graph, Node
+from exporters.mmrt.graph import Graph, Node, scalar
 
 PRODUCTS = ("conv", "linear")
 VIEWS = ("reshape", "transpose")
@@ -16,7 +16,7 @@ class Sweep:
     graph: Graph
     makers: dict[str, Node]
     places: dict[str, int]
-    readers: dict[str, int]
+    readers: Mapping[str, int]
 
     def maker(self, name: str, *ops: str) -> Node | None:
         """The node that produces a tensor, if it is of one of these kinds."""
@@ -28,8 +28,7 @@ class Sweep:
         return self.maker(name, *ops) if self.readers.get(name) == 1 else None
 
     def scalar(self, name: str) -> float | None:
-        array = self.graph.constants.get(name)
-        return float(array.reshape(())) if array is not None and array.size == 1 else None
+        return scalar(self.graph, name)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self.graph.shapes[name]
