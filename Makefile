@@ -11,7 +11,7 @@ help:
 	@echo 'make test      the quick tests: of every module some, a few minutes'
 	@echo 'make test-all  all tests: also timm'"'"'s families, long builds, sanitizers, emulated boards and CPUs'
 	@echo 'make lint      ruff and mypy'
-	@echo 'make bench     what two benchmarks cost here'
+	@echo 'make bench     two benchmarks: what a family costs over its training, and the probe beside its peers'
 	@echo 'make wheel     a wheel in dist/'
 	@echo 'make clean     removes what these commands made'
 

@@ -19,6 +19,7 @@ from mmprune.family import Request, Resources, build_family
 from mmprune.models import defaults
 from mmprune.models.named import Named
 from mmprune.models.source import open_source
+from mmprune.recipes import make_recipe
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
     finetune.train_step = timed  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder:
         opened = open_source(Named(), Path(folder) / "cache")
-        request = Request(finetune.make_recipe("default", arguments.epochs), (arguments.score,))
+        request = Request(make_recipe("default", arguments.epochs), (arguments.score,))
         began = time.perf_counter()
         build_family(opened.make_baseline, request, Path(folder) / "family", Resources())
         wall_s = time.perf_counter() - began

@@ -91,7 +91,7 @@ def quantized(model: onnx.ModelProto, given: ExportInput, setting: Setting) -> o
 
 
 def judge(given: ExportInput, path: Path) -> tuple[float, float]:
-    """(top-1 agreement with torch, accuracy) of a file on the given's images."""
+    """(top-1 agreement with torch, accuracy) of a file on the input's images."""
     run = open_file(path)
     answers = np.concatenate([run(given.images[i:i + 1]) for i in range(len(given.images))]).argmax(1)
     return float((answers == given.logits.argmax(1)).mean()), float((answers == given.labels).mean())

@@ -24,7 +24,7 @@ EPOCHS, BATCH, LR, WEIGHT_DECAY, SEED, THREADS = 8, 128, 0.1, 5e-4, 0, 1
 
 
 def to_tensor(images: np.ndarray) -> Tensor:
-    """(n, 28, 28) uint8 -> (n, 1, 32, 32) uint8, resized as mmprune.data.splits does."""
+    """(n, 28, 28) uint8 -> (n, 1, 32, 32) uint8, resized as mmprune.data.preprocess does."""
     height, width = CONFIG["input_size"][1:]
     resized = [np.asarray(Image.fromarray(x).resize((width, height), Image.Resampling.BILINEAR)) for x in images]
     return torch.from_numpy(np.stack(resized))[:, None]

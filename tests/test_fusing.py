@@ -147,7 +147,7 @@ def test_families_of_timm(name, layers, norms):
     assert frozen[0] == frozen[1]
 
 
-FACTORY = "from test_fusing import Branches, Net, lively\n\ndef net(): return lively(Net(Branches))\n"
+FACTORY = "from branched_nets import Branches, Net, lively\n\ndef net(): return lively(Net(Branches))\n"
 
 
 def test_every_process_loads_the_merged_network_and_the_file_is_what_is_hashed(tmp_path):

@@ -84,9 +84,10 @@ def test_a_model_that_needs_its_channels_first_is_trained(view, qat):
     model = Viewing(VIEWS[view]).eval()
     assert layout_of(to_device(many(VIEWS[view]), "cpu", torch.Size((4, 2, 8, 9)))) == (view in STANDING)
     job = Job({}, ToySplit(24, 1), ToySplit(12, 2), make_recipe("default", epochs=1, batch_size=12, qat=qat), 0)
-    before = accuracy(copy.deepcopy(model), ToySplit(12, 2))
-    finetune(model, Teacher(copy.deepcopy(model)), job, lambda *_: None)
-    assert 0 <= before <= 1
+    before = copy.deepcopy(model)
+    accuracy(copy.deepcopy(model), ToySplit(12, 2))
+    finetune(model, Teacher(before), job, lambda *_: None)
+    assert not torch.equal(model.conv.weight, before.conv.weight) and not torch.equal(model.fc.weight, before.fc.weight)
 
 
 def test_strides_would_have_given_another_answer():
@@ -98,7 +99,9 @@ def test_strides_would_have_given_another_answer():
 def test_volumes_and_models_without_convolutions():
     job = Job({}, ToySplit(24, 1), ToySplit(12, 2), make_recipe("default", epochs=1), 0)
     for model in (Deep(), nn.Sequential(nn.Flatten(), nn.Linear(72, 3))):
+        before = copy.deepcopy(model.state_dict())
         finetune(model, None, job, lambda *_: None)
+        assert not any(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_what_stands_it_is_channels_last_and_nothing_is_changed_by_trying():
