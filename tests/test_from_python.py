@@ -160,6 +160,28 @@ def test_what_loaders_may_be(tmp_path):
     assert len(prune(tmp_path, more=made, epochs=1, strategies="max")) == 2
 
 
+class TwoInputs(SmallNet):
+    def forward(self, x, age):
+        return super().forward(x) + age
+
+
+class AuxiliaryFirst(SmallNet):
+    """In training mode another output of another size comes before the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(9, 7)
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return (self.other(x[:, 0, 0]), logits) if self.training else logits
+
+
+def test_the_logits_are_trained_where_another_output_comes_first(tmp_path, capsys):
+    assert len(prune(tmp_path, AuxiliaryFirst(), epochs=1)) == 2
+    assert "returns a tuple of 0 (2, 7), 1 (2, 3): '1' is trained" in capsys.readouterr().err
+
+
 def test_models_that_do_not_do_are_refused(tmp_path):
     batch = (torch.zeros(4, 2, 8, 9), torch.zeros(4, dtype=torch.long))
     with pytest.raises(ModelError, match=r"SmallNet does not accept .*, as the loaders yield them"):
@@ -170,6 +192,14 @@ def test_models_that_do_not_do_are_refused(tmp_path):
         prune(tmp_path, pattern="block")
     with pytest.raises(ValueError, match=r"ranges: \[kinds\] 'convolution' is not a kind of layer"):
         prune(tmp_path, ranges={"kinds": {"convolution": [0.1, 0.2]}})
+    with pytest.raises(ModelError, match=r"has 2 inputs \(x, age\); mmprune needs one image input"):
+        prune(tmp_path, TwoInputs())
+    with pytest.raises(ModelError, match=r"SmallNet is a model whose .* has the type float16; use model\.float\(\)"):
+        prune(tmp_path, SmallNet().half())
+    with pytest.raises(ModelError, match=r"is on the meta device"):
+        prune(tmp_path, SmallNet().to("meta"))
+    with pytest.raises(ModelError, match=r"0\.weight has no size yet"):
+        prune(tmp_path, nn.Sequential(nn.LazyConv2d(4, 3)))
     with pytest.raises(ModelError, match="the model is a str, and an nn"):
         prune(tmp_path, "resnet18")
     with pytest.raises(ValueError, match=r"epochs must be a whole number, got 1\.5"):

@@ -88,7 +88,7 @@ def opened(models: str, name: str):
     ("script", FactoryError, "a TorchScript module"),
     ("lazy", FactoryError, r"1\.weight has no size yet"),
     ("meta", FactoryError, "on the meta device"),
-    ("half", FactoryError, r"has the type float16; return model\.float\(\)"),
+    ("half", FactoryError, r"has the type float16; use model\.float\(\)"),
 ])
 def test_what_cannot_be_pruned_is_told_when_it_is_opened(models, name, error, words):
     with pytest.raises(error, match=words):
