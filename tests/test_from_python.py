@@ -326,6 +326,13 @@ def test_classes_come_from_the_data_set(tmp_path):
     assert facts.highest_label == 2 and facts.sha256 == loader_facts(*image_loaders(tmp_path).values()).sha256
 
 
+def test_synonyms_become_one_name():
+    data = TensorDataset(*FEW)
+    data.classes = [("tench", "Tinca tinca"), "goldfish", 7]  # the first as in torchvision's ImageNet
+    facts = loader_facts(*[DataLoader(data, 2)] * 3)
+    assert facts.classes == ("tench, Tinca tinca", "goldfish", "7")
+
+
 def test_masks_alone_need_no_data_and_change_nothing():
     model = timm.create_model("resnet18").train()
     hooks, masks = len(model._forward_hooks), mmprune.masks(model, strategy="mid", pattern="2:4")

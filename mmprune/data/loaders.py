@@ -87,7 +87,9 @@ def _classes(loader: Iterable[Any]) -> tuple[str, ...]:
     while data is not None and not hasattr(data, "classes") and hasattr(data, "dataset"):
         data = data.dataset
     names = getattr(data, "classes", ())
-    return tuple(map(str, names)) if isinstance(names, Sequence) and not isinstance(names, str) else ()
+    if not isinstance(names, Sequence) or isinstance(names, str):
+        return ()
+    return tuple(", ".join(name) if isinstance(name, tuple) else str(name) for name in names)  # ImageNet's: synonyms
 
 
 def preprocess_of_loader(loader: Iterable[Any], input_shape: tuple[int, int, int, int]) -> Preprocess | None:
