@@ -196,7 +196,8 @@ def _load(spec: ModelSpec) -> _Loaded:
             model = _make(spec)
         if spec.weights is not None:
             notes = put_weights(model, read_checkpoint(Path(spec.weights)).state, spec.weights)
-        check_finite(model, spec.model)
+        else:
+            check_finite(model, spec.model)
         model.eval()
         notes += make_plain(model)
     _copied(model, spec.model)  # refused here rather than when the first variant is made
