@@ -132,7 +132,7 @@ class LabelledData:
     sha256: str
     classes: tuple[str, ...]  # classes of the data in the order of its labels
     labels: tuple[str, ...]  # a name for each output of the model
-    class_order: str  # one of class_order.ORDERS, or a file
+    class_order: str  # with which load_data gives these labels again; "loader" for the loaders of Python
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from PIL import Image
 from toys import Nearest, shades
 
 from mmprune.data.class_order import find_outputs
-from mmprune.data.splits import DataFacts, Split
+from mmprune.data.splits import DataFacts, LoaderSplit, Split
 from mmprune.finetune import accuracy
-from mmprune.models.dense_check import choose_order, examine
+from mmprune.models.dense_check import choose_order, examine, near_guessing
 from mmprune.models.named import Named
 from mmprune.models.source import open_source
 from mmprune.records import Preprocess
@@ -180,3 +180,18 @@ def test_a_model_that_knows_a_rare_class_or_a_tenth_of_a_hundred_is_not_called_a
     answers = np.where(labels < 12, labels, 99)
     said = warnings_of(hundred, split(answers[:, None], labels, Preprocess((4, 4), (0.0,), (1 / 255,))), 100)
     assert not any("hardly better than guessing" in warning for warning in said)
+
+
+@pytest.mark.parametrize("sort", [True, False])
+def test_a_loader_that_yields_one_class_after_another_tells_good_models_from_bad_ones(sort):
+    labels = np.arange(3600) * 7 % 12
+    labels = np.sort(labels) if sort else labels
+    mistaken = np.where(np.arange(3600) % 10 == 0, (labels + 1) % 12, labels)
+    good, moved = (LoaderSplit(list(split(20 * seen[:, None], labels).batches(32)))
+                   for seen in (mistaken, (labels + 1) % 12))
+    assert near_guessing(shades(), good) == ()
+    (warning,) = near_guessing(shades(), moved)
+    assert "is correct on 0.0% of 256 validation images: hardly better" in warning
+    always = shades()
+    torch.nn.init.zeros_(always.fc.weight)
+    assert "hardly better" in near_guessing(always, good)[0]

@@ -10,9 +10,10 @@ import timm
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 from torchvision import transforms
-from torchvision.datasets import FakeData, ImageFolder
+from torchvision.datasets import SVHN, FakeData, ImageFolder
+from torchvision.transforms import v2
 from toys import SmallNet, ToySplit, image_loaders, make_baseline
 
 import mmprune
@@ -101,6 +102,19 @@ class Stream(IterableDataset):
         return ((torch.zeros(1, 8, 9), i % 3) for i in range(32))
 
 
+class Spent(Stream):
+    """Its second pass yields nothing."""
+
+    def __init__(self) -> None:
+        self.rest = super().__iter__()
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, int]]:
+        return self.rest
+
+    def __len__(self) -> int:
+        return 32
+
+
 FEW = (torch.zeros(4, 1, 8, 9), torch.tensor([0, 1, 2, 0]))
 
 
@@ -118,6 +132,9 @@ FEW = (torch.zeros(4, 1, 8, 9), torch.tensor([0, 1, 2, 0]))
     ({"val": [(torch.full((4, 1, 8, 9), torch.nan), FEW[1])]}, "the validation loader yields images that are not fin"),
     ({"train": (FEW for _ in range(9))}, "the train loader is a generator, which gives its batches only once"),
     ({"val": None}, "the validation loader is a NoneType and no loader"),
+    ({"val": DataLoader(Spent(), 16)}, "the validation loader yields different images"),
+    ({"train": [{"image": FEW[0], "label": FEW[1]}]}, "whole numbers; it yields a dict$"),
+    ({"train": [FEW, FEW, (*FEW, torch.ones(4))]}, r"yields a tuple of float32 \(4, 1, 8, 9\) and int64 \(4,\) and"),
     ({"train": DataLoader(Stream(), 16)}, r"the train loader does not say how many images .* a __len__"),
 ])
 def test_loaders_that_do_not_do_are_refused(tmp_path, more, words):
@@ -138,7 +155,31 @@ def test_what_loaders_may_be(tmp_path):
     made = {"train": DataLoader(data, 16, drop_last=True), "val": DataLoader(data, 16, sampler=range(20)),
             "test": DataLoader(data, 16)}
     assert [len(LoaderSplit(loader)) for loader in made.values()] == [48, 20, 50]
+    for drop_last, count in ((False, 20), (True, 16)):
+        assert len(LoaderSplit(DataLoader(data, batch_sampler=BatchSampler(range(20), 8, drop_last)))) == count
     assert len(prune(tmp_path, more=made, epochs=1, strategies="max")) == 2
+
+
+class TwoInputs(SmallNet):
+    def forward(self, x, age):
+        return super().forward(x) + age
+
+
+class AuxiliaryFirst(SmallNet):
+    """In training mode another output of another size comes before the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(9, 7)
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return (self.other(x[:, 0, 0]), logits) if self.training else logits
+
+
+def test_the_logits_are_trained_where_another_output_comes_first(tmp_path, capsys):
+    assert len(prune(tmp_path, AuxiliaryFirst(), epochs=1)) == 2
+    assert "returns a tuple of 0 (2, 7), 1 (2, 3): '1' is trained" in capsys.readouterr().err
 
 
 def test_models_that_do_not_do_are_refused(tmp_path):
@@ -151,6 +192,14 @@ def test_models_that_do_not_do_are_refused(tmp_path):
         prune(tmp_path, pattern="block")
     with pytest.raises(ValueError, match=r"ranges: \[kinds\] 'convolution' is not a kind of layer"):
         prune(tmp_path, ranges={"kinds": {"convolution": [0.1, 0.2]}})
+    with pytest.raises(ModelError, match=r"has 2 inputs \(x, age\); mmprune needs one image input"):
+        prune(tmp_path, TwoInputs())
+    with pytest.raises(ModelError, match=r"SmallNet is a model whose .* has the type float16; use model\.float\(\)"):
+        prune(tmp_path, SmallNet().half())
+    with pytest.raises(ModelError, match=r"is on the meta device"):
+        prune(tmp_path, SmallNet().to("meta"))
+    with pytest.raises(ModelError, match=r"0\.weight has no size yet"):
+        prune(tmp_path, nn.Sequential(nn.LazyConv2d(4, 3)))
     with pytest.raises(ModelError, match="the model is a str, and an nn"):
         prune(tmp_path, "resnet18")
     with pytest.raises(ValueError, match=r"epochs must be a whole number, got 1\.5"):
@@ -212,6 +261,29 @@ def test_what_does_not_give_the_same_pixels_is_not_taken_for_it(steps):
     assert preprocess_of_loader(DataLoader(files(transforms.Compose(steps))), (1, 3, 32, 32)) is None
 
 
+@pytest.mark.parametrize("steps", [
+    [v2.Resize(None, max_size=40), transforms.CenterCrop(32), TENSOR],
+    [transforms.Resize(800), transforms.CenterCrop(32), TENSOR],
+])
+def test_steps_that_a_preprocess_cannot_say_are_not_taken_for_one(steps):
+    assert preprocess_of_loader(DataLoader(files(transforms.Compose(steps))), (1, 3, 32, 32)) is None
+
+
+def test_a_data_set_whose_arrays_have_channels_first_is_taken_without_its_preprocessing():
+    data = SVHN.__new__(SVHN)  # as if it were downloaded
+    data.data, data.labels = np.random.default_rng(0).integers(0, 256, (9, 3, 32, 32), np.uint8), np.zeros(9, np.int64)
+    data.transform, data.target_transform = TENSOR, None
+    assert preprocess_of_loader(DataLoader(data), (1, 3, 32, 32)) is None
+
+
+@pytest.mark.gpu
+def test_a_loader_may_yield_its_batches_on_the_gpu(tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    batches = [(FEW[0].cuda(), FEW[1].cuda())]
+    assert len(prune(tmp_path, more=dict.fromkeys(("train", "val", "test"), batches), epochs=1)) == 2
+
+
 class Flipped(ImageFolder):
     """Does more than its transform."""
 
@@ -252,6 +324,13 @@ def test_classes_come_from_the_data_set(tmp_path):
     facts = loader_facts(*made.values())
     assert facts.classes == ("left", "middle", "right") and facts.input_shape == (1, 1, 8, 9)
     assert facts.highest_label == 2 and facts.sha256 == loader_facts(*image_loaders(tmp_path).values()).sha256
+
+
+def test_synonyms_become_one_name():
+    data = TensorDataset(*FEW)
+    data.classes = [("tench", "Tinca tinca"), "goldfish", 7]  # the first as in torchvision's ImageNet
+    facts = loader_facts(*[DataLoader(data, 2)] * 3)
+    assert facts.classes == ("tench, Tinca tinca", "goldfish", "7")
 
 
 def test_masks_alone_need_no_data_and_change_nothing():

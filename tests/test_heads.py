@@ -8,6 +8,7 @@ from torch import nn
 from toys import COLOUR, GREY
 
 from mmprune.data.image_sets import DataFacts
+from mmprune.models.factories import call_factory
 from mmprune.models.heads import classes_of, find_ends
 from mmprune.models.loading import ModelError, open_model, resolve
 from mmprune.models.named import ModelOptions
@@ -155,8 +156,6 @@ def test_classes_of_a_fixed_model_are_those_of_its_output(factory, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_classes_and_channels_of_the_weights_come_before_those_of_the_data(factory, tmp_path, kind, classes):
     path = factory(kind)
-    from mmprune.models.factories import call_factory
-
     torch.save(call_factory(f"{path}:sized", {"num_classes": classes, "in_chans": 1}).state_dict(), tmp_path / "w.pt")
     data = DataFacts(tuple("abcdef"), 3, (16, 16))
     spec = open_model(f"{path}:sized", str(tmp_path / "w.pt"), data, ModelOptions()).spec
@@ -214,8 +213,6 @@ def test_channels_of_neither_grey_nor_colour(factory, tmp_path):
     assert open_model(f"{factory()}:depth", None, GREY, ModelOptions(num_classes=3)).spec.in_chans == 1
     with pytest.raises(ModelError, match=r"--in-chans 4: .*choose 1 or 3"):
         resolve("resnet18", None, COLOUR, ModelOptions(in_chans=4))
-    from mmprune.models.factories import call_factory
-
     torch.save(call_factory(f"{factory()}:depth", {}).state_dict(), tmp_path / "w.pt")
     with pytest.raises(ModelError, match="expects images with 4 channels"):
         open_model(f"{factory()}:depth", str(tmp_path / "w.pt"), COLOUR, ModelOptions())

@@ -7,13 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from mmprune.data.splits import DataFacts
+from mmprune import open_family
+from mmprune.data.splits import DataError, DataFacts
+from mmprune.family import Request, Resources, build_family
 from mmprune.gradients import ScoreError, mean_absolute_gradients
 from mmprune.models.factories import FactoryError
 from mmprune.models.loading import ModelError, load_model, open_model
-from mmprune.models.named import ModelOptions
+from mmprune.models.named import ModelOptions, Named
+from mmprune.models.source import open_source
 from mmprune.models.weights import WeightsError
+from mmprune.recipes import make_recipe
 
 FACTS = DataFacts(("a", "b", "c"), 3, (16, 16))
 MODELS = """
@@ -83,7 +88,7 @@ def opened(models: str, name: str):
     ("script", FactoryError, "a TorchScript module"),
     ("lazy", FactoryError, r"1\.weight has no size yet"),
     ("meta", FactoryError, "on the meta device"),
-    ("half", FactoryError, r"has the type float16; return model\.float\(\)"),
+    ("half", FactoryError, r"has the type float16; use model\.float\(\)"),
 ])
 def test_what_cannot_be_pruned_is_told_when_it_is_opened(models, name, error, words):
     with pytest.raises(error, match=words):
@@ -119,3 +124,47 @@ def test_a_layer_without_gradient_ranks_no_weight(models):
     batches = [(torch.rand(4, 3, 16, 16), torch.from_numpy(np.arange(4) % 3))]
     with pytest.raises(ScoreError, match=r"the gradient of wide\.weight is zero .* use --score magnitude"):
         mean_absolute_gradients(model, ["conv.weight", "wide.weight"], batches)
+
+
+SMALL = """
+import torch
+from torch import nn
+
+def net(num_classes):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(16, num_classes))
+"""
+
+
+def shades(root: Path, kind: str) -> Path:
+    """Images of the classes 3 and 7, as numbered labels or in folders."""
+    labels = np.arange(40) % 2 * 4 + 3
+    images = np.broadcast_to((20 * labels + np.arange(40) % 3).astype(np.uint8)[:, None, None], (40, 8, 8))
+    if kind == "labels":
+        np.savez(root / "data.npz", images=images, labels=labels)
+        return root / "data.npz"
+    for i, label in enumerate(labels):
+        (root / "data" / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[i]).save(root / "data" / str(label) / f"{i}.png")
+    return root / "data"
+
+
+@pytest.mark.parametrize(("kind", "classes"), [("labels", 2), ("labels", 10), ("folders", 2), ("folders", 10)])
+def test_a_built_family_is_opened_again_with_the_same_images_or_not_at_all(tmp_path, kind, classes):
+    (tmp_path / "small.py").write_text(SMALL)
+    data = shades(tmp_path, kind)
+    options = ModelOptions(num_classes=classes, mean=(0.5,), std=(0.5,))
+    opened = open_source(Named(f"{tmp_path}/small.py:net", None, data, options))
+    request = Request(make_recipe("default", epochs=0), strategies=("max",), source=opened.source)
+    build_family(opened.make_baseline, request, tmp_path / "family", Resources())
+    family = open_family(tmp_path / "family")
+    for mine, theirs in zip(family.baseline.test.batches(9), opened.make_baseline().test.batches(9), strict=True):
+        assert all(map(torch.equal, mine, theirs))
+    assert sum(int((w == 0).sum()) for w in family["max"].model().parameters()) > 0
+    if kind == "labels":
+        np.savez(data, images=np.zeros((40, 8, 8), np.uint8), labels=np.arange(40) % 2 * 4 + 3)
+    else:
+        Image.new("L", (8, 8)).save(data / "3" / "new.png")
+    with pytest.raises(DataError, match="have changed since the family was built"):
+        _ = open_family(tmp_path / "family").baseline

@@ -49,8 +49,8 @@ def loader_facts(train: Iterable[Any], validation: Iterable[Any], test: Iterable
         if name == "train":
             continue
         again = list(islice(LoaderSplit(loader).batches(0), FIRST))
-        if not all(torch.equal(a, c) and torch.equal(b, d)
-                   for (a, b), (c, d) in zip(batches, again, strict=True)):
+        if len(again) < len(batches) or not all(torch.equal(a, c) and torch.equal(b, d)
+                                                for (a, b), (c, d) in zip(batches, again, strict=True)):
             raise DataError(f"the {name} loader yields different images, or another order, each time, so an accuracy "
                             "could not be reproduced; use shuffle=False and no random augmentation")
         digest.update(f"{name} {count}".encode())
@@ -87,7 +87,9 @@ def _classes(loader: Iterable[Any]) -> tuple[str, ...]:
     while data is not None and not hasattr(data, "classes") and hasattr(data, "dataset"):
         data = data.dataset
     names = getattr(data, "classes", ())
-    return tuple(map(str, names)) if isinstance(names, Sequence) and not isinstance(names, str) else ()
+    if not isinstance(names, Sequence) or isinstance(names, str):
+        return ()
+    return tuple(", ".join(name) if isinstance(name, tuple) else str(name) for name in names)  # ImageNet's: synonyms
 
 
 def preprocess_of_loader(loader: Iterable[Any], input_shape: tuple[int, int, int, int]) -> Preprocess | None:
@@ -104,8 +106,11 @@ def preprocess_of_loader(loader: Iterable[Any], input_shape: tuple[int, int, int
     transform = getattr(data, "transform", None)
     if not callable(transform) or not type(data).__module__.startswith("torchvision.datasets."):
         return None
-    found = _read_off(list(getattr(transform, "transforms", [transform])), input_shape)
-    return found if found is not None and _is_same(transform, found) and _is_all(data, found) else None
+    try:
+        found = _read_off(list(getattr(transform, "transforms", [transform])), input_shape)
+        return found if found is not None and _is_same(transform, found) and _is_all(data, found) else None
+    except (TypeError, ValueError):  # a Preprocess cannot say it, or arrays are of another form: SVHN's are (3, H, W)
+        return None
 
 
 def _is_all(data: Any, preprocess: Preprocess) -> bool:

@@ -100,23 +100,25 @@ class LoaderSplit:
     def __len__(self) -> int:
         """The number of images that a pass over a loader or a list of batches yields; else the loader's own length."""
         if isinstance(self.loader, Sequence):
-            return sum(len(labels) for _, labels in self.loader)
-        sampler = getattr(self.loader, "sampler", None)  # it may draw a part of the data set
+            return sum(len(labels) for _, labels in self.batches(0))
+        drawn = getattr(self.loader, "batch_sampler", None)  # the user's own, else one that DataLoader makes
+        drawn = self.loader if drawn is None else drawn
+        sampler = getattr(drawn, "sampler", None)  # it may draw a part of the data set
         data = getattr(self.loader, "dataset", self.loader)
         count = len(sampler if isinstance(sampler, Sized) else data)  # type: ignore[arg-type]
-        size = getattr(self.loader, "batch_size", None)
-        return count - count % size if size and getattr(self.loader, "drop_last", False) else count
+        size = getattr(drawn, "batch_size", None)
+        return count - count % size if size and getattr(drawn, "drop_last", False) else count
 
     def batches(self, batch_size: int, *, seed: int | None = None, augment: bool = False) -> Iterator[Batch]:
-        """The loader's own batches; the arguments exist to match Split.batches and have no effect."""
+        """The loader's own batches on the CPU; the arguments exist to match Split.batches and have no effect."""
         for batch in self.loader:
             images, labels = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (None, None)
             if not (isinstance(images, Tensor) and isinstance(labels, Tensor)) or images.ndim != 4 \
                     or not images.is_floating_point() or labels.shape != images.shape[:1] or labels.is_floating_point():
                 raise DataError("the loader must yield (images, labels): a float tensor (n, C, H, W) and indices (n,), "
-                                f"whole numbers; it yields {_what(images)} and {_what(labels)}")
+                                f"whole numbers; it yields {_what(batch)}")
             self._check_labels(labels)
-            yield images.float(), labels.long()
+            yield images.detach().float().cpu(), labels.long().cpu()  # timm's loaders yield them on the GPU
 
     def _check_labels(self, labels: Tensor) -> None:
         low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
@@ -127,8 +129,10 @@ class LoaderSplit:
 
 
 def _what(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {' and '.join(map(_what, value[:3]))}{' ...' if len(value) > 3 else ''}"
     return f"{value.dtype} {tuple(value.shape)}".removeprefix("torch.") if isinstance(value, Tensor) \
-        else "nothing of the kind" if value is None else type(value).__name__
+        else f"a {type(value).__name__}"
 
 
 def describe_data(path: str | Path) -> DataFacts:

@@ -85,13 +85,19 @@ def examine(model: nn.Module, train: Split, outputs: Outputs, classes: Sequence[
 
 
 def near_guessing(model: nn.Module, split: LoaderSplit, device: str = "cpu") -> tuple[str, ...]:
-    """A warning if the model's accuracy on the first few hundred images of a loader is near guessing."""
+    """A warning if the model's accuracy on a few hundred images of a loader is near guessing.
+
+    The first images are used, but at most half of SAMPLE of one class: a loader that does not shuffle often yields one
+    class after another, and on images of one class a good model is no better than one that always names that class.
+    """
     model.to(device).eval()
     labels, answers = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    seen: Counter[int] = Counter()
     for images, targets in split.batches(BATCH):
-        labels.append(targets.numpy())
-        answers.append(_answers(model, images, device))
-        if sum(map(len, labels)) >= SAMPLE:
+        if chosen := _rare(targets, seen):
+            labels.append(targets[chosen].numpy())
+            answers.append(_answers(model, images[chosen], device))
+        if seen.total() >= SAMPLE:
             break
     model.cpu()
     here, given = np.concatenate(labels), np.concatenate(answers)
@@ -101,6 +107,16 @@ def near_guessing(model: nn.Module, split: LoaderSplit, device: str = "cpu") -> 
     return (f"the dense model is correct on {_share(right)} of {len(right)} validation images: hardly better than "
             "guessing. Fine-tuning would start from scratch. Likely causes: labels in another order than in training, "
             "another normalization, the weights of another model, or an untrained classifier.",)
+
+
+def _rare(labels: Tensor, seen: Counter[int]) -> list[int]:
+    """The positions of labels whose class was seen less than SAMPLE // 2 times, and counts them as seen."""
+    chosen = []
+    for i, label in enumerate(labels.tolist()):
+        if seen[label] < SAMPLE // 2:
+            seen[label] += 1
+            chosen.append(i)
+    return chosen
 
 
 def _balanced(train: Split) -> Split:

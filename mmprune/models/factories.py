@@ -47,22 +47,22 @@ def call_factory(model: str, arguments: dict[str, Any]) -> nn.Module:
         raise FactoryError(f"{model}({given}) failed ({type(err).__name__}: {err})") from err
     if not isinstance(made, nn.Module):
         raise FactoryError(f"{model} returned a {type(made).__name__}, not a torch.nn.Module; return the model itself")
-    if trouble := _trouble(made):
+    if trouble := trouble_of(made):
         raise FactoryError(f"{model} returned {trouble}")
     return made
 
 
-def _trouble(made: nn.Module) -> str | None:
+def trouble_of(made: nn.Module) -> str | None:
     """What makes a model impossible to prune and what to do about it; None if it can be pruned."""
     if isinstance(made, torch.jit.ScriptModule):
-        return "a TorchScript module, which cannot be modified; return the original model"
+        return "a TorchScript module, which cannot be modified; use the original model"
     for name, value in made.named_parameters():
         if isinstance(value, nn.parameter.UninitializedParameter):
             return f"a model whose {name} has no size yet; run it on an image first, or use Linear, not LazyLinear"
         if value.is_meta:
             return f"a model whose {name} is on the meta device and has no values; create it on the CPU"
         if value.is_floating_point() and value.dtype != torch.float32:
-            return f"a model whose {name} has the type {str(value.dtype)[6:]}; return model.float()"
+            return f"a model whose {name} has the type {str(value.dtype)[6:]}; use model.float()"
     return None
 
 

@@ -50,9 +50,9 @@ def left_out(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
 
 def frozen(model: nn.Module) -> tuple[str, ...]:
     """A note on layers that are pruned and cannot be fine-tuned, if they are at least SHARE of all weights."""
-    sizes = {name: weight.numel() for name, weight in prunable_weights(model).items()}
-    fixed = [name for name, weight in prunable_weights(model).items() if not weight.requires_grad]
-    share = sum(sizes[name] for name in fixed) / max(1, sum(sizes.values()))
+    weights = prunable_weights(model)
+    fixed = [name for name, weight in weights.items() if not weight.requires_grad]
+    share = sum(weights[name].numel() for name in fixed) / max(1, sum(w.numel() for w in weights.values()))
     if share < SHARE:
         return ()
     return (f"{len(fixed)} layers with {share:.0%} of the weights are frozen (requires_grad=False; {_some(fixed)}): "

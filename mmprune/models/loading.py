@@ -14,7 +14,7 @@ from mmprune.choices import pick
 from mmprune.data.image_sets import DataFacts
 from mmprune.data.preprocess import CROP_MODES, RESAMPLING, resized_size
 from mmprune.models.checkpoints import Checkpoint, read_checkpoint
-from mmprune.models.factories import call_factory, find_factory, is_factory
+from mmprune.models.factories import call_factory, find_factory, is_factory, trouble_of
 from mmprune.models.fusing import merge_branches
 from mmprune.models.heads import Ends, classes_of, find_ends, output_trouble, required_inputs
 from mmprune.models.left_out import frozen, left_out
@@ -24,6 +24,7 @@ from mmprune.models.outputs import (
     OutputError,
     answer_note,
     answer_with_logits,
+    answers,
     check_evaluation,
     check_training,
     spare_images,
@@ -195,9 +196,11 @@ def _load(spec: ModelSpec) -> _Loaded:
             model = _make(spec)
         if spec.weights is not None:
             notes = put_weights(model, read_checkpoint(Path(spec.weights)).state, spec.weights)
-        check_finite(model, spec.model)
+        else:
+            check_finite(model, spec.model)
         model.eval()
         notes += make_plain(model)
+    _copied(model, spec.model)  # refused here rather than when the first variant is made
     return _proved(model, spec, notes)
 
 
@@ -205,11 +208,15 @@ def adopt(model: nn.Module, name: str, input_shape: tuple[int, int, int, int]) -
     """The user's model, ready to be pruned: a copy in eval mode on the CPU, its spec, and notes.
 
     input_shape  (1, C, H, W)
-    ModelError if it cannot be copied, does not accept the images, or returns no logits.
+    ModelError if it cannot be copied, does not accept the images, or returns no logits; WeightsError if a weight is
+    not finite.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"the model is a {type(model).__name__}, and an nn.Module is needed: "
                          "timm.create_model(name, pretrained=True) makes one of a name")
+    if trouble := trouble_of(model):
+        raise ModelError(f"{name} is {trouble}")
+    _check_inputs(model, name)
     own = _copied(model, name).cpu().eval()
     with one_thread():
         check_finite(own, name)
@@ -217,14 +224,16 @@ def adopt(model: nn.Module, name: str, input_shape: tuple[int, int, int, int]) -
     spec = ModelSpec(name, 0, input_shape[1], input_shape[2:])
     try:
         with torch.no_grad():
-            out = answer_with_logits(own)(torch.zeros(input_shape))
+            out = own(torch.zeros(input_shape))  # without answer_with_logits, which has to know the number of classes
     except Exception as err:  # whatever the model's own code raises
         raise ModelError(f"{name} does not accept {images_of(spec)}, as the loaders yield them ({short(err)})") from err
-    if not isinstance(out, Tensor) or out.ndim != 2:
+    found = answers(out, 1, None)
+    if not found:
         raise ModelError(f"{name} returns {words(out)} for one image, without a tensor of shape (1, classes); "
                          "return only the logits, or name them 'logits' in a dict or named tuple")
-    loaded = _proved(own, replace(spec, num_classes=out.shape[1]), notes)
-    spec = replace(spec, num_classes=out.shape[1], weights_sha256=loaded.sha256)
+    spec = replace(spec, num_classes=found[0][1].shape[1])
+    loaded = _proved(own, spec, notes)
+    spec = replace(spec, weights_sha256=loaded.sha256)
     more = (*left_out(loaded.model, input_shape), *frozen(loaded.model), *_check_answers(loaded.model, spec))
     return loaded.model, spec, loaded.notes + more
 
@@ -240,7 +249,6 @@ def _copied(model: nn.Module, name: str) -> nn.Module:
 def _proved(model: nn.Module, spec: ModelSpec, notes: Notes) -> _Loaded:
     """The model with its present weights, checked by a forward pass, with its parallel branches merged."""
     input_shape = (1, spec.in_chans, *spec.image_size)
-    _copied(model, spec.model)
     answer_with_logits(model, spec.num_classes)
     check_forward(model, spec)
     notes += spare_images(model, input_shape)
@@ -274,11 +282,15 @@ def _make(spec: ModelSpec) -> nn.Module:
     return create(spec)
 
 
+def _check_inputs(model: nn.Module, name: str) -> None:
+    if len(inputs := required_inputs(model)) != 1:
+        raise ModelError(f"{name} has {len(inputs)} inputs ({', '.join(inputs) or 'none'}); mmprune needs one image "
+                         "input: use a model that computes the others in forward(image)")
+
+
 def check_forward(model: nn.Module, spec: ModelSpec) -> None:
     """One forward pass of zeros. ModelError unless it gives a (1, num_classes) tensor with two or more classes."""
-    if len(inputs := required_inputs(model)) != 1:
-        raise ModelError(f"{spec.model} has {len(inputs)} inputs ({', '.join(inputs) or 'none'}); mmprune needs one "
-                         "image input: use a factory whose model computes the others in forward(image)")
+    _check_inputs(model, spec.model)
     try:
         with torch.no_grad():  # inference_mode would leave tensors in lazily filled caches that training cannot use
             out = model(torch.zeros(1, spec.in_chans, *spec.image_size))

@@ -25,10 +25,15 @@ class BaselineMaker:
     seed: int
     cache: Path | None
     class_order: str = AUTO
+    sha256: str = ""  # of the data that the family was built from; "": not known yet
 
     def load(self) -> DataSet:
-        return load_data(self.data, self.preprocess, num_classes=self.spec.num_classes, seed=self.seed,
-                         cache=self.cache, class_order=self.class_order)
+        loaded = load_data(self.data, self.preprocess, num_classes=self.spec.num_classes, seed=self.seed,
+                           cache=self.cache, class_order=self.class_order)
+        if self.sha256 not in ("", loaded.sha256):
+            raise DataError(f"the images at {self.data} have changed since the family was built; restore the old ones, "
+                            "or build into a new folder")
+        return loaded
 
     def __call__(self) -> Baseline:
         loaded = self.load()
@@ -56,7 +61,8 @@ def reopen(root: Path) -> Baseline:
     if model is None or preprocess is None or data is None or not data.path:
         raise DataError(f"the family in {root} was made from a model and loaders in Python, which the folder does not "
                         "contain: call mmprune.prune with them again; finished steps are not repeated")
-    return BaselineMaker(model, preprocess, Path(data.path), manifest.spec.seed, root / "cache", data.class_order)()
+    return BaselineMaker(model, preprocess, Path(data.path), manifest.spec.seed, root / "cache", data.class_order,
+                         data.sha256)()
 
 
 def named_model(named: Named) -> Named:
@@ -107,6 +113,7 @@ def open_source(named: Named, cache: Path | None = None, device: str = "cpu") ->
         loaded = loaded if outputs.order == usual else maker.load()
     if not opened.random_weights:
         warnings = examine(opened.model, loaded.train, outputs, facts.classes, device)
+    maker = replace(maker, sha256=loaded.sha256)
     data = LabelledData(str(named.data), loaded.sha256, tuple(loaded.classes),
-                        output_labels(facts, outputs, num_classes), outputs.order)
+                        output_labels(facts, outputs, num_classes), maker.class_order)
     return Opened(maker, Source(opened.spec, opened.preprocess, data), notes, warnings)
