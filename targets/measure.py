@@ -229,7 +229,7 @@ def _key(m: Measurement) -> tuple[str, str, str, int]:
 
 
 def reader_of(entries: Sequence[dict[str, Any]], info: SessionInfo) -> Reader:
-    """The Reader for a run of these entries: it accepts each entry at most once, and no others."""
+    """The Reader for a run of these entries: it accepts each entry at most once in each part, and no others."""
     return Reader({e["artifact"]: e["sha256"] for e in entries}, sorted({e["runtime"] for e in entries}), info,
                   {(e["artifact"], e["runtime"], e["threads"]) for e in entries})
 
