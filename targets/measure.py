@@ -88,9 +88,6 @@ def measure(root: Path, artifacts: Sequence[Artifact], target: str, profile: Pro
     bytes_ = sum(path.stat().st_size for path in {*need, *files.values()} if path.is_file())
     with connected(Host(options.host, options.ssh_config), bytes_, options.keep, options.note) as board:
         options.connected(board)
-        if board.machine != family.arch:
-            raise MeasureError(f"{options.host} is not a {family.name}: its processor is {board.machine}, but "
-                               f"{family.name} has {family.arch}; use the target of this board")
         board.send(files)
         device, emulated = device_of(board.place, family)
         if why := mismatch(family, device):
