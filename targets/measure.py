@@ -70,7 +70,7 @@ def measure(root: Path, artifacts: Sequence[Artifact], target: str, profile: Pro
     probe ended. With power_modes each mode counts as its own device with its own session.
     """
     family = load(target)
-    if options.power_modes and "tensorrt" not in family.runtimes:
+    if options.power_modes and not on_device.has_power_modes(family.runtimes):
         raise MeasureError(f"--power-modes is for Jetsons; {family.name} has no power modes")
     for line in jobs.without_runtime(family, artifacts) if options.runtimes is None else ():
         options.note(line)
@@ -106,6 +106,8 @@ class _Run:
     emulated: bool
     board: Board | None = None  # None: this machine, which has the files already
     power_mode: int | None = None  # number of the power mode to measure in; None: the present one
+    sent: set[str] = field(default_factory=set)  # names of the artifacts' files on the board; the power modes share it
+    compared: set[str] = field(default_factory=set)  # artifacts in the file of reference outputs there
 
     def measure(self, artifacts: Sequence[Artifact], profile: Profile, options: Options) -> list[Measurement]:
         entries = self._entries(artifacts, options)
@@ -132,14 +134,17 @@ class _Run:
         return found + made
 
     def _send(self, artifacts: Sequence[Artifact], options: Options) -> str | None:
-        """Copy the files and their reference outputs to the board; returns the name of the outputs' file there.
+        """Copy what the board does not have of the files and their reference outputs; returns the outputs' name there.
 
         None if there is nothing to compare, as on this machine.
         """
         if self.board is None:
             return None
-        self.board.send({name: self.root / name for a in artifacts for name in a.files},
-                        lambda fraction: options.progress("copy", self.place.name, fraction * 100, 100))
+        files = {name: self.root / name for a in artifacts for name in a.files if name not in self.sent}
+        self.board.send(files, lambda fraction: options.progress("copy", self.place.name, fraction * 100, 100))
+        self.sent.update(files)
+        if self.compared.issuperset(a.id for a in artifacts):
+            return golden.NAME
         expected = options.golden(artifacts)
         if expected is None:
             return None
@@ -147,6 +152,8 @@ class _Run:
             path = Path(private) / golden.NAME
             path.write_bytes(golden.npz(expected, artifacts))
             self.board.send({golden.NAME: path})
+        self.compared.clear()
+        self.compared.update(a.id for a in artifacts)
         return golden.NAME
 
     def _read(self, lines: IO[bytes], reader: Reader, options: Options) -> list[Measurement]:

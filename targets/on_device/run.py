@@ -84,7 +84,7 @@ def fingerprint_command(target, mode=None):
 def devices_by_mode(manifest, asked):
     """[(power mode, device in it)]; without --power-modes the present mode only. Prints which modes cannot be set."""
     target, modes = manifest["target"]["name"], [sys.executable, *measure.words(measure.JETSON, "modes")]
-    if asked.power_modes and measure.JETSON not in map(measure.program_of, manifest["target"]["runtimes"]):
+    if asked.power_modes and not measure.has_power_modes(manifest["target"]["runtimes"]):
         raise Refused(f"--power-modes is for Jetsons, but this bundle is for {target}")
     if asked.power_modes and asked.dry_run:
         say(f"everything below is repeated for each power mode listed by {shell(modes)}:")
