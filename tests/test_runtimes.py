@@ -122,3 +122,12 @@ def test_every_format_of_a_target_has_its_runtime():
     from targets import TARGETS
     from targets.on_device.measure import PROGRAMS
     assert {name for t in TARGETS.values() for name in t.runtimes} <= {*runtimes.RUNTIMES, *PROGRAMS}
+
+
+def test_outputs_that_take_too_long_are_an_error_that_names_the_file(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(golden_run, "TIMEOUT_S", 0)
+    entry = {"artifact": "dense", "sha256": "5", "runtime": "onnxruntime", "threads": 1, "path": "dense.onnx"}
+    golden_run.run({"root": str(tmp_path), "golden": "golden.npz", "entries": [entry]})
+    _, error, done = map(json.loads, capsys.readouterr().out.splitlines())
+    assert error["message"] == "dense on onnxruntime: golden outputs: no response within 0 s"
+    assert (error["kind"], error["artifact"], done) == ("error", "dense", {"kind": "done"})
