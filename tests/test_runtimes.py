@@ -34,7 +34,11 @@ def asked(monkeypatch):
     def session(model, options, providers):
         names = ("intra_op_num_threads", "inter_op_num_threads", "execution_mode", "log_severity_level",
                  "graph_optimization_level")
-        raise Asked({**{name: getattr(options, name) for name in names}, "providers": providers})
+        try:
+            rounding = options.get_session_config_entry("session.disable_quant_qdq")
+        except RuntimeError:  # it was not set
+            rounding = None
+        raise Asked({**{name: getattr(options, name) for name in names}, "providers": providers, "rounding": rounding})
 
     def compile_model(self, path, device, config):
         raise Asked({**config, "device": device})
@@ -80,7 +84,7 @@ def test_int8_files_for_tensorrt_are_checked_with_one_setting_more(family, asked
     from exporters import to_onnx
     root, by_format = family
     path = root / by_format["onnx"].path
-    assert asked(to_onnx.open_exact, path) == asked(to_onnx.open_file, path)
+    assert asked(to_onnx.open_exact, path) == {**asked(to_onnx.open_file, path), "rounding": "1"}
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino", "mmrt"])
