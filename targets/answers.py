@@ -71,7 +71,7 @@ def row_of(line: bytes) -> dict[str, Any]:
 
 def reason_of(err: Exception) -> str:
     """Why a row was refused, in words."""
-    return f"{short(err)} is missing" if isinstance(err, KeyError) else printable(str(err))[:MAX_TEXT]
+    return f"{short(err)} is missing" if isinstance(err, KeyError) else short(err, MAX_TEXT)
 
 
 def device_from_row(row: Any) -> tuple[Device, bool]:

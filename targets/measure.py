@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from mmprune import folder
 from mmprune.commit import commit
+from mmprune.progress import quiet
 from mmprune.records import Artifact, Device, Measurement
 from targets import LOCAL, Target, golden, jobs, load, mismatch
 from targets import answers as reading
@@ -34,10 +35,6 @@ SAID = {"result": "sent an invalid result for {}: {}; nothing of it was kept",
         "golden": "sent an invalid comparison of {}: {}", "progress": "sent invalid progress: {1}"}
 
 
-def _ignore(stage: str, item: str, done: float, total: int) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class Options:
     threads: int | None = None  # None: the target's own number
@@ -46,7 +43,7 @@ class Options:
     again: bool = False  # measure even if there is a complete session of the same artifacts
     memory_bytes: int | None = None  # limit for all simultaneous processes together; None: the free memory
     timeout_s: float = 300.0  # for one response of one process
-    progress: Callable[[str, str, float, int], None] = _ignore  # called with (stage, item, done, total)
+    progress: Callable[[str, str, float, int], None] = quiet  # called with (stage, item, done, total)
     host: str | None = None  # user@name of the board for ssh; None: this machine is the board
     ssh_config: str | None = None  # ssh's configuration file; None: the user's
     keep: bool = False  # do not delete the folder on the board
