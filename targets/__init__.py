@@ -25,7 +25,6 @@ else:
     import tomli as tomllib
 
 
-
 @dataclass(frozen=True)
 class Target:
     """The facts about a device family."""

@@ -71,7 +71,7 @@ def row_of(line: bytes) -> dict[str, Any]:
 
 def reason_of(err: Exception) -> str:
     """Why a row was refused, in words."""
-    return f"{short(err)} is missing" if isinstance(err, KeyError) else printable(str(err))[:MAX_TEXT]
+    return f"{short(err)} is missing" if isinstance(err, KeyError) else short(err, MAX_TEXT)
 
 
 def device_from_row(row: Any) -> tuple[Device, bool]:
@@ -88,13 +88,14 @@ class Reader:
     artifacts  {id: sha256}
     runtimes   the allowed runtimes
     info       the session of the rows; None: a row of kind "session" must come first
-    open       (artifact, runtime, threads) that may still be measured, each once; None: any
+    asked      (artifact, runtime, threads) that may be measured, once in each part, as references are; None: any
     """
 
     artifacts: Mapping[str, str]
     runtimes: Collection[str]
     info: SessionInfo | None = None
-    open: set[tuple[str, str, int]] | None = None
+    asked: set[tuple[str, str, int]] | None = None
+    answered: set[tuple[int, str, str, int]] = field(default_factory=set)  # with the part before them
     checks: list[GoldenCheck] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)  # failed measurements, in the device's words
     unlike: list[str] = field(default_factory=list)  # failed comparisons of outputs
@@ -104,7 +105,7 @@ class Reader:
         """The content of the row. Raises one of ODD if it is not possible."""
         kind, self.done = row["kind"], row["kind"] == "done"
         if kind == "session":
-            if self.open is not None:  # the device is already known and verified
+            if self.asked is not None:  # the device is already known and verified
                 raise ValueError("a session row is not expected here")
             self.info = _session(row)
             return self.info
@@ -127,11 +128,10 @@ class Reader:
     def _measurement(self, row: dict[str, Any], info: SessionInfo) -> Measurement:
         self._check_name(row)
         key = row["artifact"], row["runtime"], row["threads"]
-        if self.open is not None and key not in self.open:
+        if self.asked is not None and (key not in self.asked or (row["part"], *key) in self.answered):
             raise ValueError("it was not requested, or was already measured")
         made = measurement_from_probe(row, info)
-        if self.open is not None:
-            self.open.remove(key)
+        self.answered.add((row["part"], *key))
         return made
 
     def _check_name(self, row: dict[str, Any]) -> None:

@@ -91,7 +91,6 @@ class Board:
     """An established connection; remote.py waits at its other end."""
 
     place: Place
-    machine: str  # as in uname -m
     process: Any = field(repr=False)
     errors: "Tail" = field(repr=False)
 
@@ -168,7 +167,7 @@ def connected(host: Host, need_bytes: int, keep: bool, note: Callable[[str], Non
                 told = _answer(process, errors, host.name, connecting=True)
                 ssh = (*base, "-o", "ControlMaster=no", "--", host.name)
                 place = Place(host.name, _folder(told, host.name), "python3", ssh, environment)
-                yield Board(place, printable(str(told.get("machine")))[:60], process, errors)
+                yield Board(place, process, errors)
             finally:
                 _end(process, host.name, keep, note)
 

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from mmprune import folder
 from mmprune.commit import commit
+from mmprune.progress import quiet
 from mmprune.records import Artifact, Device, Measurement
 from targets import LOCAL, Target, golden, jobs, load, mismatch
 from targets import answers as reading
@@ -34,10 +35,6 @@ SAID = {"result": "sent an invalid result for {}: {}; nothing of it was kept",
         "golden": "sent an invalid comparison of {}: {}", "progress": "sent invalid progress: {1}"}
 
 
-def _ignore(stage: str, item: str, done: float, total: int) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class Options:
     threads: int | None = None  # None: the target's own number
@@ -46,7 +43,7 @@ class Options:
     again: bool = False  # measure even if there is a complete session of the same artifacts
     memory_bytes: int | None = None  # limit for all simultaneous processes together; None: the free memory
     timeout_s: float = 300.0  # for one response of one process
-    progress: Callable[[str, str, float, int], None] = _ignore  # called with (stage, item, done, total)
+    progress: Callable[[str, str, float, int], None] = quiet  # called with (stage, item, done, total)
     host: str | None = None  # user@name of the board for ssh; None: this machine is the board
     ssh_config: str | None = None  # ssh's configuration file; None: the user's
     keep: bool = False  # do not delete the folder on the board
@@ -70,7 +67,7 @@ def measure(root: Path, artifacts: Sequence[Artifact], target: str, profile: Pro
     probe ended. With power_modes each mode counts as its own device with its own session.
     """
     family = load(target)
-    if options.power_modes and "tensorrt" not in family.runtimes:
+    if options.power_modes and not on_device.has_power_modes(family.runtimes):
         raise MeasureError(f"--power-modes is for Jetsons; {family.name} has no power modes")
     for line in jobs.without_runtime(family, artifacts) if options.runtimes is None else ():
         options.note(line)
@@ -88,9 +85,6 @@ def measure(root: Path, artifacts: Sequence[Artifact], target: str, profile: Pro
     bytes_ = sum(path.stat().st_size for path in {*need, *files.values()} if path.is_file())
     with connected(Host(options.host, options.ssh_config), bytes_, options.keep, options.note) as board:
         options.connected(board)
-        if board.machine != family.arch:
-            raise MeasureError(f"{options.host} is not a {family.name}: its processor is {board.machine}, but "
-                               f"{family.name} has {family.arch}; use the target of this board")
         board.send(files)
         device, emulated = device_of(board.place, family)
         if why := mismatch(family, device):
@@ -109,6 +103,8 @@ class _Run:
     emulated: bool
     board: Board | None = None  # None: this machine, which has the files already
     power_mode: int | None = None  # number of the power mode to measure in; None: the present one
+    sent: set[str] = field(default_factory=set)  # names of the artifacts' files on the board; the power modes share it
+    compared: set[str] = field(default_factory=set)  # artifacts in the file of reference outputs there
 
     def measure(self, artifacts: Sequence[Artifact], profile: Profile, options: Options) -> list[Measurement]:
         entries = self._entries(artifacts, options)
@@ -135,14 +131,17 @@ class _Run:
         return found + made
 
     def _send(self, artifacts: Sequence[Artifact], options: Options) -> str | None:
-        """Copy the files and their reference outputs to the board; returns the name of the outputs' file there.
+        """Copy what the board does not have of the files and their reference outputs; returns the outputs' name there.
 
         None if there is nothing to compare, as on this machine.
         """
         if self.board is None:
             return None
-        self.board.send({name: self.root / name for a in artifacts for name in a.files},
-                        lambda fraction: options.progress("copy", self.place.name, fraction * 100, 100))
+        files = {name: self.root / name for a in artifacts for name in a.files if name not in self.sent}
+        self.board.send(files, lambda fraction: options.progress("copy", self.place.name, fraction * 100, 100))
+        self.sent.update(files)
+        if self.compared.issuperset(a.id for a in artifacts):
+            return golden.NAME
         expected = options.golden(artifacts)
         if expected is None:
             return None
@@ -150,6 +149,8 @@ class _Run:
             path = Path(private) / golden.NAME
             path.write_bytes(golden.npz(expected, artifacts))
             self.board.send({golden.NAME: path})
+        self.compared.clear()
+        self.compared.update(a.id for a in artifacts)
         return golden.NAME
 
     def _read(self, lines: IO[bytes], reader: Reader, options: Options) -> list[Measurement]:
@@ -229,7 +230,7 @@ def _key(m: Measurement) -> tuple[str, str, str, int]:
 
 
 def reader_of(entries: Sequence[dict[str, Any]], info: SessionInfo) -> Reader:
-    """The Reader for a run of these entries: it accepts each entry at most once, and no others."""
+    """The Reader for a run of these entries: it accepts each entry at most once in each part, and no others."""
     return Reader({e["artifact"]: e["sha256"] for e in entries}, sorted({e["runtime"] for e in entries}), info,
                   {(e["artifact"], e["runtime"], e["threads"]) for e in entries})
 

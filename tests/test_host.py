@@ -22,7 +22,7 @@ from mmprune import folder
 from targets import fleet, load
 from targets.bundle import Options as BundleOptions
 from targets.bundle import make_bundle
-from targets.golden import answer
+from targets.golden import Golden, answer
 from targets.host import REMOTE, Host, HostError, connected, output
 from targets.importing import import_results
 from targets.jobs import Profile
@@ -136,16 +136,16 @@ def test_no_python3(board, family):
 
 
 def test_an_old_python3(board, family):
-    board.python(f"echo '{json.dumps({'folder': '/tmp/mmprune-a', 'machine': 'x86_64', 'python': [3, 6]})}'; exit 0")
+    board.python(f"echo '{json.dumps({'folder': '/tmp/mmprune-a', 'python': [3, 6]})}'; exit 0")
     with pytest.raises(HostError, match=r"pi has Python 3.6, but 3.8 or newer is needed"):
         over_ssh(family, host="pi")
 
 
 @pytest.mark.parametrize(("said", "message"), [
     ("Welcome to pi!", "sent 'Welcome to pi!.*' instead of a response"),
-    ('{"folder": "/etc", "machine": "x86_64", "python": [3, 11]}', "reported an unexpected folder '/etc'"),
-    ('{"folder": "/tmp/../mmprune-a", "machine": "x86_64", "python": [3, 11]}', "reported an unexpected folder"),
-    ('{"machine": "x86_64"}', "did not report its Python version"),
+    ('{"folder": "/etc", "python": [3, 11]}', "reported an unexpected folder '/etc'"),
+    ('{"folder": "/tmp/../mmprune-a", "python": [3, 11]}', "reported an unexpected folder"),
+    ('{"folder": "/tmp/mmprune-a"}', "did not report its Python version"),
     ("[]", "instead of a response"),
 ])
 def test_odd_greetings(board, family, said, message):
@@ -391,9 +391,16 @@ def test_every_power_mode_of_a_jetson_is_a_device_and_a_session_of_its_own(board
     _, state = power_modes(board.folder / "bin")
     described = tmp_path / "like-a-jetson.toml"
     described.write_text('like = "x86"\nruntimes = {tensorrt = "onnx"}\n')
-    notes = []
+    notes, steps, asked = [], [], []
+
+    def expected(artifacts):
+        asked.append(artifacts)
+        return Golden(np.zeros((1, 3, 8, 8), np.float32), {a.id: np.zeros((1, 2), np.float32) for a in artifacts})
+
     with pytest.raises(MeasureError, match=r"power mode MAXN_SUPER: on pi@pi5\.local: on_device\.jetson fingerprint"):
-        over_ssh(family, str(described), power_modes=True, note=notes.append)
+        over_ssh(family, str(described), power_modes=True, note=notes.append, golden=expected,
+                 progress=lambda *step: steps.append(step))
+    assert sum(step[0] == "copy" for step in steps) == len(asked[0]) == 2 and len(asked) == 1  # once for all modes
     made = folder.read_measurements(family[0])
     assert {(m.device.power_mode, m.artifact) for m in made} == {
         (mode, a.id) for mode in ("15W (0)", "25W (1)") for a in family[1]}

@@ -86,6 +86,16 @@ def test_one_bad_file_is_an_error_and_the_other_is_kept(tmp_path, artifacts):
     assert [m.artifact for m in folder.read_measurements(tmp_path)] == [artifacts[0].id]
 
 
+def test_what_memory_does_not_hold_comes_in_parts_that_each_have_the_reference(tmp_path, artifacts):
+    third = dataclasses.replace(artifacts[1], id="third/onnx-f32")
+    peak = max(m.peak_bytes for m in measure(tmp_path, artifacts, "x86", TINY, NULL))
+    small = dataclasses.replace(NULL, memory_bytes=int(peak * 2.5), again=True)
+    made = measure(tmp_path, [*artifacts, third], "x86", TINY, small)
+    dense, other = (a.id for a in artifacts)
+    assert [(m.artifact, m.session[-2:]) for m in made] == [
+        (dense, ".1"), (other, ".1"), (dense, ".2"), (third.id, ".2")]
+
+
 def test_a_format_that_the_target_has_no_runtime_for_is_named(tmp_path, artifacts):
     pytest.importorskip("onnxruntime")
     said = []
@@ -224,11 +234,15 @@ def test_a_field_that_is_missing_is_named():
         answers()({key: value for key, value in ROW.items() if key != "load_s"})
 
 
-def test_an_entry_is_answered_once():
+def test_an_entry_is_answered_once_in_each_part():
     told = answers()
     told(ROW)
     with pytest.raises(MeasureError, match="was already measured"):
         told(ROW)
+    assert told({**ROW, "part": 2}).session.endswith(".2")
+    for part in (1, 2):
+        with pytest.raises(MeasureError, match="was already measured"):
+            told({**ROW, "part": part})
 
 
 @pytest.mark.parametrize("change", [{"part": -1}, {"part": "1"}, {"part": True}, {"fraction": float("nan")},

@@ -34,7 +34,11 @@ def asked(monkeypatch):
     def session(model, options, providers):
         names = ("intra_op_num_threads", "inter_op_num_threads", "execution_mode", "log_severity_level",
                  "graph_optimization_level")
-        raise Asked({**{name: getattr(options, name) for name in names}, "providers": providers})
+        try:
+            rounding = options.get_session_config_entry("session.disable_quant_qdq")
+        except RuntimeError:  # it was not set
+            rounding = None
+        raise Asked({**{name: getattr(options, name) for name in names}, "providers": providers, "rounding": rounding})
 
     def compile_model(self, path, device, config):
         raise Asked({**config, "device": device})
@@ -80,7 +84,7 @@ def test_int8_files_for_tensorrt_are_checked_with_one_setting_more(family, asked
     from exporters import to_onnx
     root, by_format = family
     path = root / by_format["onnx"].path
-    assert asked(to_onnx.open_exact, path) == asked(to_onnx.open_file, path)
+    assert asked(to_onnx.open_exact, path) == {**asked(to_onnx.open_file, path), "rounding": "1"}
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino", "mmrt"])
@@ -122,3 +126,12 @@ def test_every_format_of_a_target_has_its_runtime():
     from targets import TARGETS
     from targets.on_device.measure import PROGRAMS
     assert {name for t in TARGETS.values() for name in t.runtimes} <= {*runtimes.RUNTIMES, *PROGRAMS}
+
+
+def test_outputs_that_take_too_long_are_an_error_that_names_the_file(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(golden_run, "TIMEOUT_S", 0)
+    entry = {"artifact": "dense", "sha256": "5", "runtime": "onnxruntime", "threads": 1, "path": "dense.onnx"}
+    golden_run.run({"root": str(tmp_path), "golden": "golden.npz", "entries": [entry]})
+    _, error, done = map(json.loads, capsys.readouterr().out.splitlines())
+    assert error["message"] == "dense on onnxruntime: golden outputs: no response within 0 s"
+    assert (error["kind"], error["artifact"], done) == ("error", "dense", {"kind": "done"})

@@ -11,8 +11,11 @@ ROOT = Path(__file__).parents[1]
 PROGRAMS = {
     "exporters": "import exporters.to_openvino",
     "doctor": "from mmprune.cli import doctor; assert doctor._package('openvino', 'openvino', '', True).ok",
-    # timing, golden outputs, the check of an exported file and a deployed folder
+    # golden outputs, the check of an exported file and a deployed folder
     "runtimes": "from targets.on_device import runtimes; runtimes.answers(runtimes.open_openvino('model.onnx', 1))",
+    # timing, which imports the runtime before it opens the model
+    "worker": "import io, json, sys; from targets.on_device import worker; sys.stdin = io.StringIO(json.dumps({'role': "
+              "'memory', 'runtime': 'openvino', 'path': 'model.onnx', 'threads': 1, 'sysroot': '/'})); worker.serve()",
 }
 
 

@@ -36,8 +36,8 @@ def plan(job, api, reason):
     lines += memory_plan(bench, empty, "off", 1)
     lines.append(f"# then {turn_count(job)} rounds, rebuild after rebuild, each of these in a random order:")
     for entry in job["entries"]:
-        lines += [shown(time_command(bench.trtexec, engine_path(bench, entry, arm, 0), "TIMES.json", turn,
-                                     bench.version)) for arm in ARMS]
+        lines += [shlex.join(time_command(bench.trtexec, engine_path(bench, entry, arm, 0), "TIMES.json", turn,
+                                          bench.version)) for arm in ARMS]
     return "\n".join(lines)
 
 
@@ -49,19 +49,15 @@ def entry_plan(bench, entry, job):
     if job["golden"]:
         engine = engine_path(bench, entry, entry["arm"], 0)
         command = golden_command(bench.trtexec, engine, ("IMAGE.bin", "OUTPUTS.json"), bench.version, entry["input"])
-        lines.insert(-1, "{}  # for each of up to {} images".format(shown(command), job["golden"]["images"]))
+        lines.insert(-1, "{}  # for each of up to {} images".format(shlex.join(command), job["golden"]["images"]))
     return lines
 
 
 def memory_plan(bench, entry, arm, rebuilds):
     builds = [build_shown(bench, entry, arm, rebuild) for rebuild in range(rebuilds)]
     engine = engine_path(bench, entry, arm, 0)
-    return [*builds, shown(memory_command(bench.trtexec, engine, "TIMES.json", bench.version))]
+    return [*builds, shlex.join(memory_command(bench.trtexec, engine, "TIMES.json", bench.version))]
 
 
 def build_shown(bench, entry, arm, rebuild):
-    return shown(build_call(bench, entry, engine_path(bench, entry, arm, rebuild), arm))
-
-
-def shown(command):
-    return " ".join(map(shlex.quote, command))
+    return shlex.join(build_call(bench, entry, engine_path(bench, entry, arm, rebuild), arm))

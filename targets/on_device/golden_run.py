@@ -8,7 +8,7 @@ outputs (N, classes) of the file from the machine with the family. Lines on stdo
 
     {"kind": "golden", "artifact", "sha256", "runtime", "threads", "images", "top1_agreement",
      "max_relative_difference": max |difference| as a fraction of the largest |logit| of the reference}
-    {"kind": "error", ..., "message"}      the file did not run
+    {"kind": "error", ...}                 the file did not run, see job.py
     {"kind": "progress", "part": 0, "fraction"}, and at the end {"kind": "done"}
 """
 
@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 
-from .job import Refused, read_job, say
+from .job import Refused, read_job, say, say_error
 from .runtimes import RUNTIMES, answers
 
 TIMEOUT_S = 600
@@ -62,7 +62,7 @@ def comparable(entries):
 
 
 def check(job, entry):
-    """The row of kind "golden", or of kind "error" if the file did not run."""
+    """The fields of a row of kind "golden". Refused if the file did not run."""
     same = {key: entry[key] for key in ("artifact", "sha256", "runtime", "threads")}
     ask = dict(same, golden=os.path.join(job["root"], job["golden"]), path=os.path.join(job["root"], entry["path"]))
     command = [sys.executable, "-m", "on_device.golden_run", "worker"]
@@ -70,19 +70,21 @@ def check(job, entry):
         done = subprocess.run(command, input=json.dumps(ask) + "\n", capture_output=True, text=True,
                               timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        return dict(same, kind="error", message=f"golden outputs: no response within {TIMEOUT_S} s")
+        raise Refused(f"golden outputs: no response within {TIMEOUT_S} s") from None
     if done.returncode != 0:
         tail = "\n".join(done.stderr.strip().splitlines()[-10:])[-2000:]
-        about = "{artifact} on {runtime}".format(**entry)
-        return dict(same, kind="error", message=f"{about}: golden outputs: exit status {done.returncode}: {tail}")
-    return dict(same, kind="golden", **json.loads(done.stdout))
+        raise Refused(f"golden outputs: exit status {done.returncode}: {tail}")
+    return dict(same, **json.loads(done.stdout))
 
 
 def run(job):
     entries = comparable(job["entries"])
     for i, entry in enumerate(entries):
         say("progress", part=0, fraction=i / len(entries))
-        say(**check(job, entry))
+        try:
+            say("golden", **check(job, entry))
+        except Refused as err:
+            say_error(entry, str(err))
     say("done")
 
 

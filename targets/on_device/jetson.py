@@ -162,7 +162,7 @@ def measure_arms(bench, entries, job, part):
         return min(len(arm.entry["turns"][arm.name]) for arm in alive) / turns
 
     def tell(share):
-        say("progress", part=job["part"], fraction=share)
+        say("progress", part=part.number, fraction=share)
 
     arms = [Arm(entry, name) for entry in entries for name in ARMS]
     left = run_rounds(arms, take, fraction, random.Random(SEED).shuffle, tell, part.watch)
@@ -188,7 +188,7 @@ def run_part(bench, job, asked):
     empty = empty_bytes(bench, entries[0])
     for entry in entries:
         entry["empty_bytes"] = empty
-    with watched_part(job, job["part"]) as part:
+    with watched_part(job, 1) as part:
         entries = measure_arms(bench, entries, job, part)
         say_results(part, [result(bench, entry, part.watch) for entry in entries],
                     throttled_rounds=sorted(by_rebuild(n, job) for n in part.watch.throttled_rounds),
@@ -199,7 +199,7 @@ def complete(job):
     """The job with defaults for missing fields, and paths relative to its root."""
     root = job["root"]
     filled = {"rebuilds": REBUILDS, "workspace_mib": WORKSPACE_MIB, "build_timeout_s": BUILD_TIMEOUT_S,
-              "timeout_s": TIMEOUT_S, "part": 1, "power_mode": None}
+              "timeout_s": TIMEOUT_S, "power_mode": None}
     job = dict(filled, **job)
     if not isinstance(job["rebuilds"], int) or job["rebuilds"] < 1:
         raise SystemExit("rebuilds must be 1 or more, not {!r}".format(job["rebuilds"]))

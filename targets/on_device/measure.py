@@ -28,6 +28,11 @@ def program_of(runtime):
     return PROGRAMS.get(runtime, PROBE)
 
 
+def has_power_modes(runtimes):
+    """Whether a target with these runtimes is a Jetson, whose power modes can be set."""
+    return JETSON in map(program_of, runtimes)
+
+
 def sets_power_modes(runtime):
     """Whether the runtime's program sets power modes; the null runtime is independent of them."""
     return runtime == "null" or program_of(runtime) == JETSON

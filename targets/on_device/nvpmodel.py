@@ -3,18 +3,18 @@
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 
 from .job import SIGNALS, Refused, read_json, write_json
+from .sysfs import find_command
 
 MODE_STATE = "mmprune-power-mode.json"  # the old mode, in the job's root
 
 
 def nvpmodel(*arguments):
     """The output of nvpmodel on both streams; its question about a reboot is answered with no. Refused if it fails."""
-    path = shutil.which("nvpmodel", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
+    path = find_command("nvpmodel")
     if not path:
         raise Refused("power modes need nvpmodel, which is not installed")
     try:

@@ -2,9 +2,9 @@
 
 host.py sends this text as `python3 -c TEXT BYTES KEEP`: the number of bytes to come, and "keep" to keep the folder.
 Standard library, Python 3.6, so that old boards can report their version. It first writes a JSON line {"folder",
-"machine", "python"}, or {"error"} if it cannot work. Then stdin delivers files, each as a JSON line {"name", "bytes"}
-and its bytes, and {} after the last of a batch, which is answered by {"copied": number of files} or {"error"}. When
-stdin ends for any reason (normal end, Ctrl-C, a lost connection), processes running in the folder are ended, clocks
+"python"}, or {"error"} if it cannot work. Then stdin delivers files, each as a JSON line {"name", "bytes"} and its
+bytes, and {} after the last of a batch, which is answered by {"copied": number of files} or {"error"}. When stdin ends
+for any reason (normal end, Ctrl-C, a lost connection), processes running in the folder are ended, clocks
 that they pinned are restored, and the folder is removed; the last line is {"left": ""}, or names what was not removed.
 """
 
@@ -121,7 +121,7 @@ def main(need_bytes, keep):
         return say(error="no space: " + why)
     left = folder
     try:
-        say(folder=folder, machine=os.uname().machine, python=list(sys.version_info[:2]))
+        say(folder=folder, python=list(sys.version_info[:2]))
         receive(sys.stdin.buffer, folder)
     except OSError as err:
         keep = False

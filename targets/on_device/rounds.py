@@ -19,7 +19,7 @@ from .watch import Watch, wait_until_ready
 
 SEED = 0  # for the order of turns
 
-Part = namedtuple("Part", "job number started gate watch meter")
+Part = namedtuple("Part", "job number started gate watch")
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def watched_part(job, number):
         if source:
             meter.read_idle()
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        yield Part(job, number, started, gate, Watch(root, meter), meter)
+        yield Part(job, number, started, gate, Watch(root, meter))
 
 
 def say_results(part, rows, **more):
@@ -44,7 +44,7 @@ def say_results(part, rows, **more):
     shared.update(more)
     about_all = ["throttled: " + reason for reason in part.watch.reasons]
     power = part.job.get("power")
-    if power and not part.meter.source:
+    if power and not part.watch.meter.source:
         about_all.append("no energy: the source {} cannot be read here{}".format(
             power, ", only root may" if power == "rapl" and os.geteuid() else ""))
     for row in rows:

@@ -73,7 +73,8 @@ def told_by(command):
     """The JSON that one of our commands prints. Refused if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=FINGERPRINT_TIMEOUT_S, check=False)
     if done.returncode != 0:
-        raise Refused(f"{shell(command[1:])} failed with exit status {done.returncode}: {done.stderr.strip()[-2000:]}")
+        tail = done.stderr.strip()[-2000:]
+        raise Refused(f"{shlex.join(command[1:])} failed with exit status {done.returncode}: {tail}")
     return json.loads(done.stdout)
 
 
@@ -84,10 +85,10 @@ def fingerprint_command(target, mode=None):
 def devices_by_mode(manifest, asked):
     """[(power mode, device in it)]; without --power-modes the present mode only. Prints which modes cannot be set."""
     target, modes = manifest["target"]["name"], [sys.executable, *measure.words(measure.JETSON, "modes")]
-    if asked.power_modes and measure.JETSON not in map(measure.program_of, manifest["target"]["runtimes"]):
+    if asked.power_modes and not measure.has_power_modes(manifest["target"]["runtimes"]):
         raise Refused(f"--power-modes is for Jetsons, but this bundle is for {target}")
     if asked.power_modes and asked.dry_run:
-        say(f"everything below is repeated for each power mode listed by {shell(modes)}:")
+        say(f"everything below is repeated for each power mode listed by {shlex.join(modes)}:")
     if not asked.power_modes or asked.dry_run:
         return [(None, told_by(fingerprint_command(target)))]
     found = []
@@ -176,12 +177,12 @@ def plan(entries, header):
     job = job_of(entries, header, session.session_so_far(read_rows(), header))
     left, profile = job["entries"], header["profile"]
     told = fingerprint_command(header["device"]["target"], header["power_mode"])
-    lines = ["", f"would run in {os.getcwd()}:", "    " + shell(told)]
+    lines = ["", f"would run in {os.getcwd()}:", "    " + shlex.join(told)]
     for program, mine in measure.steps(job):
         command = [sys.executable, *measure.words(program, "run", "-")]
         what = f"compares the outputs of {len(mine)} files with the reference" if program == measure.GOLDEN else \
             f"{len(mine)} entries of {JOB}, below"
-        lines.append(f"    {shell(command)}  # {what}")
+        lines.append(f"    {shlex.join(command)}  # {what}")
         if program == measure.JETSON:  # it starts further commands
             told = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=False,
                                   input=json.dumps(dict(job, entries=mine)))
@@ -191,10 +192,6 @@ def plan(entries, header):
               f"{profile['rounds']} rounds and {profile['restarts']} fresh processes (profile {profile['name']}):"]
     lines += ["    {artifact} on {runtime}, {threads} thread(s), sha256 {sha256:.16}".format(**e) for e in left]
     return "\n".join(lines if left else [*lines[:-1], "nothing would be measured: everything is already measured"])
-
-
-def shell(command):
-    return " ".join(map(shlex.quote, command))
 
 
 def run(asked):

@@ -35,9 +35,14 @@ def numbers(paths):
     return [int(text) for text in found if text.lstrip("-").isdigit()]
 
 
+def find_command(name):
+    """The path of a command, also one of the administrator's, which are not in PATH over ssh; None without it."""
+    return shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
+
+
 def output_of(command, *arguments, timeout_s=5):
     """The output of a command; "" if it is missing, fails or takes too long: boards differ in their tools."""
-    path = shutil.which(command, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")  # not in PATH over ssh
+    path = find_command(command)
     if not path:
         return ""
     try:

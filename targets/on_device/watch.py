@@ -19,7 +19,7 @@ def temperature(root="/"):
 
 def clock(root="/"):
     """The clock of the fastest core in Hz; None if the kernel does not report it."""
-    found = numbers(paths_under(root, "/sys/devices/system/cpu/cpufreq/policy*/scaling_cur_freq"))
+    found = numbers(paths_under(root, POLICIES + "scaling_cur_freq"))
     return max(found) * 1000 if found else None
 
 

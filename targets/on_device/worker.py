@@ -19,7 +19,7 @@ from typing import Any, Dict, List
 
 from .job import Refused
 from .power import Window
-from .runtimes import RUNTIMES, timed_step
+from .runtimes import RUNTIMES, no_telemetry, timed_step
 from .sysfs import is_jetson, meminfo, read_text
 
 COMMAND = [sys.executable, "-m", "on_device.worker"]
@@ -127,7 +127,8 @@ def serve():
     module = RUNTIMES[entry["runtime"]].module
     if module:
         importlib.import_module("numpy")
-        importlib.import_module(module)
+        with no_telemetry():
+            importlib.import_module(module)
     if entry["role"] == "memory":
         return answer(memory_pass(entry))
     step, facts = load(entry)
