@@ -1,10 +1,13 @@
 """Optimal brain surgery: which weights of a layer cost least, and what the kept ones become without them.
 
-A row w of a layer's weight (one output) meets inputs x with H = E[x x^T]. Removing weights costs the row
-1/2 (w' - w)^T H (w' - w). Exact removal one block after the other, the rest corrected each time, and the least-squares
-values of whatever is kept: Frantar and Alistarh, Optimal Brain Compression (NeurIPS 2022), equations 3 and 5.
+A row w of a layer's weight (one output) meets inputs x with H = E[x x^T]. Without some of its weights it costs
+1/2 (w' - w)^T H (w' - w). Exact removal of one block after the other, the rest corrected each time, and the
+least-squares values of whatever is kept: Frantar and Alistarh, Optimal Brain Compression (NeurIPS 2022), equations 3
+and 5, which is Hassibi's and Stork's surgeon (1993) for a layer's squared error.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,27 +18,36 @@ COMPACT = 8  # what is removed is dropped from the arrays every time that an eig
 
 @dataclass(frozen=True)
 class Trace:
-    """The order in which a layer's blocks go, row by row, and what each removal costs.
+    """The order in which a layer's blocks go, and what each removal costs.
 
-    order   (rows, blocks) int: block numbers, the first to go first
-    losses  (rows, blocks): of these removals, never falling within a row
+    A block has `height` rows and `width` columns; the rows of one band of `height` rows lose it together.
+    order   (bands, blocks) int: block numbers, the first to go first
+    losses  (bands, blocks): of these removals, never falling within a band
     """
 
     order: np.ndarray
     losses: np.ndarray
+    width: int = 1
+    height: int = 1
 
-    def kept(self, zeros: int, width: int) -> np.ndarray:
-        """(rows, columns) bool: all but the cheapest removals over all rows, at most `zeros` weights of them.
+    def scores(self) -> np.ndarray:
+        """(rows, columns): of every weight the loss of its block's removal, divided by the weights of a block."""
+        found = np.empty(self.losses.shape)
+        np.put_along_axis(found, self.order, self.losses / (self.width * self.height), axis=1)
+        return found.repeat(self.width, axis=1).repeat(self.height, axis=0)
+
+    def kept(self, zeros: int) -> np.ndarray:
+        """(rows, columns) bool: all but the cheapest removals over all bands, at most `zeros` weights of them.
 
         Traces of one layer give nested masks: more zeros only remove.
         """
-        rows, blocks = self.order.shape
-        cheapest = np.argsort(self.losses, axis=None, kind="stable")[:zeros // width]
-        counts = np.bincount(cheapest // blocks, minlength=rows)  # within a row losses never fall: a prefix goes
-        kept = np.ones((rows, blocks), bool)
-        for row, count in enumerate(counts):
-            kept[row, self.order[row, :count]] = False
-        return kept.repeat(width, axis=1)
+        bands, blocks = self.order.shape
+        cheapest = np.argsort(self.losses, axis=None, kind="stable")[:zeros // (self.width * self.height)]
+        counts = np.bincount(cheapest // blocks, minlength=bands)  # losses never fall within a band: a prefix goes
+        kept = np.ones((bands, blocks), bool)
+        for band, count in enumerate(counts):
+            kept[band, self.order[band, :count]] = False
+        return kept.repeat(self.width, axis=1).repeat(self.height, axis=0)
 
 
 def damped(hessian: np.ndarray, damping: float = DAMPING) -> np.ndarray:
@@ -46,46 +58,72 @@ def damped(hessian: np.ndarray, damping: float = DAMPING) -> np.ndarray:
     return raised
 
 
-def trace(weight: np.ndarray, hessian: np.ndarray, width: int = 1) -> Trace:
-    """Remove all blocks of `width` consecutive columns of each row, the cheapest first, correcting what is left.
+def trace(weight: np.ndarray, hessian: np.ndarray, width: int = 1, height: int = 1, most: tuple[int, int] | None = None,
+          threads: int = 1) -> Trace:
+    """Remove all blocks of a layer, in each band of rows the cheapest first, correcting what is left.
 
     weight   (rows, columns)
     hessian  (columns, columns), positive definite (damped)
-    ValueError where the width does not divide the columns.
+    width    of a block: so many consecutive columns
+    height   of a block: so many consecutive rows
+    most     (n, m): of m consecutive columns at most n are removed first, the others after all of those
+    ValueError where blocks do not divide the weight.
+
+    About rows * columns^3 / 4 multiply-adds: 12 ms a row of 576 columns in blocks of four, 28 ms one by one (one core
+    of a shared AMD EPYC, Zen 5).
     """
-    columns = weight.shape[1]
-    if columns % width:
-        raise ValueError(f"blocks of {width} do not divide {columns} columns")
+    rows, columns = weight.shape
+    if columns % width or rows % height:
+        raise ValueError(f"blocks of {height} x {width} do not divide a weight of {rows} x {columns}")
     inverse = np.linalg.inv(hessian.astype(np.float64)).astype(np.float32)
-    remove = _remove_singles if width == 1 else _remove_blocks
-    found = [remove(row.astype(np.float32), inverse, width) for row in weight]
-    losses = np.maximum.accumulate(np.stack([losses for _, losses in found]), axis=1)
-    return Trace(np.stack([order for order, _ in found]), losses)
+    bands = weight.astype(np.float32).reshape(-1, height, columns)
+    remove: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    if width == 1:
+        def remove(band: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return _remove_columns(band, inverse, most)
+    else:
+        def remove(band: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return _remove_blocks(band, inverse, width)
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(remove, bands)) if threads > 1 else [remove(band) for band in bands]
+    losses = np.stack([losses for _, losses in found])
+    if most:
+        first = columns // most[1] * most[0]
+        losses[:, first:] += losses[:, :first].max()  # in no band before the others' first n of m
+    losses = np.maximum.accumulate(losses, axis=1)
+    return Trace(np.stack([order for order, _ in found]), losses, width, height)
 
 
-def _remove_singles(w: np.ndarray, inverse: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """(order, losses) of one row, a weight at a time."""
-    w, inverse, names = w.copy(), inverse.copy(), np.arange(len(w))
-    order, losses, live = np.empty(len(w), int), np.empty(len(w)), np.ones(len(w), bool)
-    step = max(1, len(w) // COMPACT)
+def _remove_columns(w: np.ndarray, inverse: np.ndarray, most: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray]:
+    """(order, losses) of a band of rows, a column at a time."""
+    w, inverse, names = w.copy(), inverse.copy(), np.arange(w.shape[1])
+    order, losses, live = np.empty(len(names), int), np.empty(len(names)), np.ones(len(names), bool)
+    n, m = most or (1, 1)
+    left = np.full(-(-len(names) // m), n)  # of each group of m: removals that are allowed
+    step = max(1, len(names) // COMPACT)
     for i in range(len(order)):
         diagonal = inverse.diagonal()
-        costs = np.where(live, w * w / diagonal, np.inf)
-        p = int(costs.argmin())
+        costs = np.where(live, np.einsum("rc,rc->c", w, w) / diagonal, np.inf)
+        if most and left.any():
+            allowed = np.where(left[names // m] > 0, costs, np.inf)
+            p = int(allowed.argmin())
+        else:
+            p = int(costs.argmin())
+        left[names[p] // m] -= 1 if most and left.any() else 0
         order[i], losses[i] = names[p], costs[p] / 2
         column = inverse[p] / np.sqrt(diagonal[p])
-        w -= w[p] / np.sqrt(diagonal[p]) * column
+        w -= np.outer(w[:, p] / np.sqrt(diagonal[p]), column)
         inverse -= np.outer(column, column)
         live[p], inverse[p, p] = False, 1.0
         if (i + 1) % step == 0:
-            w, names, inverse = w[live], names[live], inverse[np.ix_(live, live)]
-            live = np.ones(len(w), bool)
+            w, names, inverse = w[:, live], names[live], inverse[np.ix_(live, live)]
+            live = np.ones(len(names), bool)
     return order, losses
 
 
 def _remove_blocks(w: np.ndarray, inverse: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """(order, losses) of one row, a block at a time."""
-    count = len(w) // width
+    """(order, losses) of a band of rows, a block of columns at a time."""
+    count = w.shape[1] // width
     w, inverse, names = w.copy(), inverse.copy(), np.arange(count)
     order, losses, live = np.empty(count, int), np.empty(count), np.ones(count, bool)
     step = max(1, count // COMPACT)
@@ -93,33 +131,36 @@ def _remove_blocks(w: np.ndarray, inverse: np.ndarray, width: int) -> tuple[np.n
         left = len(names)
         diagonal = inverse.reshape(left, width, left, width)[np.arange(left), :, np.arange(left)]
         inner = np.linalg.inv(diagonal)
-        parts = w.reshape(left, width)
-        moves = np.einsum("bij,bj->bi", inner, parts)
-        costs = np.where(live, (parts * moves).sum(1), np.inf)
+        parts = w.reshape(len(w), left, width)
+        moves = np.einsum("bij,rbj->rbi", inner, parts)
+        costs = np.where(live, np.einsum("rbi,rbi->b", parts, moves), np.inf)
         p = int(costs.argmin())
         at = slice(p * width, (p + 1) * width)
         order[i], losses[i] = names[p], costs[p] / 2
         columns = inverse[at]
-        w -= moves[p] @ columns
+        w -= moves[:, p] @ columns
         inverse -= columns.T @ inner[p] @ columns
         live[p] = False
         inverse[at, at] = np.eye(width)
         if (i + 1) % step == 0:
             each = live.repeat(width)
-            w, names, inverse = w[each], names[live], inverse[np.ix_(each, each)]
+            w, names, inverse = w[:, each], names[live], inverse[np.ix_(each, each)]
             live = np.ones(len(names), bool)
     return order, losses
 
 
-def repaired(target: np.ndarray, hessian: np.ndarray, kept: np.ndarray) -> np.ndarray:
+def repaired(target: np.ndarray, hessian: np.ndarray, kept: np.ndarray, threads: int = 1) -> np.ndarray:
     """The kept weights' least-squares values, the others zero: row by row H_MM w_M = target_M.
 
     target   (rows, columns): w H where the layer should answer as before (or w E[x_dense x^T], with damping's part)
     hessian  (columns, columns), positive definite
     kept     (rows, columns) bool
     """
-    out = np.zeros(target.shape)
-    for row, mask in enumerate(kept):
+    def solved(target: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        row = np.zeros(len(mask))
         if mask.any():
-            out[row, mask] = np.linalg.solve(hessian[np.ix_(mask, mask)], target[row, mask])
-    return out
+            row[mask] = np.linalg.solve(hessian[np.ix_(mask, mask)], target[mask])
+        return row
+
+    with ThreadPoolExecutor(threads) as pool:
+        return np.stack(list(pool.map(solved, target, kept)))

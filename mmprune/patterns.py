@@ -7,6 +7,7 @@ are nested.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -113,6 +114,18 @@ ZEROS: dict[str, Callable[[Sequence[int], float, str], int]] = {
     "2:4": _zeros_of_two_of_four,
     "block-1x4": _zeros_of_block_1x4,
 }
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The weights that a pattern zeroes together: consecutive inputs at one kernel position, and outputs."""
+
+    width: int = 1
+    height: int = 1
+    most: tuple[int, int] | None = None  # (n, m): at most n of m consecutive inputs
+
+
+SHAPES = {"unstructured": Shape(), "2:4": Shape(most=(2, BLOCK)), "block-1x4": Shape(width=BLOCK)}
 
 
 def check_pattern(name: str) -> str:

@@ -57,7 +57,7 @@ def test_masks_of_a_trace_are_nested_and_count_exactly():
     for width in (1, 4):
         found, before = trace(weight, hessian, width), np.ones((5, 12), bool)
         for zeros in range(0, 61, 4):
-            kept = found.kept(zeros, width)
+            kept = found.kept(zeros)
             assert (~kept).sum() == zeros and not (kept & ~before).any()
             before = kept
 
@@ -70,5 +70,46 @@ def test_inputs_that_are_always_zero_go_first_and_cost_nothing():
 
 
 def test_widths_that_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match="blocks of 4 do not divide 6 columns"):
+    with pytest.raises(ValueError, match="blocks of 1 x 4 do not divide a weight of 1 x 6"):
         trace(np.ones((1, 6)), np.eye(6), 4)
+
+
+def test_rows_of_a_band_lose_their_columns_together():
+    weight, hessian = problem(6, rows=4)
+    found = trace(weight, hessian, height=2)
+    for band, order, losses in zip(weight.reshape(2, 2, 6), found.order, found.losses, strict=True):
+        kept, spent = np.ones(6, bool), 0.0
+        for column, loss in zip(order, losses, strict=True):
+            options = {c: sum(cost(w, hessian, kept & (np.arange(6) != c)) for w in band) for c in np.flatnonzero(kept)}
+            assert column == min(options, key=options.__getitem__)
+            assert loss >= options[column] - spent - 1e-4
+            kept[column], spent = False, options[column]
+    kept = found.kept(12)
+    assert kept.sum() == 12 and (kept[0] == kept[1]).all() and (kept[2] == kept[3]).all()
+
+
+def test_at_most_two_of_four_go_before_the_others():
+    weight, hessian = problem(16, rows=3)
+    found = trace(weight, hessian, most=(2, 4))
+    for order in found.order:
+        first = np.sort(order[:8]) // 4
+        assert (np.bincount(first, minlength=4) == 2).all()
+    assert found.kept(24).reshape(3, 4, 4).sum(2).tolist() == [[2] * 4] * 3
+
+
+def test_scores_are_in_the_order_of_removal():
+    weight, hessian = problem(12, rows=5)
+    for width in (1, 4):
+        found = trace(weight, hessian, width)
+        scores = found.scores()
+        kept = found.kept(24)
+        assert scores[kept].min() >= scores[~kept].max()
+        assert scores[0].sum() == pytest.approx(found.losses[0].sum())
+
+
+def test_threads_change_nothing():
+    weight, hessian = problem(12, rows=8)
+    one, four = trace(weight, hessian), trace(weight, hessian, threads=4)
+    assert (one.order == four.order).all() and (one.losses == four.losses).all()
+    kept = one.kept(60)
+    assert (repaired(weight @ hessian, hessian, kept) == repaired(weight @ hessian, hessian, kept, threads=4)).all()

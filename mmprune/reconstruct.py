@@ -1,0 +1,130 @@
+"""Pruning without a gradient step: layer after layer, the dense model's answers from fewer weights.
+
+Sequential and asymmetric: a layer's inputs x come from the model whose earlier layers are pruned already, its targets
+from the dense one, so that each layer makes up for the errors before it. With H = E[x x^T] + damping and
+T = w (E[x_d x^T] + damping) a layer's best dense row is T H^-1; exact optimal brain surgery (mmprune/obs.py) picks the
+blocks that go, and the kept ones solve H_MM w_M = T_M. (Layer after layer and the asymmetric target: Frantar and
+Alistarh, OBC, NeurIPS 2022; Li et al., GPTAQ, ICML 2025.)
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmprune.admm import admm_trace
+from mmprune.inputs import Statistics, columns_of, find_uses, statistics, weight_of
+from mmprune.obs import Trace, damped, repaired, trace
+from mmprune.patterns import PATTERNS, SHAPES, ZEROS, Shape
+
+EXACT = 1e12  # rows * columns^3 of a layer up to which exact surgery is used: about a minute on one core
+PASSES = 4e13  # multiply-accumulates of all passes over the images together; layers share passes where that is needed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to prune: sparsities by weight name, and how; masks that are given are only repaired."""
+
+    sparsity: dict[str, float]
+    pattern: str
+    kinds: Mapping[str, str]  # Layer.kind by weight name
+    masks: Mapping[str, Tensor] | None = None
+
+
+@torch.no_grad()
+def reconstruct(dense: nn.Module, plan: Plan, batches: Sequence[Tensor], macs: int = 0,
+                tick: Callable[[int, int], None] = lambda done, total: None) -> tuple[nn.Module, dict[str, Tensor]]:
+    """(a pruned copy of the dense model, its masks).
+
+    batches  of normalized training images, on the model's device
+    macs     multiply-accumulates for one image; decides how many layers share a pass
+    BatchNorm's running statistics are left as they are, and belong to the dense model.
+    """
+    pruned = copy.deepcopy(dense).eval()
+    weights = dict(pruned.named_parameters())
+    uses = find_uses(dense, {n: p for n, p in dense.named_parameters() if n in plan.sparsity}, batches[0][:2])
+    todo = [name for name in uses if _is_pruned(name, weights[name], plan)]
+    masks = {name: torch.ones_like(weights[name], dtype=torch.bool) for name in plan.sparsity}
+    images = sum(map(len, batches))
+    together = -(-len(todo) // max(4, int(PASSES / max(1, images * macs)))) or 1
+    groups = [todo[i:i + together] for i in range(0, len(todo), together)]
+    for done, group in enumerate(groups):
+        for name, found in statistics(dense, pruned, {n: uses[n] for n in group}, batches).items():
+            given = plan.masks[name] if plan.masks else None
+            masks[name] = _prune(name, weights, uses[name].bias, found, plan, given)
+        tick(done + 1, len(groups))
+    return pruned, masks
+
+
+def _is_pruned(name: str, weight: Tensor, plan: Plan) -> bool:
+    if plan.masks is not None:
+        return not bool(plan.masks[name].all())
+    return ZEROS[plan.pattern](weight.shape, plan.sparsity[name], plan.kinds[name]) > 0
+
+
+def _prune(name: str, weights: dict[str, nn.Parameter], bias: str | None, found: Statistics, plan: Plan,
+           given: Tensor | None) -> Tensor:
+    """Prune one weight of the model in place, and correct its bias; returns the mask."""
+    weight = weights[name]
+    old = columns_of(weight.detach()).double().cpu().numpy()
+    groups = len(found.inputs)
+    hessians = [damped(h) for h in found.inputs.cpu().numpy()]
+    raised = [h - plain for h, plain in zip(hessians, found.inputs.cpu().numpy(), strict=True)]
+    targets = [w @ (c + r) for w, c, r in zip(np.split(old, groups), found.cross.cpu().numpy(), raised, strict=True)]
+    if given is None:
+        best = [np.linalg.solve(h, t.T).T for h, t in zip(hessians, targets, strict=True)]
+        shape = SHAPES[plan.pattern]
+        scores = np.concatenate([scores_of(w, h, shape, weight) for w, h in zip(best, hessians, strict=True)])
+        kept = PATTERNS[plan.pattern](weight_of(torch.from_numpy(scores), weight.shape), plan.sparsity[name],
+                                      plan.kinds[name])
+    else:
+        kept = given.cpu()
+    masks = np.split(columns_of(kept).numpy(), groups)
+    threads = torch.get_num_threads()
+    new = np.concatenate([repaired(t, h, m, threads) for t, h, m in zip(targets, hessians, masks, strict=True)])
+    weight.copy_(weight_of(torch.from_numpy(new).to(weight), weight.shape))
+    if bias is not None:
+        shift = [a @ dense_mean - b @ mean for a, b, dense_mean, mean in zip(
+            np.split(old, groups), np.split(new, groups), found.dense_mean.cpu().numpy(), found.mean.cpu().numpy(),
+            strict=True)]
+        weights[bias].add_(torch.from_numpy(np.concatenate(shift)).to(weights[bias]))
+    return kept.to(weight.device)
+
+
+def scores_of(weight: np.ndarray, hessian: np.ndarray, shape: Shape, like: Tensor) -> np.ndarray:
+    """(rows, columns): what removing each weight with its block costs, in the order in which surgery removes them.
+
+    Exact where rows * columns^3 <= EXACT, else by the alternating direction method of multipliers.
+    """
+    rows, columns = weight.shape
+    inputs = like.shape[1]
+    at, total = _places(columns, inputs, shape.width)
+    wide = np.zeros((rows, total))
+    wide[:, at] = weight
+    full = np.eye(total)
+    full[np.ix_(at, at)] = hessian
+    if rows * total**3 <= EXACT:
+        found = trace(wide, full, shape.width, shape.height, shape.most, torch.get_num_threads())
+    else:
+        found = admm_trace(torch.from_numpy(wide).to(like), torch.from_numpy(full).to(like), shape.width, shape.height,
+                           shape.most)
+    return _per_weight(found, at, inputs, shape.width)
+
+
+def _places(columns: int, inputs: int, width: int) -> tuple[np.ndarray, int]:
+    """Where each column stands if every kernel position's inputs are filled up to whole blocks; how many there are."""
+    filled = -(-inputs // width) * width
+    kernel, channel = np.divmod(np.arange(columns), inputs)
+    return kernel * filled + channel, columns // inputs * filled
+
+
+def _per_weight(found: Trace, at: np.ndarray, inputs: int, width: int) -> np.ndarray:
+    """A narrower last block's loss is divided by its own width."""
+    narrow = inputs % width
+    factor = np.ones(len(at))
+    if narrow:
+        factor[np.arange(len(at)) % inputs >= inputs - narrow] = width / narrow
+    return found.scores()[:, at] * factor
