@@ -8,7 +8,7 @@ gives the same bits.
 import copy
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,22 +16,25 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from mmprune import __version__, folder
 from mmprune.choices import pick
-from mmprune.finetune import Diverged, Job, Split, Teacher, accuracy, finetune, limit
-from mmprune.gradients import BATCH_SIZE, BATCHES, mean_absolute_gradients
+from mmprune.finetune import Diverged, Job, Split, Teacher, accuracy, finetune
+from mmprune.kept_scores import family_scores
 from mmprune.layers import find_layers
 from mmprune.models.outputs import answer_with_logits
 from mmprune.models.weights import tensors_sha256
 from mmprune.patterns import check_pattern, make_masks, zeros_in_blocks
-from mmprune.progress import Progress, quiet
-from mmprune.ranges import find_ranges, preset_name
-from mmprune.records import DENSE, ImageCounts, Manifest, Recipe, Source, Spec, Strategy, Task, Variant
-from mmprune.scores import NEEDS_GRADIENT, SCORES, make_scores
-from mmprune.strategies import PAPER_TEN, TEN, paper_plan, plan
+from mmprune.placing import Site, key_of, notes_of, place
+from mmprune.progress import Progress, quiet, say_notes
+from mmprune.ranges import find_bounds, find_ranges, preset_name
+from mmprune.records import DENSE, ImageCounts, Layer, Manifest, Range, Recipe, Source, Spec, Strategy, Task, Variant
+from mmprune.scores import NEEDS_DATA, SCORES, make_scores
+from mmprune.strategies import BY_SCORE, PAPER_TEN, STRATEGIES, TEN, check_strategies, paper_plan, plan
 from mmprune.workers import Processes, run_tasks, threads_of, torch_threads
+
+Scores = Mapping[str, Mapping[str, Tensor]]  # by score: by layer, of the weight's shape
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,12 @@ class Request:
     model_name: str = ""  # selects the preset of ranges
     source: Source = field(default_factory=Source)
     command: str = ""
+    total_sparsity: float | None = None  # of every strategy, over all prunable weights; None: each strategy's own
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The strategies."""
+        return self.strategies or (PAPER_TEN if self.recipe.name == "paper" else TEN)
 
 
 @dataclass(frozen=True)
@@ -78,25 +87,65 @@ class Resources:
 
 
 def plan_family(baseline: Baseline, request: Request) -> Manifest:
-    """The family's layers, ranges, strategies and variants, without training anything."""
+    """The family's layers, ranges, strategies and variants, without training data and training.
+
+    Strategies that need scores from training data have no sparsities yet (add_by_score), but their variants have ids.
+    ValueError for an unknown name, or a total sparsity that a strategy cannot have.
+    """
     layers = find_layers(baseline.model, baseline.input_shape)
     ranges = find_ranges(request.model_name, layers, request.overrides)
-    if request.recipe.name == "paper":
-        strategies = paper_plan(preset_name(request.model_name), layers, ranges, request.strategies or PAPER_TEN)
-    else:
-        strategies = plan(request.strategies or TEN, layers, ranges)
+    check_strategies(request.names)
     check_pattern(request.pattern)
     for score in request.scores:
         pick("score", score, SCORES)
-    spec = Spec(request.recipe, request.scores, request.pattern, request.seed)
+    weights = dict(baseline.model.named_parameters())
+    known = {score: make_scores(score, {x.name: weights[x.name] for x in layers}, {}) for score in request.scores
+             if score not in NEEDS_DATA and set(request.names) & set(BY_SCORE)}
+    site = _site(request, layers, ranges)
+    strategies = _place(request, site, request.names, known)
+    spec = Spec(request.recipe, request.scores, request.pattern, request.seed, request.total_sparsity)
     images = ImageCounts(len(baseline.train), len(baseline.validation), len(baseline.test))
     made_of = _identity(request.source, images, tensors_sha256(baseline.model.state_dict()))
-    tasks = tuple(Task(variant_id(s, score, spec, made_of), score, s.name)
-                  for score in request.scores for s in strategies)
+    tasks = tuple(_task(name, score, strategies, site, spec, made_of)
+                  for score in request.scores for name in request.names)
     dense = Strategy(DENSE, {x.name: 0.0 for x in layers})
-    return Manifest(request.command, spec, request.source, images, made_of["weights_sha256"], tuple(layers), ranges,
-                    {s.name: s.sparsity for s in strategies}, variant_id(dense, "none", None, made_of), tasks,
-                    mmprune=__version__)
+    return Manifest(request.command, spec, request.source, images, made_of["weights_sha256"], layers, ranges,
+                    strategies, variant_id(dense, "none", None, made_of), tasks, mmprune=__version__)
+
+
+def add_by_score(root: Path, manifest: Manifest, baseline: Baseline, request: Request, scores: Scores) -> Manifest:
+    """The manifest of the folder with the sparsities of strategies that need these scores, which it then holds too."""
+    names = tuple(name for name in request.names if name in BY_SCORE)
+    site = _site(request, manifest.layers, manifest.ranges)
+    added = replace(manifest, strategies={**manifest.strategies, **_place(request, site, names, scores)})
+    folder.write_manifest(root, added)
+    return added
+
+
+def _site(request: Request, layers: tuple[Layer, ...], ranges: dict[str, Range]) -> Site:
+    return Site(layers, ranges, find_bounds(layers, request.overrides), request.pattern, request.total_sparsity)
+
+
+def _place(request: Request, site: Site, names: Sequence[str], scores: Scores) -> dict[str, dict[str, float]]:
+    """The strategies' sparsities, in the order of their names."""
+    with_ranges = tuple(dict.fromkeys([n for n in names if n in STRATEGIES] + ["mid"]))
+    if request.recipe.name == "paper" and site.total is None:
+        own = paper_plan(preset_name(request.model_name), site.layers, site.ranges, with_ranges)
+    else:
+        own = plan(with_ranges, site.layers, site.ranges)
+    return place(names, site, {s.name: s.sparsity for s in own}, scores, several=len(request.scores) > 1)
+
+
+def _task(name: str, score: str, strategies: dict[str, dict[str, float]], site: Site, spec: Spec,
+          made_of: dict[str, Any]) -> Task:
+    """A variant to make. If its sparsities need scores from training data, its id is of the rule and its bounds: model,
+    data and seed, which are part of every id, determine the scores."""
+    sparsity = strategies.get(key_of(name, score, several=len(spec.scores) > 1))
+    if sparsity is None:
+        rule = {"total": spec.total_sparsity, "mid": {n: [r.low, r.high] for n, r in site.ranges.items()},
+                "bounds": {n: [b.low, b.high] for n, b in site.bounds.items()}}
+        return Task(variant_id(Strategy(name, {}), score, spec, {**made_of, "rule": rule}), score, name)
+    return Task(variant_id(Strategy(name, sparsity), score, spec, made_of), score, name)
 
 
 def _identity(source: Source, images: ImageCounts, weights_sha256: str) -> dict[str, Any]:
@@ -114,7 +163,8 @@ def _identity(source: Source, images: ImageCounts, weights_sha256: str) -> dict[
 def variant_id(strategy: Strategy, score: str, spec: Spec | None, made_of: dict[str, Any]) -> str:
     """A name and eight hex digits of a hash over all that determines the variant. spec: None for the dense model."""
     how = asdict(spec) if spec else {}
-    how.pop("scores", None)
+    for determined in ("scores", "total_sparsity"):  # the score and the strategy's sparsities are in the content
+        how.pop(determined, None)
     content = {**made_of, "spec": how, "score": score, "strategy": asdict(strategy)}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     return f"{DENSE}-{digest}" if strategy.name == DENSE else f"{strategy.name}-{score}-{digest}"
@@ -132,8 +182,12 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
         baseline = make_baseline()
         manifest = claim(root, replace(plan_family(baseline, request), threads=threads))
         make_dense(root, manifest, baseline, resources.device)
-        if set(request.scores) & set(NEEDS_GRADIENT):
-            make_gradients(root, manifest, baseline, resources.device, progress)
+        from_data = {score: family_scores(root, manifest, baseline, score, resources.device, progress)
+                     for score in request.scores if score in NEEDS_DATA}
+        if from_data and set(request.names) & set(BY_SCORE):
+            manifest = add_by_score(root, manifest, baseline, request, from_data)
+        del from_data
+        say_notes(notes_of(manifest))
         tasks = manifest.tasks
         open_tasks = [t for t in tasks if not _is_done(root, t.id)]
         for task in tasks:
@@ -197,8 +251,10 @@ def _differences(old: Manifest, new: Manifest) -> str:
 
     def of(manifest: Manifest) -> dict[str, Any]:
         row = asdict(manifest)
-        if old.strategies.keys() != new.strategies.keys():
-            row["strategies"] = ", ".join(row["strategies"])
+        names = [tuple(dict.fromkeys(task.strategy for task in m.tasks)) for m in (old, new, manifest)]
+        both = old.strategies.keys() & new.strategies.keys()
+        row["strategies"] = (", ".join(names[-1]) if names[0] != names[1] else
+                             {name: s for name, s in row["strategies"].items() if name in both})
         keys = ("spec", "weights_sha256", "images", "ranges", "strategies")
         return leaves({**row["source"], **{key: row[key] for key in keys}}, "")
 
@@ -232,30 +288,12 @@ def make_dense(root: Path, manifest: Manifest, baseline: Baseline, device: str) 
     write_model(root, record, model.cpu(), [x.name for x in manifest.layers])
 
 
-def make_gradients(root: Path, manifest: Manifest, baseline: Baseline, device: str, progress: Progress) -> None:
-    path = root / "scores" / "gradient.safetensors"
-    if path.is_file():
-        return
-    names = [x.name for x in manifest.layers]
-    total = min(BATCHES, max(1, len(baseline.train) // BATCH_SIZE))
-    batches = limit(baseline.train.batches(BATCH_SIZE, seed=manifest.spec.seed), total)
-    tick = partial(_tick_scores, progress, total)
-    found = mean_absolute_gradients(baseline.model, names, batches, device, tick)
-    folder.write_whole(path, lambda part: save_file(found, part))
-
-
-def _tick_scores(progress: Progress, total: int, done: int) -> None:
-    progress("scores", "gradient", done, total)
-
-
 def make_variant(root: Path, request: Request, resources: Resources, baseline: Baseline, task: Task,
                  tick: Callable[[int, int], None]) -> str | None:
     """Mask, fine-tune, count zeros and write one variant. Returns the reason if the training diverged, else None."""
     manifest = folder.read_manifest(root)
-    sparsity, kinds = manifest.strategies[task.strategy], {layer.name: layer.kind for layer in manifest.layers}
-    weights = dict(baseline.model.named_parameters())
-    gradients = load_file(root / "scores" / "gradient.safetensors") if task.score in NEEDS_GRADIENT else {}
-    scores = make_scores(task.score, {n: weights[n] for n in sparsity}, gradients)
+    sparsity, kinds = manifest.sparsity_of(task), {layer.name: layer.kind for layer in manifest.layers}
+    scores = family_scores(root, manifest, baseline, task.score, resources.device)
     masks = make_masks(scores, sparsity, request.pattern, kinds)
     checkpoint = checkpoint_of(root, task.id)
     job = Job(masks, baseline.train, baseline.validation, request.recipe, request.seed, resources.device, checkpoint)

@@ -17,12 +17,13 @@ from mmprune.models.dense_check import near_guessing
 from mmprune.models.loading import adopt, config_of
 from mmprune.models.outputs import answer_with_logits
 from mmprune.patterns import check_pattern, make_masks
+from mmprune.placing import Site, place
 from mmprune.progress import bars, say_notes, say_warnings
-from mmprune.ranges import check_overrides, find_ranges
+from mmprune.ranges import check_overrides, find_bounds, find_ranges
 from mmprune.recipes import make_recipe, notes_of
 from mmprune.records import LabelledData, Preprocess, Source
 from mmprune.scores import scores_named
-from mmprune.strategies import plan
+from mmprune.strategies import STRATEGIES, check_strategies, plan
 from mmprune.workflow import check_device
 
 Ranges = Mapping[str, Mapping[str, Sequence[float]]]
@@ -32,13 +33,16 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
           out: str | Path = "mmprune-out", *, epochs: int | None = None, strategies: Sequence[str] = (),
           score: str = "magnitude", pattern: str = "unstructured", ranges: Ranges | None = None,
           recipe: str = "default", lr: float | None = None, qat: bool = False, preprocess: Preprocess | None = None,
-          seed: int = 0, device: str = "cpu", quiet: bool = False) -> Family:
+          seed: int = 0, device: str = "cpu", quiet: bool = False, total_sparsity: float | None = None) -> Family:
     """Prune the model in ten ways and fine-tune each variant under its mask; the family is written to the folder `out`.
 
     model       a trained nn.Module with one image input; it is copied and not changed
     train, val, test  DataLoaders of (images (n, C, H, W) float, labels (n,)), preprocessed for the model. The test
                 images are only used for the reported accuracies; val and test must give the same batches each time
     epochs      fine-tuning epochs; 0 prunes without training; None: the recipe's three
+    strategies  some of the ten, or the published "uniform", "erk", "lamp" and "global"; () for the ten
+    total_sparsity  zeros over all prunable weights, as a fraction: moves the layers of every strategy by one number,
+                within their ranges; None: each strategy's own
     score       "magnitude", "gradient", "product", or "all" for a family of each
     pattern     the pattern of zeros: "unstructured", "block-1x4" for int8 on CPUs, "2:4" for Jetsons
     recipe, lr, qat  see mmprune.recipes; qat adds one epoch with numbers rounded as in int8
@@ -67,7 +71,7 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
     say_notes(notes_of(how))
     named = (strategies,) if isinstance(strategies, str) else tuple(strategies)
     request = Request(how, scores_named(score), named, check_pattern(pattern), seed, check_overrides(ranges or {}),
-                      name, source)
+                      name, source, total_sparsity=total_sparsity)
     root = Path(out)
     with bars(quiet) as progress:
         build_family(lambda: baseline, request, root, Resources(device), progress)
@@ -75,20 +79,27 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
 
 
 def masks(model: nn.Module, strategy: str = "mid", *, pattern: str = "unstructured",
-          input_shape: Sequence[int] | None = None, ranges: Ranges | None = None) -> dict[str, Tensor]:
+          input_shape: Sequence[int] | None = None, ranges: Ranges | None = None,
+          total_sparsity: float | None = None) -> dict[str, Tensor]:
     """Boolean masks by weight name, True where a weight is kept; by magnitude, without data and training.
 
     input_shape  (1, C, H, W) or (C, H, W); None: that of a timm model's own description
-    ValueError for an unknown strategy or pattern, or an unknown input shape.
+    total_sparsity  of the strategy, over all prunable weights, as a fraction; None: its own
+    ValueError for an unknown strategy or pattern, an unknown input shape, or a total that the strategy cannot have.
     """
     shape = tuple(input_shape or config_of(model).get("input_size") or ())
     if len(shape) not in (3, 4):
         raise ValueError(f"input_shape: {type(model).__name__} does not state its input size; give (1, C, H, W)")
     layers = find_layers(answer_with_logits(copy.deepcopy(model).eval()), (1, *shape[-3:]))
-    (chosen,) = plan((strategy,), layers, find_ranges(_name(model), layers, check_overrides(ranges or {})))
     weights = dict(model.named_parameters())
     magnitudes = {layer.name: weights[layer.name].detach().abs() for layer in layers}
-    return make_masks(magnitudes, chosen.sparsity, check_pattern(pattern), {x.name: x.kind for x in layers})
+    overrides = check_overrides(ranges or {})
+    check_strategies((strategy,))
+    site = Site(layers, find_ranges(_name(model), layers, overrides), find_bounds(layers, overrides),
+                check_pattern(pattern), total_sparsity)
+    own = {s.name: s.sparsity for s in plan(sorted({strategy, "mid"} & STRATEGIES.keys()), layers, site.ranges)}
+    chosen = place((strategy,), site, own, {"magnitude": magnitudes})[strategy]
+    return make_masks(magnitudes, chosen, pattern, {x.name: x.kind for x in layers})
 
 
 def _name(model: nn.Module) -> str:

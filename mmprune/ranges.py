@@ -47,6 +47,9 @@ RULES: dict[str, tuple[tuple[tuple[float, float], ...], str]] = {
     "small": (((0.0, 0.10),), f"fewer than {SMALL:,} weights: saves little, breaks easily"),
 }
 
+# Kinds that strategies without ranges leave dense
+KEPT_DENSE = ("stem", "patch_embed", "depthwise")
+
 
 def rule_range(layer: Layer) -> Range:
     """The rule table's range for a layer: by kind, and where the kind has four rows, by the quarter of the depth."""
@@ -129,9 +132,31 @@ def preset_name(model: str) -> str | None:
 def find_ranges(model: str, layers: Sequence[Layer], overrides: dict[str, Any] | None = None) -> dict[str, Range]:
     """The range of every layer: the model's preset or the rule table, then the user's overrides, see read_overrides."""
     preset = preset_name(model)
-    ranges = PRESETS[preset](layers) if preset else rule_ranges(layers)
+    return _overridden(PRESETS[preset](layers) if preset else rule_ranges(layers), layers, overrides or {})
+
+
+def find_bounds(layers: Sequence[Layer], overrides: Mapping[str, Any] | None = None) -> dict[str, Range]:
+    """The bounds of every layer for strategies without ranges (strategies.ALLOCATORS), then the user's overrides.
+
+    [0, 0] for what stays dense: the stem or patch embedding, depthwise convolutions and the layers that give the
+    logits, as is usual where sparse networks have to be fast, since these are few weights that cost much accuracy.
+    [0, 1 - 1/n] for the others, so that of n weights one is left and no layer is cut off. The published codes prune
+    the first and the last layer too; overrides of [0.0, 0.99] allow that.
+    """
+    outputs = layers[-1].shape[0]
+
+    def one(layer: Layer) -> Range:
+        gives_logits = layer.kind == "classifier" and layer.shape[0] == outputs  # not a VGG's hidden layers
+        if layer.kind in KEPT_DENSE or gives_logits:
+            return Range(0.0, 0.0, f"{layer.kind}: stays dense")
+        return Range(0.0, 1 - 1 / layer.params, "one weight is left")
+
+    return _overridden({x.name: one(x) for x in layers}, layers, overrides or {})
+
+
+def _overridden(ranges: dict[str, Range], layers: Sequence[Layer], overrides: Mapping[str, Any]) -> dict[str, Range]:
     for section in ("kinds", "layers"):
-        for glob, bounds in (overrides or {}).get(section, {}).items():
+        for glob, bounds in overrides.get(section, {}).items():
             words = {x.name: [x.kind] if section == "kinds" else [_bare(x.name), x.name] for x in layers}
             hits = [x for x in layers if any(fnmatchcase(w, glob) for w in words[x.name])]
             if not hits:

@@ -17,7 +17,7 @@ RECIPES: dict[str, Recipe] = {
 }
 NOTES = {"paper": "recipe paper: interp-50 is the same model as mid, so only nine of the ten differ; on VGG-11 and "
                   "ResNet-18 all layers are shifted towards a total sparsity of 90 %, out of their ranges, as in the "
-                  "authors' code"}
+                  "authors' code, unless a total sparsity is requested"}
 
 
 def notes_of(recipe: Recipe) -> tuple[str, ...]:

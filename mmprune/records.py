@@ -178,6 +178,7 @@ class Spec:
     scores: tuple[str, ...]
     pattern: str
     seed: int
+    total_sparsity: float | None = None  # requested for every strategy; None: each strategy's own
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,9 @@ class Manifest:
     weights_sha256: str  # of the dense model, after its branches are merged (weights.tensors_sha256)
     layers: tuple[Layer, ...]
     ranges: dict[str, Range]  # by Layer.name
-    strategies: dict[str, dict[str, float]]  # strategy name: {Layer.name: sparsity}
+    # {Layer.name: sparsity} by strategy; by "<strategy>-<score>" if it depends on the score and there are several.
+    # Those that need scores from training data are added when these are known
+    strategies: dict[str, dict[str, float]]
     dense: str  # the id of the dense variant
     tasks: tuple[Task, ...]  # the others
     failures: dict[str, str] = field(default_factory=dict)  # variant id: why it could not be made
@@ -212,6 +215,11 @@ class Manifest:
     def variants(self) -> tuple[str, ...]:
         """The variants' ids, the dense one first."""
         return (self.dense, *(task.id for task in self.tasks))
+
+    def sparsity_of(self, task: Task) -> dict[str, float]:
+        """The task's {Layer.name: sparsity}."""
+        by_score = self.strategies.get(f"{task.strategy}-{task.score}")
+        return self.strategies[task.strategy] if by_score is None else by_score
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 ALL = "all"  # names all of them
 NEEDS_GRADIENT = tuple(name for name in SCORES if name != "magnitude")
+NEEDS_DATA = NEEDS_GRADIENT  # scores that are not known from the weights alone (kept_scores.py)
 
 
 def scores_named(name: str) -> tuple[str, ...]:

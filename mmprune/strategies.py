@@ -22,7 +22,7 @@ Rule = Callable[[Sequence[Layer], dict[str, Range]], Sparsities]
 
 def interpolate(layers: Sequence[Layer], ranges: dict[str, Range], at: float) -> Sparsities:
     """low + at * (high - low) for every layer."""
-    return {x.name: _between(ranges[x.name], at) for x in layers}
+    return {x.name: between(ranges[x.name], at) for x in layers}
 
 
 def proportional(layers: Sequence[Layer], ranges: dict[str, Range]) -> Sparsities:
@@ -31,14 +31,14 @@ def proportional(layers: Sequence[Layer], ranges: dict[str, Range]) -> Sparsitie
     Their draft prints min(1, 0.1 n_l / n_average), but only the code's formula gives the sparsities of their tables.
     """
     total = sum(x.params for x in layers)
-    return {x.name: _between(ranges[x.name], min(1.0, 10 * x.params / total)) for x in layers}
+    return {x.name: between(ranges[x.name], min(1.0, 10 * x.params / total)) for x in layers}
 
 
 def classifier_heavy(layers: Sequence[Layer], ranges: dict[str, Range]) -> Sparsities:
     """The MLPs of a transformer, or the classifier of any other network, at high; the rest at low."""
     part = {x.name for x in layers if x.kind in ("mlp_fc1", "mlp_fc2")} if has_attention(layers) else set()
     part = part or {x.name for x in layers if x.kind == "classifier"}
-    return {x.name: _between(ranges[x.name], 1.0 if x.name in part else 0.0) for x in layers}
+    return {x.name: between(ranges[x.name], 1.0 if x.name in part else 0.0) for x in layers}
 
 
 def feature_heavy(layers: Sequence[Layer], ranges: dict[str, Range]) -> Sparsities:
@@ -49,7 +49,7 @@ def feature_heavy(layers: Sequence[Layer], ranges: dict[str, Range]) -> Sparsiti
         # a VGG has most of its weights in the head
         heavy_head = any(ranges[x.name].low > 0.5 for x in layers if x.kind == "classifier")
         part = {x.name for x in layers if x.kind != "classifier" and (heavy_head or x.depth >= 0.75)}
-    return {x.name: _between(ranges[x.name], 1.0 if x.name in part else 0.5) for x in layers}
+    return {x.name: between(ranges[x.name], 1.0 if x.name in part else 0.5) for x in layers}
 
 
 def has_attention(layers: Sequence[Layer]) -> bool:
@@ -58,7 +58,7 @@ def has_attention(layers: Sequence[Layer]) -> bool:
     return attention >= 0.1 * sum(x.params for x in layers)
 
 
-def _between(range_: Range, at: float) -> float:
+def between(range_: Range, at: float) -> float:
     return round(range_.low + at * (range_.high - range_.low), 12)  # no 0.30000000000000004
 
 
@@ -81,10 +81,19 @@ STRATEGIES: dict[str, Rule] = {
 _HEAVY = ("proportional", "classifier-heavy", "feature-heavy")
 TEN = ("min", "max", "mid", "interp-20", "interp-40", "interp-60", "interp-80", *_HEAVY)
 PAPER_TEN = ("min", "max", "mid", "interp-30", "interp-50", "interp-70", "interp-90", *_HEAVY)
+BY_SCORE = ("lamp", "global")  # their sparsities depend on the scores
+ALLOCATORS = ("uniform", "erk", *BY_SCORE)  # published rules without ranges, placed at a total sparsity (placing.py)
+NAMES = (*STRATEGIES, *ALLOCATORS)
+
+
+def check_strategies(names: Sequence[str]) -> None:
+    """ValueError for a name that is no strategy's."""
+    for name in names:
+        pick("strategy", name, NAMES)
 
 
 def plan(names: Sequence[str], layers: Sequence[Layer], ranges: dict[str, Range]) -> tuple[Strategy, ...]:
-    """The named strategies for these layers. ValueError for an unknown name."""
+    """The named strategies of STRATEGIES for these layers. ValueError for an unknown name."""
     return tuple(Strategy(n, STRATEGIES[pick("strategy", n, STRATEGIES)](layers, ranges)) for n in names)
 
 

@@ -13,14 +13,13 @@ from exporters.jetson.jetpack import tensorrt_of
 from exporters.wanted import check_names, format_names, wanted_formats
 from mmprune import boards
 from mmprune.boards import Measuring
-from mmprune.choices import pick
 from mmprune.handles import Family
 from mmprune.models.named import Named
 from mmprune.progress import Progress, say_errors, say_loading, say_notes, say_warnings, shown
 from mmprune.recipes import RECIPES, Recipe, notes_of
 from mmprune.records import Manifest, Source
 from mmprune.scores import scores_named
-from mmprune.strategies import STRATEGIES
+from mmprune.strategies import BY_SCORE, check_strategies
 from targets.on_device.jetpacks import DEFAULT
 
 AUTO = "auto"  # the pattern that is fastest on the target
@@ -48,6 +47,7 @@ class BuildOptions:
     device: str = "cpu"  # for fine-tuning
     jobs: int | None = None  # variants built at the same time; None: one per core on the CPU, else 1
     command: str = ""  # for the record
+    total_sparsity: float | None = None  # of every strategy, over all prunable weights; None: each strategy's own
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))
@@ -55,8 +55,7 @@ class BuildOptions:
         tensorrt_of(self.jetpack)
         check_names(self.formats, self.precisions)
         scores_named(self.score)
-        for name in self.strategies:
-            pick("strategy", name, STRATEGIES)
+        check_strategies(self.strategies)
 
 
 def build(options: BuildOptions, progress: Progress | None = None) -> Family:
@@ -109,18 +108,18 @@ def _build(options: BuildOptions, progress: Progress) -> Family:
 
 
 def plan(source: Named, recipe: Recipe, strategies: tuple[str, ...] = (), pattern: str = "unstructured",
-         ranges: Path | None = None) -> Manifest:
+         ranges: Path | None = None, total_sparsity: float | None = None) -> Manifest:
     """The manifest that a build would start with: layers, kinds, ranges, strategies; without data and training.
 
-    ValueError for an unknown strategy or a model that cannot be opened.
+    ValueError for an unknown strategy, a total sparsity that one cannot have, or a model that cannot be opened.
     """
-    for name in strategies:
-        pick("strategy", name, STRATEGIES)
+    check_strategies(strategies)
     say_loading("torch and timm")
     from mmprune.data.splits import LoaderSplit, describe_data
     from mmprune.family import Baseline, Request, plan_family
     from mmprune.models.loading import open_model
     from mmprune.models.source import named_model
+    from mmprune.placing import notes_of as notes_of_plan
     from mmprune.ranges import read_overrides
 
     named = named_model(source)
@@ -130,8 +129,13 @@ def plan(source: Named, recipe: Recipe, strategies: tuple[str, ...] = (), patter
     say_notes(notes_of(recipe))
     none = LoaderSplit(())
     request = Request(recipe, ("magnitude",), strategies, pattern, source.seed,
-                      read_overrides(ranges) if ranges else {}, opened.spec.model)
-    return plan_family(Baseline(opened.model, none, none, none, opened.preprocess.input_shape), request)
+                      read_overrides(ranges) if ranges else {}, opened.spec.model, total_sparsity=total_sparsity)
+    manifest = plan_family(Baseline(opened.model, none, none, none, opened.preprocess.input_shape), request)
+    say_notes(notes_of_plan(manifest))
+    if set(strategies) & set(BY_SCORE):
+        say_notes((f"{' and '.join(s for s in strategies if s in BY_SCORE)}: with the score magnitude; other scores "
+                   "give layers other sparsities",))
+    return manifest
 
 
 def check_device(name: str) -> None:
@@ -153,7 +157,7 @@ def _request(options: BuildOptions, model: str, source: Source, pattern: str) ->
     overrides = read_overrides(options.ranges) if options.ranges else {}
     say_notes(notes_of(options.recipe))
     return Request(options.recipe, scores_named(options.score), options.strategies, check_pattern(pattern),
-                   options.source.seed, overrides, model, source, options.command)
+                   options.source.seed, overrides, model, source, options.command, options.total_sparsity)
 
 
 def _calibration(path: Path | None, wanted: tuple[tuple[str, str], ...], preprocess: Any) -> Any:

@@ -320,3 +320,49 @@ def test_a_family_of_another_version_is_refused_in_one_sentence(tmp_path, row):
     for act in (folder.read_manifest, lambda root: build_family(make_baseline, REQUEST, root, Resources())):
         with pytest.raises(folder.FolderError, match=words):
             act(tmp_path)
+
+
+BY_SCORE = replace(REQUEST, scores=("magnitude", "gradient"), strategies=("mid", "lamp", "global"), total_sparsity=0.5,
+                   overrides={"kinds": {"*": [0.0, 0.9]}})
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_strategies_by_score_have_each_score_s_sparsities(tmp_path, pattern):
+    """Those of gradients are known after these, so the plan has ids for them but no sparsities."""
+    request = replace(BY_SCORE, pattern=pattern, total_sparsity=None)
+    planned = plan_family(make_baseline(), request)
+    assert tuple(planned.strategies) == ("mid", "lamp-magnitude", "global-magnitude")
+    variants = build_family(make_baseline, request, tmp_path, Resources(threads=1))
+    manifest = folder.read_manifest(tmp_path)
+    assert manifest.variants == planned.variants and len(set(manifest.variants)) == len(manifest.variants)
+    assert set(manifest.strategies) == {*planned.strategies, "lamp-gradient", "global-gradient"}
+    if pattern != "2:4":  # which this net is too narrow for
+        gradient, magnitude = ([manifest.strategies[f"{rule}-{score}"] for rule in ("lamp", "global")]
+                               for score in ("gradient", "magnitude"))
+        assert gradient != magnitude
+    tasks = {task.id: task for task in manifest.tasks}
+    for variant in variants:
+        if variant.id in tasks:
+            sparsity = manifest.sparsity_of(tasks[variant.id])
+            assert {x.name: round(variant.layer_sparsity[x.name] * x.params) for x in manifest.layers} == {
+                x.name: ZEROS[pattern](x.shape, sparsity[x.name], x.kind) for x in manifest.layers}
+
+
+@pytest.mark.parametrize("left", ["scores", "strategies"])
+def test_a_family_by_score_goes_on_where_it_was_interrupted(tmp_path, left):
+    """Killed while gradients were computed, or when the manifest had no sparsities of them yet."""
+    request = replace(BY_SCORE, scores=("gradient",))
+    build_family(make_baseline, request, tmp_path / "whole", Resources(threads=1))
+    root = tmp_path / "killed"
+    shutil.copytree(tmp_path / "whole", root)
+    manifest = folder.read_manifest(root)
+    folder.write_manifest(root, replace(manifest, strategies={"mid": manifest.strategies["mid"]}))
+    shutil.rmtree(root / "variants")
+    if left == "scores":
+        shutil.rmtree(root / "scores")
+    build_family(make_baseline, request, root, Resources(jobs=2, threads=1))
+    assert contents(root) == contents(tmp_path / "whole")
+    with pytest.raises(folder.FolderError, match=r"another family \(spec.total_sparsity: 0.5 in the folder, 0.6 requ"):
+        build_family(make_baseline, replace(request, total_sparsity=0.6), root, Resources())
+    with pytest.raises(folder.FolderError, match=r'strategies: "[^"]*mid, lamp, global" in the folder, "[^"]*lamp"'):
+        build_family(make_baseline, replace(request, strategies=("mid", "lamp")), root, Resources())

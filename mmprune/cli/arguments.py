@@ -86,7 +86,7 @@ def build_options(words: dict[str, Any]) -> BuildOptions:
         words["pattern"], words["ranges"], names(words["formats"]), names(words["precision"]),
         Int8(words["calibration_method"], words["bias_correction"], words["max_drop"]), words["calibration"],
         words["jetpack"], words["hosts"], measuring(words, again=False), words["device"], words["jobs"],
-        " ".join(["mmprune", *sys.argv[1:]]))
+        " ".join(["mmprune", *sys.argv[1:]]), words["total_sparsity"])
 
 
 def budget(words: dict[str, Any]) -> Budget:

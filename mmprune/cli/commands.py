@@ -191,12 +191,12 @@ def report(family: Path) -> None:
               help="Show the sparsities that this pattern can give.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def strategies(as_json: bool, **words: Any) -> None:
-    """Show a model's layers, their sparsity ranges and the ten strategies, without data and training."""
+    """Show a model's layers, their sparsity ranges and its strategies, without data and training."""
     from mmprune.cli.plan_table import plan_json, plan_table
     from mmprune.workflow import plan
 
     manifest = plan(arguments.named(words), arguments.recipe(words), arguments.names(words["strategies"]),
-                    words["pattern"], words["ranges"])
+                    words["pattern"], words["ranges"], words["total_sparsity"])
     click.echo(plan_json(manifest) if as_json else plan_table(manifest))
 
 

@@ -112,7 +112,12 @@ def model_options(command: Command) -> Command:
                      help='TOML file of sparsity ranges: [kinds] and [layers], each "glob" = [low, high].'),
         click.option("--recipe", **one_of("recipe", *RECIPES), default="default", show_default=True,
                      help="How to fine-tune: mmprune's own recipe, or the published one (paper)."),
-        click.option("--strategies", metavar="NAME,NAME", help="Which of the ten strategies to build. Default: all."),
+        click.option("--strategies", metavar="NAME,NAME",
+                     help="Strategies to build: some of the ten, or the published uniform, erk, lamp and global. "
+                          "Default: the ten."),
+        click.option("--total-sparsity", metavar="SHARE", callback=fraction,
+                     help="Zeros over all prunable weights, 0.8 or 80%: moves the layers of every strategy by one "
+                          "number, within their ranges. Default: each strategy's own."),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
                      help="Seed of data splits, shuffling and augmentation."),
     ])

@@ -16,6 +16,7 @@ def plan_json(manifest: Manifest) -> str:
 def plan_table(manifest: Manifest) -> str:
     """One row per layer, one column per strategy; then the totals, under the plan's pattern and under the others."""
     from mmprune.patterns import ZEROS
+    from mmprune.placing import same_models
 
     layers, own = manifest.layers, manifest.spec.pattern
     strategies = [Strategy(n, s) for n, s in manifest.strategies.items()]
@@ -36,7 +37,8 @@ def plan_table(manifest: Manifest) -> str:
     lines = ["  ".join(cells).format(*row).rstrip() for row in rows]
     lines.insert(1, "-" * len(lines[0]))
     lines.insert(-len(ZEROS), "-" * len(lines[0]))
-    same = [f"the same model with {p}: {' = '.join(names)}" for p in ZEROS for names in _same(layers, strategies, p)]
+    same = [f"the same model with {p}: {' = '.join(names)}" for p in ZEROS
+            for names in same_models(layers, manifest.strategies, p)]
     return "\n".join([*lines, "(sparsities in percent)", *same])
 
 
@@ -46,14 +48,3 @@ def _percent(layers: Sequence[Layer], strategy: Strategy, pattern: str) -> str:
 
     zeros = sum(ZEROS[pattern](x.shape, strategy.sparsity[x.name], x.kind) for x in layers)
     return f"{100 * zeros / sum(x.params for x in layers):.1f}"
-
-
-def _same(layers: Sequence[Layer], strategies: Sequence[Strategy], pattern: str) -> list[list[str]]:
-    """Groups of strategies for which the pattern gives the same model, because every layer has the same zeros."""
-    from mmprune.patterns import ZEROS
-
-    names = dict[tuple[int, ...], list[str]]()
-    for s in strategies:
-        counts = tuple(ZEROS[pattern](x.shape, s.sparsity[x.name], x.kind) for x in layers)
-        names.setdefault(counts, []).append(s.name)
-    return [found for found in names.values() if len(found) > 1]

@@ -1,0 +1,45 @@
+"""The scores of a family's weights. What they need of the training data is computed once and kept in the folder."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmprune import folder
+from mmprune.finetune import limit
+from mmprune.gradients import BATCH_SIZE, BATCHES, mean_absolute_gradients
+from mmprune.progress import Progress, quiet
+from mmprune.records import Manifest
+from mmprune.scores import NEEDS_GRADIENT, make_scores
+
+if TYPE_CHECKING:
+    from mmprune.family import Baseline
+
+
+def family_scores(root: Path, manifest: Manifest, baseline: "Baseline", score: str, device: str = "cpu",
+                  progress: Progress = quiet) -> dict[str, Tensor]:
+    """The score of every prunable weight, by layer, of the weight's shape.
+
+    root  the folder of this manifest's family: nothing that another family computed may lie there
+    """
+    weights = dict(baseline.model.named_parameters())
+    gradients = _gradients(root, manifest, baseline, device, progress) if score in NEEDS_GRADIENT else {}
+    return make_scores(score, {x.name: weights[x.name] for x in manifest.layers}, gradients)
+
+
+def _gradients(root: Path, manifest: Manifest, baseline: "Baseline", device: str, progress: Progress
+               ) -> dict[str, Tensor]:
+    path = root / "scores" / "gradient.safetensors"
+    if not path.is_file():
+        total = min(BATCHES, max(1, len(baseline.train) // BATCH_SIZE))
+        batches = limit(baseline.train.batches(BATCH_SIZE, seed=manifest.spec.seed), total)
+        tick = partial(_tick_scores, progress, total)
+        found = mean_absolute_gradients(baseline.model, [x.name for x in manifest.layers], batches, device, tick)
+        folder.write_whole(path, lambda part: save_file(found, part))
+    return load_file(path)
+
+
+def _tick_scores(progress: Progress, total: int, done: int) -> None:
+    progress("scores", "gradient", done, total)
