@@ -25,12 +25,13 @@ from mmprune.kept_scores import family_scores
 from mmprune.layers import find_layers
 from mmprune.models.outputs import answer_with_logits
 from mmprune.models.weights import tensors_sha256
-from mmprune.patterns import check_pattern, make_masks, zeros_in_blocks
+from mmprune.patterns import check_pattern, zeros_in_blocks
 from mmprune.placing import Site, key_of, notes_of, place
 from mmprune.progress import Progress, quiet, say_notes
 from mmprune.ranges import find_bounds, find_ranges, preset_name
 from mmprune.records import DENSE, ImageCounts, Layer, Manifest, Range, Recipe, Source, Spec, Strategy, Task, Variant
 from mmprune.scores import NEEDS_DATA, SCORES, make_scores
+from mmprune.start import make_start, start_of
 from mmprune.strategies import BY_SCORE, PAPER_TEN, STRATEGIES, TEN, check_strategies, paper_plan, plan
 from mmprune.workers import Processes, run_tasks, threads_of, torch_threads
 
@@ -193,6 +194,7 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
         for task in tasks:
             if task not in open_tasks:  # a kill may have come before its deletion
                 checkpoint_of(root, task.id).unlink(missing_ok=True)
+                start_of(root, task.id).unlink(missing_ok=True)
         failures: dict[str, str] = {}
         progress("fine-tune", "", len(tasks) - len(open_tasks), len(tasks))
         setup = baseline if resources.jobs == 1 else make_baseline
@@ -290,25 +292,29 @@ def make_dense(root: Path, manifest: Manifest, baseline: Baseline, device: str) 
 
 def make_variant(root: Path, request: Request, resources: Resources, baseline: Baseline, task: Task,
                  tick: Callable[[int, int], None]) -> str | None:
-    """Mask, fine-tune, count zeros and write one variant. Returns the reason if the training diverged, else None."""
+    """Prune, fine-tune, count zeros and write one variant. Returns the reason if the training diverged, else None."""
     manifest = folder.read_manifest(root)
-    sparsity, kinds = manifest.sparsity_of(task), {layer.name: layer.kind for layer in manifest.layers}
-    scores = family_scores(root, manifest, baseline, task.score, resources.device)
-    masks = make_masks(scores, sparsity, request.pattern, kinds)
-    checkpoint = checkpoint_of(root, task.id)
+    checkpoint, start = checkpoint_of(root, task.id), start_of(root, task.id)
+    model, masks = make_start(root, manifest, baseline, task, resources.device, partial(_tick_start, request, tick))
     job = Job(masks, baseline.train, baseline.validation, request.recipe, request.seed, resources.device, checkpoint)
-    model = copy.deepcopy(baseline.model)
     try:
         validation_accuracy = finetune(model, baseline.teacher, job, tick)
     except Diverged as err:
         checkpoint.unlink(missing_ok=True)
+        start.unlink(missing_ok=True)
         return str(err)
     test_accuracy = accuracy(model, baseline.test, resources.device)
     record = Variant(task.id, task.strategy, task.score, request.pattern, request.recipe.name, request.seed,
                      {}, 0.0, test_accuracy, validation_accuracy)
-    write_model(root, record, model.cpu(), list(sparsity))
+    write_model(root, record, model.cpu(), list(masks))
     checkpoint.unlink(missing_ok=True)
+    start.unlink(missing_ok=True)
     return None
+
+
+def _tick_start(request: Request, tick: Callable[[int, int], None], done: int, total: int) -> None:
+    if not request.recipe.epochs:  # else the bar is that of the training, which starts at 0
+        tick(done, total)
 
 
 def write_model(root: Path, variant: Variant, model: nn.Module, layers: list[str]) -> None:

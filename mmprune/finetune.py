@@ -43,13 +43,13 @@ class Diverged(RuntimeError):
     """The loss or a weight is not finite; the message names the layer."""
 
 
-TEMPERATURE = 2.0
 KEPT_BYTES = 2**28  # largest size of the dense model's outputs kept in memory
 RECALIBRATION_IMAGES = 2_000
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
-    "sgd": lambda params, lr, weight_decay: torch.optim.SGD(params, lr, momentum=0.9, weight_decay=weight_decay),
+    "sgd": lambda params, lr, weight_decay: torch.optim.SGD(params, lr, momentum=0.9, nesterov=True,
+                                                           weight_decay=weight_decay),
 }
 
 
@@ -149,8 +149,8 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch,
     logits = model(images)
     loss = F.cross_entropy(logits, labels)
     if soft is not None:
-        goal, own = F.log_softmax(soft / TEMPERATURE, dim=1), F.log_softmax(logits / TEMPERATURE, dim=1)
-        distance = F.kl_div(own, goal, reduction="batchmean", log_target=True) * TEMPERATURE**2
+        goal, own = F.log_softmax(soft / recipe.temperature, dim=1), F.log_softmax(logits / recipe.temperature, dim=1)
+        distance = F.kl_div(own, goal, reduction="batchmean", log_target=True) * recipe.temperature**2
         loss = (1 - recipe.distill) * loss + recipe.distill * distance
     if not torch.isfinite(loss):
         _check_finite(model)
@@ -158,7 +158,7 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch,
         raise Diverged(f"the loss became {loss.item()} at learning rate {rate:.2g}; try a lower --lr")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0 if recipe.linear_decay else math.inf)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip or math.inf)
     optimizer.step()
 
 

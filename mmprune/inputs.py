@@ -90,12 +90,11 @@ def statistics(dense: nn.Module, pruned: nn.Module, uses: Mapping[str, Use],
 
 def _finished(sums: list[Tensor], count: int, free_mean: bool) -> Statistics:
     inputs, cross, mean, dense_mean = (total.div_(count) for total in sums)
-    if not cross.numel():
-        cross = inputs.clone()
     if free_mean:
         inputs -= mean.unsqueeze(2) * mean.unsqueeze(1)
-        cross -= dense_mean.unsqueeze(2) * mean.unsqueeze(1)
-    return Statistics(inputs, cross, mean, dense_mean)
+        if cross.numel():
+            cross -= dense_mean.unsqueeze(2) * mean.unsqueeze(1)
+    return Statistics(inputs, cross if cross.numel() else inputs, mean, dense_mean)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The scores of a family's weights. What they need of the training data is computed once and kept in the folder."""
 
+import copy
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,9 @@ from mmprune import folder
 from mmprune.finetune import limit
 from mmprune.gradients import BATCH_SIZE, BATCHES, mean_absolute_gradients
 from mmprune.progress import Progress, quiet
+from mmprune.reconstruct import Plan, calibration_batches, surgery_scores
 from mmprune.records import Manifest
-from mmprune.scores import NEEDS_GRADIENT, make_scores
+from mmprune.scores import SCORES, make_scores
 
 if TYPE_CHECKING:
     from mmprune.family import Baseline
@@ -25,8 +27,10 @@ def family_scores(root: Path, manifest: Manifest, baseline: "Baseline", score: s
     root  the folder of this manifest's family: nothing that another family computed may lie there
     """
     weights = dict(baseline.model.named_parameters())
-    gradients = _gradients(root, manifest, baseline, device, progress) if score in NEEDS_GRADIENT else {}
-    return make_scores(score, {x.name: weights[x.name] for x in manifest.layers}, gradients)
+    makers = {"gradients": _gradients, "inputs": _removals}
+    needs = SCORES[score].needs
+    found = makers[needs](root, manifest, baseline, device, progress) if needs else {}
+    return make_scores(score, {x.name: weights[x.name] for x in manifest.layers}, found)
 
 
 def _gradients(root: Path, manifest: Manifest, baseline: "Baseline", device: str, progress: Progress
@@ -43,3 +47,16 @@ def _gradients(root: Path, manifest: Manifest, baseline: "Baseline", device: str
 
 def _tick_scores(progress: Progress, total: int, done: int) -> None:
     progress("scores", "gradient", done, total)
+
+
+def _removals(root: Path, manifest: Manifest, baseline: "Baseline", device: str, progress: Progress
+              ) -> dict[str, Tensor]:
+    path = root / "scores" / "obs.safetensors"
+    if not path.is_file():
+        model = copy.deepcopy(baseline.model).to(device)
+        kinds = {x.name: x.kind for x in manifest.layers}
+        plan = Plan(dict.fromkeys(kinds, 0.5), manifest.spec.pattern, kinds)
+        images = calibration_batches(baseline.train, manifest.spec.seed, device)
+        found = surgery_scores(model, plan, images, lambda done, total: progress("scores", "obs", done, total))
+        folder.write_whole(path, lambda part: save_file({n: s.cpu().contiguous() for n, s in found.items()}, part))
+    return load_file(path)

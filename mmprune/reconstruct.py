@@ -16,11 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from mmprune.admm import admm_trace
+from mmprune.finetune import Split
 from mmprune.inputs import Statistics, columns_of, find_uses, statistics, weight_of
 from mmprune.obs import Trace, damped, repaired, trace
 from mmprune.patterns import PATTERNS, SHAPES, ZEROS, Shape
 
 EXACT = 1e12  # rows * columns^3 of a layer up to which exact surgery is used: about a minute on one core
+IMAGES, BATCH = 1024, 64
+MEMORY = 2**30  # bytes of statistics at a time
 PASSES = 4e13  # multiply-accumulates of all passes over the images together; layers share passes where that is needed
 
 
@@ -57,6 +60,53 @@ def reconstruct(dense: nn.Module, plan: Plan, batches: Sequence[Tensor], macs: i
             masks[name] = _prune(name, weights, uses[name].bias, found, plan, given)
         tick(done + 1, len(groups))
     return pruned, masks
+
+
+@torch.no_grad()
+def surgery_scores(dense: nn.Module, plan: Plan, batches: Sequence[Tensor],
+                   tick: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Tensor]:
+    """Of every weight of the plan, what its removal costs its layer alone, in the dense model: (out, in, ...) float32.
+
+    Weights that the pattern never removes have their magnitude. The plan's sparsities and masks are not looked at.
+    """
+    weights = {n: p for n, p in dense.named_parameters() if n in plan.sparsity}
+    uses = find_uses(dense, weights, batches[0][:2])
+    todo = [n for n in uses if ZEROS[plan.pattern](weights[n].shape, 0.5, plan.kinds[n]) > 0]
+    found = {name: weight.detach().abs() for name, weight in weights.items()}
+    done = 0
+    for group in _in_memory(todo, weights):
+        for name, seen in statistics(dense, dense, {n: uses[n] for n in group}, batches).items():
+            rows = np.split(columns_of(weights[name]).double().cpu().numpy(), len(seen.inputs))
+            each = [scores_of(w, damped(h), SHAPES[plan.pattern], weights[name])
+                    for w, h in zip(rows, seen.inputs.cpu().numpy(), strict=True)]
+            found[name] = weight_of(torch.from_numpy(np.concatenate(each)).to(weights[name]), weights[name].shape)
+            done += 1
+            tick(done, len(todo))
+    return found
+
+
+def _in_memory(names: Sequence[str], weights: Mapping[str, Tensor]) -> list[list[str]]:
+    """Groups of consecutive layers whose statistics take at most MEMORY bytes together, or of one layer."""
+    groups: list[list[str]] = []
+    room = 0
+    for name in names:
+        size = 8 * (weights[name][0].numel()) ** 2
+        if not groups or size > room:
+            groups.append([])
+            room = MEMORY
+        groups[-1].append(name)
+        room -= size
+    return groups
+
+
+def calibration_batches(train: Split, seed: int, device: str = "cpu") -> list[Tensor]:
+    """The first IMAGES training images as they are shuffled with the seed, not augmented, in batches of one size."""
+    batches: list[Tensor] = []
+    for images, _ in train.batches(BATCH, seed=seed):
+        if batches and (len(images) < len(batches[0]) or len(batches) * len(batches[0]) >= IMAGES):
+            break  # BatchNorms take a batch's own statistics: a short one's are poor
+        batches.append(images.to(device))
+    return batches
 
 
 def _is_pruned(name: str, weight: Tensor, plan: Plan) -> bool:

@@ -2,11 +2,14 @@
 
 Mix-and-Match Pruning (arXiv 2603.20280): magnitude S = |w|, gradient S = |dL/dw|, product S = |w| |dL/dw|, where L is
 the cross-entropy and |dL/dw| the mean over batches of the batch gradient's absolute value. (|w dL/dw| is SNIP's score.)
+obs S = the growth of a layer's squared error when optimal brain surgery removes the weight, which corrects the others
+each time (mmprune/obs.py); it takes training images and no labels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mmprune.choices import pick
@@ -15,26 +18,38 @@ if TYPE_CHECKING:  # the command line takes the names from here
     from torch import Tensor
 
 
-def magnitude(weight: Tensor, gradient: Tensor) -> Tensor:
+def magnitude(weight: Tensor, found: Tensor) -> Tensor:
     return weight.abs()
 
 
-def gradient(weight: Tensor, gradient: Tensor) -> Tensor:
-    return gradient
+def gradient(weight: Tensor, found: Tensor) -> Tensor:
+    return found
 
 
-def product(weight: Tensor, gradient: Tensor) -> Tensor:
-    return weight.abs() * gradient
+def product(weight: Tensor, found: Tensor) -> Tensor:
+    return weight.abs() * found
 
 
-SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "magnitude": magnitude,
-    "gradient": gradient,
-    "product": product,
+def obs(weight: Tensor, found: Tensor) -> Tensor:
+    return found
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a score is made of the weight and of what was found on training data."""
+
+    of: Callable[[Tensor, Tensor], Tensor]  # (weight, found), both of the weight's shape
+    needs: str = ""  # what is found: "gradients" or "inputs"; "" for a score that is known from the weights alone
+
+
+SCORES: dict[str, Score] = {
+    "magnitude": Score(magnitude),
+    "gradient": Score(gradient, "gradients"),
+    "product": Score(product, "gradients"),
+    "obs": Score(obs, "inputs"),
 }
 ALL = "all"  # names all of them
-NEEDS_GRADIENT = tuple(name for name in SCORES if name != "magnitude")
-NEEDS_DATA = NEEDS_GRADIENT  # scores that are not known from the weights alone (kept_scores.py)
+NEEDS_DATA = tuple(name for name, score in SCORES.items() if score.needs)  # kept_scores.py
 
 
 def scores_named(name: str) -> tuple[str, ...]:
@@ -43,7 +58,7 @@ def scores_named(name: str) -> tuple[str, ...]:
     return tuple(SCORES) if name == ALL else (name,)
 
 
-def make_scores(score: str, weights: dict[str, Tensor], gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The named score of every weight; `gradients` is only used by scores that need them."""
-    function = SCORES[pick("score", score, SCORES)]
-    return {n: function(w.detach(), gradients[n] if score in NEEDS_GRADIENT else w) for n, w in weights.items()}
+def make_scores(score: str, weights: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The named score of every weight; `found` is what the score needs, and not looked at where it needs nothing."""
+    chosen = SCORES[pick("score", score, SCORES)]
+    return {n: chosen.of(w.detach(), found[n] if chosen.needs else w) for n, w in weights.items()}

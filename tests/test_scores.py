@@ -5,7 +5,7 @@ import torch
 from toys import Inner
 
 from mmprune.gradients import ScoreError, mean_absolute_gradients
-from mmprune.scores import NEEDS_GRADIENT, SCORES, make_scores
+from mmprune.scores import NEEDS_DATA, SCORES, make_scores
 from mmprune.workflow import BuildOptions
 
 
@@ -25,7 +25,7 @@ def test_every_score_is_a_finite_number_for_each_weight_and_is_given_the_gradien
     weight, gradient = torch.tensor([[4.0, -1.0], [0.0, 2.0]]), torch.tensor([[0.1, 3.0], [2.0, 0.0]])
     found = make_scores(score, {"w": weight}, {"w": gradient})["w"]
     assert found.shape == weight.shape and found.isfinite().all() and (found >= 0).all()
-    if score in NEEDS_GRADIENT:
+    if score in NEEDS_DATA:
         with pytest.raises(KeyError):
             make_scores(score, {"w": weight}, {})
     else:
