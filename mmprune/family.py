@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 
-from mmprune import __version__, folder
+from mmprune import __version__, folder, precision
 from mmprune.choices import pick
 from mmprune.finetune import Diverged, Job, Split, Teacher, accuracy, finetune
 from mmprune.kept_scores import family_scores
@@ -181,7 +181,8 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
     """
     with folder.locked(root), torch_threads(family_threads(root, resources)) as threads:
         baseline = make_baseline()
-        manifest = claim(root, replace(plan_family(baseline, request), threads=threads))
+        manifest = claim(root, replace(plan_family(baseline, request), threads=threads,
+                                       bfloat16=family_bfloat16(root, baseline, request.recipe, resources.device)))
         make_dense(root, manifest, baseline, resources.device)
         from_data = {score: family_scores(root, manifest, baseline, score, resources.device, progress)
                      for score in request.scores if score in NEEDS_DATA}
@@ -223,6 +224,16 @@ def family_threads(root: Path, resources: Resources) -> int:
         raise folder.FolderError(f"the family in {root} is built with {begun} torch threads per job, but "
                                  f"{resources.threads} are requested; leave that out, or choose another folder")
     return begun or resources.threads or threads_of(resources.jobs)
+
+
+def family_bfloat16(root: Path, baseline: Baseline, recipe: Recipe, device: str) -> bool:
+    """Whether the family is trained with products in bfloat16. It keeps what it was started with, on any machine."""
+    if folder.holds_family(root):
+        return folder.read_manifest(root).bfloat16
+    if not recipe.epochs or recipe.name == "paper" or not precision.pays(device):
+        return False
+    batch = next(iter(baseline.train.batches(min(recipe.batch_size, len(baseline.train)), seed=0)))
+    return precision.stands(baseline.model, batch, device)
 
 
 def claim(root: Path, manifest: Manifest) -> Manifest:
@@ -296,7 +307,8 @@ def make_variant(root: Path, request: Request, resources: Resources, baseline: B
     manifest = folder.read_manifest(root)
     checkpoint, start = checkpoint_of(root, task.id), start_of(root, task.id)
     model, masks = make_start(root, manifest, baseline, task, resources.device, partial(_tick_start, request, tick))
-    job = Job(masks, baseline.train, baseline.validation, request.recipe, request.seed, resources.device, checkpoint)
+    job = Job(masks, baseline.train, baseline.validation, request.recipe, request.seed, resources.device, checkpoint,
+              manifest.bfloat16)
     try:
         validation_accuracy = finetune(model, baseline.teacher, job, tick)
     except Diverged as err:

@@ -17,6 +17,7 @@ from mmprune.layout import to_device
 from mmprune.models.weights import not_finite
 from mmprune.norms import normed
 from mmprune.patterns import apply_masks
+from mmprune.precision import products
 from mmprune.qat import rounded
 from mmprune.records import Recipe
 
@@ -64,6 +65,7 @@ class Job:
     seed: int
     device: str = "cpu"
     checkpoint: Path | None = None  # written after every epoch; an interrupted training continues from it
+    bfloat16: bool = False  # products in bfloat16 (mmprune/precision.py)
 
 
 class Teacher:
@@ -116,8 +118,10 @@ def _train(model: nn.Module, teacher: Teacher | None, job: Job, masks: dict[str,
     epoch_steps = job.train.batch_count(recipe.batch_size)
     state = _load_checkpoint(job, model, optimizer)
     for epoch in range(state["epoch"], recipe.epochs):
+        bfloat16 = job.bfloat16
         if recipe.qat and epoch == recipe.epochs - 1:
             start_rounding()
+            bfloat16 = False  # its steps are wider than those of int8 near the ends of a range
         torch.manual_seed(job.seed * 1_000_003 + epoch)  # dropout and the like
         model.train()
         batches = job.train.batches(recipe.batch_size, seed=job.seed * 1009 + epoch, augment=True)
@@ -128,8 +132,9 @@ def _train(model: nn.Module, teacher: Teacher | None, job: Job, masks: dict[str,
             images, labels = (part.to(job.device) for part in batch)
             soft = None
             if teacher is not None and recipe.distill:
-                soft = teacher.logits(images, (epoch, i) if job.train.repeatable else None)
-            train_step(model, optimizer, (images, labels), soft, recipe)
+                with products(job.device, bfloat16):
+                    soft = teacher.logits(images, (epoch, i) if job.train.repeatable else None)
+            train_step(model, optimizer, (images, labels), soft, recipe, bfloat16)
             apply_masks(weights, masks)  # after the step: momentum and weight decay move pruned weights too
             tick(step + 1, recipe.epochs * epoch_steps)
         if _end_epoch(model, job, state, epoch):
@@ -140,16 +145,18 @@ def _train(model: nn.Module, teacher: Teacher | None, job: Job, masks: dict[str,
 
 
 def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, soft: Tensor | None,
-               recipe: Recipe) -> None:
+               recipe: Recipe, bfloat16: bool = False) -> None:
     """One step on L = (1 - d) CE(z, y) + d T^2 KL(softmax(z_dense / T) || softmax(z / T)), d = recipe.distill.
 
     soft  the dense model's logits z_dense (n, classes); None: L is the cross-entropy alone
     """
     images, labels = batch
-    logits = model(images)
+    with products(images.device.type, bfloat16):
+        logits = model(images)
+    logits = logits.float()
     loss = F.cross_entropy(logits, labels)
     if soft is not None:
-        goal, own = F.log_softmax(soft / recipe.temperature, dim=1), F.log_softmax(logits / recipe.temperature, dim=1)
+        goal, own = (F.log_softmax(z / recipe.temperature, dim=1) for z in (soft.float(), logits))
         distance = F.kl_div(own, goal, reduction="batchmean", log_target=True) * recipe.temperature**2
         loss = (1 - recipe.distill) * loss + recipe.distill * distance
     if not torch.isfinite(loss):

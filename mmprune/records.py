@@ -211,6 +211,7 @@ class Manifest:
     tasks: tuple[Task, ...]  # the others
     failures: dict[str, str] = field(default_factory=dict)  # variant id: why it could not be made
     threads: int = 0  # torch threads per job
+    bfloat16: bool = False  # fine-tuned with products in bfloat16 (mmprune/precision.py)
     mmprune: str = ""  # version
     schema: int = MANIFEST_SCHEMA
 
