@@ -29,7 +29,20 @@ from mmprune.patterns import check_pattern, zeros_in_blocks
 from mmprune.placing import Site, key_of, notes_of, place
 from mmprune.progress import Progress, quiet, say_notes
 from mmprune.ranges import find_bounds, find_ranges, preset_name
-from mmprune.records import DENSE, ImageCounts, Layer, Manifest, Range, Recipe, Source, Spec, Strategy, Task, Variant
+from mmprune.records import (
+    DENSE,
+    TUNED,
+    ImageCounts,
+    Layer,
+    Manifest,
+    Range,
+    Recipe,
+    Source,
+    Spec,
+    Strategy,
+    Task,
+    Variant,
+)
 from mmprune.scores import NEEDS_DATA, SCORES, make_scores
 from mmprune.start import make_start, start_of
 from mmprune.strategies import BY_SCORE, PAPER_TEN, STRATEGIES, TEN, check_strategies, paper_plan, plan
@@ -107,9 +120,12 @@ def plan_family(baseline: Baseline, request: Request) -> Manifest:
     spec = Spec(request.recipe, request.scores, request.pattern, request.seed, request.total_sparsity)
     images = ImageCounts(len(baseline.train), len(baseline.validation), len(baseline.test))
     made_of = _identity(request.source, images, tensors_sha256(baseline.model.state_dict()))
-    tasks = tuple(_task(name, score, strategies, site, spec, made_of)
-                  for score in request.scores for name in request.names)
-    dense = Strategy(DENSE, {x.name: 0.0 for x in layers})
+    nothing = {x.name: 0.0 for x in layers}
+    tuned = [Task(variant_id(Strategy(TUNED, nothing), "none", spec, made_of), "none", TUNED)]
+    tasks = (*(tuned if request.recipe.epochs else ()),  # without training it is the dense model
+             *(_task(name, score, strategies, site, spec, made_of) for score in request.scores
+               for name in request.names))
+    dense = Strategy(DENSE, nothing)
     return Manifest(request.command, spec, request.source, images, made_of["weights_sha256"], layers, ranges,
                     strategies, variant_id(dense, "none", None, made_of), tasks, mmprune=__version__)
 
@@ -168,7 +184,7 @@ def variant_id(strategy: Strategy, score: str, spec: Spec | None, made_of: dict[
         how.pop(determined, None)
     content = {**made_of, "spec": how, "score": score, "strategy": asdict(strategy)}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{DENSE}-{digest}" if strategy.name == DENSE else f"{strategy.name}-{score}-{digest}"
+    return f"{strategy.name}-{digest}" if strategy.name in (DENSE, TUNED) else f"{strategy.name}-{score}-{digest}"
 
 
 def build_family(make_baseline: Callable[[], Baseline], request: Request, root: Path, resources: Resources,
@@ -303,7 +319,10 @@ def make_dense(root: Path, manifest: Manifest, baseline: Baseline, device: str) 
 
 def make_variant(root: Path, request: Request, resources: Resources, baseline: Baseline, task: Task,
                  tick: Callable[[int, int], None]) -> str | None:
-    """Prune, fine-tune, count zeros and write one variant. Returns the reason if the training diverged, else None."""
+    """Prune, fine-tune, count zeros and write one variant; TUNED has no masks.
+
+    Returns the reason if the training diverged, else None.
+    """
     manifest = folder.read_manifest(root)
     checkpoint, start = checkpoint_of(root, task.id), start_of(root, task.id)
     model, masks = make_start(root, manifest, baseline, task, resources.device, partial(_tick_start, request, tick))
@@ -316,9 +335,9 @@ def make_variant(root: Path, request: Request, resources: Resources, baseline: B
         start.unlink(missing_ok=True)
         return str(err)
     test_accuracy = accuracy(model, baseline.test, resources.device)
-    record = Variant(task.id, task.strategy, task.score, request.pattern, request.recipe.name, request.seed,
-                     {}, 0.0, test_accuracy, validation_accuracy)
-    write_model(root, record, model.cpu(), list(masks))
+    record = Variant(task.id, task.strategy, task.score, request.pattern if masks else "none", request.recipe.name,
+                     request.seed, {}, 0.0, test_accuracy, validation_accuracy)
+    write_model(root, record, model.cpu(), [x.name for x in manifest.layers])
     checkpoint.unlink(missing_ok=True)
     start.unlink(missing_ok=True)
     return None

@@ -10,6 +10,7 @@ MANIFEST_SCHEMA = 2
 PROVENANCES = ("measured", "emulated", "fixture")  # only "measured" may appear in a table or plot as a device's cost
 CROP_PCTS = (0.05, 2.0)  # allowed range; timm's models use 0.875 to 1.15
 DENSE = "dense"  # the strategy of the unpruned reference
+TUNED = "dense-tuned"  # of the dense model after the fine-tuning that the others got: the fair reference for accuracy
 
 
 def _require(condition: bool, message: str) -> None:
@@ -222,13 +223,15 @@ class Manifest:
 
     def sparsity_of(self, task: Task) -> dict[str, float]:
         """The task's {Layer.name: sparsity}."""
+        if task.strategy == TUNED:
+            return {x.name: 0.0 for x in self.layers}
         by_score = self.strategies.get(f"{task.strategy}-{task.score}")
         return self.strategies[task.strategy] if by_score is None else by_score
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A pruned, fine-tuned model, or the dense model that the others are compared with."""
+    """A pruned, fine-tuned model, the dense model fine-tuned alike, or the dense model that all are compared with."""
 
     id: str
     strategy: str
@@ -244,6 +247,11 @@ class Variant:
     block_sparsity: float = 0.0  # fraction of weights in all-zero blocks of four (patterns.zeros_in_blocks)
     reference: bool = False  # the dense model
     weights_sha256: str = ""  # of the weights file
+
+    @property
+    def dense(self) -> bool:
+        """Whether it is a dense model: the reference, or the one that was fine-tuned as the variants were."""
+        return self.reference or self.strategy == TUNED
 
     def __post_init__(self) -> None:
         for name in ("sparsity", "block_sparsity", "accuracy", "validation_accuracy"):

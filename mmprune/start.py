@@ -13,7 +13,7 @@ from mmprune import folder
 from mmprune.kept_scores import family_scores
 from mmprune.patterns import make_masks
 from mmprune.reconstruct import Plan, calibration_batches, reconstruct
-from mmprune.records import Manifest, Task
+from mmprune.records import TUNED, Manifest, Task
 from mmprune.scores import SCORES
 
 if TYPE_CHECKING:
@@ -24,13 +24,15 @@ MASK = "mask/"  # before a weight's name in the file
 
 def make_start(root: Path, manifest: Manifest, baseline: "Baseline", task: Task, device: str,
                tick: Callable[[int, int], None]) -> tuple[nn.Module, dict[str, Tensor]]:
-    """(a copy of the dense model, masks by weight name), both on the CPU.
+    """(a copy of the dense model, masks by weight name), both on the CPU; TUNED has no masks.
 
     Where the score comes from the inputs of layers, or the recipe repairs, the copy has the kept weights' least-squares
     values (mmprune/reconstruct.py); elsewhere its weights are the dense model's.
     tick  called after each part of the reconstruction: (done, total)
     """
     model = copy.deepcopy(baseline.model)
+    if task.strategy == TUNED:
+        return model, {}
     sparsity, kinds = manifest.sparsity_of(task), {layer.name: layer.kind for layer in manifest.layers}
     by_inputs = SCORES[task.score].needs == "inputs"
     masks = None

@@ -64,9 +64,9 @@ def small(toy, tmp_path_factory) -> Path:
 def test_build_leaves_everything(family):
     assert {"manifest.json", "measurements.jsonl", "report.md", "front.png"} <= {p.name for p in family.iterdir()}
     manifest = folder.read_manifest(family)
-    assert len(manifest.variants) == 11 and manifest.failures == {}
+    assert len(manifest.variants) == 12 and manifest.failures == {}
     rows = [json.loads(line) for line in (family / "measurements.jsonl").read_text().splitlines()]
-    assert len(rows) == 11
+    assert len(rows) == 12
     assert all(row["provenance"] == "measured" and sum(map(len, row["latencies_s"])) >= 64 for row in rows)
     text = (family / "report.md").read_text()
     assert all(name in text for name in manifest.strategies)
@@ -77,7 +77,7 @@ def test_the_same_command_again_does_nothing(small, toy):
     done = mmprune(*arguments(toy, small))
     assert done.code == 0, done.stderr
     assert before == {p: p.stat().st_mtime_ns for p in small.rglob("variants/*/*")}
-    assert len((small / "measurements.jsonl").read_text().splitlines()) == 8
+    assert len((small / "measurements.jsonl").read_text().splitlines()) == 10
 
 
 def test_choose_takes_a_model_that_runs_by_itself(small, tmp_path):
@@ -98,7 +98,7 @@ def test_bench_measures_again(small, tmp_path):
     shutil.copytree(small, copy)
     done = mmprune("bench", copy, "--target", "x86", "--profile", "smoke", "--runtime", "onnxruntime", "--quiet")
     assert done.code == 0, done.stderr
-    assert len((copy / "measurements.jsonl").read_text().splitlines()) == 8 + 4
+    assert len((copy / "measurements.jsonl").read_text().splitlines()) == 10 + 5
     assert mmprune("report", copy).code == 0
 
 
@@ -115,7 +115,7 @@ def test_killed_while_exporting_or_measuring_it_goes_on(toy, small, tmp_path, mo
     done = mmprune(*arguments(toy, out))
     assert done.code == 0, done.stderr
     weights = sorted(p.relative_to(out) for p in out.rglob("weights.safetensors"))
-    assert len(weights) == 4
+    assert len(weights) == 5
     assert all((out / p).read_bytes() == (small / p).read_bytes() for p in weights)
     assert not list(out.rglob("*.part"))
 
@@ -132,6 +132,18 @@ def test_strategies_without_data():
     assert len(plan["strategies"]) == 10 and len(plan["layers"]) == 21
     table = mmprune("strategies", "--model", "resnet18", "--num-classes", "10", "--img-size", "32").stdout
     assert "layer4.1.conv2" in table and "75-95" in table and "total, unstructured" in table
+
+
+def test_published_strategies_and_a_total_without_data():
+    words = ("strategies", "--model", "resnet18", "--num-classes", "10", "--img-size", "32", "--strategies",
+             "min,proportional,uniform,erk,lamp,global", "--total-sparsity")
+    done = mmprune(*words, "70%")
+    totals = next(line for line in done.stdout.splitlines() if line.startswith("total, unstructured")).split()
+    assert totals[-6:] == ["70.0"] * 6, done.stdout
+    assert "note: lamp and global: with the score magnitude" in done.stderr
+    fails(2, "min cannot have the total sparsity 95.00 %: with the pattern unstructured it reaches 66.92 to 86.93 %",
+          *words, "0.95")
+    fails(2, "'no' is not a fraction, such as 0.92 or 92%", *words, "no")
 
 
 def test_targets():
@@ -231,9 +243,10 @@ def test_all_precisions_are_points_of_one_front(toy, tmp_path):
     done = mmprune(*arguments(toy, tmp_path, *words, "--calibration", images))
     assert done.code == 0, done.stderr
     rows = {line.partition("  ")[0] for line in done.stdout.splitlines()}
-    assert rows >= {f"{name}, {precision}" for name in ("min", "dense") for precision in ("fp32", "int8", "fp16")}
+    assert rows >= {f"{name}, {precision}" for name in ("min", "dense", "dense-tuned")
+                    for precision in ("fp32", "int8", "fp16")}
     records = [json.loads(p.read_text()) for p in out.glob("variants/*/onnx-int8.json")]
-    assert len(records) == 2 and all("calibrated on 20 images" in " ".join(r["notes"]) for r in records)
+    assert len(records) == 3 and all("calibrated on 20 images" in " ".join(r["notes"]) for r in records)
     done = mmprune(*arguments(toy, tmp_path, *words, "--formats", "onnx-fp32", "--calibration", images))
     assert f"note: {images} is not used, because no int8 file is made (add --precision int8)" in done.stderr
 

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from toys import REQUEST, make_baseline
 
+import mmprune
 from mmprune import family, folder
 from mmprune.family import Request, Resources, build_family, claim, load_variant, plan_family
 from mmprune.patterns import PATTERNS, ZEROS, zeros_in_blocks
@@ -31,10 +32,10 @@ def contents(root: Path) -> dict[str, str]:
 
 def test_records_say_what_the_files_hold(tmp_path):
     variants = build_family(make_baseline, REQUEST, tmp_path, Resources())
-    assert [v.strategy for v in variants] == ["dense", "min", "mid", "max"]
+    assert [v.strategy for v in variants] == ["dense", "dense-tuned", "min", "mid", "max"]
     layers = {x.name: x for x in folder.read_manifest(tmp_path).layers}
     assert set(layers) == {"conv1.weight", "conv2.weight", "fc.weight"}
-    for variant, asked in zip(variants[1:], (0.2, 0.5, 0.8), strict=True):
+    for variant, asked in zip(variants[2:], (0.2, 0.5, 0.8), strict=True):
         state = load_file(tmp_path / variant.files["weights"])
         assert int((state["conv2.weight"] == 0).sum()) == int(8 * 16 * 9 * asked + 1e-6)
         assert variant.layer_sparsity["conv1.weight"] == int(72 * asked + 1e-6) / 72
@@ -146,7 +147,7 @@ def test_killed_and_started_again(tmp_path, wait_for):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert len(list(root.glob("variants/*/variant.json"))) < 4
+    assert len(list(root.glob("variants/*/variant.json"))) < 5
     build_family(make_baseline, REQUEST, root, Resources(threads=1))
     assert contents(root) == contents(tmp_path / "whole")
 
@@ -189,16 +190,16 @@ def test_a_diverged_variant_is_left_out_and_the_others_go_on(tmp_path):
     request = replace(REQUEST, recipe=make_recipe("paper", epochs=1, lr=1e30))
     assert [v.strategy for v in build_family(make_baseline, request, tmp_path, Resources())] == ["dense"]
     failures = folder.read_manifest(tmp_path).failures
-    assert len(failures) == 3 and all("lower --lr" in reason for reason in failures.values())
+    assert len(failures) == 4 and all("lower --lr" in reason for reason in failures.values())
 
 
 def test_gradient_scores_are_stored_once(tmp_path):
     scores = ("magnitude", "gradient", "product")
     request = replace(REQUEST, scores=scores, strategies=("mid",))
     variants = build_family(make_baseline, request, tmp_path, Resources())
-    assert [(v.strategy, v.score) for v in variants[1:]] == [("mid", score) for score in scores]
+    assert [(v.strategy, v.score) for v in variants[2:]] == [("mid", score) for score in scores]
     assert set(load_file(tmp_path / "scores/gradient.safetensors")) == {"conv1.weight", "conv2.weight", "fc.weight"}
-    assert len({v.id for v in variants}) == 4
+    assert len({v.id for v in variants}) == 5
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -208,7 +209,7 @@ def test_every_pattern_holds_through_every_score_and_recipe(tmp_path, pattern, r
     asked = {"layers": {"conv2*": [0.6, 0.8]}}
     request = Request(make_recipe(recipe, epochs=1, batch_size=32), ("magnitude", "gradient", "product"),
                       ("min", "max"), pattern, overrides=asked)
-    variants = build_family(make_baseline, request, tmp_path, Resources())[1:]
+    variants = build_family(make_baseline, request, tmp_path, Resources())[2:]
     assert len(variants) == 6 and {v.pattern for v in variants} == {pattern}
     for variant in variants:
         manifest = folder.read_manifest(tmp_path)
@@ -244,7 +245,8 @@ def test_ids_hold_still():
     assert plan_family(baseline, REQUEST).variants == IDS
 
 
-IDS = ("dense-4e9c7093", "min-magnitude-f5dd4aa2", "mid-magnitude-2152673a", "max-magnitude-add3f099")
+IDS = ("dense-4e9c7093", "dense-tuned-bf1d4431", "min-magnitude-f5dd4aa2", "mid-magnitude-2152673a",
+       "max-magnitude-add3f099")
 
 
 def test_a_damaged_file_is_named(tmp_path):
@@ -366,3 +368,36 @@ def test_a_family_by_score_goes_on_where_it_was_interrupted(tmp_path, left):
         build_family(make_baseline, replace(request, total_sparsity=0.6), root, Resources())
     with pytest.raises(folder.FolderError, match=r'strategies: "[^"]*mid, lamp, global" in the folder, "[^"]*lamp"'):
         build_family(make_baseline, replace(request, strategies=("mid", "lamp")), root, Resources())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_dense_model_is_fine_tuned_as_the_others(tmp_path, recipe):
+    """Once for all scores, without masks, with the same recipe: all its weights move and none becomes zero."""
+    request = replace(REQUEST, recipe=make_recipe(recipe, epochs=1, batch_size=16), scores=("magnitude", "gradient"),
+                      pattern="block-1x4")
+    dense, tuned, *others = build_family(make_baseline, request, tmp_path, Resources())
+    assert (tuned.strategy, tuned.score, tuned.pattern, tuned.recipe) == ("dense-tuned", "none", "none", recipe)
+    assert tuned.dense and dense.dense and not tuned.reference and not any(v.dense for v in others)
+    before, after = (load_file(tmp_path / v.files["weights"]) for v in (dense, tuned))
+    assert tuned.sparsity == tuned.block_sparsity == 0 and set(tuned.layer_sparsity.values()) == {0.0}
+    assert all(not torch.equal(before[n], after[n]) for n in tuned.layer_sparsity)
+    assert tuned.accuracy == family.accuracy(load_variant(tmp_path, tuned, make_baseline().model), make_baseline().test)
+
+
+def test_without_training_there_is_no_other_dense_model(tmp_path):
+    request = replace(REQUEST, recipe=make_recipe("default", epochs=0))
+    assert [v.strategy for v in build_family(make_baseline, request, tmp_path, Resources())] == ["dense", "min", "mid",
+                                                                                                 "max"]
+
+
+def test_a_family_from_before_the_tuned_dense_model_opens_and_is_refused_by_name_when_built_again(tmp_path):
+    build_family(make_baseline, REQUEST, tmp_path, Resources())
+    row = folder.read_json(tmp_path / "manifest.json")
+    row["tasks"] = [task for task in row["tasks"] if task["strategy"] != "dense-tuned"]
+    del row["spec"]["total_sparsity"]
+    folder.write_json(tmp_path / "manifest.json", row)
+    opened = mmprune.open_family(tmp_path)
+    assert [m.variant.strategy for m in opened] == ["dense", "min", "mid", "max"]
+    words = 'strategies: "min, mid, max" in the folder, "dense-tuned, min, mid, max" requested'
+    with pytest.raises(folder.FolderError, match=words):
+        build_family(make_baseline, REQUEST, tmp_path, Resources())

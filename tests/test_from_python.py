@@ -157,7 +157,7 @@ def test_what_loaders_may_be(tmp_path):
     assert [len(LoaderSplit(loader)) for loader in made.values()] == [48, 20, 50]
     for drop_last, count in ((False, 20), (True, 16)):
         assert len(LoaderSplit(DataLoader(data, batch_sampler=BatchSampler(range(20), 8, drop_last)))) == count
-    assert len(prune(tmp_path, more=made, epochs=1, strategies="max")) == 2
+    assert len(prune(tmp_path, more=made, epochs=1, strategies="max")) == 3
 
 
 class TwoInputs(SmallNet):
@@ -178,7 +178,7 @@ class AuxiliaryFirst(SmallNet):
 
 
 def test_the_logits_are_trained_where_another_output_comes_first(tmp_path, capsys):
-    assert len(prune(tmp_path, AuxiliaryFirst(), epochs=1)) == 2
+    assert len(prune(tmp_path, AuxiliaryFirst(), epochs=1)) == 3
     assert "returns a tuple of 0 (2, 7), 1 (2, 3): '1' is trained" in capsys.readouterr().err
 
 
@@ -281,7 +281,7 @@ def test_a_loader_may_yield_its_batches_on_the_gpu(tmp_path):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     batches = [(FEW[0].cuda(), FEW[1].cuda())]
-    assert len(prune(tmp_path, more=dict.fromkeys(("train", "val", "test"), batches), epochs=1)) == 2
+    assert len(prune(tmp_path, more=dict.fromkeys(("train", "val", "test"), batches), epochs=1)) == 3
 
 
 class Flipped(ImageFolder):

@@ -6,7 +6,7 @@ import pytest
 from families import DEVICE, made_artifact, made_family, made_measurement
 
 from mmprune import folder
-from mmprune.results.plot import draw
+from mmprune.results.plot import _legend, draw
 from mmprune.results.points import PointsError, pareto, read_points, read_session
 
 ROWS = [("dense", 0.90, 0.0, 0.010), ("uniform", 0.88, 0.5, 0.008), ("erk", 0.85, 0.5, 0.009),
@@ -87,3 +87,12 @@ def test_the_picture_is_drawn(tmp_path, family):
     assert path == tmp_path / "front.png" and path.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="no measurements"):
         draw(tmp_path, [])
+
+
+def test_both_dense_models_are_drawn_as_such(tmp_path):
+    made_family(tmp_path, [ROWS[0], ("dense-tuned", 0.92, 0.0, 0.010), *ROWS[1:]])
+    points = read_points(tmp_path)
+    assert [p.strategy for p in pareto(points, lambda p: p.p90_s)] == ["lamp", "uniform", "dense-tuned"]
+    assert "dense models" in [line.get_label() for line in _legend({"onnxruntime": ("#000000", "o")}, points)]
+    assert "dense model" in [line.get_label() for line in _legend({"onnxruntime": ("#000000", "o")}, points[:1])]
+    assert draw(tmp_path, points).is_file()

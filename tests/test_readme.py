@@ -51,7 +51,7 @@ def test_the_python_runs(tmp_path, monkeypatch):
         assert word in code
         code = code.replace(word, small)
     exec(code, names)
-    assert [m.variant.strategy for m in names["family"]] == ["dense", "max"]
+    assert [m.variant.strategy for m in names["family"]] == ["dense", "dense-tuned", "max"]
     assert names["best"].path.is_file() and 0 <= names["best"].accuracy <= 1
     assert names["masks"].keys() == dict(names["family"]["max"].variant.layer_sparsity).keys()
     zeros = sum(int((w == 0).sum()) for w in names["sparse"].parameters())

@@ -143,3 +143,20 @@ def test_a_machine_too_busy_to_tell_is_a_verdict_in_the_table_and_a_note(family)
     shown = table(read_points(family))
     assert "too busy to tell" in shown and "8.00*" in shown and shown.endswith("other programs took the CPU")
     assert "| 8.00* | 9.60* | - |" in text and "\\* of all samples, including those in which" in text
+
+
+def test_drops_are_from_the_better_of_the_two_dense_models(tmp_path):
+    rows = [("dense", 0.90, 0.0, 0.010), ("dense-tuned", 0.93, 0.0, 0.010), ("uniform", 0.88, 0.5, 0.008)]
+    made_family(tmp_path, rows)
+    text = write_report(tmp_path).read_text()
+    for line in ("| dense | 0.0 | 90.00 | +3.00 |", "| dense-tuned | 0.0 | 93.00 | - |",
+                 "| uniform | 50.0 | 88.00 | +5.00 |", "drops are from dense-tuned, the more accurate of the two."):
+        assert line in text
+    dense, tuned, uniform = read_points(tmp_path)
+    assert dense.ratio is None and tuned.ratio.value == 1.0 and uniform.ratio.value == pytest.approx(0.8)
+    assert (dense.dense, tuned.dense, tuned.tuned) == (True, False, True), "latencies are compared with dense's"
+    folder.write_variant(tmp_path, replace(folder.read_variants(tmp_path)[1], accuracy=0.89))
+    text = write_report(tmp_path).read_text()
+    for line in ("| dense | 0.0 | 90.00 | - |", "| dense-tuned | 0.0 | 89.00 | +1.00 |",
+                 "| uniform | 50.0 | 88.00 | +2.00 |", "drops are from dense, the more accurate of the two."):
+        assert line in text

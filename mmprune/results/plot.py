@@ -43,7 +43,8 @@ def draw(root: Path, points: Sequence[Point]) -> Path:
         _draw_panel(axis, panel, points, styles)
     axes[0].set_ylabel("accuracy on test data, %")
     figure.suptitle(_heading(read_session(root), points), x=0.055, y=0.975, ha="left", fontsize=12, color=INK)
-    figure.legend(handles=_legend(styles), loc="lower center", ncols=len(styles) + 3, frameon=False, fontsize=10)
+    figure.legend(handles=_legend(styles, points), loc="lower center", ncols=len(styles) + 3, frameon=False,
+                  fontsize=10)
     figure.canvas.draw()  # labels are placed in pixels, which are known only after drawing
     for axis, panel in zip(axes, _panels(points), strict=True):
         _label(axis, panel, points)
@@ -74,10 +75,10 @@ def _draw_panel(axis: Axes, panel: Panel, points: Sequence[Point], styles: dict[
     axis.plot(xs, ys, drawstyle="steps-post", color=INK, linewidth=1, alpha=0.6, zorder=1)
     for p in points:
         colour, marker = styles[p.runtime]
-        best = p in front
-        axis.scatter([panel.cost(p) or 0.0], [p.accuracy * 100], s=150 if p.dense else 60, marker=marker,
-                     facecolors=colour if best else "white", edgecolors=INK if p.dense else colour,
-                     linewidths=1.8 if p.dense else 1.2, alpha=1 if best or p.dense else 0.45, zorder=3 if best else 2)
+        best, dense = p in front, p.dense or p.tuned
+        axis.scatter([panel.cost(p) or 0.0], [p.accuracy * 100], s=150 if dense else 60, marker=marker,
+                     facecolors=colour if best else "white", edgecolors=INK if dense else colour,
+                     linewidths=1.8 if dense else 1.2, alpha=1 if best or dense else 0.45, zorder=3 if best else 2)
     axis.set_xlabel(f"{panel.title}, {panel.unit}")
     axis.margins(0.14, 0.16)
     axis.xaxis.set_major_locator(MaxNLocator(6))
@@ -87,13 +88,14 @@ def _draw_panel(axis: Axes, panel: Panel, points: Sequence[Point], styles: dict[
         axis.spines[side].set_visible(False)
 
 
-def _legend(styles: dict[str, tuple[str, str]]) -> list[Line2D]:
+def _legend(styles: dict[str, tuple[str, str]], points: Sequence[Point]) -> list[Line2D]:
     def dot(label: str, marker: str, face: str, edge: str, size: float) -> Line2D:
         return Line2D([], [], linestyle="", marker=marker, markerfacecolor=face, markeredgecolor=edge, markersize=size,
                       label=label)
 
     rows = [dot(name, marker, colour, colour, 8) for name, (colour, marker) in styles.items()]
-    return [*rows, dot("dense model", "o", "white", INK, 11), dot("not on the front", "o", "white", PALE, 8),
+    dense = "dense models" if any(p.tuned for p in points) else "dense model"
+    return [*rows, dot(dense, "o", "white", INK, 11), dot("not on the front", "o", "white", PALE, 8),
             Line2D([], [], color=INK, alpha=0.6, linewidth=1, label="front")]
 
 
@@ -101,7 +103,7 @@ def _label(axis: Axes, panel: Panel, points: Sequence[Point]) -> None:
     """Label the points of the front, each where it covers the least; a line connects a distant label."""
     front = pareto(points, panel.cost)
     spots = axis.transData.transform([(panel.cost(p) or 0.0, p.accuracy * 100) for p in points])
-    sizes = [DENSE_PX if p.dense else MARKER_PX for p in points]
+    sizes = [DENSE_PX if p.dense or p.tuned else MARKER_PX for p in points]
     taken = [Bbox.from_bounds(x - s / 2, y - s / 2, s, s) for (x, y), s in zip(spots, sizes, strict=True)]
     taken += _steps(axis.transData.transform([(panel.cost(p) or 0.0, p.accuracy * 100) for p in front]))
     frame, pixel = axis.get_window_extent(), 72 / DPI  # in points

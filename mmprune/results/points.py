@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmprune import folder
-from mmprune.records import Artifact, Device, Measurement, Variant
+from mmprune.records import TUNED, Artifact, Device, Measurement, Variant
 from mmprune.results.disturbed import disturbed_rounds
 from mmprune.results.percentiles import latency_s
 from mmprune.results.speedup import Ratio, compare, stability_notes
@@ -44,6 +44,11 @@ class Point:
     told: tuple[str, ...]  # notes of the measuring program
     disturbed: int = 0  # rounds in which other programs took the CPU; the percentiles include them
     dense: bool = False  # whether it is the model that the others are compared with
+
+    @property
+    def tuned(self) -> bool:
+        """Whether it is the dense model after the fine-tuning of the others; its latency is compared like theirs."""
+        return self.strategy == TUNED
 
     def latency_s(self, percentile: int) -> float | None:
         return {50: self.p50_s, 90: self.p90_s, 99: self.p99_s}[percentile]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprune import folder
-from mmprune.records import Artifact, Manifest, Variant
+from mmprune.records import TUNED, Artifact, Manifest, Variant
 from mmprune.results.grouped_notes import grouped_notes
 from mmprune.results.percentiles import samples_needed
 from mmprune.results.plot import draw
@@ -100,12 +100,15 @@ def _words(value: Any) -> str:
 
 
 def _variants(variants: Sequence[Variant], artifacts: Sequence[Artifact]) -> str:
-    dense = next((v.accuracy for v in variants if v.reference), None)
+    best = max((v for v in variants if v.dense), key=lambda v: v.accuracy, default=None)
     rows = [[v.strategy, f"{v.sparsity * 100:.1f}", f"{v.accuracy * 100:.2f}",
-             "-" if dense is None or v.reference else f"{(dense - v.accuracy) * 100:+.2f}", f"`{v.id}`"]
+             "-" if best is None or v is best else f"{(best.accuracy - v.accuracy) * 100:+.2f}", f"`{v.id}`"]
             for v in variants]
     head = ["strategy", "sparsity %", "accuracy %", "drop, points", "variant"]
     told = "Accuracies are of the PyTorch models on test data."
+    if best is not None and any(v.strategy == TUNED for v in variants):
+        told += (f" {TUNED} is the dense model fine-tuned as the sparse ones were; drops are from {best.strategy}, the "
+                 "more accurate of the two.")
     if _runs_blocks(variants, artifacts):
         head.insert(2, "in zero blocks %")
         for row, v in zip(rows, variants, strict=True):
