@@ -249,9 +249,11 @@ def doctor() -> None:
 
 def _report(root: Path) -> None:
     """Write report and plot, and print the table."""
+    from mmprune.results.headline import find_headline, headline_words
     from mmprune.results.report import report_points
     from mmprune.results.table import table
 
     path, points = report_points(root)
     click.echo(table(points))
+    click.echo(f"\n{headline_words(find_headline(root, points))}")
     click.echo(f"\nreport: {path}\nfront:  {path.with_name('front.png')}")

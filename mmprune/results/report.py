@@ -8,6 +8,7 @@ from typing import Any
 from mmprune import folder
 from mmprune.records import TUNED, Artifact, Manifest, Variant
 from mmprune.results.grouped_notes import grouped_notes
+from mmprune.results.headline import find_headline, headline_words
 from mmprune.results.percentiles import samples_needed
 from mmprune.results.plot import draw
 from mmprune.results.points import Point, PointsError, Session, read_points, read_session
@@ -59,7 +60,9 @@ def write_report(root: Path, points: Sequence[Point] | None = None) -> Path:
         sections.append(f"## Measurements\n\nNone: {err}.")
     else:
         draw(root, points)
-        sections += [_device(session), _costs(points), "![Accuracy against latency, download and memory](front.png)",
+        headline = headline_words(find_headline(root, points))
+        sections += [_device(session), _costs(points, headline),
+                     "![Accuracy against latency, download and memory](front.png)",
                      _notes(points), _files(points, artifacts),
                      "## How it was measured\n\n" + HOW.format(p90=samples_needed(90), p99=samples_needed(99))]
     if manifest.failures:
@@ -140,10 +143,10 @@ def _device(session: Session) -> str:
     return "## The device\n\n" + "\n".join(f"- {key}: {value}" for key, value in rows if value)
 
 
-def _costs(points: Sequence[Point]) -> str:
+def _costs(points: Sequence[Point], headline: str) -> str:
     rows = _markdown(HEAD, [cells(p) for p in points])
     flag = f" \\* {FLAG}." if any(p.disturbed for p in points) else ""
-    return f"## Costs\n\n{rows}\n\nAccuracies are those of these files on test data.{flag}"
+    return f"## Costs\n\n{headline}\n\n{rows}\n\nAccuracies are those of these files on test data.{flag}"
 
 
 def _notes(points: Sequence[Point]) -> str:
