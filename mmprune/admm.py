@@ -10,6 +10,8 @@ Language Models (TMLR 2024), with Meng et al.'s (ALPS, NeurIPS 2024) choice over
 most energy is the exact projection, of blocks of any shape.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,18 +23,20 @@ STEPS, FALLING = 24, 16
 
 
 def admm_trace(weight: Tensor, hessian: Tensor, width: int = 1, height: int = 1,
-               most: tuple[int, int] | None = None) -> Trace:
-    """As obs.trace, on the tensors' device, from one solution for each of LEVELS.
+               most: tuple[int, int] | None = None, levels: Sequence[float] = LEVELS) -> Trace:
+    """As obs.trace, on the tensors' device, from one solution for each of some sparsities.
 
     weight   (rows, columns) float32
     hessian  (columns, columns) float32, damped
-    Within a level blocks go in the order of their energy. STEPS * len(LEVELS) * 2 * rows * columns^2 operations.
+    levels   sparsities, rising; within a level blocks go in the order of their energy
+    STEPS * len(levels) * rows * columns^2 multiply-accumulates.
     """
     scale = hessian.diagonal().sqrt()
     dense, h = weight * scale, hessian / scale / scale.unsqueeze(1)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(h + torch.eye(len(h)).to(h)))
     goal = dense @ h
-    levels = tuple(s for s in LEVELS if s <= most[0] / most[1]) if most else LEVELS
+    if most:
+        levels = [s for s in levels if s < most[0] / most[1]] + [most[0] / most[1]]
     bands, blocks = len(weight) // height, weight.shape[1] // width
     live = torch.ones(bands, blocks, dtype=torch.bool, device=weight.device)
     removed_at = torch.full((bands, blocks), len(levels), device=weight.device)

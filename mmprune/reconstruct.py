@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmprune.admm import admm_trace
+from mmprune.admm import LEVELS, admm_trace
 from mmprune.finetune import Split
 from mmprune.inputs import Statistics, columns_of, find_uses, statistics, weight_of
 from mmprune.obs import Trace, damped, repaired, trace
@@ -127,7 +127,8 @@ def _prune(name: str, weights: dict[str, nn.Parameter], bias: str | None, found:
     if given is None:
         best = [np.linalg.solve(h, t.T).T for h, t in zip(hessians, targets, strict=True)]
         shape = SHAPES[plan.pattern]
-        scores = np.concatenate([scores_of(w, h, shape, weight) for w, h in zip(best, hessians, strict=True)])
+        levels = (plan.sparsity[name],)
+        scores = np.concatenate([scores_of(w, h, shape, weight, levels) for w, h in zip(best, hessians, strict=True)])
         kept = PATTERNS[plan.pattern](weight_of(torch.from_numpy(scores), weight.shape), plan.sparsity[name],
                                       plan.kinds[name])
     else:
@@ -144,10 +145,11 @@ def _prune(name: str, weights: dict[str, nn.Parameter], bias: str | None, found:
     return kept.to(weight.device)
 
 
-def scores_of(weight: np.ndarray, hessian: np.ndarray, shape: Shape, like: Tensor) -> np.ndarray:
+def scores_of(weight: np.ndarray, hessian: np.ndarray, shape: Shape, like: Tensor,
+              levels: Sequence[float] = LEVELS) -> np.ndarray:
     """(rows, columns): what removing each weight with its block costs, in the order in which surgery removes them.
 
-    Exact where rows * columns^3 <= EXACT, else by the alternating direction method of multipliers.
+    Exact where rows * columns^3 <= EXACT, else by the alternating direction method of multipliers at some sparsities.
     """
     rows, columns = weight.shape
     inputs = like.shape[1]
@@ -160,7 +162,7 @@ def scores_of(weight: np.ndarray, hessian: np.ndarray, shape: Shape, like: Tenso
         found = trace(wide, full, shape.width, shape.height, shape.most, torch.get_num_threads())
     else:
         found = admm_trace(torch.from_numpy(wide).to(like), torch.from_numpy(full).to(like), shape.width, shape.height,
-                           shape.most)
+                           shape.most, levels)
     return _per_weight(found, at, inputs, shape.width)
 
 
