@@ -59,27 +59,12 @@ def block_1x4(score: Tensor, sparsity: float, kind: str) -> Tensor:
     if inputs < BLOCK:
         return torch.ones_like(score, dtype=torch.bool)
     widths = _block_sums(torch.ones_like(score, dtype=torch.int))
-    means = _block_means(score)
+    means = _block_sums(score.double()) / widths
     order = torch.argsort(means.flatten(), stable=True)
     zeroed = torch.cumsum(widths.flatten()[order], 0)
     kept = torch.ones_like(order, dtype=torch.bool)
     kept[order[zeroed <= zero_count(score.numel(), sparsity)]] = False
     return kept.view(means.shape).repeat_interleave(BLOCK, dim=1)[:, :inputs].contiguous()
-
-
-def ranked_by(score: Tensor, pattern: str) -> Tensor:
-    """The number by which a pattern compares each weight with those of other layers: its score, in blocks their mean.
-
-    score  (out, in, ...); the result has the same shape
-    """
-    if pattern != "block-1x4" or score.shape[1] < BLOCK:
-        return score
-    return _block_means(score).repeat_interleave(BLOCK, dim=1)[:, : score.shape[1]].to(score.dtype)
-
-
-def _block_means(score: Tensor) -> Tensor:
-    """(out, in, ...) -> (out, blocks, ...) float64"""
-    return _block_sums(score.double()) / _block_sums(torch.ones_like(score, dtype=torch.int))
 
 
 def _block_sums(weight: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def place(names: Sequence[str], site: Site, own: Mapping[str, Sparsities],
         if name in BY_SCORE:
             rule = lamp if name == "lamp" else global_threshold
             for score, given in scores.items():
-                profile = rule(values_of(given, list(site.bounds), site.pattern), site.bounds)
+                profile = rule(values_of(given, list(site.bounds)), site.bounds)
                 found[key_of(name, score, several)] = _at(goal, profile, site)
         else:
             profile = (uniform(site.bounds) if name == "uniform" else erk(site.layers, site.bounds) if name == "erk"
