@@ -31,7 +31,7 @@ Ranges = Mapping[str, Mapping[str, Sequence[float]]]
 
 def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iterable[Any],  # noqa: PLR0913
           out: str | Path = "mmprune-out", *, epochs: int | None = None, strategies: Sequence[str] = (),
-          score: str = "magnitude", pattern: str = "unstructured", ranges: Ranges | None = None,
+          score: str | None = None, pattern: str = "unstructured", ranges: Ranges | None = None,
           recipe: str = "default", lr: float | None = None, qat: bool = False, preprocess: Preprocess | None = None,
           seed: int = 0, device: str = "cpu", quiet: bool = False, total_sparsity: float | None = None) -> Family:
     """Prune the model in ten ways and fine-tune each variant under its mask; the family is written to the folder `out`.
@@ -43,7 +43,8 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
     strategies  some of the ten, or the published "uniform", "erk", "lamp" and "global"; () for the ten
     total_sparsity  zeros over all prunable weights, as a fraction: moves the layers of every strategy by one number,
                 within their ranges; None: each strategy's own
-    score       "magnitude", "gradient", "product", or "all" for a family of each
+    score       "obs" (which also corrects the weights that are kept), "magnitude", "gradient", "product", or "all" for
+                a family of each; None: obs, or magnitude with the recipe "paper"
     pattern     the pattern of zeros: "unstructured", "block-1x4" for int8 on CPUs, "2:4" for Jetsons
     recipe, lr, qat  see mmprune.recipes; qat adds one epoch with numbers rounded as in int8
     ranges      {"kinds": {"conv_*": [low, high]}, "layers": {...}}: the sparsity range of layers; None: as in the paper
@@ -70,8 +71,8 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
     how = make_recipe(recipe, epochs, lr, None, qat)
     say_notes(notes_of(how))
     named = (strategies,) if isinstance(strategies, str) else tuple(strategies)
-    request = Request(how, scores_named(score), named, check_pattern(pattern), seed, check_overrides(ranges or {}),
-                      name, source, total_sparsity=total_sparsity)
+    request = Request(how, scores_named(score, recipe), named, check_pattern(pattern), seed,
+                      check_overrides(ranges or {}), name, source, total_sparsity=total_sparsity)
     root = Path(out)
     with bars(quiet) as progress:
         build_family(lambda: baseline, request, root, Resources(device), progress)

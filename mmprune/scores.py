@@ -2,8 +2,8 @@
 
 Mix-and-Match Pruning (arXiv 2603.20280): magnitude S = |w|, gradient S = |dL/dw|, product S = |w| |dL/dw|, where L is
 the cross-entropy and |dL/dw| the mean over batches of the batch gradient's absolute value. (|w dL/dw| is SNIP's score.)
-obs S = the growth of a layer's squared error when optimal brain surgery removes the weight, which corrects the others
-each time (mmprune/obs.py); it takes training images and no labels.
+obs S = the square root of the growth of a layer's squared error when optimal brain surgery removes the weight and
+corrects the others (mmprune/obs.py); it takes training images and no labels.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def product(weight: Tensor, found: Tensor) -> Tensor:
 
 
 def obs(weight: Tensor, found: Tensor) -> Tensor:
-    return found
+    return found.sqrt()  # a loss is of the second degree in the weight, as |w|^2 is
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,10 @@ ALL = "all"  # names all of them
 NEEDS_DATA = tuple(name for name, score in SCORES.items() if score.needs)  # kept_scores.py
 
 
-def scores_named(name: str) -> tuple[str, ...]:
-    """The score of a name, or all of them for "all". ValueError for another name."""
+def scores_named(name: str | None, recipe: str) -> tuple[str, ...]:
+    """The score of a name, all of them for "all", the recipe's for None. ValueError for another name."""
+    if name is None:
+        return ("magnitude",) if recipe == "paper" else ("obs",)
     pick("score", name, (*SCORES, ALL))
     return tuple(SCORES) if name == ALL else (name,)
 

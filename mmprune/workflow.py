@@ -33,7 +33,7 @@ class BuildOptions:
     out: Path = Path("mmprune-out")
     source: Named = field(default_factory=Named)
     recipe: Recipe = RECIPES["default"]
-    score: str = "magnitude"
+    score: str | None = None  # None: the recipe's
     strategies: tuple[str, ...] = ()  # () for the recipe's ten
     pattern: str = AUTO
     ranges: Path | None = None  # TOML, see ranges.read_overrides
@@ -54,7 +54,7 @@ class BuildOptions:
         targets.load(self.target)
         tensorrt_of(self.jetpack)
         check_names(self.formats, self.precisions)
-        scores_named(self.score)
+        scores_named(self.score, self.recipe.name)
         check_strategies(self.strategies)
 
 
@@ -156,8 +156,9 @@ def _request(options: BuildOptions, model: str, source: Source, pattern: str) ->
 
     overrides = read_overrides(options.ranges) if options.ranges else {}
     say_notes(notes_of(options.recipe))
-    return Request(options.recipe, scores_named(options.score), options.strategies, check_pattern(pattern),
-                   options.source.seed, overrides, model, source, options.command, options.total_sparsity)
+    scores = scores_named(options.score, options.recipe.name)
+    return Request(options.recipe, scores, options.strategies, check_pattern(pattern), options.source.seed, overrides,
+                   model, source, options.command, options.total_sparsity)
 
 
 def _calibration(path: Path | None, wanted: tuple[tuple[str, str], ...], preprocess: Any) -> Any:

@@ -225,10 +225,10 @@ def test_a_file_that_cannot_be_made_costs_itself(toy, tmp_path, monkeypatch):
                               "onnx,openvino-fp16,tensorrt-fp16"))
     assert done.code == 1
     last = done.stderr.splitlines()[-3:]
-    assert last[0].startswith("Error: dense-") and ", min-magnitude-" in last[0]
+    assert last[0].startswith("Error: dense-") and ", min-obs-" in last[0]
     assert "/openvino-fp16: IndexError in exporters/to_openvino.py, line " in last[0]
     assert last[1] == "TensorRT of JetPack 6.2 cannot build these files; they are left out:"
-    assert last[2].startswith("min-magnitude-") and last[2].endswith("/tensorrt-fp16: no such operator")
+    assert last[2].startswith("min-obs-") and last[2].endswith("/tensorrt-fp16: no such operator")
     assert done.stderr.count("IndexError") == 1 and "Traceback" not in done.stderr
     assert "\nmin" in done.stdout and "report.md" in done.stdout
 

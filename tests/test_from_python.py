@@ -62,7 +62,7 @@ def test_a_family_s_models_by_strategy_or_id(tmp_path):
     with pytest.raises(KeyError, match=r"no variant called 'maxi'.*did you mean 'max'"):
         family["maxi"]
     assert [m.variant.strategy for m in family] == ["dense", "min", "max"]
-    assert repr(family["max"]).startswith("Model max-magnitude-") and repr(family["max"]).count("\n") == 0
+    assert repr(family["max"]).startswith("Model max-obs-") and repr(family["max"]).count("\n") == 0
 
 
 def test_a_family_of_several_scores_asks_which(tmp_path):

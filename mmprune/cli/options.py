@@ -126,8 +126,9 @@ def model_options(command: Command) -> Command:
 def build_options(command: Command) -> Command:
     """How a family is trained, exported and measured."""
     return _add(command, [
-        click.option("--score", **one_of("score", *SCORES, ALL), default="magnitude",
-                     show_default=True, help="How the weights of a layer are ranked."),
+        click.option("--score", **one_of("score", *SCORES, ALL),
+                     help="How the weights of a layer are ranked. Default: obs, which also corrects the weights that "
+                          "are kept; magnitude with --recipe paper."),
         click.option("--pattern", **one_of("pattern", "auto", *PATTERNS), default="auto", show_default=True,
                      help="Which weights are zeroed together; auto takes what is fastest on the target."),
         click.option("--class-order", metavar="ORDER", default="auto", show_default=True,
