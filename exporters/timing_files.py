@@ -13,6 +13,7 @@ from exporters.export_input import ExportInput
 from exporters.graph.zeros import layer_of
 from exporters.int8.onnxruntime import quantize_for_onnxruntime
 from exporters.mmrt.fuse_products import MERGED
+from exporters.printing import printing_into
 from exporters.to_mmrt import pack
 from exporters.to_onnx import float_model
 from mmprune import folder
@@ -31,10 +32,15 @@ def make_timing_file(given: ExportInput, precision: str) -> TimingFile:
     """Write the model as .mmrt. ExportError for an operator that mmrt does not have, or lost zeros.
 
     given  its images stand in for calibration images in int8
+    What the exporters print is kept in a log if they fail.
     """
-    model = float_model(given)
-    graph = model.graph if precision != "int8" else quantize_for_onnxruntime(model.graph, given.images)
     name = f"{given.variant.id}-{precision}.mmrt"
+    log = given.root / f"{name}.log"
+    with printing_into(log):
+        graph = float_model(given).graph
+        if precision == "int8":
+            graph = quantize_for_onnxruntime(graph, given.images)
+    log.unlink()
     content = pack(graph, precision)
     path = given.root / name
     folder.write_whole(path, lambda part: part.write_bytes(content))

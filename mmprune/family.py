@@ -66,6 +66,7 @@ class Request:
     model_name: str = ""  # selects the preset of ranges
     source: Source = field(default_factory=Source)
     command: str = ""
+    fixed: dict[str, dict[str, float]] = field(default_factory=dict)  # found strategies: {Layer.name: sparsity}
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,13 @@ def plan_family(baseline: Baseline, request: Request) -> Manifest:
     """The family's layers, ranges, strategies and variants, without training anything."""
     layers = find_layers(baseline.model, baseline.input_shape)
     ranges = find_ranges(request.model_name, layers, request.overrides)
-    if request.recipe.name == "paper":
-        strategies = paper_plan(preset_name(request.model_name), layers, ranges, request.strategies or PAPER_TEN)
+    is_paper = request.recipe.name == "paper"
+    names = [n for n in request.strategies or (PAPER_TEN if is_paper else TEN) if n not in request.fixed]
+    if is_paper:
+        strategies = paper_plan(preset_name(request.model_name), layers, ranges, names)
     else:
-        strategies = plan(request.strategies or TEN, layers, ranges)
+        strategies = plan(names, layers, ranges)
+    strategies += tuple(Strategy(name, sparsity) for name, sparsity in request.fixed.items())
     check_pattern(request.pattern)
     for score in request.scores:
         pick("score", score, SCORES)
@@ -177,7 +181,7 @@ def claim(root: Path, manifest: Manifest) -> Manifest:
             raise folder.FolderError(f"{root} holds another family ({_differences(old, manifest)}); "
                                      "choose another --out, or delete that folder")
         return manifest
-    if any(p.name not in (".lock", "cache") for p in root.iterdir()):  # decoded images may exist already
+    if any(p.name not in (".lock", "cache", "budget") for p in root.iterdir()):  # decoded images, a plan for a budget
         raise folder.FolderError(f"{root} is not empty and holds no family; choose another --out")
     folder.write_manifest(root, manifest)
     return manifest

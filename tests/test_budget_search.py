@@ -1,12 +1,13 @@
 """Levels within a budget: dynamic programming against all possibilities, and a search whose optimum is known."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mmprune.budget.dynamic import cheapest
-from mmprune.budget.search import Problem, mutated, scaled, search
+from mmprune.budget.search import Problem, filled, interpolated, mutated, scaled, search
 
 
 def best_of_all(costs, times, budget):
@@ -59,7 +60,7 @@ def test_the_search_finds_the_layer_that_must_stay_dense_though_errors_do_not_ad
         a = np.asarray(levels) / (count - 1)
         return float(20 * a[2] ** 2 + 8 * a[0] * a[1] + (a ** 2).sum() + 1e-3 * every)
 
-    best = min((loss(pick, True) for pick in itertools.product(range(count), repeat=6) if given.cost(pick) <= 30))
+    best = min(loss(pick, True) for pick in itertools.product(range(count), repeat=6) if given.cost(pick) <= 30)
     counted = []
     found = search(given, {"uniform": scaled(given, np.ones(6), np.linspace(0, 1, count))}, loss, 600, 0,
                    counted.append)
@@ -100,6 +101,16 @@ def test_a_mutation_spends_what_it_frees():
         other = mutated(given, levels, 1, random)
         assert sorted(other) == [1, 2, 2, 2, 2, 3] and given.cost(other) == 36
     assert mutated(given, levels, 0, random) is None  # nothing to spend
+
+
+def test_what_the_levels_leave_is_spent_between_them():
+    given, at = problem(33.0), (0.0, 0.2, 0.4, 0.6, 0.8)
+    assert filled(given, (3,) * 6, at) == [0.45] * 6, "24 at 0.6 and 36 at 0.4: three quarters of the way"
+    assert interpolated(given, [0.45] * 6, at) == pytest.approx(33)
+    given.allowed[0] = [True, False, False, True, True]
+    values = filled(given, (4,) * 6, at)
+    assert interpolated(given, values, at) == pytest.approx(33) and 0 < values[0] < 0.6 and len(set(values[1:])) == 1
+    assert filled(replace(given, budget=60.0), (2,) * 6, at) == [0.0] * 6
 
 
 def test_proportional_densities_are_the_densest_that_fit():

@@ -18,15 +18,15 @@ Database = Mapping[str, Sequence[Tensor]]
 class Nested(Sequence[Tensor]):
     """A weight under nested masks: at level i those weights are zero that were removed at level i or before.
 
-    removed  uint8, of the weight's shape; `count` for weights that are never removed
+    removed  uint8, of the weight's shape; `levels` for weights that are never removed
     """
 
     weight: Tensor
     removed: Tensor
-    count: int
+    levels: int
 
     def __len__(self) -> int:
-        return self.count
+        return self.levels
 
     @overload
     def __getitem__(self, level: int) -> Tensor: ...
@@ -34,9 +34,9 @@ class Nested(Sequence[Tensor]):
     def __getitem__(self, level: slice) -> Sequence[Tensor]: ...
     def __getitem__(self, level: int | slice) -> Tensor | Sequence[Tensor]:
         if isinstance(level, slice):
-            return [self[i] for i in range(*level.indices(self.count))]
-        if not 0 <= level < self.count:
-            raise IndexError(f"there are {self.count} levels, not {level}")
+            return [self[i] for i in range(*level.indices(self.levels))]
+        if not 0 <= level < self.levels:
+            raise IndexError(f"there are {self.levels} levels, not {level}")
         return torch.where(self.removed > level, self.weight, 0.0)
 
 

@@ -1,6 +1,7 @@
 """How far a network that is put together from a database is from the dense one, on training images."""
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -60,4 +61,4 @@ class Stitched:
             own = F.log_softmax(self.model(part.to(self.device)), 1)
             total += float(F.kl_div(own, goal, reduction="sum", log_target=True))
             count += len(part)
-        return total / count if total == total else float("inf")
+        return total / count if math.isfinite(total) else math.inf

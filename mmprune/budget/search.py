@@ -1,8 +1,8 @@
 """Searches the levels of all layers whose complete network loses least within a budget.
 
 The losses of layers do not add, so whatever is proposed is judged as a complete network. Proposals come from several
-starts; from dynamic programming over costs c_l (i / (n - 1))^2 with searched coefficients c (SPDY, Frantar and Alistarh,
-ICML 2022, section 3.2); and from moving one layer up a level and others down for the time that this frees (the
+starts; from dynamic programming over costs c_l (i / (n - 1))^2 with searched coefficients c (SPDY, Frantar and
+Alistarh, ICML 2022, section 3.2); and from moving layers up a level and others down for the time that this frees (the
 level-switch mutation of EvoPress, Sieberling et al., 2024, arXiv 2410.14649).
 """
 
@@ -94,12 +94,12 @@ def search(problem: Problem, starts: Mapping[str, Levels], loss: Loss, effort: i
             raise ValueError(f"no levels cost less than {problem.budget:g}; the least is {problem.fastest:g}")
         return levels
 
-    even = np.ones(layers)
+    even: np.ndarray = np.ones(layers)
     fitting = {"quadratic": proposal(even),
                **{n: levels for n, levels in starts.items() if problem.cost(levels) <= problem.budget}}
     scores = {name: judge(levels, True) for name, levels in fitting.items()}
     best = fitting[min(scores, key=lambda name: scores[name])]
-    drawn = [even, *(random.random(layers) for _ in range(int(effort * DRAWS)))]
+    drawn = [even, *(np.asarray(random.random(layers)) for _ in range(int(effort * DRAWS)))]
     at = min(drawn, key=lambda c: judge(proposal(c)))
     at = _climb(judge, proposal, at, len(judge.known) + int(effort * CLIMB), random)
     best = proposal(at) if judge.better(proposal(at), best) else best
@@ -157,7 +157,32 @@ def mutated(problem: Problem, levels: Levels, ups: int, random: np.random.Genera
     return tuple(now) if fits and tuple(now) != levels else None
 
 
-def scaled(problem: Problem, densities: Sequence[float], sparsities: Sequence[float]) -> Levels | None:
+def interpolated(problem: Problem, values: Sequence[float], sparsities: Sequence[float]) -> float:
+    """The cost of sparsities between the allowed levels, taken to be linear between them."""
+    return sum(float(np.interp(value, np.asarray(sparsities)[row], times[row]))
+               for value, row, times in zip(values, problem.allowed, problem.times, strict=True))
+
+
+def filled(problem: Problem, levels: Levels, sparsities: Sequence[float]) -> list[float]:
+    """Sparsities between levels that spend what the levels leave of the budget: all layers get denser together.
+
+    Where levels are few, or one layer costs most, no levels come close to a budget; and where a sparser network happens
+    to lose less on the images, the denser one is the safer.
+    """
+    now = np.array(levels)
+    while True:
+        lower = np.array([max(np.flatnonzero(row[:level]), default=level)
+                          for row, level in zip(problem.allowed, now, strict=True)])
+        spent, more = problem.cost(tuple(now)), problem.cost(tuple(lower))
+        if more <= problem.budget and (lower < now).any():
+            now = lower
+            continue
+        share = (problem.budget - spent) / (more - spent) if more > max(spent, problem.budget) else 0.0
+        at = np.asarray(sparsities)
+        return [round(float(s), 4) for s in at[now] + share * (at[lower] - at[now])]
+
+
+def scaled(problem: Problem, densities: Sequence[float], sparsities: Sequence[float] | np.ndarray) -> Levels | None:
     """The least sparse levels with densities in these proportions that fit the budget; None if none do.
 
     A layer gets the highest allowed level of at most 1 - min(1, a densities[l]), for the largest a that fits.

@@ -96,9 +96,10 @@ def turn(step, profile, lead, samples):
     """
     gc.collect()
     before, preemptions = waits(), resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-    answer = {"lead_s": [timed(step) for _ in range(lead)], "samples_s": [timed(step) for _ in range(samples)]}
+    answer: Dict[str, Any] = {"lead_s": [timed(step) for _ in range(lead)],
+                              "samples_s": [timed(step) for _ in range(samples)]}
     preemptions = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - preemptions
-    answer = dict(answer, preemptions=preemptions, **waits_between(before, waits()))
+    answer.update(preemptions=preemptions, **waits_between(before, waits()))
     if profile:
         times = [[row["seconds"] for row in profile()] for _ in range(samples)]
         answer["steps_s"] = [statistics.median(column) for column in zip(*times)]  # noqa: B905  3.8
