@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ IMAGES = 512  # training images that judge a model; a quarter of them judge it f
 TIMING_IMAGES = 8  # for the ranges of int8 in files that are only timed
 AIM = 0.025  # below the budget, in the middle of what WITHIN allows
 SPARE = 0.01  # of the budget: if the found levels leave more of it, sparsities between the levels spend it
+SLACK = 0.005  # of the budget: what a trial keeps from both ends, because sessions differ
 TRIALS = 4  # models with the found masks that are timed at most; each corrects the prediction
 WORK = 2e12  # multiply-accumulates of first judgements: some minutes on a core
 EFFORT = 60, 300  # models that are judged, at least and at most
@@ -183,7 +184,7 @@ class _Trial:
 
     @property
     def fits(self) -> bool:
-        return self.cost is None or self.limit * (1 - WITHIN) <= self.cost <= self.limit
+        return self.cost is None or self.limit * (1 - WITHIN + SLACK) <= self.cost <= self.limit * (1 - SLACK)
 
     @property
     def distance(self) -> float:
@@ -201,7 +202,7 @@ def _fitted(setting: Setting, table: Table) -> BudgetPlan:
     names, times = [x.name for x in setting.layers], np.array([table.layers[x.name] for x in setting.layers])
     problem = Problem(times, allowed_levels(setting.layers, setting.ranges, setting.pattern), 0.0)
     judge = Stitched(setting.baseline.model, setting.database, torch.from_numpy(setting.images), BATCH, setting.device)
-    macs = sum(x.macs for x in setting.layers)
+    loss, macs = cache(judge.loss), sum(x.macs for x in setting.layers)
     effort = int(np.clip(WORK / (macs * BATCH), *EFFORT))
     dense, factor, trials = table.dense, 1.0, list[_Trial]()
     singles = _single_losses(problem, judge, setting.progress) if problem.allowed.sum() <= effort else None
@@ -210,12 +211,12 @@ def _fitted(setting: Setting, table: Table) -> BudgetPlan:
         problem = replace(problem, budget=_room(setting.goal, table, problem, (dense, limit, factor), unit))
         tick = partial(_tick, setting.progress, effort)
         starts = {**_starts(setting.layers, problem, singles), **({"last": trials[-1].found.levels} if trials else {})}
-        found = search(problem, starts, judge.loss, effort, setting.seed, tick)
+        found = search(problem, starts, loss, effort if not trials else effort // 3, setting.seed, tick)
         spent, values = problem.cost(found.levels), [SPARSITIES[i] for i in found.levels]
         if problem.budget - spent > SPARE * problem.budget:
             values = filled(problem, found.levels, SPARSITIES)
             spent = interpolated(problem, values, SPARSITIES)
-        predicted, sparsity = factor * (table.rest + spent), dict(zip(names, values, strict=True))
+        predicted, sparsity = factor * table.cost(spent), dict(zip(names, values, strict=True))
         if not table.is_measured:
             trials.append(_Trial(found, sparsity, predicted, factor, dense, limit, None))
             break
@@ -252,14 +253,14 @@ def _room(goal: Goal, table: Table, problem: Problem, known: tuple[float, float,
     if limit >= dense:
         raise BudgetError(f"nothing needs pruning: the dense model takes {told(dense, unit)}, within the budget of "
                           f"{told(limit, unit)}; leave out the budget, or lower it")
-    fastest = factor * (problem.fastest + table.rest)
+    fastest = factor * table.cost(problem.fastest)
     if fastest > limit:
         way = (f"--max-latency-ms {fastest * 1e3:.3g} or more" if goal.max_latency_s is not None
                else f"--speedup {dense / fastest:.3g} or less")
         raise BudgetError(f"no sparsities fit a budget of {goal} ({told(limit, unit)}): with every layer at its "
                           f"fastest the model takes {told(fastest, unit)}, {dense / fastest:.2f} times as fast as the "
                           f"dense one ({told(dense, unit)}); ask for {way}")
-    return max(limit * (1 - AIM) / factor - table.rest, problem.fastest)
+    return max(table.room(limit * (1 - AIM) / factor), problem.fastest)
 
 
 def _try_out(setting: Setting, sparsity: dict[str, float]) -> tuple[float, float]:

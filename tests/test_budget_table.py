@@ -23,9 +23,19 @@ def test_the_rest_is_what_is_left_beside_the_layers(artifact):
               (0.8, made_measurement(artifact, 0.006, "mmrt"), {"a.weight": 0.002, "b.weight": 0.001})]
     table = measured_table(levels, LAYERS, ("int8", "block-1x4"))
     assert table.layers == {"a.weight": (0.006, 0.002), "b.weight": (0.001, 0.001)}
-    assert table.rest == pytest.approx(0.003) and table.whole == (0.010, 0.006) and table.dense == 0.010
-    assert table.cost({"a.weight": 1, "b.weight": 0}) == pytest.approx(0.006)
+    assert table.rests == pytest.approx((0.003, 0.003)) and table.whole == (0.010, 0.006) and table.dense == 0.010
+    assert table.cost(0.003) == pytest.approx(0.006) and table.room(0.006) == pytest.approx(0.003)
+    assert table.room(0.002) == 0
     assert table.notes == () and table.is_measured and (table.precision, table.threads) == ("int8", 1)
+
+
+def test_the_rest_is_that_of_a_uniform_network_of_the_same_cost(artifact):
+    """Layers of 7 with a rest of 3, layers of 3 with a rest of 1: layers of 5 have a rest of 2."""
+    levels = [(0.0, made_measurement(artifact, 10.0, "mmrt"), {"a.weight": 7.0}),
+              (0.8, made_measurement(artifact, 4.0, "mmrt"), {"a.weight": 3.0})]
+    table = measured_table(levels, LAYERS, ("int8", "block-1x4"))
+    assert table.cost(5.0) == pytest.approx(7.0) and table.room(7.0) == pytest.approx(5.0)
+    assert table.cost(1.0) == pytest.approx(2.0) and table.room(13.0) == pytest.approx(10.0)
 
 
 def test_times_that_do_not_add_up_are_said(artifact):
@@ -54,5 +64,5 @@ def test_a_step_without_a_time_for_each_round_is_refused(artifact):
 def test_multiply_accumulates_stand_in():
     table = computed_table(LAYERS, ZEROS["block-1x4"], ("mmrt", "int8", "block-1x4"), (0.0, 0.5, 0.75))
     assert table.layers == {"a.weight": (100, 50, 25), "b.weight": (60, 60, 60)}, "two inputs are no block of four"
-    assert table.dense == 160 and table.whole == (160, 110, 85) and table.rest == 0 and not table.is_measured
+    assert table.dense == 160 and table.whole == (160, 110, 85) and table.rests == (0, 0, 0) and not table.is_measured
     assert "were not measured" in table.notes[0]

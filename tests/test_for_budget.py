@@ -85,13 +85,13 @@ def test_a_plan_lands_within_five_percent_below_its_budget(tmp_path, board, aske
     (table,) = (tmp_path / "family" / "budget").glob("table-*.json")
     rows = json.loads(table.read_text())
     assert rows["layers"]["conv2.weight"][0] == pytest.approx(1152 * PER_WEIGHT_S)
-    assert rows["rest"] == pytest.approx(REST_S)
+    assert rows["rests"] == pytest.approx([REST_S] * len(SPARSITIES))
 
 
 def test_a_prediction_that_misses_is_corrected_by_what_was_measured(tmp_path, board):
     board["slower"] = 1.15
     plan = find_plan(setting(tmp_path / "family", Goal(max_latency_s=8e-4)))
-    assert plan.trials == 2 and plan.factor == pytest.approx(1.15) and 7.6e-4 <= plan.trial <= 8e-4
+    assert plan.trials == 2 and plan.factor == pytest.approx(1.15, rel=0.01) and 7.6e-4 <= plan.trial <= 8e-4
     assert [n.partition("-")[0] for n in board["timed"][10:]] == ["uniform", "found"] * 2
 
 

@@ -10,11 +10,14 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from mmprune.records import Layer, Measurement
 from mmprune.results.disturbed import disturbed_rounds
 
 # Closer together where kernels gain most. 0.98 is the highest sparsity of any published preset of ranges.
 SPARSITIES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
+HALVINGS = 60  # of an interval, down to the precision of a float
 ODD_REST = 0.05  # of a level's latency: if what is left beside the layers varies more, times do not add
 
 
@@ -23,7 +26,8 @@ class Table:
     """The cost of every layer at every sparsity, in seconds on a device, or in multiply-accumulates.
 
     layers  by Layer.name, one cost per sparsity
-    rest    beside the layers: other operations, and what starting an inference costs
+    rests   beside the layers, with all of them at one sparsity: other operations, and what starting an inference costs.
+            Smaller weights leave more room in the caches, so it falls a little with the sparsity
     whole   of the complete network with all layers at one sparsity
     device  fingerprint; "" if multiply-accumulates stand in
     """
@@ -35,7 +39,7 @@ class Table:
     threads: int
     sparsities: tuple[float, ...]
     layers: dict[str, tuple[float, ...]]
-    rest: float
+    rests: tuple[float, ...]
     whole: tuple[float, ...]
     notes: tuple[str, ...] = ()
 
@@ -47,9 +51,19 @@ class Table:
     def dense(self) -> float:
         return self.whole[0]
 
-    def cost(self, levels: Mapping[str, int]) -> float:
-        """rest + sum over layers of the cost at the layer's level, an index into `sparsities`."""
-        return self.rest + sum(costs[levels[name]] for name, costs in self.layers.items())
+    def cost(self, layers: float) -> float:
+        """Of a network whose layers cost so much together: the rest is that of the uniform network of that cost."""
+        sums = [sum(costs[i] for costs in self.layers.values()) for i in range(len(self.sparsities))]
+        known = dict(sorted(zip(sums, self.rests, strict=True)))
+        return layers + float(np.interp(layers, list(known), list(known.values())))
+
+    def room(self, cost: float) -> float:
+        """What the layers may cost together in a network of this cost; 0 if the rest alone exceeds it."""
+        low, high = 0.0, cost
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.cost(middle) <= cost else (low, middle)
+        return low
 
 
 def median_s(m: Measurement) -> float:
@@ -77,8 +91,8 @@ def measured_table(levels: Sequence[tuple[float, Measurement, Mapping[str, float
     whole = tuple(median_s(m) for _, m, _ in levels)
     found = {x.name: tuple(times.get(x.name, 0.0) for _, _, times in levels) for x in layers}
     rests = [latency - sum(times.values()) for latency, (_, _, times) in zip(whole, levels, strict=True)]
-    rest = statistics.median(rests)
-    odd = [(abs(r - rest) / w, s) for r, w, (s, _, _) in zip(rests, whole, levels, strict=True)]
+    middle = statistics.median(rests)
+    odd = [(abs(r - middle) / w, s) for r, w, (s, _, _) in zip(rests, whole, levels, strict=True)]
     worst, at = max(odd)
     notes = []
     if worst > ODD_REST:
@@ -86,7 +100,7 @@ def measured_table(levels: Sequence[tuple[float, Measurement, Mapping[str, float
                      f"differ by {worst:.0%} of its latency")
     first = levels[0][1]
     return Table(first.device.fingerprint, first.runtime, *about, first.threads, tuple(s for s, _, _ in levels), found,
-                 max(0.0, rest), whole, tuple(notes))
+                 tuple(rests), whole, tuple(notes))
 
 
 def computed_table(layers: Sequence[Layer], zeros: Callable[[Sequence[int], float, str], int],
@@ -99,6 +113,6 @@ def computed_table(layers: Sequence[Layer], zeros: Callable[[Sequence[int], floa
     found = {x.name: tuple(x.macs * (1 - zeros(x.shape, s, x.kind) / math.prod(x.shape)) for s in sparsities)
              for x in layers}
     whole = tuple(sum(costs[i] for costs in found.values()) for i in range(len(sparsities)))
-    return Table("", *about, 0, tuple(sparsities), found, 0.0, whole,
+    return Table("", *about, 0, tuple(sparsities), found, (0.0,) * len(whole), whole,
                  ("multiply-accumulates stand in for latencies, which were not measured: how much faster the model is "
                   "than the dense one on the device is not known",))
