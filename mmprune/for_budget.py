@@ -1,93 +1,30 @@
-"""Finds the sparsities of a family's strategy `budget`: measures a latency table on the target, searches the levels
-that lose least within the budget, and times the model with these very masks before anything is trained.
+"""Finds the sparsities of a family's strategy `budget`: takes a latency table on the target, searches the levels that
+lose least within the budget, and times the model with these very masks before anything is trained.
 """
 
-import copy
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cache, cached_property, partial
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
 
-import targets
-from exporters import ExportError
-from exporters.export_input import ExportInput
-from exporters.int8.calibration import draw_images
-from exporters.timing_files import TimingFile, make_timing_file, seconds_by_layer
-from mmprune import boards, folder
-from mmprune.boards import Measuring
-from mmprune.budget.database import Database, masked_database
+from mmprune import folder
 from mmprune.budget.loss import BATCH, Stitched
-from mmprune.budget.plan import NAME, WITHIN, BudgetError, BudgetPlan, Goal, read_plan, told, write_plan
-from mmprune.budget.search import Found, Levels, Problem, filled, interpolated, scaled, search
-from mmprune.budget.table import SPARSITIES, Table, computed_table, measured_table, median_s, step_medians_s
-from mmprune.family import Baseline
-from mmprune.models.weights import tensors_sha256
-from mmprune.patterns import ZEROS, apply_masks, make_masks
-from mmprune.progress import Progress, quiet, say_notes
-from mmprune.records import Layer, Measurement, Range, Variant
-from targets.jobs import PROFILES
-from targets.measure import Options, measure
+from mmprune.budget.plan import WITHIN, BudgetError, BudgetPlan, read_plan, told, write_plan
+from mmprune.budget.search import Found, Levels, Loss, Problem, filled, interpolated, scaled, search
+from mmprune.budget.table import SPARSITIES, Table
+from mmprune.patterns import ZEROS
+from mmprune.progress import Progress, say_notes
+from mmprune.records import Layer, Range
+from mmprune.timing import MMRT, Setting, make_table, try_out
 
-MMRT = "mmrt"
-IMAGES = 512  # training images that judge a model; a quarter of them judge it first
-TIMING_IMAGES = 8  # for the ranges of int8 in files that are only timed
 AIM = 0.025  # below the budget, in the middle of what WITHIN allows
 SPARE = 0.01  # of the budget: if the found levels leave more of it, sparsities between the levels spend it
 SLACK = 0.005  # of the budget: what a trial keeps from both ends, because sessions differ
 TRIALS = 4  # models with the found masks that are timed at most; each corrects the prediction
 WORK = 2e12  # multiply-accumulates of first judgements: some minutes on a core
 EFFORT = 60, 300  # models that are judged, at least and at most
-
-
-@dataclass(frozen=True, eq=False)
-class Setting:
-    """What a plan is made for."""
-
-    baseline: Baseline
-    layers: tuple[Layer, ...]
-    ranges: dict[str, Range]
-    pattern: str
-    wanted: tuple[tuple[str, str], ...]  # (format, precision) of the family's files
-    target: str
-    goal: Goal
-    root: Path  # the family's folder
-    seed: int = 0
-    host: str | None = None
-    measuring: Measuring = field(default_factory=Measuring)
-    device: str = "cpu"  # for judging models
-    progress: Progress = quiet
-
-    @property
-    def folder(self) -> Path:
-        return self.root / NAME
-
-    @property
-    def precision(self) -> str:
-        """Of the .mmrt file that the goal is about: int8 if the family has it, the faster one."""
-        return "int8" if (MMRT, "int8") in self.wanted else "fp32"
-
-    @cached_property
-    def database(self) -> Database:
-        """The layers at all sparsities, by magnitude."""
-        weights = {n: w for n, w in self.baseline.model.named_parameters() if n in {x.name for x in self.layers}}
-        scores = {n: w.detach().abs() for n, w in weights.items()}
-        return masked_database(weights, scores, self.layers, SPARSITIES, self.pattern)
-
-    @cached_property
-    def images(self) -> np.ndarray:
-        return draw_images(self.baseline, IMAGES)
-
-    @cached_property
-    def identity(self) -> str:
-        row = [asdict(self.goal), self.pattern, self.precision, self.target, self.seed, self.measuring.threads,
-               tensors_sha256(self.baseline.model.state_dict()), [asdict(x) for x in self.layers],
-               {n: asdict(r) for n, r in self.ranges.items()}, SPARSITIES]
-        return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def find_plan(setting: Setting) -> BudgetPlan:
@@ -109,66 +46,6 @@ def find_plan(setting: Setting) -> BudgetPlan:
         write_plan(setting.root, plan)
         return plan
 
-
-# --------------------------------------------------------------------------------------------------------------- tables
-
-def make_table(setting: Setting) -> Table:
-    """The table measured on the target with mmrt; multiply-accumulates if it cannot be reached or does not run mmrt."""
-    why = _unmeasurable(setting)
-    if not why:
-        try:
-            files = [timing_file(setting, {x.name: sparsity for x in setting.layers}, f"uniform-{sparsity:g}")
-                     for sparsity in SPARSITIES]
-        except ExportError as err:
-            why = f"mmrt cannot run the model: {err}"
-    if why:
-        table = computed_table(setting.layers, ZEROS[setting.pattern], (MMRT, setting.precision, setting.pattern))
-        return replace(table, notes=(f"{table.notes[0]}: {why}",))
-    found = time_files(setting, files, steps=True)
-    rows = [(sparsity, m, seconds_by_layer(m.steps, step_medians_s(m), file.nodes))
-            for sparsity, m, file in zip(SPARSITIES, found, files, strict=True)]
-    table = measured_table(rows, setting.layers, (setting.precision, setting.pattern))
-    name = f"table-{table.device}-{setting.precision}-{setting.pattern.replace(':', '')}.json"
-    folder.write_json(setting.folder / name, asdict(table))
-    return table
-
-
-def _unmeasurable(setting: Setting) -> str:
-    """Why nothing can be measured; "" if it can."""
-    if MMRT not in targets.load(setting.target).runtimes or all(format != MMRT for format, _ in setting.wanted):
-        return f"{setting.target} runs no .mmrt file, and no other runtime skips single zeros"
-    if setting.host is None and not boards.is_here(setting.target):
-        return f"this machine is not a {setting.target}; give --host to measure on one"
-    return ""
-
-
-def timing_file(setting: Setting, sparsity: dict[str, float], name: str) -> TimingFile:
-    """The .mmrt file of the dense model with these sparsities, to be timed: masked by magnitude, not trained."""
-    model = copy.deepcopy(setting.baseline.model).cpu().eval()
-    weights = {n: w for n, w in model.named_parameters() if n in sparsity}
-    kinds = {x.name: x.kind for x in setting.layers}
-    scores = {n: w.detach().abs() for n, w in weights.items()}
-    apply_masks(weights, make_masks(scores, sparsity, setting.pattern, kinds))
-    record = Variant(name, NAME, "magnitude", setting.pattern, "none", setting.seed, {}, 0.0, 0.0, 0.0,
-                     reference=not any(sparsity.values()))
-    images = setting.images[:TIMING_IMAGES]
-    given = ExportInput(record, model, setting.folder, setting.layers, images, np.zeros(len(images), np.int64))
-    return make_timing_file(given, setting.precision)
-
-
-def time_files(setting: Setting, files: Sequence[TimingFile], *, steps: bool) -> list[Measurement]:
-    """Measure the files interleaved, in one session, on the host or this machine; in their order."""
-    how = setting.measuring
-    profile = PROFILES["smoke" if how.profile == "smoke" else "quick"]  # ten files of ten minutes would take two hours
-    options = Options(threads=how.threads, runtimes=(MMRT,), host=setting.host, ssh_config=how.ssh_config,
-                      keep=how.keep, pin_clocks=how.pin_clocks, steps=steps, progress=setting.progress,
-                      note=lambda text: say_notes((text,)))
-    found = measure(setting.folder, [f.artifact for f in files], setting.target, profile, options)
-    newest = {m.artifact: m for m in found}  # the reference may have several parts
-    return [newest[f.artifact.id] for f in files]
-
-
-# --------------------------------------------------------------------------------------------------------------- search
 
 @dataclass(frozen=True)
 class _Trial:
@@ -193,47 +70,70 @@ class _Trial:
         return abs(cost / self.limit - (1 - AIM)) + (10 if cost > self.limit else 0)
 
 
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """What all trials of a plan share."""
+
+    setting: Setting
+    table: Table
+    problem: Problem  # without a budget
+    loss: Loss
+    singles: np.ndarray | None  # the losses of one layer at a time; None where they are too many
+    effort: int
+
+    @property
+    def unit(self) -> str:
+        return "s" if self.table.is_measured else "multiply-accumulates"
+
+
 def _fitted(setting: Setting, table: Table) -> BudgetPlan:
     """Search, time the result, correct the prediction by what was measured, and search again until it fits."""
-    unit = "s" if table.is_measured else "multiply-accumulates"
+    given, trials = _prepared(setting, table), list[_Trial]()
+    while not trials or (not trials[-1].fits and len(trials) < TRIALS):
+        trials.append(_attempt(given, trials[-1] if trials else None))
+    best = min(trials, key=lambda t: t.distance)
+    return BudgetPlan(setting.identity, setting.goal, best.sparsity, given.unit, table.device,
+                      f"{MMRT}-{setting.precision}", table.threads, best.dense, best.limit, best.predicted, best.factor,
+                      best.cost, len(trials), best.found.loss, trials[0].found.starts,
+                      sum(t.found.evaluations for t in trials), len(setting.images), (*table.notes, *_doubts(best)))
+
+
+def _prepared(setting: Setting, table: Table) -> _Search:
+    """BudgetError for a latency in milliseconds where nothing is measured."""
     if not table.is_measured and setting.goal.max_latency_s is not None:
         raise BudgetError(f"{table.notes[0]}. So no latency in milliseconds can be predicted: give --speedup, which is "
                           "then counted in multiply-accumulates")
-    names, times = [x.name for x in setting.layers], np.array([table.layers[x.name] for x in setting.layers])
+    times = np.array([table.layers[x.name] for x in setting.layers])
     problem = Problem(times, allowed_levels(setting.layers, setting.ranges, setting.pattern), 0.0)
     judge = Stitched(setting.baseline.model, setting.database, torch.from_numpy(setting.images), BATCH, setting.device)
-    loss, macs = cache(judge.loss), sum(x.macs for x in setting.layers)
-    effort = int(np.clip(WORK / (macs * BATCH), *EFFORT))
-    dense, factor, trials = table.dense, 1.0, list[_Trial]()
+    effort = int(np.clip(WORK / (sum(x.macs for x in setting.layers) * BATCH), *EFFORT))
     singles = _single_losses(problem, judge, setting.progress) if problem.allowed.sum() <= effort else None
-    while len(trials) < TRIALS:
-        limit = setting.goal.limit(dense)
-        problem = replace(problem, budget=_room(setting.goal, table, problem, (dense, limit, factor), unit))
-        tick = partial(_tick, setting.progress, effort)
-        starts = {**_starts(setting.layers, problem, singles), **({"last": trials[-1].found.levels} if trials else {})}
-        found = search(problem, starts, loss, effort if not trials else effort // 3, setting.seed, tick)
-        spent, values = problem.cost(found.levels), [SPARSITIES[i] for i in found.levels]
-        if problem.budget - spent > SPARE * problem.budget:
-            values = filled(problem, found.levels, SPARSITIES)
-            spent = interpolated(problem, values, SPARSITIES)
-        predicted, sparsity = factor * table.cost(spent), dict(zip(names, values, strict=True))
-        if not table.is_measured:
-            trials.append(_Trial(found, sparsity, predicted, factor, dense, limit, None))
-            break
-        dense, cost = _try_out(setting, sparsity)
-        trials.append(_Trial(found, sparsity, predicted, factor, dense, setting.goal.limit(dense), cost))
-        if trials[-1].fits:
-            break
-        factor *= cost / predicted
-    best = min(trials, key=lambda t: t.distance)
-    return BudgetPlan(setting.identity, setting.goal, best.sparsity, unit, table.device, f"{MMRT}-{setting.precision}",
-                      table.threads, best.dense, best.limit, best.predicted, best.factor, best.cost, len(trials),
-                      best.found.loss, trials[0].found.starts, sum(t.found.evaluations for t in trials),
-                      len(setting.images), (*table.notes, *_doubts(best)))
+    return _Search(setting, table, problem, cache(judge.loss), singles, effort)
 
 
-def _tick(progress: Progress, effort: int, done: int) -> None:
-    progress("search", "", min(done, effort), effort)
+def _attempt(given: _Search, last: _Trial | None) -> _Trial:
+    """Search within the budget as far as it is known, and time what was found."""
+    setting, table = given.setting, given.table
+    dense = last.dense if last else table.dense
+    factor = last.factor * last.cost / last.predicted if last and last.cost else 1.0
+    limit = setting.goal.limit(dense)
+    problem = replace(given.problem, budget=_room(given, dense, factor))
+    starts = _starts(setting.layers, problem, given.singles)
+    if last:
+        starts["last"] = last.found.levels
+    effort = given.effort if last is None else given.effort // 3
+    found = search(problem, starts, given.loss, effort, setting.seed,
+                   lambda done: setting.progress("search", "", min(done, effort), effort))
+    spent, values = problem.cost(found.levels), [SPARSITIES[i] for i in found.levels]
+    if problem.budget - spent > SPARE * problem.budget:
+        values = filled(problem, found.levels, SPARSITIES)
+        spent = interpolated(problem, values, SPARSITIES)
+    sparsity = {x.name: s for x, s in zip(setting.layers, values, strict=True)}
+    trial = _Trial(found, sparsity, factor * table.cost(spent), factor, dense, limit, None)
+    if not table.is_measured:
+        return trial
+    dense, cost = try_out(setting, sparsity)
+    return replace(trial, dense=dense, limit=setting.goal.limit(dense), cost=cost)
 
 
 def _doubts(trial: _Trial) -> tuple[str, ...]:
@@ -244,47 +144,42 @@ def _doubts(trial: _Trial) -> tuple[str, ...]:
             f"{'above' if off > 0 else 'below'} the budget of {told(trial.limit, 's')}: the machine may be busy",)
 
 
-def _room(goal: Goal, table: Table, problem: Problem, known: tuple[float, float, float], unit: str) -> float:
+def _room(given: _Search, dense: float, factor: float) -> float:
     """What the layers may cost together, by the table. BudgetError if nothing fits, or everything does.
 
-    known  (cost of the dense model, limit, factor between what is measured and the table's sums)
+    dense   cost of the dense model
+    factor  between what is measured and the table's sums
     """
-    dense, limit, factor = known
+    goal, unit, fewest = given.setting.goal, given.unit, given.problem.fastest
+    limit, fastest = goal.limit(dense), factor * given.table.cost(fewest)
     if limit >= dense:
         raise BudgetError(f"nothing needs pruning: the dense model takes {told(dense, unit)}, within the budget of "
                           f"{told(limit, unit)}; leave out the budget, or lower it")
-    fastest = factor * table.cost(problem.fastest)
     if fastest > limit:
         way = (f"--max-latency-ms {fastest * 1e3:.3g} or more" if goal.max_latency_s is not None
                else f"--speedup {dense / fastest:.3g} or less")
         raise BudgetError(f"no sparsities fit a budget of {goal} ({told(limit, unit)}): with every layer at its "
                           f"fastest the model takes {told(fastest, unit)}, {dense / fastest:.2f} times as fast as the "
                           f"dense one ({told(dense, unit)}); ask for {way}")
-    return max(table.room(limit * (1 - AIM) / factor), problem.fastest)
-
-
-def _try_out(setting: Setting, sparsity: dict[str, float]) -> tuple[float, float]:
-    """(seconds of the dense model, seconds with these sparsities), measured in turns in one session."""
-    words = json.dumps(sorted(sparsity.items())).encode()
-    name = f"found-{hashlib.sha256(words).hexdigest()[:8]}"
-    files = [timing_file(setting, dict.fromkeys(sparsity, 0.0), f"uniform-{SPARSITIES[0]:g}"),
-             timing_file(setting, sparsity, name)]
-    dense, found = time_files(setting, files, steps=False)
-    return median_s(dense), median_s(found)
+    return max(given.table.room(limit * (1 - AIM) / factor), fewest)
 
 
 def allowed_levels(layers: Sequence[Layer], ranges: dict[str, Range], pattern: str) -> np.ndarray:
-    """(layers, levels) bool: level 0, and each level with more zeros than the last within the user's own ranges.
+    """(layers, levels) bool: level 0, and each level with more zeros than the last; within the user's own ranges.
 
-    Ranges from the rule table do not bind: they are guesses of what a layer tolerates, and here that is measured.
+    If a range holds no level, the highest level below it is allowed. Ranges from the rule table do not bind: they are
+    guesses of what a layer tolerates, and here that is measured.
     """
     found = np.zeros((len(layers), len(SPARSITIES)), bool)
+    at = np.array(SPARSITIES)
     for row, layer in zip(found, layers, strict=True):
-        zeros = [ZEROS[pattern](layer.shape, s, layer.kind) for s in SPARSITIES]
-        limit = ranges[layer.name] if layer.name in ranges else Range(0.0, SPARSITIES[-1])
-        high = limit.high if limit.why.startswith("override") else 1.0
-        for level, sparsity in enumerate(SPARSITIES):
-            row[level] = level == 0 or (zeros[level] > zeros[level - 1] and sparsity <= high)
+        zeros = np.array([ZEROS[pattern](layer.shape, s, layer.kind) for s in SPARSITIES])
+        row[:] = np.diff(zeros, prepend=-1) > 0
+        limit = ranges.get(layer.name)
+        if limit is not None and limit.why.startswith("override"):
+            within = row & (limit.low <= at) & (at <= limit.high)
+            below = np.flatnonzero(row & (at <= limit.high))[-1]
+            row[:] = within if within.any() else np.arange(len(at)) == below
     return found
 
 

@@ -173,7 +173,8 @@ def _for_budget(options: BuildOptions, request: Any, make_baseline: Any, wanted:
     BudgetError if nothing else is built.
     """
     from mmprune.family import plan_family
-    from mmprune.for_budget import Setting, find_plan
+    from mmprune.for_budget import find_plan
+    from mmprune.timing import Setting
 
     assert options.goal is not None
     baseline = make_baseline()

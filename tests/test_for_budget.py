@@ -12,19 +12,20 @@ from toys import make_baseline
 
 from exporters import ExportError
 from exporters.timing_files import TimingFile
-from mmprune import folder, for_budget
+from mmprune import folder, for_budget, timing
 from mmprune.boards import Measuring
 from mmprune.budget.plan import BudgetError, Goal, path_of, read_plan
 from mmprune.budget.table import SPARSITIES
 from mmprune.cli.arguments import goal
 from mmprune.cli.commands import cli
 from mmprune.family import Request, Resources, build_family, plan_family
-from mmprune.for_budget import Setting, allowed_levels, find_plan, time_files, timing_file
+from mmprune.for_budget import allowed_levels, find_plan
 from mmprune.patterns import ZEROS
 from mmprune.recipes import make_recipe
 from mmprune.records import Range, Step
 from mmprune.results.budget_lines import budget_lines
 from mmprune.runtime_files import runtime_files
+from mmprune.timing import Setting, time_files, timing_file
 from mmprune.workflow import BuildOptions
 
 REST_S, PER_WEIGHT_S = 2e-4, 1e-6  # 72 + 1,152 + 48 weights: the dense model takes 1.472 ms
@@ -62,9 +63,9 @@ def board(monkeypatch, tmp_path):
                 Step(n, "LINEAR", "", (t,) * 10) for n, t in times.items())))
         return found
 
-    monkeypatch.setattr(for_budget, "timing_file", fake_file)
-    monkeypatch.setattr(for_budget, "time_files", fake_times)
-    monkeypatch.setattr(for_budget, "_unmeasurable", lambda given: "")
+    monkeypatch.setattr(timing, "timing_file", fake_file)
+    monkeypatch.setattr(timing, "time_files", fake_times)
+    monkeypatch.setattr(timing, "why_unmeasurable", lambda given: "")
     monkeypatch.setattr(for_budget, "EFFORT", (30, 40))
     return state
 
@@ -96,7 +97,7 @@ def test_a_prediction_that_misses_is_corrected_by_what_was_measured(tmp_path, bo
 
 
 def test_a_plan_that_never_fits_says_by_how_much(tmp_path, board, monkeypatch):
-    monkeypatch.setattr(for_budget, "_try_out", lambda given, levels: (DENSE_S, 8.1e-4))
+    monkeypatch.setattr(for_budget, "try_out", lambda given, levels: (DENSE_S, 8.1e-4))
     plan = find_plan(setting(tmp_path / "family", Goal(max_latency_s=8e-4)))
     assert plan.trials == for_budget.TRIALS and "1.2% above the budget of 0.8 ms" in plan.notes[0]
 
@@ -178,8 +179,8 @@ def test_a_board_that_is_not_here_and_a_model_that_mmrt_lacks_are_said(tmp_path,
     def refuse(*given):
         raise ExportError("mmrt has no operator Loop")
 
-    monkeypatch.setattr(for_budget, "timing_file", refuse)
-    monkeypatch.setattr(for_budget, "_unmeasurable", lambda given: "")
+    monkeypatch.setattr(timing, "timing_file", refuse)
+    monkeypatch.setattr(timing, "why_unmeasurable", lambda given: "")
     plan = find_plan(setting(tmp_path / "b", Goal(speedup=2.0)))
     assert "mmrt cannot run the model: mmrt has no operator Loop" in plan.notes[0]
 
@@ -190,7 +191,9 @@ def test_only_the_users_own_ranges_bind(tmp_path):
     ranges = {**{n: Range(0.0, 0.1, "small: a rule") for n in names}, names[1]: Range(0.2, 0.7, "override: [layers] x")}
     found = allowed_levels(layers, ranges, "unstructured")
     at = np.array(SPARSITIES)
-    assert found[0].all() and at[found[1]].max() == 0.7
+    assert found[0].all() and list(at[found[1]]) == [0.3, 0.5, 0.6, 0.7]
+    narrow = {names[1]: Range(0.2, 0.25, "override: [layers] x"), names[2]: Range(0.0, 0.2, "override: [layers] x")}
+    assert [list(at[row]) for row in allowed_levels(layers, narrow, "unstructured")[1:]] == [[0.0], [0.0]]
     blocks = allowed_levels(layers, ranges, "block-1x4")
     assert not blocks[0, 1:].any(), "a stem with one input has no blocks"
     assert at[allowed_levels(layers, ranges, "2:4").any(0)].max() <= 0.5

@@ -185,13 +185,15 @@ def filled(problem: Problem, levels: Levels, sparsities: Sequence[float]) -> lis
 def scaled(problem: Problem, densities: Sequence[float], sparsities: Sequence[float] | np.ndarray) -> Levels | None:
     """The least sparse levels with densities in these proportions that fit the budget; None if none do.
 
-    A layer gets the highest allowed level of at most 1 - min(1, a densities[l]), for the largest a that fits.
+    A layer gets the highest allowed level of at most 1 - min(1, a densities[l]), else its lowest, for the largest a
+    that fits.
     """
     at = np.asarray(sparsities)
     for a in np.geomspace(1, 1e-3, 400) / min(densities):
         wanted = 1 - np.minimum(1, a * np.asarray(densities))
         usable = problem.allowed & (at[None] <= wanted[:, None] + 1e-9)
-        levels = tuple(int(np.flatnonzero(row)[-1]) for row in usable)
+        levels = tuple(int(max(np.flatnonzero(row), default=lowest))
+                       for row, lowest in zip(usable, problem.allowed.argmax(1), strict=True))
         if problem.cost(levels) <= problem.budget:
             return levels
     return None
