@@ -7,6 +7,7 @@ The constants of the layers have their torch names (zeros.name_layers); metadata
 
 import io
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,31 @@ def sparsity_after(given: ExportInput, source: Artifact, before: Iterable[str], 
     return {**dict.fromkeys(weights, 1.0), **counted}  # layers that are not in the ONNX file were folded away
 
 
+@dataclass(frozen=True)
+class FloatModel:
+    """A variant as an ONNX graph in float32, before it is written."""
+
+    graph: onnx.ModelProto
+    notes: tuple[str, ...]
+    in_file: dict[str, np.ndarray]  # torch's weights of the layers that it holds, by Layer.name
+    kept: dict[str, float]  # their sparsity before channels without effect were removed
+    gone: list[str]  # layers that were folded away
+
+
 def _export_fp32(given: ExportInput) -> Artifact:
+    label = f"{given.variant.id}/onnx-fp32"
+    model = float_model(given)
+    onnx.helper.set_model_props(model.graph, {"mmprune": __version__, "variant": given.variant.id})
+    onnx.checker.check_model(model.graph, full_check=True)
+    path = artifact_path(given.root, given.variant.id, "onnx", "fp32", SUFFIX)
+    folder.write_whole(path, lambda part: part.write_bytes(model.graph.SerializeToString()))
+    sparsity = {**count_zeros(read_constants(path), model.in_file, label, model.kept), **dict.fromkeys(model.gone, 1.0)}
+    made = Made("onnx", "fp32", (path,), sparsity, model.notes)
+    return finish(given, made, open_file(path))
+
+
+def float_model(given: ExportInput) -> FloatModel:
+    """The graph with its layers named and channels without effect removed. ExportError if zeros or layers are lost."""
     label = f"{given.variant.id}/onnx-fp32"
     weights = layer_weights(given)
     doing = given.attempts.doing
@@ -120,13 +145,7 @@ def _export_fp32(given: ExportInput) -> Artifact:
         doing("removing channels without effect")
         model, removal = shrink(model, given)
         notes += removal
-    onnx.helper.set_model_props(model, {"mmprune": __version__, "variant": given.variant.id})
-    onnx.checker.check_model(model, full_check=True)
-    path = artifact_path(given.root, given.variant.id, "onnx", "fp32", SUFFIX)
-    folder.write_whole(path, lambda part: part.write_bytes(model.SerializeToString()))
-    sparsity = {**count_zeros(read_constants(path), in_file, label, kept), **dict.fromkeys(gone, 1.0)}
-    made = Made("onnx", "fp32", (path,), sparsity, tuple(notes))
-    return finish(given, made, open_file(path))
+    return FloatModel(model, tuple(notes), in_file, kept, gone)
 
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:

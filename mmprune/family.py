@@ -84,11 +84,13 @@ class Request:
     source: Source = field(default_factory=Source)
     command: str = ""
     total_sparsity: float | None = None  # of every strategy, over all prunable weights; None: each strategy's own
+    fixed: dict[str, dict[str, float]] = field(default_factory=dict)  # found strategies: {Layer.name: sparsity}
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The strategies."""
-        return self.strategies or (PAPER_TEN if self.recipe.name == "paper" else TEN)
+        """The strategies, those that were found last."""
+        chosen = self.strategies or (PAPER_TEN if self.recipe.name == "paper" else TEN)
+        return (*(name for name in chosen if name not in self.fixed), *self.fixed)
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def plan_family(baseline: Baseline, request: Request) -> Manifest:
     """
     layers = find_layers(baseline.model, baseline.input_shape)
     ranges = find_ranges(request.model_name, layers, request.overrides)
-    check_strategies(request.names)
+    check_strategies([name for name in request.names if name not in request.fixed])
     check_pattern(request.pattern)
     for score in request.scores:
         pick("score", score, SCORES)
@@ -116,7 +118,7 @@ def plan_family(baseline: Baseline, request: Request) -> Manifest:
     known = {score: make_scores(score, {x.name: weights[x.name] for x in layers}, {}) for score in request.scores
              if score not in NEEDS_DATA and set(request.names) & set(BY_SCORE)}
     site = _site(request, layers, ranges)
-    strategies = _place(request, site, request.names, known)
+    strategies = _place(request, site, [n for n in request.names if n not in request.fixed], known) | request.fixed
     spec = Spec(request.recipe, request.scores, request.pattern, request.seed, request.total_sparsity)
     images = ImageCounts(len(baseline.train), len(baseline.validation), len(baseline.test))
     made_of = _identity(request.source, images, tensors_sha256(baseline.model.state_dict()))
@@ -260,7 +262,7 @@ def claim(root: Path, manifest: Manifest) -> Manifest:
             raise folder.FolderError(f"{root} holds another family ({_differences(old, manifest)}); "
                                      "choose another --out, or delete that folder")
         return manifest
-    if any(p.name not in (".lock", "cache") for p in root.iterdir()):  # decoded images may exist already
+    if any(p.name not in (".lock", "cache", "budget") for p in root.iterdir()):  # decoded images, a plan for a budget
         raise folder.FolderError(f"{root} is not empty and holds no family; choose another --out")
     folder.write_manifest(root, manifest)
     return manifest

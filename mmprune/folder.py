@@ -4,6 +4,7 @@
     scores/*.safetensors     one tensor per layer
     variants/<id>/           variant.json (written last: it marks the variant as done), weights.safetensors,
                              the files of each artifact and its <format>-<precision>.json (written last)
+    budget/                  plan.json, and the files and measurements that it was found with
     measurements.jsonl       one Measurement per line, append-only
     front.png, report.md
 If an export fails, <format>-<precision>.log in the variant's folder holds the details.

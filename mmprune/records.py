@@ -332,6 +332,16 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class Step:
+    """The time of one step of an inference, as the runtime reports it."""
+
+    name: str  # of the ONNX node that it was made from; several steps may share it
+    op: str
+    kernel: str
+    seconds: tuple[float, ...]  # the median in each round
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One run of one artifact by one runtime on one device, with the raw samples."""
 
@@ -375,6 +385,7 @@ class Measurement:
     waits: tuple[int, ...] = ()  # the number of such waits
     preemptions: tuple[int, ...] = ()  # involuntary context switches
     stolen_s: tuple[float, ...] = ()  # given to other guests by the hypervisor, over all cores; in ticks of 10 ms
+    steps: tuple[Step, ...] = ()  # () if steps were not timed
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -391,6 +402,8 @@ class Measurement:
         for name in ("waited_s", "waits", "preemptions", "stolen_s"):
             _require(len(getattr(self, name)) in (0, rounds),
                      f"{self.artifact}: {name} has {len(getattr(self, name))} values for {rounds} rounds")
+        _require(all(len(step.seconds) == rounds for step in self.steps),
+                 f"{self.artifact}: every step needs a time for each of {rounds} rounds")
         _require(len(self.waited_s) == len(self.waits), f"{self.artifact}: waited_s and waits must both be given")
         for name in ("burst_s", "sustained_s", "energy_j", "energy_gross_j", "idle_w", "shared_bytes"):
             value = getattr(self, name)

@@ -13,11 +13,14 @@ from exporters.jetson.jetpack import tensorrt_of
 from exporters.wanted import check_names, format_names, wanted_formats
 from mmprune import boards
 from mmprune.boards import Measuring
+from mmprune.budget.plan import NAME as BUDGET
+from mmprune.budget.plan import BudgetError, Goal
 from mmprune.handles import Family
 from mmprune.models.named import Named
 from mmprune.progress import Progress, say_errors, say_loading, say_notes, say_warnings, shown
 from mmprune.recipes import RECIPES, Recipe, notes_of
 from mmprune.records import Manifest, Source
+from mmprune.results.budget_lines import budget_lines
 from mmprune.scores import scores_named
 from mmprune.strategies import BY_SCORE, check_strategies
 from targets.on_device.jetpacks import DEFAULT
@@ -34,7 +37,8 @@ class BuildOptions:
     source: Named = field(default_factory=Named)
     recipe: Recipe = RECIPES["default"]
     score: str | None = None  # None: the recipe's
-    strategies: tuple[str, ...] = ()  # () for the recipe's ten
+    strategies: tuple[str, ...] = ()  # () for the recipe's ten, and "budget" if there is a goal
+    goal: Goal | None = None  # for the strategy "budget"
     pattern: str = AUTO
     ranges: Path | None = None  # TOML, see ranges.read_overrides
     formats: tuple[str, ...] = ()  # "onnx", "mmrt-int8" ...; () for the target's
@@ -55,7 +59,9 @@ class BuildOptions:
         tensorrt_of(self.jetpack)
         check_names(self.formats, self.precisions)
         scores_named(self.score, self.recipe.name)
-        check_strategies(self.strategies)
+        check_strategies([name for name in self.strategies if name != BUDGET])
+        if BUDGET in self.strategies and self.goal is None:
+            raise ValueError("the strategy budget needs a budget: give --max-latency-ms or --speedup")
 
 
 def build(options: BuildOptions, progress: Progress | None = None) -> Family:
@@ -82,6 +88,10 @@ def _build(options: BuildOptions, progress: Progress) -> Family:
     read = _calibration(options.calibration, wanted, opened.make_baseline.preprocess)
     pattern = targets.pattern_for(target, wanted) if options.pattern == AUTO else options.pattern
     request = _request(options, opened.make_baseline.spec.model, opened.source, pattern)
+    if options.goal is not None:
+        fixed = _for_budget(options, request, opened.make_baseline, wanted, progress)
+        others = tuple(name for name in request.strategies if name != BUDGET or fixed)
+        request = replace(request, strategies=others, fixed=fixed)
     jobs = options.jobs or (min(10, len(os.sched_getaffinity(0))) if options.device == "cpu" else 1)
     build_family(opened.make_baseline, request, options.out, Resources(options.device, jobs), progress)
     family = Family(options.out, opened.make_baseline)
@@ -104,6 +114,8 @@ def _build(options: BuildOptions, progress: Progress) -> Family:
     except Exception:  # printed first, since it failed first
         say_errors(failed)
         raise
+    if request.fixed:
+        say_notes(budget_lines(family.root))
     return replace(family, failed=tuple(failed), bundled=made)
 
 
@@ -159,6 +171,34 @@ def _request(options: BuildOptions, model: str, source: Source, pattern: str) ->
     scores = scores_named(options.score, options.recipe.name)
     return Request(options.recipe, scores, options.strategies, check_pattern(pattern), options.source.seed, overrides,
                    model, source, options.command, options.total_sparsity)
+
+
+def _for_budget(options: BuildOptions, request: Any, make_baseline: Any, wanted: tuple[tuple[str, str], ...],
+                progress: Progress) -> dict[str, dict[str, float]]:
+    """{"budget": its sparsities}; {} with a note if no sparsities fit and other strategies are built.
+
+    BudgetError if nothing else is built.
+    """
+    from mmprune.family import plan_family
+    from mmprune.for_budget import find_plan
+    from mmprune.timing import Setting
+
+    assert options.goal is not None
+    baseline = make_baseline()
+    manifest = plan_family(baseline, replace(request, strategies=("min",)))
+    if len(options.hosts) > 1:
+        say_notes((f"the budget is for {options.hosts[0]}, the first host",))
+    try:
+        plan = find_plan(Setting(
+            baseline, manifest.layers, manifest.ranges, request.pattern, wanted, options.target, options.goal,
+            options.out, options.source.seed, options.hosts[0] if options.hosts else None, options.measuring,
+            options.device, progress))
+    except BudgetError as err:
+        if set(options.strategies) == {BUDGET}:
+            raise
+        say_notes((f"the strategy budget is not built: {err}",))
+        return {}
+    return {BUDGET: plan.sparsity}
 
 
 def _calibration(path: Path | None, wanted: tuple[tuple[str, str], ...], preprocess: Any) -> Any:

@@ -156,7 +156,9 @@ def _session(row: dict[str, Any]) -> SessionInfo:
 
 def measurement_from_probe(row: dict[str, Any], info: SessionInfo) -> Measurement:
     """The record of a row of kind "result", checked field by field. Raises ValueError, TypeError or KeyError."""
-    if sum(map(len, row["latencies_s"])) + len(row["warmup_s"]) > MAX_SAMPLES:
+    steps = row.get("steps", [])
+    timed = sum(map(len, row["latencies_s"])) + len(row["warmup_s"]) + sum(len(step["seconds"]) for step in steps)
+    if timed > MAX_SAMPLES:
         raise ValueError(f"it has more than {MAX_SAMPLES} samples")
     from_board(int, row["part"], "part")
     datetime.fromisoformat(row["started"])

@@ -51,6 +51,7 @@ class Options:
     gate: bool = True  # wait until a board is idle and cool
     note: Callable[[str], None] = lambda text: None  # called with notes for the user
     connected: Callable[[Board], None] = lambda board: None  # called with the established connection
+    steps: bool = False  # time each step of an inference as well, where the runtime reports them
     power_modes: bool = False  # Jetson: measure in each power mode that needs no reboot; needs root there
     # returns the artifacts' outputs on this machine, to compare a board's outputs with; None: no comparison
     golden: Callable[[Sequence[Artifact]], Golden | None] = lambda artifacts: None
@@ -118,7 +119,7 @@ class _Run:
                           options.timeout_s),
                "memory_bytes": options.memory_bytes, "pin_clocks": options.pin_clocks,
                "gate": jobs.GATE if self.board and options.gate else None, "power_mode": self.power_mode,
-               "golden": expected,
+               "golden": expected, "steps": options.steps,
                "first_part": 1 + max((int(m.session.rpartition(".")[2]) for m in found), default=0)}
         reader = reader_of(entries, SessionInfo(self.device, self.emulated, profile.name, name, options.commit))
         with output(self.place, (self.place.python, *on_device.words("measure", "-")), json.dumps(job)) as lines:

@@ -14,6 +14,7 @@ from mmprune.records import crop_fraction
 
 if TYPE_CHECKING:
     from mmprune.boards import Measuring
+    from mmprune.budget.plan import Goal
     from mmprune.results.choose import Budget
     from mmprune.workflow import BuildOptions
 
@@ -83,10 +84,20 @@ def build_options(words: dict[str, Any]) -> BuildOptions:
 
     return BuildOptions(
         words["target"], words["out"], named(words), recipe(words), words["score"], names(words["strategies"]),
-        words["pattern"], words["ranges"], names(words["formats"]), names(words["precision"]),
+        goal(words), words["pattern"], words["ranges"], names(words["formats"]), names(words["precision"]),
         Int8(words["calibration_method"], words["bias_correction"], words["max_drop"]), words["calibration"],
         words["jetpack"], words["hosts"], measuring(words, again=False), words["device"], words["jobs"],
         " ".join(["mmprune", *sys.argv[1:]]), words["total_sparsity"])
+
+
+def goal(words: dict[str, Any]) -> Goal | None:
+    """The budget that `build` is given; None without one. UsageError for two."""
+    from mmprune.budget.plan import Goal
+
+    latency, speedup = words["max_latency_ms"], words["speedup"]
+    if latency is not None and speedup is not None:
+        raise click.UsageError("give --max-latency-ms or --speedup, not both")
+    return None if latency is None and speedup is None else Goal(latency and latency / 1e3, speedup)
 
 
 def budget(words: dict[str, Any]) -> Budget:

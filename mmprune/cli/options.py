@@ -129,6 +129,14 @@ def build_options(command: Command) -> Command:
         click.option("--score", **one_of("score", *SCORES, ALL),
                      help="How the weights of a layer are ranked. Default: obs, which also corrects the weights that "
                           "are kept; magnitude with --recipe paper."),
+        click.option("--max-latency-ms", **above_zero(),
+                     help="Also build a strategy named budget, whose sparsities are searched so that the median (p50) "
+                          "of its .mmrt file on the target stays within this, by at most 5 %; of its int8 file if that "
+                          "is made. Its p90 is higher: choose with --percentile 50. Only this one: --strategies "
+                          "budget."),
+        click.option("--speedup", **above_zero(), metavar="FACTOR",
+                     help="As --max-latency-ms, as a multiple of the speed of the dense model's own .mmrt file of the "
+                          "same precision, which is measured beside it."),
         click.option("--pattern", **one_of("pattern", "auto", *PATTERNS), default="auto", show_default=True,
                      help="Which weights are zeroed together; auto takes what is fastest on the target."),
         click.option("--class-order", metavar="ORDER", default="auto", show_default=True,

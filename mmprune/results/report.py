@@ -7,6 +7,7 @@ from typing import Any
 
 from mmprune import folder
 from mmprune.records import TUNED, Artifact, Manifest, Variant
+from mmprune.results.budget_lines import budget_lines
 from mmprune.results.grouped_notes import grouped_notes
 from mmprune.results.headline import find_headline, headline_words
 from mmprune.results.percentiles import samples_needed
@@ -54,6 +55,8 @@ def write_report(root: Path, points: Sequence[Point] | None = None) -> Path:
     title = _file_name(manifest.source.model.model) if manifest.source.model else "Model"
     artifacts = folder.read_artifacts(root)
     sections = [f"# {title}, pruned", _asked(manifest), _variants(variants, artifacts)]
+    if lines := budget_lines(root):
+        sections.append("## The budget\n\n" + "\n".join(f"- {line.removeprefix('budget: ')}" for line in lines))
     try:
         points, session = points or read_points(root), read_session(root)
     except PointsError as err:

@@ -28,7 +28,7 @@ from .install import advice
 from .job import Refused, end_in_order, read_job, say, say_error, unknown, wrong_file
 from .power import energy_per_inference
 from .rounds import SEED, run_rounds, say_results, watched_part
-from .runtimes import RUNTIMES
+from .runtimes import RUNTIMES, STEPS
 from .sysfs import meminfo
 from .watch import stolen_s
 from .worker import LOST, TURN_SAMPLES, Worker
@@ -86,6 +86,7 @@ def take_turn(worker_, meter):
         values.append(answer[name])
     worker_.facts["warmup_s"].extend(answer["lead_s"])
     worker_.rounds.append(answer["samples_s"])
+    worker_.steps_s.append(answer.get("steps_s", []))
     worker_.count += len(answer["samples_s"])
     worker_.busy_s += sum(answer["samples_s"])
 
@@ -139,7 +140,14 @@ def result(entry, lives, watch):
                 warmup_s=[round(s, 9) for w in lives for s in w.facts["warmup_s"]],
                 load_s=statistics.median(w.facts["load_s"] for w in lives),
                 first_s=statistics.median(w.facts["first_s"] for w in lives),
-                burst_s=burst_s, sustained_s=sustained_s, notes=notes, **energy)
+                burst_s=burst_s, sustained_s=sustained_s, notes=notes, steps=steps_of(lives), **energy)
+
+
+def steps_of(lives):
+    """For each step of an inference its name, op and kernel, and its median time in every round; [] if not asked."""
+    rounds = [r for w in lives for r in w.steps_s]
+    return [dict(step, seconds=[round(r[i], 9) for r in rounds])
+            for i, step in enumerate(lives[0].facts.get("steps", ()))]
 
 
 def run_part(entries, job, part):
@@ -194,7 +202,8 @@ def run_entries(job):
     """Measure memory, then times, of every entry that can be measured."""
     root, timeout_s, usable = job["root"], job.get("timeout_s", 300), []
     for key, asked in enumerate(job["entries"]):
-        entry = dict(asked, key=key, path=os.path.join(root, asked["path"]), sysroot=job["sysroot"])
+        entry = dict(asked, key=key, path=os.path.join(root, asked["path"]), sysroot=job["sysroot"],
+                     steps=bool(job.get("steps")) and asked["runtime"] in STEPS)
         entry["files"] = [os.path.join(root, f) for f in asked["files"]]
         try:
             message = refusal(entry)

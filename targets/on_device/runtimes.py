@@ -123,6 +123,9 @@ RUNTIMES = {
 }
 
 
+STEPS = ("mmrt",)  # runtimes that report the time of each step of an inference
+
+
 def random_input(shape):
     """A float32 array from a fixed seed; an unknown batch size (first dimension) is 1."""
     import numpy
@@ -135,6 +138,11 @@ def random_input(shape):
 def timed_step(opened):
     """step() on inputs made from a fixed seed."""
     return opened.step(*[random_input(shape) for shape in opened.shapes])
+
+
+def profiled_step(opened):
+    """profile() on the same inputs, for runtimes of STEPS: a dict of "name", "op", "kernel", "seconds" per step."""
+    return functools.partial(opened.model.profile, *[random_input(shape) for shape in opened.shapes])
 
 
 def answers(opened):

@@ -19,7 +19,7 @@ from typing import Any, Dict, List
 
 from .job import Refused
 from .power import Window
-from .runtimes import RUNTIMES, no_telemetry, timed_step
+from .runtimes import RUNTIMES, no_telemetry, profiled_step, timed_step
 from .sysfs import is_jetson, meminfo, read_text
 
 COMMAND = [sys.executable, "-m", "on_device.worker"]
@@ -39,12 +39,20 @@ def timed(step):
 
 
 def load(entry):
-    """(step, facts): open the model and run it once, with both times. The runtime is already imported."""
+    """(step, profile, facts): open the model and run it once, with both times. The runtime is already imported.
+
+    profile  a function that runs it once and reports each step; None if the job does not ask for that
+    """
     start = time.perf_counter()
     opened = RUNTIMES[entry["runtime"]].open(entry["path"], entry["threads"])
     step = timed_step(opened)
     load_s = time.perf_counter() - start
-    return step, {"load_s": load_s, "first_s": timed(step), "settings": opened.settings}
+    facts = {"load_s": load_s, "first_s": timed(step), "settings": opened.settings}
+    if not entry.get("steps"):
+        return step, None, facts
+    profile = profiled_step(opened)
+    facts["steps"] = [{key: row[key] for key in ("name", "op", "kernel")} for row in profile()]
+    return step, profile, facts
 
 
 def warm_up(step):
@@ -81,13 +89,21 @@ def waits_between(before, now):
     return {"waited_s": round(sum(s for s, _ in steps), 9), "waits": sum(n for _, n in steps)}
 
 
-def turn(step, lead, samples):
-    """Run one turn. Statistics are read before the lead, because reading files evicts the model from the caches."""
+def turn(step, profile, lead, samples):
+    """Run one turn. Statistics are read before the lead, because reading files evicts the model from the caches.
+
+    With a profile as many inferences follow in which each step is timed; those samples are never mixed with the others.
+    """
     gc.collect()
     before, preemptions = waits(), resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-    answer = {"lead_s": [timed(step) for _ in range(lead)], "samples_s": [timed(step) for _ in range(samples)]}
+    answer: Dict[str, Any] = {"lead_s": [timed(step) for _ in range(lead)],
+                              "samples_s": [timed(step) for _ in range(samples)]}
     preemptions = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - preemptions
-    return dict(answer, preemptions=preemptions, **waits_between(before, waits()))
+    answer.update(preemptions=preemptions, **waits_between(before, waits()))
+    if profile:
+        times = [[row["seconds"] for row in profile()] for _ in range(samples)]
+        answer["steps_s"] = [statistics.median(column) for column in zip(*times)]  # noqa: B905  3.8
+    return answer
 
 
 def status_bytes(key):
@@ -105,7 +121,7 @@ def memory_pass(entry):
     except OSError:
         pass
     empty, available = status_bytes("VmRSS"), meminfo("MemAvailable", entry["sysroot"])
-    step, _ = load(entry)
+    step, _, _ = load(entry)
     for _ in range(MEMORY_RUNS):
         step()
     facts = {"empty_bytes": empty, "peak_bytes": status_bytes("VmHWM"), "shared_bytes": None}
@@ -131,13 +147,13 @@ def serve():
             importlib.import_module(module)
     if entry["role"] == "memory":
         return answer(memory_pass(entry))
-    step, facts = load(entry)
+    step, profile, facts = load(entry)
     gc.disable()
     facts["warmup_s"] = warm_up(step)
     answer(facts)
     for line in sys.stdin:
         ask = json.loads(line)
-        answer(turn(step, ask["lead"], ask["samples"]))
+        answer(turn(step, profile, ask["lead"], ask["samples"]))
 
 
 class Worker:
@@ -148,6 +164,7 @@ class Worker:
         self.facts: Dict[str, Any] = {}
         self.lead, self.samples = 1, TURN_SAMPLES
         self.rounds: List[List[float]] = []
+        self.steps_s: List[List[float]] = []  # one per round if the job asks for steps, a median for each step
         self.windows: List[Window] = []  # one per round
         self.lost: Dict[str, List[Any]] = {name: [] for name in LOST}  # one per round; None: not reported
         self.count, self.busy_s = 0, 0.0

@@ -1,0 +1,71 @@
+"""Networks put together from a database, and how far they are from the dense one."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from toys import INPUT_SHAPE, SmallNet, ToySplit
+
+from mmprune.budget.database import masked_database
+from mmprune.budget.loss import Stitched
+from mmprune.layers import find_layers
+from mmprune.patterns import PATTERNS, apply_masks, make_masks
+
+SPARSITIES = (0.0, 0.5, 0.9)
+
+
+def filled(model, pattern="unstructured"):
+    layers, weights = find_layers(model, INPUT_SHAPE), dict(model.named_parameters())
+    scores = {x.name: weights[x.name].detach().abs() for x in layers}
+    return layers, masked_database(weights, scores, layers, SPARSITIES, pattern)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_level_is_the_weight_under_the_mask_of_its_sparsity(pattern):
+    torch.manual_seed(0)
+    model = SmallNet().eval()
+    layers, database = filled(model, pattern)
+    for level, sparsity in enumerate(SPARSITIES):
+        masks = make_masks({x.name: dict(model.named_parameters())[x.name].detach().abs() for x in layers},
+                           {x.name: sparsity for x in layers}, pattern, {x.name: x.kind for x in layers})
+        for x in layers:
+            assert torch.equal(database[x.name][level], model.state_dict()[x.name] * masks[x.name])
+    with pytest.raises(IndexError, match="3 levels"):
+        database[layers[0].name][3]
+    assert len(database[layers[0].name][:2]) == 2
+
+
+def test_the_loss_is_the_divergence_of_the_stitched_network():
+    torch.manual_seed(0)
+    model, images = SmallNet().eval(), ToySplit(40, 1).images
+    layers, database = filled(model)
+    judge = Stitched(model, database, images)
+    before = copy.deepcopy(model.state_dict())
+    levels = (1, 0, 2)
+    other = copy.deepcopy(model)
+    masks = make_masks({n: w.abs() for n, w in other.named_parameters() if n in database},
+                       {x.name: SPARSITIES[i] for x, i in zip(layers, levels, strict=True)}, "unstructured",
+                       {x.name: x.kind for x in layers})
+    apply_masks(dict(other.named_parameters()), masks)
+    for norm in (other.bn1, other.bn2):
+        norm.train()
+    with torch.no_grad():
+        dense, own = F.softmax(model(images), 1), F.softmax(other(images), 1)
+    expected = float((dense * (dense.log() - own.log())).sum(1).mean())
+    assert judge.loss(levels, True) == pytest.approx(expected, rel=1e-4) and expected > 0
+    assert judge.loss((2, 2, 2), True) != judge.loss(levels, True)
+    assert judge.loss(levels, True) == pytest.approx(expected, rel=1e-4), "it is the same after another network"
+    assert all(torch.equal(before[n], w) for n, w in model.state_dict().items())
+
+
+def test_few_images_are_the_first_batch_and_odd_outputs_are_the_worst():
+    torch.manual_seed(0)
+    model = SmallNet().eval()
+    _, database = filled(model)
+    judge = Stitched(model, database, ToySplit(300, 1).images)
+    alone = Stitched(model, database, ToySplit(300, 1).images[:128])
+    assert judge.loss((1, 1, 1), False) == pytest.approx(alone.loss((1, 1, 1), True), rel=1e-5)
+    assert judge.loss((1, 1, 1), False) != judge.loss((1, 1, 1), True)
+    database["fc.weight"].weight[0, 0] = float("nan")
+    assert Stitched(model, database, ToySplit(30, 1).images).loss((1, 1, 0), True) == float("inf")
