@@ -27,7 +27,12 @@ class Use:
     """How a weight is used."""
 
     bias: str | None  # the parameter that is added to its outputs
-    free_mean: bool  # the outputs' means can be set: by the bias, or a BatchNorm follows, which removes them
+    normed: bool  # a BatchNorm follows, which removes the outputs' means
+
+    @property
+    def free_mean(self) -> bool:
+        """Whether the outputs' means need not be kept by the weights: the bias can set them, or they are removed."""
+        return self.normed or self.bias is not None
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,7 @@ def find_uses(model: nn.Module, weights: Mapping[str, Tensor], images: Tensor) -
     mode = _FindUses(weights, dict(model.named_parameters()))
     with torch.no_grad(), mode:
         model(images)
-    return {name: Use(bias, bias is not None or id(output) in mode.normed)
-            for name, (bias, output) in mode.uses.items()}
+    return {name: Use(bias, id(output) in mode.normed) for name, (bias, output) in mode.uses.items()}
 
 
 @torch.no_grad()

@@ -155,12 +155,24 @@ def repaired(target: np.ndarray, hessian: np.ndarray, kept: np.ndarray, threads:
     target   (rows, columns): w H where the layer should answer as before (or w E[x_dense x^T], with damping's part)
     hessian  (columns, columns), positive definite
     kept     (rows, columns) bool
+
+    A row that keeps more than it loses is solved for what it loses (R): with v = target H^-1 the answer is
+    v - v_R (H^-1_RR)^-1 H^-1_R, so that no system is larger than half the columns.
     """
-    def solved(target: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        row = np.zeros(len(mask))
-        if mask.any():
-            row[mask] = np.linalg.solve(hessian[np.ix_(mask, mask)], target[mask])
-        return row
+    few = kept.sum(1) * 2 <= kept.shape[1]
+    inverse = np.linalg.inv(hessian) if not few.all() else hessian
+    free = target @ inverse if not few.all() else target
+
+    def solved(row: int) -> np.ndarray:
+        mask = kept[row]
+        if few[row]:
+            found = np.zeros(len(mask))
+            if mask.any():
+                found[mask] = np.linalg.solve(hessian[np.ix_(mask, mask)], target[row, mask])
+            return found
+        gone = ~mask
+        moved = np.linalg.solve(inverse[np.ix_(gone, gone)], free[row, gone])
+        return np.where(mask, free[row] - moved @ inverse[gone], 0.0)
 
     with ThreadPoolExecutor(threads) as pool:
-        return np.stack(list(pool.map(solved, target, kept)))
+        return np.stack(list(pool.map(solved, range(len(kept)))))

@@ -9,7 +9,7 @@ Alistarh, OBC, NeurIPS 2022; Li et al., GPTAQ, ICML 2025.)
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -64,13 +64,16 @@ def reconstruct(dense: nn.Module, plan: Plan, batches: Sequence[Tensor], macs: i
 
 @torch.no_grad()
 def surgery_scores(dense: nn.Module, plan: Plan, batches: Sequence[Tensor],
-                   tick: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Tensor]:
+                   tick: Callable[[int, int], None] = lambda done, total: None,
+                   see: Callable[[str, Statistics, Tensor], None] = lambda name, seen, scores: None
+                   ) -> dict[str, Tensor]:
     """Of every weight of the plan, what its removal costs its layer alone, in the dense model: (out, in, ...) float32.
 
+    see  called with each weight's statistics and scores; the means of its outputs count where no BatchNorm follows
     Weights that the pattern never removes have their magnitude. The plan's sparsities and masks are not looked at.
     """
     weights = {n: p for n, p in dense.named_parameters() if n in plan.sparsity}
-    uses = find_uses(dense, weights, batches[0][:2])
+    uses = {n: replace(use, bias=None) for n, use in find_uses(dense, weights, batches[0][:2]).items()}
     todo = [n for n in uses if ZEROS[plan.pattern](weights[n].shape, 0.5, plan.kinds[n]) > 0]
     found = {name: weight.detach().abs() for name, weight in weights.items()}
     done = 0
@@ -80,6 +83,7 @@ def surgery_scores(dense: nn.Module, plan: Plan, batches: Sequence[Tensor],
             each = [scores_of(w, damped(h), SHAPES[plan.pattern], weights[name])
                     for w, h in zip(rows, seen.inputs.cpu().numpy(), strict=True)]
             found[name] = weight_of(torch.from_numpy(np.concatenate(each)).to(weights[name]), weights[name].shape)
+            see(name, seen, found[name])
             done += 1
             tick(done, len(todo))
     return found

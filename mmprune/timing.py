@@ -17,13 +17,14 @@ from exporters.int8.calibration import draw_images
 from exporters.timing_files import TimingFile, make_timing_file, seconds_by_layer
 from mmprune import boards, folder
 from mmprune.boards import Measuring
-from mmprune.budget.database import Database, masked_database
+from mmprune.budget.database import Database, repaired_database
 from mmprune.budget.plan import NAME, Goal
 from mmprune.budget.table import SPARSITIES, Table, computed_table, measured_table, median_s, step_medians_s
 from mmprune.family import Baseline
 from mmprune.models.weights import tensors_sha256
 from mmprune.patterns import ZEROS, apply_masks, make_masks
 from mmprune.progress import Progress, quiet, say_notes
+from mmprune.reconstruct import calibration_batches
 from mmprune.records import Layer, Measurement, Range, Variant
 from targets.jobs import PROFILES
 from targets.measure import Options, measure
@@ -62,10 +63,11 @@ class Setting:
 
     @cached_property
     def database(self) -> Database:
-        """The layers at all sparsities, by magnitude."""
-        weights = {n: w for n, w in self.baseline.model.named_parameters() if n in {x.name for x in self.layers}}
-        scores = {n: w.detach().abs() for n, w in weights.items()}
-        return masked_database(weights, scores, self.layers, SPARSITIES, self.pattern)
+        """The layers at all sparsities, repaired."""
+        model = copy.deepcopy(self.baseline.model).to(self.device)
+        batches = calibration_batches(self.baseline.train, self.seed, self.device)
+        return repaired_database(model, self.layers, SPARSITIES, self.pattern, batches,
+                                 lambda done, total: self.progress("budget", "layers at all sparsities", done, total))
 
     @cached_property
     def images(self) -> np.ndarray:
@@ -75,7 +77,7 @@ class Setting:
     def identity(self) -> str:
         row = [asdict(self.goal), self.pattern, self.precision, self.target, self.seed, self.measuring.threads,
                tensors_sha256(self.baseline.model.state_dict()), [asdict(x) for x in self.layers],
-               {n: asdict(r) for n, r in self.ranges.items()}, SPARSITIES]
+               {n: asdict(r) for n, r in self.ranges.items()}, SPARSITIES, "repaired"]
         return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from toys import INPUT_SHAPE, SmallNet, ToySplit
 
-from mmprune.budget.database import masked_database
+from mmprune.budget.database import masked_database, repaired_database
 from mmprune.budget.loss import Stitched
 from mmprune.layers import find_layers
 from mmprune.patterns import PATTERNS, apply_masks, make_masks
@@ -67,5 +67,34 @@ def test_few_images_are_the_first_batch_and_odd_outputs_are_the_worst():
     alone = Stitched(model, database, ToySplit(300, 1).images[:128])
     assert judge.loss((1, 1, 1), False) == pytest.approx(alone.loss((1, 1, 1), True), rel=1e-5)
     assert judge.loss((1, 1, 1), False) != judge.loss((1, 1, 1), True)
-    database["fc.weight"].weight[0, 0] = float("nan")
+    database["fc.weight"].kept[0][0] = float("nan")
     assert Stitched(model, database, ToySplit(30, 1).images).loss((1, 1, 0), True) == float("inf")
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_repaired_levels_are_nested_count_alike_and_answer_more_like_the_dense_network(pattern):
+    torch.manual_seed(0)
+    model, images = SmallNet().eval(), F.avg_pool2d(ToySplit(400, 1).images, 5, 1, 2)
+    layers, masked = filled(model, pattern)
+    ticks = []
+    repaired = repaired_database(model, layers, SPARSITIES, pattern, [images[:200], images[200:]],
+                                 lambda done, total: ticks.append((done, total)))
+    assert ticks == [(i + 1, len(ticks)) for i in range(len(ticks))]
+    for x in layers:
+        before = torch.ones(x.shape, dtype=torch.bool)
+        for level in range(len(SPARSITIES)):
+            weight = repaired[x.name][level]
+            assert (weight != 0).sum() == (masked[x.name][level] != 0).sum()
+            assert not ((weight != 0) & ~before).any()
+            before = weight != 0
+        assert torch.allclose(repaired[x.name][0], model.state_dict()[x.name], atol=1e-4)
+    for x in layers:
+        errors = []
+        for database in (masked, repaired):
+            other = copy.deepcopy(model)
+            with torch.no_grad():
+                other.get_parameter(x.name).copy_(database[x.name][1])
+                for norm in (model.bn1, model.bn2, other.bn1, other.bn2):
+                    norm.train()
+                errors.append(float((other(images) - model(images)).square().mean()))
+        assert errors[1] < errors[0] or errors == [0, 0]

@@ -1,13 +1,17 @@
 """A layer's weight at every sparsity, from which complete networks are put together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from mmprune.inputs import Statistics, columns_of, weight_of
+from mmprune.obs import damped, repaired
 from mmprune.patterns import make_masks
+from mmprune.reconstruct import Plan, surgery_scores
 from mmprune.records import Layer
 
 # Layer.name: one weight per sparsity, in their order. Whoever fills it decides what is masked and what is repaired.
@@ -15,18 +19,18 @@ Database = Mapping[str, Sequence[Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
-class Nested(Sequence[Tensor]):
-    """A weight under nested masks: at level i those weights are zero that were removed at level i or before.
+class Levels(Sequence[Tensor]):
+    """A weight under nested masks, with the values of the kept weights at each level: no zero is stored.
 
-    removed  uint8, of the weight's shape; `levels` for weights that are never removed
+    removed  uint8, of the weight's shape: the first level at which a weight is zero; the number of levels if at none
+    kept     by level: (n,) values of the weights that are not zero, in their order
     """
 
-    weight: Tensor
     removed: Tensor
-    levels: int
+    kept: tuple[Tensor, ...]
 
     def __len__(self) -> int:
-        return self.levels
+        return len(self.kept)
 
     @overload
     def __getitem__(self, level: int) -> Tensor: ...
@@ -34,19 +38,60 @@ class Nested(Sequence[Tensor]):
     def __getitem__(self, level: slice) -> Sequence[Tensor]: ...
     def __getitem__(self, level: int | slice) -> Tensor | Sequence[Tensor]:
         if isinstance(level, slice):
-            return [self[i] for i in range(*level.indices(self.levels))]
-        if not 0 <= level < self.levels:
-            raise IndexError(f"there are {self.levels} levels, not {level}")
-        return torch.where(self.removed > level, self.weight, 0.0)
+            return [self[i] for i in range(*level.indices(len(self)))]
+        if not 0 <= level < len(self):
+            raise IndexError(f"there are {len(self)} levels, not {level}")
+        found = torch.zeros(self.removed.shape, dtype=self.kept[level].dtype)
+        found[self.removed > level] = self.kept[level]
+        return found
 
 
 def masked_database(weights: Mapping[str, Tensor], scores: Mapping[str, Tensor], layers: Sequence[Layer],
                     sparsities: Sequence[float], pattern: str) -> Database:
-    """The weights with the lowest scores zeroed and the others unchanged: one byte per weight for all sparsities."""
+    """The weights with the lowest scores zeroed and the others unchanged."""
+    def one(layer: Layer) -> Levels:
+        removed = removed_at(scores[layer.name].cpu(), layer, sparsities, pattern)
+        weight = weights[layer.name].detach().cpu()
+        return Levels(removed, tuple(weight[removed > level] for level in range(len(sparsities))))
+
+    return {layer.name: one(layer) for layer in layers}
+
+
+@torch.no_grad()
+def repaired_database(model: nn.Module, layers: Sequence[Layer], sparsities: Sequence[float], pattern: str,
+                      batches: Sequence[Tensor], tick: Callable[[int, int], None]) -> Database:
+    """The weights that optimal brain surgery keeps at each sparsity, with their least-squares values, layer by layer
+    on the dense model's inputs; biases stay as they are.
+
+    batches  of normalized training images, on the model's device
+    Storage is the sum of the densities times the model's weights.
+    """
     kinds = {x.name: x.kind for x in layers}
-    removed = {x.name: torch.full(x.shape, len(sparsities), dtype=torch.uint8) for x in layers}
+    weights = {n: p.detach() for n, p in model.named_parameters() if n in kinds}
+    plan = Plan(dict.fromkeys(kinds, 0.5), pattern, kinds)
+    found = dict(masked_database(weights, {n: w.abs() for n, w in weights.items()}, layers, sparsities, pattern))
+    by_name = {x.name: x for x in layers}
+
+    def levels_of(name: str, seen: Statistics, scores: Tensor) -> None:
+        removed = removed_at(scores.cpu(), by_name[name], sparsities, pattern)
+        hessians = [damped(h) for h in seen.inputs.cpu().numpy()]
+        rows = np.split(columns_of(weights[name]).double().cpu().numpy(), len(hessians))
+        kept = []
+        for level in range(len(sparsities)):
+            masks = np.split(columns_of(removed > level).numpy(), len(hessians))
+            new = np.concatenate([repaired(w @ h, h, m, torch.get_num_threads())
+                                  for w, h, m in zip(rows, hessians, masks, strict=True)])
+            kept.append(weight_of(torch.from_numpy(new).float(), weights[name].shape)[removed > level])
+        found[name] = Levels(removed, tuple(kept))
+
+    surgery_scores(model, plan, batches, tick, levels_of)
+    return found
+
+
+def removed_at(scores: Tensor, layer: Layer, sparsities: Sequence[float], pattern: str) -> Tensor:
+    """uint8, of the weight's shape: the first of the rising sparsities at which each weight is zero."""
+    removed = torch.full(layer.shape, len(sparsities), dtype=torch.uint8)
     for level in reversed(range(len(sparsities))):
-        masks = make_masks(dict(scores), {x.name: sparsities[level] for x in layers}, pattern, kinds)
-        for name, mask in masks.items():
-            removed[name][~mask] = level
-    return {x.name: Nested(weights[x.name].detach().clone(), removed[x.name], len(sparsities)) for x in layers}
+        masks = make_masks({layer.name: scores}, {layer.name: sparsities[level]}, pattern, {layer.name: layer.kind})
+        removed[~masks[layer.name]] = level
+    return removed
