@@ -1,0 +1,139 @@
+"""Which channels of a model may trade places: those that no operator tells apart, from their producers to their readers.
+
+The weights and buffers of such a chain are renamed together and the model computes the same function. Found by
+following the axes of all tensors (ties) in evaluation and in training mode, then proven by a trial: with random weights
+in double precision and the channels in random order, answers and gradients must be the same.
+"""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from mmprune.axes import Axis, entries, fix, leaves
+from mmprune.layers import prunable_weights
+from mmprune.renaming import Trial
+from mmprune.ties import Ties
+
+IMAGES = 2  # BatchNorm in training mode wants more than one value per channel
+
+Place = tuple[str, int]  # a parameter or buffer by its name in the state_dict, and one of its dimensions
+
+
+@dataclass(frozen=True)
+class Chain:
+    """n channels that may be put in any order, and where each stands.
+
+    places  for every dimension with them: (n, m) positions, those of one channel in a row; m is 1 unless the dimension
+            holds each channel several times (once per pixel after a flatten, once per head)
+    """
+
+    places: dict[Place, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.places.values())))
+
+    def readers(self, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """Those of the weights whose input channels these are."""
+        return tuple(name for name, dim in self.places if dim == 1 and name in weights)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The proven chains, and the places of those that looked free but failed the trial."""
+
+    chains: tuple[Chain, ...]
+    failed: tuple[str, ...] = ()
+
+
+def find_chains(model: nn.Module, input_shape: tuple[int, ...]) -> Found:
+    """Every chain that ends in the inputs of a prunable weight.
+
+    input_shape  (1, C, H, W)
+    Costs about five forward passes and two backward passes of a few images.
+    """
+    shape = (IMAGES, *input_shape[1:])
+    weights = prunable_weights(model)
+    named, free = _follow(model, shape)
+    chains = [chain for leaf in free if (chain := _chain(named, leaf)) and chain.readers(weights)]
+    trial = Trial(model, shape)
+    failed: list[Chain] = []
+    chains = [whole for alike in _alike(chains) for whole in _joined(trial, alike)]
+    proven = [single for chain in _hold(trial, chains, failed) for single in _per_head(trial, chain)]
+    return Found(tuple(proven), tuple(", ".join(sorted({n for n, _ in chain.places})) for chain in failed))
+
+
+def _follow(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, list[tuple[Axis, ...]]], list[Axis]]:
+    """The dimensions of each parameter and saved buffer, and the axes in them whose order does not matter."""
+    model = copy.deepcopy(model).cpu()  # a pass in training mode moves the statistics of BatchNorm
+    saved = set(model.state_dict())
+    state = {n: t for n, t in (*model.named_parameters(), *model.named_buffers()) if n in saved}
+    ties = Ties(state)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    for training in (False, True):
+        with torch.no_grad(), ties:
+            answers = model.train(training)(images)
+        ties.fix_all(answers)
+    found = {id(leaf): leaf for dims in ties.named.values() for dim in dims for leaf in leaves(dim)}
+    return ties.named, [leaf for leaf in found.values() if not leaf.fixed and leaf.size > 1]
+
+
+def _chain(named: Mapping[str, Sequence[tuple[Axis, ...]]], leaf: Axis) -> Chain | None:
+    places: dict[Place, np.ndarray] = {}
+    for name, dims in named.items():
+        for i, dim in enumerate(dims):
+            if not any(other is leaf for other in leaves(dim)):
+                continue
+            at = entries(dim, leaf)
+            if at is None:
+                return None
+            places[name, i] = np.argsort(np.where(at < 0, leaf.size, at), kind="stable")[:(at >= 0).sum()].reshape(
+                leaf.size, -1)
+    return Chain(places) if places else None
+
+
+def _alike(chains: Sequence[Chain]) -> list[list[Chain]]:
+    """Chains that stand in the same dimensions, equally often: perhaps the two sides of a padding."""
+    groups: dict[frozenset[tuple[Place, int]], list[Chain]] = {}
+    for chain in chains:
+        groups.setdefault(frozenset((p, a.shape[1]) for p, a in chain.places.items()), []).append(chain)
+    return list(groups.values())
+
+
+def _joined(trial: Trial, chains: list[Chain]) -> list[Chain]:
+    """One chain of several alike, where their channels may trade places with each other's."""
+    if len(chains) == 1:
+        return chains
+    whole = Chain({p: np.concatenate([chain.places[p] for chain in chains]) for p in chains[0].places})
+    return [whole] if trial.holds([whole]) else chains
+
+
+def _hold(trial: Trial, chains: list[Chain], failed: list[Chain]) -> list[Chain]:
+    """The chains that pass the trial: all at once, else each half for itself."""
+    if not chains or trial.holds(chains):
+        return chains
+    if len(chains) == 1:
+        failed += chains
+        return []
+    half = len(chains) // 2
+    return _hold(trial, chains[:half], failed) + _hold(trial, chains[half:], failed)
+
+
+def _per_head(trial: Trial, chain: Chain) -> list[Chain]:
+    """A chain for each head of an attention's values, if their channels may be ordered head by head.
+
+    Queries and keys are summed over their channels in the scores, and only values reach the next layer: of a
+    projection that makes queries, keys and values, in this order, the last third is renamed.
+    """
+    counts = [at.shape[1] for (_, dim), at in chain.places.items() if dim == 1]
+    heads = min(counts, default=1)
+    if heads == 1:
+        return [chain]
+    several = {p: at for p, at in chain.places.items() if at.shape[1] % heads == 0}
+    single = [Chain({p: at[:, at.shape[1] - heads + j][:, None] for p, at in several.items()}) for j in range(heads)]
+    return single if trial.holds(single) else [chain]
