@@ -6,17 +6,16 @@ in double precision and the channels in random order, answers and gradients must
 """
 
 import copy
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from mmprune.axes import Axis, entries, fix, leaves
 from mmprune.layers import prunable_weights
+from mmprune.patterns import BLOCK
 from mmprune.renaming import Trial
 from mmprune.ties import Ties
 
@@ -38,9 +37,14 @@ class Chain:
     def __len__(self) -> int:
         return len(next(iter(self.places.values())))
 
-    def readers(self, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
-        """Those of the weights whose input channels these are."""
-        return tuple(name for name, dim in self.places if dim == 1 and name in weights)
+    def readers(self, weights: Iterable[str]) -> tuple[str, ...]:
+        """Those of the weights whose input channels these are, if their places in blocks of four can change."""
+        return tuple(name for name in weights if not in_one_block(self.places.get((name, 1))))
+
+
+def in_one_block(places: np.ndarray | None) -> bool:
+    """Whether there are no places, or a channel has several in a block of four (its pixels, after a flatten)."""
+    return places is None or (places.shape[1] > 1 and bool((np.diff(places // BLOCK, axis=1) == 0).any()))
 
 
 @dataclass(frozen=True)
@@ -52,20 +56,34 @@ class Found:
 
 
 def find_chains(model: nn.Module, input_shape: tuple[int, ...]) -> Found:
-    """Every chain that ends in the inputs of a prunable weight.
+    """Every chain that ends in the inputs of a prunable weight and can change its blocks of four.
 
     input_shape  (1, C, H, W)
-    Costs about five forward passes and two backward passes of a few images.
+    Costs about four passes through the model there and two there and back again, the latter in double precision.
     """
     shape = (IMAGES, *input_shape[1:])
     weights = prunable_weights(model)
     named, free = _follow(model, shape)
     chains = [chain for leaf in free if (chain := _chain(named, leaf)) and chain.readers(weights)]
+    if not chains:
+        return Found(())
     trial = Trial(model, shape)
-    failed: list[Chain] = []
-    chains = [whole for alike in _alike(chains) for whole in _joined(trial, alike)]
-    proven = [single for chain in _hold(trial, chains, failed) for single in _per_head(trial, chain)]
+    chains = _preferred(trial, [(_whole(alike), alike) for alike in _alike(chains)])
+    chains = _preferred(trial, [(_heads(chain), [chain]) for chain in chains])
+    proven = _preferred(trial, [([chain], []) for chain in chains])
+    failed = [chain for chain in chains if not any(chain is each for each in proven)]
     return Found(tuple(proven), tuple(", ".join(sorted({n for n, _ in chain.places})) for chain in failed))
+
+
+def _preferred(trial: Trial, options: list[tuple[list[Chain], list[Chain]]]) -> list[Chain]:
+    """Of each (better, plain) the better chains if they pass the trial: tried all at once, else each half for itself."""
+    tried = [chain for better, plain in options if better is not plain for chain in better]
+    if not tried or trial.holds(tried):
+        return [chain for better, _ in options for chain in better]
+    if len(options) == 1:
+        return options[0][1]
+    half = len(options) // 2
+    return _preferred(trial, options[:half]) + _preferred(trial, options[half:])
 
 
 def _follow(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, list[tuple[Axis, ...]]], list[Axis]]:
@@ -105,35 +123,19 @@ def _alike(chains: Sequence[Chain]) -> list[list[Chain]]:
     return list(groups.values())
 
 
-def _joined(trial: Trial, chains: list[Chain]) -> list[Chain]:
-    """One chain of several alike, where their channels may trade places with each other's."""
-    if len(chains) == 1:
-        return chains
-    whole = Chain({p: np.concatenate([chain.places[p] for chain in chains]) for p in chains[0].places})
-    return [whole] if trial.holds([whole]) else chains
+def _whole(alike: list[Chain]) -> list[Chain]:
+    """One chain instead of several."""
+    if len(alike) == 1:
+        return alike
+    return [Chain({p: np.concatenate([chain.places[p] for chain in alike]) for p in alike[0].places})]
 
 
-def _hold(trial: Trial, chains: list[Chain], failed: list[Chain]) -> list[Chain]:
-    """The chains that pass the trial: all at once, else each half for itself."""
-    if not chains or trial.holds(chains):
-        return chains
-    if len(chains) == 1:
-        failed += chains
-        return []
-    half = len(chains) // 2
-    return _hold(trial, chains[:half], failed) + _hold(trial, chains[half:], failed)
-
-
-def _per_head(trial: Trial, chain: Chain) -> list[Chain]:
-    """A chain for each head of an attention's values, if their channels may be ordered head by head.
+def _heads(chain: Chain) -> list[Chain]:
+    """A chain for each head of an attention's values, instead of one order for all of them.
 
     Queries and keys are summed over their channels in the scores, and only values reach the next layer: of a
     projection that makes queries, keys and values, in this order, the last third is renamed.
     """
-    counts = [at.shape[1] for (_, dim), at in chain.places.items() if dim == 1]
-    heads = min(counts, default=1)
-    if heads == 1:
-        return [chain]
+    heads = min(at.shape[1] for (_, dim), at in chain.places.items() if dim == 1)
     several = {p: at for p, at in chain.places.items() if at.shape[1] % heads == 0}
-    single = [Chain({p: at[:, at.shape[1] - heads + j][:, None] for p, at in several.items()}) for j in range(heads)]
-    return single if trial.holds(single) else [chain]
+    return [Chain({p: at[:, at.shape[1] - heads + j][:, None] for p, at in several.items()}) for j in range(heads)]
