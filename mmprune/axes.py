@@ -8,6 +8,7 @@ concatenation or padding cuts it); everything tied to it is split with it. A fix
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -33,14 +34,24 @@ def size(dim: Dim) -> int:
 def resolved(dim: Dim) -> Dim:
     """The axes that a dimension is a product of today: none a product itself, none of size 1."""
     found: list[Axis] = []
-    for axis in dim:
-        while axis.same is not None:
-            axis = axis.same
+    for axis in map(_root, dim):
         if axis.factors:
             found += resolved(axis.factors)
         elif axis.size != 1:
             found.append(axis)
     return tuple(found)
+
+
+def _root(axis: Axis) -> Axis:
+    """The axis that stands for it; the way there is shortened, or it would grow with the network's depth."""
+    root = axis
+    while root.same is not None:
+        root = root.same
+    while axis.same is not None:
+        axis.same, axis = root, axis.same
+        if axis is root:
+            break
+    return root
 
 
 def leaves(dim: Dim) -> Iterator[Axis]:
@@ -121,7 +132,7 @@ def _cut(axis: Axis, cuts: set[int]) -> bool:
             segments += whole[0].segments
         else:
             ends = [0, *inner, whole[0].size]
-            parts = [(Axis(b - a, whole[0].fixed),) for a, b in zip(ends, ends[1:], strict=False)]
+            parts = [(Axis(b - a, whole[0].fixed),) for a, b in pairwise(ends)]
             if axis.segments:
                 whole[0].segments = tuple(parts)
             segments += parts
@@ -152,7 +163,23 @@ def joined(dims: Sequence[Dim]) -> Dim:
 
 
 def regrouped(dims: Sequence[Dim], sizes: Sequence[int]) -> list[Dim]:
-    """The dimensions of these sizes of a tensor reshaped in flat order. What a boundary cuts across is fixed."""
+    """The dimensions of these sizes of a tensor reshaped in flat order, none of size 0.
+
+    What a new boundary cuts across, where no product describes it, is fixed; dimensions on both sides of it are not.
+    """
+    old = list(np.cumprod([1, *reversed([size(dim) for dim in dims])]))
+    new = list(np.cumprod([1, *reversed(sizes)]))
+    ends = sorted(set(old) & set(new))
+    found: list[Dim] = []
+    for low, high in pairwise([0, *ends]):
+        inside = [n for n, end in zip(reversed(sizes), new[1:], strict=True) if low < end <= high]
+        own = [dim for dim, end in zip(reversed(dims), old[1:], strict=True) if low < end <= high]
+        found += reversed(_regrouped(own[::-1], inside[::-1]))
+    return found[::-1]
+
+
+def _regrouped(dims: Sequence[Dim], sizes: Sequence[int]) -> list[Dim]:
+    """The same where no boundary inside agrees."""
     left = [axis for dim in dims for axis in dim]
     found: list[Dim] = []
     for wanted in reversed(sizes):

@@ -1,4 +1,4 @@
-"""Which channels of a model may trade places: those that no operator tells apart, from their producers to their readers.
+"""Which channels of a model may trade places: those that no operator tells apart, from producers to readers.
 
 The weights and buffers of such a chain are renamed together and the model computes the same function. Found by
 following the axes of all tensors (ties) in evaluation and in training mode, then proven by a trial: with random weights
@@ -6,46 +6,19 @@ in double precision and the channels in random order, answers and gradients must
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from mmprune.axes import Axis, entries, fix, leaves
+from mmprune.axes import Axis, entries, leaves
 from mmprune.layers import prunable_weights
-from mmprune.patterns import BLOCK
-from mmprune.renaming import Trial
+from mmprune.renaming import Chain, Place, Trial
 from mmprune.ties import Ties
 
 IMAGES = 2  # BatchNorm in training mode wants more than one value per channel
-
-Place = tuple[str, int]  # a parameter or buffer by its name in the state_dict, and one of its dimensions
-
-
-@dataclass(frozen=True)
-class Chain:
-    """n channels that may be put in any order, and where each stands.
-
-    places  for every dimension with them: (n, m) positions, those of one channel in a row; m is 1 unless the dimension
-            holds each channel several times (once per pixel after a flatten, once per head)
-    """
-
-    places: dict[Place, np.ndarray]
-
-    def __len__(self) -> int:
-        return len(next(iter(self.places.values())))
-
-    def readers(self, weights: Iterable[str]) -> tuple[str, ...]:
-        """Those of the weights whose input channels these are, if their places in blocks of four can change."""
-        return tuple(name for name in weights if not in_one_block(self.places.get((name, 1))))
-
-
-def in_one_block(places: np.ndarray | None) -> bool:
-    """Whether there are no places, or a channel has several in a block of four (its pixels, after a flatten)."""
-    return places is None or (places.shape[1] > 1 and bool((np.diff(places // BLOCK, axis=1) == 0).any()))
-
 
 @dataclass(frozen=True)
 class Found:
@@ -76,7 +49,7 @@ def find_chains(model: nn.Module, input_shape: tuple[int, ...]) -> Found:
 
 
 def _preferred(trial: Trial, options: list[tuple[list[Chain], list[Chain]]]) -> list[Chain]:
-    """Of each (better, plain) the better chains if they pass the trial: tried all at once, else each half for itself."""
+    """Of each (better, plain) the better chains if they pass the trial: tried together, else each half for itself."""
     tried = [chain for better, plain in options if better is not plain for chain in better]
     if not tried or trial.holds(tried):
         return [chain for better, _ in options for chain in better]
@@ -93,10 +66,15 @@ def _follow(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, list[tu
     state = {n: t for n, t in (*model.named_parameters(), *model.named_buffers()) if n in saved}
     ties = Ties(state)
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    for training in (False, True):
-        with torch.no_grad(), ties:
-            answers = model.train(training)(images)
-        ties.fix_all(answers)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one operator for a whole attention, which has no rule
+    try:
+        for training in (False, True):
+            with torch.no_grad(), ties:
+                answers = model.train(training)(images)
+            ties.fix_all(answers)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     found = {id(leaf): leaf for dims in ties.named.values() for dim in dims for leaf in leaves(dim)}
     return ties.named, [leaf for leaf in found.values() if not leaf.fixed and leaf.size > 1]
 

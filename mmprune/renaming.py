@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,16 +11,39 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-if TYPE_CHECKING:
-    from mmprune.chains import Chain
+from mmprune.patterns import BLOCK
 
+Place = tuple[str, int]  # a parameter or buffer by its name in the state_dict, and one of its dimensions
 Order = dict[str, dict[int, Tensor]]  # name -> dimension -> for each new position the old one
 DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 TOLERANCE = 1e-6  # of a tensor's largest value; sums in another order differ by about 1e-14 in double precision
 FLOOR = 1e-9  # of the largest value of all tensors: a shift before a BatchNorm has a gradient of rounding errors alone
 
 
-def order_of(pairs: Iterable[tuple["Chain", np.ndarray]], sizes: Mapping[str, torch.Size]) -> Order:
+@dataclass(frozen=True)
+class Chain:
+    """n channels that may be put in any order, and where each stands.
+
+    places  for every dimension with them: (n, m) positions, those of one channel in a row; m is 1 unless the dimension
+            holds each channel several times (once per pixel after a flatten, once per head)
+    """
+
+    places: dict[Place, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.places.values())))
+
+    def readers(self, weights: Iterable[str]) -> tuple[str, ...]:
+        """Those of the weights whose input channels these are, if their places in blocks of four can change."""
+        return tuple(name for name in weights if not in_one_block(self.places.get((name, 1))))
+
+
+def in_one_block(places: np.ndarray | None) -> bool:
+    """Whether there are no places, or a channel has several in a block of four (its pixels, after a flatten)."""
+    return places is None or (places.shape[1] > 1 and bool((np.diff(places // BLOCK, axis=1) == 0).any()))
+
+
+def order_of(pairs: Iterable[tuple[Chain, np.ndarray]], sizes: Mapping[str, torch.Size]) -> Order:
     """The renaming that puts, for each (chain, new), channel new[i] of the chain where channel i stood."""
     order: Order = {}
     for chain, new in pairs:
@@ -59,7 +82,7 @@ class Trial:
         self.before = self._observe(self.model)
         self.seed = 0
 
-    def holds(self, chains: Iterable["Chain"]) -> bool:
+    def holds(self, chains: Iterable[Chain]) -> bool:
         """Whether everything stays the same when the channels of these chains are in random order."""
         self.seed += 1
         generator = np.random.default_rng(self.seed)
@@ -82,7 +105,7 @@ class Trial:
             with torch.enable_grad(), _NoDropout(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)  # blocks left out at random are the same ones
                 trained = [t for t in _tensors(model.train()(self.images)) if t.is_floating_point()]
-                total = sum((t * _weights_for(t)).sum() for t in trained)
+                total = torch.stack([(t * _weights_for(t)).sum() for t in trained]).sum()
                 wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
                 found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
         finally:
@@ -130,7 +153,8 @@ def _scrambled(model: nn.Module) -> nn.Module:
             scale = max(1, weight[0].numel()) ** -0.5
             weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
     for module in model.modules():
-        if isinstance(getattr(module, "running_var", None), Tensor):
-            module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=generator) / 4)
-            module.running_var.copy_(0.5 + torch.rand(module.running_var.shape, generator=generator))
+        mean, variance = getattr(module, "running_mean", None), getattr(module, "running_var", None)
+        if isinstance(mean, Tensor) and isinstance(variance, Tensor):
+            mean.copy_(torch.randn(mean.shape, generator=generator) / 4)
+            variance.copy_(0.5 + torch.rand(variance.shape, generator=generator))
     return model
