@@ -49,8 +49,6 @@ def _root(axis: Axis) -> Axis:
         root = root.same
     while axis.same is not None:
         axis.same, axis = root, axis.same
-        if axis is root:
-            break
     return root
 
 

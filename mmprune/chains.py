@@ -6,6 +6,7 @@ in double precision and the channels in random order, answers and gradients must
 """
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -41,22 +42,42 @@ def find_chains(model: nn.Module, input_shape: tuple[int, ...]) -> Found:
     if not chains:
         return Found(())
     trial = Trial(model, shape)
-    chains = _preferred(trial, [(_whole(alike), alike) for alike in _alike(chains)])
-    chains = _preferred(trial, [(_heads(chain), [chain]) for chain in chains])
-    proven = _preferred(trial, [([chain], []) for chain in chains])
+    chains = _preferred(trial, [_whole(alike) for alike in _alike(chains)])
+    chains = _preferred(trial, [_heads(chain) for chain in chains])
+    proven = _proven(trial, chains)
     failed = [chain for chain in chains if not any(chain is each for each in proven)]
     return Found(tuple(proven), tuple(", ".join(sorted({n for n, _ in chain.places})) for chain in failed))
 
 
-def _preferred(trial: Trial, options: list[tuple[list[Chain], list[Chain]]]) -> list[Chain]:
-    """Of each (better, plain) the better chains if they pass the trial: tried together, else each half for itself."""
-    tried = [chain for better, plain in options if better is not plain for chain in better]
-    if not tried or trial.holds(tried):
-        return [chain for better, _ in options for chain in better]
-    if len(options) == 1:
-        return options[0][1]
-    half = len(options) // 2
-    return _preferred(trial, options[:half]) + _preferred(trial, options[half:])
+Option = tuple[list[Chain], list[Chain]]  # what allows more, and what to fall back on
+
+
+def _preferred(trial: Trial, options: list[Option]) -> list[Chain]:
+    """The first of each option where it passes the trial: all together, or all of one role in the network's blocks."""
+    def first_of(some: list[Option]) -> bool:
+        return trial.holds([chain for first, plain in some if first is not plain for chain in first])
+
+    offered = [option for option in options if option[0] is not option[1]]
+    roles: dict[frozenset[object], list[Option]] = {}
+    for option in offered:
+        roles.setdefault(_role(option[1][0]), []).append(option)
+    if not offered or first_of(offered):
+        return [chain for first, _ in options for chain in first]
+    passed = {role for role, some in roles.items() if first_of(some)}
+    return [chain for option in options for chain in option[0 if _role(option[1][0]) in passed else 1]]
+
+
+def _role(chain: Chain) -> frozenset[object]:
+    """Where it stands, without the numbers of blocks."""
+    return frozenset((re.sub(r"\d+", "", name), dim, at.shape[1]) for (name, dim), at in chain.places.items())
+
+
+def _proven(trial: Trial, chains: list[Chain]) -> list[Chain]:
+    """The chains that pass the trial: tried together, else each half for itself."""
+    if not chains or trial.holds(chains):
+        return chains
+    half = len(chains) // 2
+    return _proven(trial, chains[:half]) + _proven(trial, chains[half:]) if half else []
 
 
 def _follow(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, list[tuple[Axis, ...]]], list[Axis]]:
@@ -101,19 +122,23 @@ def _alike(chains: Sequence[Chain]) -> list[list[Chain]]:
     return list(groups.values())
 
 
-def _whole(alike: list[Chain]) -> list[Chain]:
+def _whole(alike: list[Chain]) -> Option:
     """One chain instead of several."""
     if len(alike) == 1:
-        return alike
-    return [Chain({p: np.concatenate([chain.places[p] for chain in alike]) for p in alike[0].places})]
+        return alike, alike
+    return [Chain({p: np.concatenate([chain.places[p] for chain in alike]) for p in alike[0].places})], alike
 
 
-def _heads(chain: Chain) -> list[Chain]:
+def _heads(chain: Chain) -> Option:
     """A chain for each head of an attention's values, instead of one order for all of them.
 
     Queries and keys are summed over their channels in the scores, and only values reach the next layer: of a
     projection that makes queries, keys and values, in this order, the last third is renamed.
     """
+    plain = [chain]
     heads = min(at.shape[1] for (_, dim), at in chain.places.items() if dim == 1)
     several = {p: at for p, at in chain.places.items() if at.shape[1] % heads == 0}
-    return [Chain({p: at[:, at.shape[1] - heads + j][:, None] for p, at in several.items()}) for j in range(heads)]
+    if heads == 1 or all(dim for _, dim in several):  # none, or nothing that makes them
+        return plain, plain
+    each = [Chain({p: at[:, at.shape[1] - heads + j][:, None] for p, at in several.items()}) for j in range(heads)]
+    return each, plain
