@@ -16,8 +16,9 @@ from mmprune.patterns import BLOCK
 Place = tuple[str, int]  # a parameter or buffer by its name in the state_dict, and one of its dimensions
 Order = dict[str, dict[int, Tensor]]  # name -> dimension -> for each new position the old one
 DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
-TOLERANCE = 1e-6  # of a tensor's largest value; sums in another order differ by about 1e-14 in double precision
-FLOOR = 1e-9  # of the largest value of all tensors: a shift before a BatchNorm has a gradient of rounding errors alone
+# Of a tensor's largest value; sums in another order differ by about 1e-14 in double precision.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+FLOOR = 1e-3  # times that, of the largest value: a shift before a BatchNorm has a gradient of rounding errors alone
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,24 @@ def rename(model: nn.Module, order: Order) -> None:
 class Trial:
     """Tries renamings on a copy of the model with random weights, where no zero or equal weights hide a difference.
 
-    Answers in evaluation mode, and answers and gradients in training mode without dropout, in double precision.
+    Answers in evaluation mode, and answers and gradients in training mode without dropout, in double precision; in
+    single precision if the model cannot run in double.
     shape  of the images, (n, C, H, W)
     """
 
+    before: tuple[list[Tensor], dict[str, Tensor]]
+
     def __init__(self, model: nn.Module, shape: tuple[int, ...]) -> None:
-        self.model = _scrambled(model)
-        generator = torch.Generator().manual_seed(1)
-        self.images = torch.randn(shape, generator=generator, dtype=torch.float64)
-        self.before = self._observe(self.model)
         self.seed = 0
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        try:
+            self._begin(model, images.double())
+        except RuntimeError:  # it makes tensors of a type of its own
+            self._begin(model, images)
+
+    def _begin(self, model: nn.Module, images: Tensor) -> None:
+        self.images, self.model = images, _scrambled(model, images.dtype)
+        self.before = self._observe(self.model)
 
     def holds(self, chains: Iterable[Chain]) -> bool:
         """Whether everything stays the same when the channels of these chains are in random order."""
@@ -92,13 +101,15 @@ class Trial:
         rename(model, order)
         answers, gradients = self._observe(model)
         expected = {n: renamed(g, order.get(n, {})) for n, g in self.before[1].items()}
-        return _equal(self.before[0], answers) and _equal([*expected.values()], [gradients[n] for n in expected])
+        tolerance = TOLERANCE[self.images.dtype]
+        return (_equal(self.before[0], answers, tolerance)
+                and _equal([*expected.values()], [gradients[n] for n in expected], tolerance))
 
     def _observe(self, model: nn.Module) -> tuple[list[Tensor], dict[str, Tensor]]:
         """(answers in evaluation and in training mode, gradients by parameter)"""
         model = copy.deepcopy(model)
         kept = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
+        torch.set_default_dtype(self.images.dtype)
         try:
             with torch.no_grad(), _NoDropout():
                 answers = _tensors(model.eval()(self.images))
@@ -128,22 +139,22 @@ def _weights_for(answer: Tensor) -> Tensor:
     return torch.randn(answer.shape, generator=generator, dtype=answer.dtype)
 
 
-def _equal(expected: list[Tensor], found: list[Tensor]) -> bool:
+def _equal(expected: list[Tensor], found: list[Tensor], tolerance: float) -> bool:
     if len(expected) != len(found):
         return False
-    floor = FLOOR * max((float(a.abs().max()) for a in expected if a.numel()), default=0.0)
+    floor = FLOOR * tolerance * max((float(a.abs().max()) for a in expected if a.numel()), default=0.0)
     for a, b in zip(expected, found, strict=True):
         if a.shape != b.shape or not torch.isfinite(a).all():
             return False
-        if a.numel() and not (a - b).abs().max() <= TOLERANCE * a.abs().max() + floor:
+        if a.numel() and not (a - b).abs().max() <= tolerance * a.abs().max() + floor:
             return False
     return True
 
 
 @torch.no_grad()
-def _scrambled(model: nn.Module) -> nn.Module:
-    """A copy in double precision on the CPU with random weights of the usual sizes and random statistics."""
-    model = copy.deepcopy(model).cpu().double()
+def _scrambled(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy on the CPU with random weights of the usual sizes and random statistics."""
+    model = copy.deepcopy(model).cpu().to(dtype)
     generator = torch.Generator().manual_seed(0)
     for weight in model.parameters():
         weight.requires_grad_(weight.is_floating_point())

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from branched_nets import lively
-from channels import SHAPE, Attention, Block, Hidden, Joined, Net, OnlyInTraining, Padded, Ramp, Shuffled
+from channels import SHAPE, Attention, Block, Hidden, Joined, Net, OnlyInTraining, Padded, Ramp, Shuffled, Single
 from torch import nn
 
 from mmprune.chains import Chain, find_chains
@@ -113,6 +113,14 @@ def test_a_reader_that_torch_does_not_see_fails_the_trial_and_is_named():
     found = find_chains(net(Hidden(), nn.Conv2d(16, 16, 1)), SHAPE)
     assert [chain.readers(["fc.weight"]) for chain in found.chains] == [("fc.weight",)]
     assert len(found.failed) == 1 and "stem.weight" in found.failed[0] and "between.1.weight" in found.failed[0]
+
+
+def test_a_model_that_runs_in_single_precision_only():
+    model = net(Single(16, 16, 1), nn.ReLU(), nn.Conv2d(16, 16, 1))
+    assert inputs(model) == {"between.0": [16], "between.2": [16], "fc": [16]}
+    chain = find_chains(model, SHAPE).chains[0]
+    place = next(iter(chain.places))
+    assert not Trial(model, (2, *SHAPE[1:])).holds([Chain({place: chain.places[place]})])
 
 
 def test_the_trial_notices_each_place_that_is_left_out():

@@ -108,6 +108,13 @@ class Hidden(nn.Module):
         return x * float(x.detach().numpy()[0, 0].mean())
 
 
+class Single(nn.Conv2d):
+    """A convolution that insists on single precision."""
+
+    def forward(self, x):
+        return super().forward(x.float())
+
+
 class OnlyInTraining(nn.Module):
     """Channels told apart in training alone."""
 
