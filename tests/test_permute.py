@@ -85,7 +85,7 @@ def test_planted_blocks_are_found_again(pattern, sparsity):
 
 
 def test_no_swap_is_left_that_keeps_more_in_2_of_4(monkeypatch):
-    monkeypatch.setattr(mmprune.permute, "IDLE", 300)  # so that no pair is missed
+    monkeypatch.setattr(mmprune.permute, "LAST", 300)  # so that no pair is missed
     torch.manual_seed(1)
     model = net(nn.Conv2d(16, 16, 1), nn.ReLU(), nn.Conv2d(16, 16, 1))
     name = "between.2.weight"
