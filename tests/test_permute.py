@@ -1,0 +1,150 @@
+"""Orders of input channels: found where they help, and the model answers as before."""
+
+import copy
+from itertools import combinations
+
+import pytest
+import torch
+from branched_nets import lively
+from channels import SHAPE, Attention, Block, Hidden, Net, Padded
+from torch import nn
+
+import mmprune.permute
+from mmprune.chains import find_chains
+from mmprune.layers import find_layers
+from mmprune.patterns import PATTERNS, make_masks
+from mmprune.permute import permuted
+from mmprune.renaming import renamed
+
+IMAGES = torch.randn(4, *SHAPE[1:], generator=torch.Generator().manual_seed(3))
+
+
+def net(*between, channels=16):
+    torch.manual_seed(0)
+    return lively(Net(nn.Sequential(*between), channels))
+
+
+def energies(model):
+    return {layer.name: model.get_parameter(layer.name).detach() ** 2 for layer in find_layers(model, SHAPE)}
+
+
+def run(model, pattern, sparsity, scores=None):
+    scores = energies(model) if scores is None else scores
+    return permuted(model, SHAPE, dict.fromkeys(scores, sparsity), scores, pattern)
+
+
+@pytest.mark.parametrize("pattern, sparsity", [("block-1x4", 0.8), ("block-1x4", 0.5), ("2:4", 0.5)])
+@pytest.mark.parametrize("between", [(Block(32),), (Padded(),), (Attention(),)], ids=["block", "padded", "attention"])
+def test_the_model_answers_as_before_and_more_is_kept(between, pattern, sparsity):
+    model = net(*between, channels=32 if isinstance(between[0], Padded) else 16)
+    found = run(model, pattern, sparsity)
+    with torch.no_grad():
+        torch.testing.assert_close(found.model(IMAGES), model(IMAGES), rtol=1e-3, atol=1e-5)
+    assert found.order and not found.notes and found.kept
+    before, after = (sum(kept[i] for kept in found.kept.values()) for i in (0, 1))
+    assert after > before
+    scores, kinds = energies(found.model), {layer.name: layer.kind for layer in find_layers(model, SHAPE)}
+    masks = make_masks(scores, dict.fromkeys(scores, sparsity), pattern, kinds)
+    for name, (_, kept) in found.kept.items():
+        assert kept == pytest.approx(float((scores[name] * masks[name]).sum() / scores[name].sum()), abs=1e-6)
+
+
+def test_scores_and_gradients_go_along_with_the_order():
+    model = net(Block())
+    found = run(model, "block-1x4", 0.8)
+    labels = torch.tensor([0, 1, 2, 3])
+    gradients = []
+    for each in (model, found.model):
+        loss = nn.functional.cross_entropy(each.eval()(IMAGES), labels)
+        gradients.append(torch.autograd.grad(loss, list(each.parameters())))
+    for (name, _), old, new in zip(model.named_parameters(), *gradients, strict=True):
+        torch.testing.assert_close(renamed(old, found.order.get(name, {})), new, rtol=1e-3, atol=1e-6)
+
+
+def planted(pattern):
+    """A 32 -> 16 convolution whose weights are whole blocks, or twos of four, before its inputs were mixed."""
+    model = net(nn.Conv2d(16, 32, 1), nn.ReLU(), nn.Conv2d(32, 16, 1))
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.rand(16, 8, 4, generator=generator) + 0.5
+    if pattern == "2:4":
+        weight *= torch.tensor([1.0, 1, 0, 0])
+    else:
+        weight *= (torch.rand(16, 8, 1, generator=generator).argsort(1) < 2).float()
+    with torch.no_grad():
+        mixed = weight.view(16, 32)[:, torch.randperm(32, generator=generator)]
+        model.between[2].weight.copy_(mixed.view(16, 32, 1, 1))
+    return model
+
+
+@pytest.mark.parametrize("pattern, sparsity", [("block-1x4", 0.75), ("2:4", 0.5)])
+def test_planted_blocks_are_found_again(pattern, sparsity):
+    model = planted(pattern)
+    scores = {"between.2.weight": model.between[2].weight.detach().abs()}
+    before, after = run(model, pattern, sparsity, scores).kept["between.2.weight"]
+    assert before < 0.92 and after > 0.99
+
+
+def test_no_swap_is_left_that_keeps_more_in_2_of_4(monkeypatch):
+    monkeypatch.setattr(mmprune.permute, "LAST", 300)  # so that no pair is missed
+    torch.manual_seed(1)
+    model = net(nn.Conv2d(16, 16, 1), nn.ReLU(), nn.Conv2d(16, 16, 1))
+    name = "between.2.weight"
+    scores = {name: torch.rand(16, 16, 1, 1) ** 4}
+    found = run(model, "2:4", 0.5, scores)
+    score = renamed(scores[name], found.order[name])
+
+    def kept(order):
+        return float((score[:, order] * PATTERNS["2:4"](score[:, order], 0.5, "pointwise")).sum())
+
+    for a, b in combinations(range(16), 2):
+        order = torch.arange(16)
+        order[[a, b]] = order[[b, a]]
+        assert kept(order) <= kept(torch.arange(16)) + 1e-4
+
+
+def test_the_same_input_gives_the_same_order_and_known_chains_are_used():
+    model = net(Block())
+    scores = energies(model)
+    first, second = run(model, "block-1x4", 0.8), run(copy.deepcopy(model), "block-1x4", 0.8)
+    third = permuted(model, SHAPE, dict.fromkeys(scores, 0.8), scores, "block-1x4", find_chains(model, SHAPE))
+    for other in (second, third):
+        assert first.order.keys() == other.order.keys()
+        assert all(torch.equal(a, other.order[n][d]) for n, dims in first.order.items() for d, a in dims.items())
+    with torch.no_grad():
+        assert torch.equal(first.model(IMAGES), second.model(IMAGES))
+
+
+@pytest.mark.parametrize("pattern, sparsity", [("unstructured", 0.8), ("block-1x4", 0.0), ("2:4", 0.4)])
+def test_nothing_moves_where_nothing_can_be_won(pattern, sparsity):
+    model = net(Block())
+    found = run(model, pattern, sparsity)
+    assert not found.order and not found.kept and not found.notes
+    assert all(torch.equal(t, found.model.state_dict()[n]) for n, t in model.state_dict().items())
+
+
+def test_layers_without_a_sparsity_have_no_say():
+    model = net(Block(32))
+    name = "between.0.project.weight"
+    found = run(model, "block-1x4", 0.8, {name: energies(model)[name]})
+    assert set(found.kept) == {name} and "stem.weight" not in found.order
+
+
+def test_a_width_that_four_does_not_divide():
+    model = net(Block(26))
+    found = run(model, "block-1x4", 0.8)
+    assert found.kept["between.0.project.weight"][1] > found.kept["between.0.project.weight"][0]
+
+
+def test_what_cannot_move_or_went_wrong_is_said(monkeypatch):
+    found = run(net(Hidden(), nn.Conv2d(16, 16, 1)), "block-1x4", 0.8)
+    assert len(found.notes) == 1 and "stem.weight" in found.notes[0]
+    monkeypatch.setattr(mmprune.permute, "TOLERANCE", -1.0)
+    model = net(Block())
+    found = run(model, "block-1x4", 0.8)
+    assert "they stay in place" in found.notes[0] and not found.order and not found.kept
+    assert all(torch.equal(t, found.model.state_dict()[n]) for n, t in model.state_dict().items())
+
+
+def test_an_unknown_pattern_is_an_error():
+    with pytest.raises(ValueError, match="pattern"):
+        run(net(), "blocks", 0.5)
