@@ -19,6 +19,7 @@ from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 
 from mmprune import __version__, folder, precision
+from mmprune.chains import Found, find_chains
 from mmprune.choices import pick
 from mmprune.finetune import Diverged, Job, Split, Teacher, accuracy, finetune
 from mmprune.kept_scores import family_scores
@@ -44,7 +45,7 @@ from mmprune.records import (
     Variant,
 )
 from mmprune.scores import NEEDS_DATA, SCORES, make_scores
-from mmprune.start import make_start, start_of
+from mmprune.start import make_start, prepare, start_of
 from mmprune.strategies import BY_SCORE, PAPER_TEN, STRATEGIES, TEN, check_strategies, paper_plan, plan
 from mmprune.workers import Processes, run_tasks, threads_of, torch_threads
 
@@ -63,6 +64,14 @@ class Baseline:
 
     def __post_init__(self) -> None:
         answer_with_logits(self.model)  # for a model given in Python; load_model has done it for others
+
+    @cached_property
+    def chains(self) -> Found:
+        """The channels that may trade places; they do not depend on the sparsity."""
+        try:
+            return find_chains(self.model, self.input_shape)
+        except Exception as err:  # a model that cannot be followed is pruned with its channels where they are
+            return Found((), (f"all of them, since the model cannot be followed ({type(err).__name__}: {err})",))
 
     @cached_property
     def teacher(self) -> Teacher:
@@ -202,11 +211,14 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
         manifest = claim(root, replace(plan_family(baseline, request), threads=threads,
                                        bfloat16=family_bfloat16(root, baseline, request.recipe, resources.device)))
         make_dense(root, manifest, baseline, resources.device)
+        needed = [score for score in request.scores if score in NEEDS_DATA
+                  and (set(request.names) & set(BY_SCORE) or SCORES[score].needs != "inputs")]
         from_data = {score: family_scores(root, manifest, baseline, score, resources.device, progress)
-                     for score in request.scores if score in NEEDS_DATA}
+                     for score in needed}
         if from_data and set(request.names) & set(BY_SCORE):
             manifest = add_by_score(root, manifest, baseline, request, from_data)
         del from_data
+        prepare(root, manifest, baseline, resources.device)
         say_notes(notes_of(manifest))
         tasks = manifest.tasks
         open_tasks = [t for t in tasks if not _is_done(root, t.id)]

@@ -12,7 +12,7 @@ from mmprune import folder
 from mmprune.finetune import limit
 from mmprune.gradients import BATCH_SIZE, BATCHES, mean_absolute_gradients
 from mmprune.progress import Progress, quiet
-from mmprune.reconstruct import Plan, calibration_batches, surgery_scores
+from mmprune.reconstruct import Plan, calibration_batches, energies, surgery_scores
 from mmprune.records import Manifest
 from mmprune.scores import SCORES, make_scores
 
@@ -59,4 +59,18 @@ def _removals(root: Path, manifest: Manifest, baseline: "Baseline", device: str,
         images = calibration_batches(baseline.train, manifest.spec.seed, device)
         found = surgery_scores(model, plan, images, lambda done, total: progress("scores", "obs", done, total))
         folder.write_whole(path, lambda part: save_file({n: s.cpu().contiguous() for n, s in found.items()}, part))
+    return load_file(path)
+
+
+def layer_energies(root: Path, manifest: Manifest, baseline: "Baseline", device: str) -> dict[str, Tensor]:
+    """What each weight adds to its layer's outputs, w^2 E[x^2], by layer, of the weight's shape.
+
+    With it orders of input channels are compared before surgery.
+    """
+    path = root / "scores" / "energy.safetensors"
+    if not path.is_file():
+        model = copy.deepcopy(baseline.model).to(device)
+        found = energies(model, [x.name for x in manifest.layers],
+                         calibration_batches(baseline.train, manifest.spec.seed, device))
+        folder.write_whole(path, lambda part: save_file({n: e.cpu().contiguous() for n, e in found.items()}, part))
     return load_file(path)

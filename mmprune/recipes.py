@@ -11,7 +11,7 @@ from mmprune.records import Recipe
 # needs a large rate (Le and Hua, ICLR 2021; Zimmer et al. 2023).
 RECIPES: dict[str, Recipe] = {
     "default": Recipe("default", lr=1e-3, epochs=3, batch_size=64, linear_decay=True, distill=0.7, patience=0,
-                      renew_statistics=True, weight_decay=1e-4, clip=1.0),
+                      renew_statistics=True, weight_decay=1e-4, clip=1.0, permute=True),
     "paper": Recipe("paper", lr=5e-5, epochs=20, batch_size=64, linear_decay=False, distill=0.0, patience=3,
                     renew_statistics=False, optimizer="adam"),
 }

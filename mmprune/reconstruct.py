@@ -89,6 +89,21 @@ def surgery_scores(dense: nn.Module, plan: Plan, batches: Sequence[Tensor],
     return found
 
 
+@torch.no_grad()
+def energies(dense: nn.Module, names: Sequence[str], batches: Sequence[Tensor]) -> dict[str, Tensor]:
+    """w^2 E[x^2] of every named weight in the dense model, without the mean of x where that does not count: (out, in,
+    ...) float32. Weights that are not used have w^2."""
+    weights = {n: p.detach() for n, p in dense.named_parameters() if n in names}
+    uses = find_uses(dense, weights, batches[0][:2])
+    found = {name: weight.square() for name, weight in weights.items()}
+    for group in _in_memory(list(uses), weights):
+        for name, seen in statistics(dense, dense, {n: uses[n] for n in group}, batches).items():
+            rows = columns_of(found[name]).chunk(len(seen.inputs))
+            scaled = [w * h.diagonal().clamp(min=0).to(w) for w, h in zip(rows, seen.inputs, strict=True)]
+            found[name] = weight_of(torch.cat(scaled), weights[name].shape)
+    return found
+
+
 def _in_memory(names: Sequence[str], weights: Mapping[str, Tensor]) -> list[list[str]]:
     """Groups of consecutive layers whose statistics take at most MEMORY bytes together, or of one layer."""
     groups: list[list[str]] = []

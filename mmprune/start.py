@@ -10,10 +10,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mmprune import folder
-from mmprune.kept_scores import family_scores
-from mmprune.patterns import make_masks
+from mmprune.kept_scores import family_scores, layer_energies
+from mmprune.patterns import ALIGNED, make_masks
+from mmprune.permute import permuted
+from mmprune.progress import say_notes
 from mmprune.reconstruct import Plan, calibration_batches, reconstruct
-from mmprune.records import TUNED, Manifest, Task
+from mmprune.records import TUNED, Manifest, Spec, Task
+from mmprune.renaming import renamed
 from mmprune.scores import SCORES
 
 if TYPE_CHECKING:
@@ -26,33 +29,50 @@ def make_start(root: Path, manifest: Manifest, baseline: "Baseline", task: Task,
                tick: Callable[[int, int], None]) -> tuple[nn.Module, dict[str, Tensor]]:
     """(a copy of the dense model, masks by weight name), both on the CPU; TUNED has no masks.
 
+    Input channels are put in an order that suits the pattern's blocks (mmprune/permute.py), if the recipe says so.
     Where the score comes from the inputs of layers, or the recipe repairs, the copy has the kept weights' least-squares
     values (mmprune/reconstruct.py); elsewhere its weights are the dense model's.
     tick  called after each part of the reconstruction: (done, total)
     """
-    model = copy.deepcopy(baseline.model)
     if task.strategy == TUNED:
-        return model, {}
+        return copy.deepcopy(baseline.model), {}
+    spec, path = manifest.spec, start_of(root, task.id)
     sparsity, kinds = manifest.sparsity_of(task), {layer.name: layer.kind for layer in manifest.layers}
     by_inputs = SCORES[task.score].needs == "inputs"
-    masks = None
-    if not by_inputs:
-        scores = family_scores(root, manifest, baseline, task.score, device)
-        masks = make_masks(scores, sparsity, manifest.spec.pattern, kinds)
-        if not manifest.spec.recipe.repair:
-            return model, masks
-    path = start_of(root, task.id)
     if path.is_file():
-        return _read(path, model)
-    plan = Plan(sparsity, manifest.spec.pattern, kinds, masks)
-    batches = calibration_batches(baseline.train, manifest.spec.seed, device)
-    macs = sum(layer.macs for layer in manifest.layers)
-    pruned, masks = reconstruct(model.to(device), plan, batches, macs, tick)
-    pruned, masks = pruned.cpu(), {name: mask.cpu() for name, mask in masks.items()}
-    content = {**{n: v.contiguous().clone() for n, v in pruned.state_dict().items()},
+        return _read(path, copy.deepcopy(baseline.model))
+    moves = moves_channels(spec)
+    model, scores = copy.deepcopy(baseline.model), {}
+    if moves or not by_inputs:
+        scores = (layer_energies(root, manifest, baseline, device) if by_inputs
+                  else family_scores(root, manifest, baseline, task.score, device))
+    if moves:
+        moved = permuted(model, baseline.input_shape, sparsity, scores, spec.pattern, baseline.chains)
+        model, scores = moved.model, {n: renamed(s, moved.order.get(n, {})) for n, s in scores.items()}
+    masks = None if by_inputs else make_masks(scores, sparsity, spec.pattern, kinds)
+    if masks is None or spec.recipe.repair:
+        batches = calibration_batches(baseline.train, spec.seed, device)
+        macs = sum(layer.macs for layer in manifest.layers)
+        model, masks = reconstruct(model.to(device), Plan(sparsity, spec.pattern, kinds, masks), batches, macs, tick)
+        model, masks = model.cpu(), {name: mask.cpu() for name, mask in masks.items()}
+    content = {**{n: v.contiguous().clone() for n, v in model.state_dict().items()},
                **{MASK + n: m.to(torch.uint8).contiguous() for n, m in masks.items()}}
     folder.write_whole(path, lambda part: save_file(content, part))
-    return pruned, masks
+    return model, masks
+
+
+def prepare(root: Path, manifest: Manifest, baseline: "Baseline", device: str) -> None:
+    """Compute what all variants read, once and before any process that makes one; tell what cannot be moved."""
+    if not moves_channels(manifest.spec):
+        return
+    if any(SCORES[task.score].needs == "inputs" for task in manifest.tasks if task.strategy != TUNED):
+        layer_energies(root, manifest, baseline, device)
+    say_notes(f"channels stay in place that looked free but are not: {names}" for names in baseline.chains.failed)
+
+
+def moves_channels(spec: Spec) -> bool:
+    """Whether the family's variants have their input channels in another order than the dense model."""
+    return spec.recipe.permute and spec.pattern in ALIGNED
 
 
 def start_of(root: Path, variant: str) -> Path:
