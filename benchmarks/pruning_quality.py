@@ -36,7 +36,6 @@ import torch
 from pattern_accuracy import markdown
 from real_models import lite0_weights
 
-from mmprune import precision
 from mmprune.family import Baseline
 from mmprune.finetune import Job, accuracy, finetune, limit
 from mmprune.gradients import BATCH_SIZE, BATCHES, mean_absolute_gradients
@@ -108,8 +107,6 @@ class Bench:
     def __init__(self, baseline: Baseline, name: str) -> None:
         self.baseline, self.name = baseline, name
         self.layers = find_layers(baseline.model, baseline.input_shape)
-        self.bfloat16 = precision.pays("cpu") and precision.stands(
-            baseline.model, next(iter(baseline.train.batches(64, seed=0))), "cpu")
 
     def start(self, cell: Cell) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
         """The pruned network before training, and its masks."""
@@ -152,7 +149,7 @@ class Bench:
         for rate in rates if cell.epochs else rates[:1]:
             model = copy.deepcopy(start)
             recipe = replace(RECIPES["default"], epochs=cell.epochs, lr=rate)
-            job = Job(masks, self.baseline.train, self.baseline.validation, recipe, cell.seed, bfloat16=self.bfloat16)
+            job = Job(masks, self.baseline.train, self.baseline.validation, recipe, cell.seed)
             right = finetune(model, self.baseline.teacher, job, lambda step, steps: None)
             if best is None or right > best[0]:
                 best = right, rate, model

@@ -92,6 +92,7 @@ class Request:
     model_name: str = ""  # selects the preset of ranges
     source: Source = field(default_factory=Source)
     command: str = ""
+    bfloat16: bool = False  # fine-tune with products in bfloat16 where the model can take it
     total_sparsity: float | None = None  # of every strategy, over all prunable weights; None: each strategy's own
     fixed: dict[str, dict[str, float]] = field(default_factory=dict)  # found strategies: {Layer.name: sparsity}
 
@@ -209,7 +210,7 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
     with folder.locked(root), torch_threads(family_threads(root, resources)) as threads:
         baseline = make_baseline()
         manifest = claim(root, replace(plan_family(baseline, request), threads=threads,
-                                       bfloat16=family_bfloat16(root, baseline, request.recipe, resources.device)))
+                                       bfloat16=family_bfloat16(root, baseline, request, resources.device)))
         make_dense(root, manifest, baseline, resources.device)
         needed = [score for score in request.scores if score in NEEDS_DATA
                   and (set(request.names) & set(BY_SCORE) or SCORES[score].needs != "inputs")]
@@ -256,14 +257,20 @@ def family_threads(root: Path, resources: Resources) -> int:
     return begun or resources.threads or threads_of(resources.jobs)
 
 
-def family_bfloat16(root: Path, baseline: Baseline, recipe: Recipe, device: str) -> bool:
+def family_bfloat16(root: Path, baseline: Baseline, request: Request, device: str) -> bool:
     """Whether the family is trained with products in bfloat16. It keeps what it was started with, on any machine."""
     if folder.holds_family(root):
         return folder.read_manifest(root).bfloat16
-    if not recipe.epochs or recipe.name == "paper" or not precision.pays(device):
+    recipe = request.recipe
+    if not request.bfloat16 or not recipe.epochs:
         return False
     batch = next(iter(baseline.train.batches(min(recipe.batch_size, len(baseline.train)), seed=0)))
-    return precision.stands(baseline.model, batch, device)
+    if not precision.stands(baseline.model, batch, device):
+        say_notes(("the model cannot be trained in bfloat16, so float32 is used",))
+        return False
+    if not precision.pays(device):
+        say_notes(("this device does not multiply bfloat16 faster than float32: leave --bfloat16 out",))
+    return True
 
 
 def claim(root: Path, manifest: Manifest) -> Manifest:

@@ -33,7 +33,8 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
           out: str | Path = "mmprune-out", *, epochs: int | None = None, strategies: Sequence[str] = (),
           score: str | None = None, pattern: str = "unstructured", ranges: Ranges | None = None,
           recipe: str = "default", lr: float | None = None, qat: bool = False, preprocess: Preprocess | None = None,
-          seed: int = 0, device: str = "cpu", quiet: bool = False, total_sparsity: float | None = None) -> Family:
+          seed: int = 0, device: str = "cpu", quiet: bool = False, total_sparsity: float | None = None,
+          bfloat16: bool = False) -> Family:
     """Prune the model in ten ways and fine-tune each variant under its mask; the family is written to the folder `out`.
 
     model       a trained nn.Module with one image input; it is copied and not changed
@@ -50,6 +51,7 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
     ranges      {"kinds": {"conv_*": [low, high]}, "layers": {...}}: the sparsity range of layers; None: as in the paper
     preprocess  how an image file becomes the model's input, for the deployed folder; None: read from the test loader
     device      to train on: "cpu", "cuda", "cuda:1"
+    bfloat16    fine-tune with products in bfloat16: faster on GPUs and some CPUs; some pruned models lose accuracy
     quiet       print one line per stage instead of progress bars
 
     After an interruption the same call continues where it stopped. DataError or ModelError for unsuitable loaders or
@@ -72,7 +74,8 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
     say_notes(notes_of(how))
     named = (strategies,) if isinstance(strategies, str) else tuple(strategies)
     request = Request(how, scores_named(score, recipe), named, check_pattern(pattern), seed,
-                      check_overrides(ranges or {}), name, source, total_sparsity=total_sparsity)
+                      check_overrides(ranges or {}), name, source, bfloat16=bfloat16,
+                      total_sparsity=total_sparsity)
     root = Path(out)
     with bars(quiet) as progress:
         build_family(lambda: baseline, request, root, Resources(device), progress)

@@ -52,6 +52,7 @@ class BuildOptions:
     jobs: int | None = None  # variants built at the same time; None: one per core on the CPU, else 1
     command: str = ""  # for the record
     total_sparsity: float | None = None  # of every strategy, over all prunable weights; None: each strategy's own
+    bfloat16: bool = False  # fine-tune with products in bfloat16
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))
@@ -170,7 +171,7 @@ def _request(options: BuildOptions, model: str, source: Source, pattern: str) ->
     say_notes(notes_of(options.recipe))
     scores = scores_named(options.score, options.recipe.name)
     return Request(options.recipe, scores, options.strategies, check_pattern(pattern), options.source.seed, overrides,
-                   model, source, options.command, options.total_sparsity)
+                   model, source, options.command, options.bfloat16, options.total_sparsity)
 
 
 def _for_budget(options: BuildOptions, request: Any, make_baseline: Any, wanted: tuple[tuple[str, str], ...],

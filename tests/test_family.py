@@ -245,8 +245,8 @@ def test_ids_hold_still():
     assert plan_family(baseline, REQUEST).variants == IDS
 
 
-IDS = ("dense-4e9c7093", "dense-tuned-bf1d4431", "min-magnitude-f5dd4aa2", "mid-magnitude-2152673a",
-       "max-magnitude-add3f099")
+IDS = ("dense-4e9c7093", "dense-tuned-752803ef", "min-magnitude-aa61b654",
+       "mid-magnitude-6d071e7e", "max-magnitude-f0a21a04")
 
 
 def test_a_damaged_file_is_named(tmp_path):

@@ -55,25 +55,29 @@ def test_inside_products_are_of_bfloat16_and_weights_are_not():
 
 
 @pytest.mark.parametrize("pays", [True, False])
-def test_a_family_keeps_what_it_was_started_with(tmp_path, monkeypatch, pays):
-    monkeypatch.setattr(precision, "pays", lambda device: pays)
-    request = replace(REQUEST, recipe=replace(REQUEST.recipe, epochs=1))
+def test_a_family_keeps_what_it_was_started_with(tmp_path, pays):
+    request = replace(REQUEST, recipe=replace(REQUEST.recipe, epochs=1), bfloat16=pays)
     build_family(make_baseline, request, tmp_path, Resources())
     assert folder.read_manifest(tmp_path).bfloat16 == pays
     first = folder.read_variants(tmp_path)[1]
     before = load_variant(tmp_path, first, make_baseline().model).state_dict()
     (folder.variant_folder(tmp_path, first.id) / "variant.json").unlink()
-    monkeypatch.setattr(precision, "pays", lambda device: not pays)
-    build_family(make_baseline, request, tmp_path, Resources())
+    build_family(make_baseline, replace(request, bfloat16=not pays), tmp_path, Resources())
     assert folder.read_manifest(tmp_path).bfloat16 == pays
     after = load_variant(tmp_path, folder.read_variants(tmp_path)[1], make_baseline().model).state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-def test_both_train_to_nearly_the_same(tmp_path, monkeypatch):
+def test_both_train_to_nearly_the_same(tmp_path):
     accuracies = []
-    for pays in (True, False):
-        monkeypatch.setattr(precision, "pays", lambda device, pays=pays: pays)
-        found = build_family(make_baseline, REQUEST, tmp_path / str(pays), Resources())
+    for bfloat16 in (True, False):
+        found = build_family(make_baseline, replace(REQUEST, bfloat16=bfloat16), tmp_path / str(bfloat16), Resources())
         accuracies.append([variant.accuracy for variant in found])
     assert accuracies[0] == pytest.approx(accuracies[1], abs=0.2)
+
+
+def test_a_model_that_cannot_take_it_is_trained_in_float32_with_a_note(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(precision, "stands", lambda *arguments: False)
+    build_family(make_baseline, replace(REQUEST, bfloat16=True), tmp_path, Resources())
+    assert not folder.read_manifest(tmp_path).bfloat16
+    assert "note: the model cannot be trained in bfloat16" in capsys.readouterr().err

@@ -87,7 +87,8 @@ def build_options(words: dict[str, Any]) -> BuildOptions:
         goal(words), words["pattern"], words["ranges"], names(words["formats"]), names(words["precision"]),
         Int8(words["calibration_method"], words["bias_correction"], words["max_drop"]), words["calibration"],
         words["jetpack"], words["hosts"], measuring(words, again=False), words["device"], words["jobs"],
-        " ".join(["mmprune", *sys.argv[1:]]), words["total_sparsity"])
+        " ".join(["mmprune", *sys.argv[1:]]), words["total_sparsity"],
+        words["bfloat16"])
 
 
 def goal(words: dict[str, Any]) -> Goal | None:
