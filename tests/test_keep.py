@@ -5,6 +5,7 @@ import hashlib
 import math
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from command_line import arguments, fails, mmprune
 from families import made_family
-from test_from_python import prune
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 from toys import INPUT_SHAPE, REQUEST, SmallNet, ToySplit, make_baseline
 
+import mmprune as package
 from mmprune import candidates, family, folder
 from mmprune.candidates import judged
 from mmprune.family import Baseline, Resources, build_family, claim, plan_family
@@ -212,13 +214,16 @@ def test_the_report_names_the_skipped_and_how_often_the_order_was_right(tmp_path
 
 
 def test_from_python_a_skipped_one_is_told_by_name(tmp_path, capsys):
-    made = prune(tmp_path, strategies=("min", "mid", "max"), keep=1)
+    splits = {name: ToySplit(48, seed) for seed, name in enumerate(("train", "val", "test"))}
+    loaders = {name: DataLoader(TensorDataset(s.images, s.labels), 16) for name, s in splits.items()}
+    prune = partial(package.prune, make_baseline().model, **loaders, out=tmp_path, epochs=0, quiet=True)
+    made = prune(strategies=("min", "mid", "max"), keep=1)
     assert len(made) == 2 and "note: not fine-tuned" in capsys.readouterr().err
     missing = next(name for name in ("min", "mid", "max") if name not in [v.strategy for v in made.variants])
     with pytest.raises(KeyError, match=f"'{missing}' was not fine-tuned .*build again with a larger keep"):
         made[missing]
     with pytest.raises(ValueError, match="keep must be a whole number"):
-        prune(tmp_path, keep=0)
+        prune(keep=0)
 
 
 def test_the_command_keeps_and_says_so(toy, tmp_path):
