@@ -19,6 +19,7 @@ from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 
 from mmprune import __version__, folder, precision
+from mmprune.candidates import judged, left_out
 from mmprune.chains import Found, find_chains
 from mmprune.choices import pick
 from mmprune.finetune import Diverged, Job, Split, Teacher, accuracy, finetune
@@ -29,6 +30,7 @@ from mmprune.models.weights import tensors_sha256
 from mmprune.patterns import check_pattern, zeros_in_blocks
 from mmprune.placing import Site, key_of, notes_of, place
 from mmprune.progress import Progress, quiet, say_notes
+from mmprune.promising import check_keep
 from mmprune.ranges import find_bounds, find_ranges, preset_name
 from mmprune.records import (
     DENSE,
@@ -40,12 +42,14 @@ from mmprune.records import (
     Recipe,
     Source,
     Spec,
+    Start,
     Strategy,
     Task,
     Variant,
 )
 from mmprune.scores import NEEDS_DATA, SCORES, make_scores
 from mmprune.start import make_start, prepare, start_of
+from mmprune.start_loss import judge_start
 from mmprune.strategies import BY_SCORE, PAPER_TEN, STRATEGIES, TEN, check_strategies, paper_plan, plan
 from mmprune.workers import Processes, run_tasks, threads_of, torch_threads
 
@@ -95,6 +99,12 @@ class Request:
     bfloat16: bool = False  # fine-tune with products in bfloat16 where the model can take it
     total_sparsity: float | None = None  # of every strategy, over all prunable weights; None: each strategy's own
     fixed: dict[str, dict[str, float]] = field(default_factory=dict)  # found strategies: {Layer.name: sparsity}
+    # Fine-tune this many of the variants, the most promising (mmprune/promising.py), besides those found; None: all.
+    # No part of a family's identity
+    keep: int | None = None
+
+    def __post_init__(self) -> None:
+        check_keep(self.keep)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -204,7 +214,8 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
     """Build the missing parts of the family in `root`; returns the finished variants, the dense one first.
 
     make_baseline  called here and, for more than one job, in every worker process (then it must be picklable)
-    A variant whose training diverged is left out; the manifest's "failures" gives the reason.
+    A variant whose training diverged is left out; the manifest's "failures" gives the reason, and "skipped" that of
+    those which request.keep leaves out, unless they are finished already.
     FolderError if the folder holds another family or is in use.
     """
     with folder.locked(root), torch_threads(family_threads(root, resources)) as threads:
@@ -222,6 +233,10 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
         prepare(root, manifest, baseline, resources.device)
         say_notes(notes_of(manifest))
         tasks = manifest.tasks
+        setup = baseline if resources.jobs == 1 else make_baseline
+        how = Processes(resources.jobs, threads)
+        skipped = _skipped(root, manifest, request, partial(judged, root, setup, how, resources.device, progress))
+        tasks = tuple(t for t in tasks if t.id not in skipped)
         open_tasks = [t for t in tasks if not _is_done(root, t.id)]
         for task in tasks:
             if task not in open_tasks:  # a kill may have come before its deletion
@@ -229,7 +244,6 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
                 start_of(root, task.id).unlink(missing_ok=True)
         failures: dict[str, str] = {}
         progress("fine-tune", "", len(tasks) - len(open_tasks), len(tasks))
-        setup = baseline if resources.jobs == 1 else make_baseline
         make = partial(make_variant, root, request, resources)
         shares = {t.id: 0.0 if t in open_tasks else 1.0 for t in tasks}
 
@@ -239,9 +253,20 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
             shares[task.id] = share
             progress("fine-tune", task.strategy, sum(shares.values()), len(tasks))
 
-        run_tasks(setup, make, open_tasks, Processes(resources.jobs, threads), report)
-        folder.write_manifest(root, replace(manifest, failures=failures))
+        run_tasks(setup, make, open_tasks, how, report)
+        folder.write_manifest(root, replace(manifest, failures=failures, skipped=skipped))
     return folder.read_variants(root)
+
+
+def _skipped(root: Path, manifest: Manifest, request: Request, judge: Callable[[Sequence[Task]], list[Start]]
+             ) -> dict[str, str]:
+    """{variant id: why it is not fine-tuned} of those which request.keep leaves out, and which are not finished."""
+    rivals = [t for t in manifest.tasks if t.strategy != TUNED and t.strategy not in request.fixed]
+    if request.keep is None or request.keep >= len(rivals):
+        return {}
+    macs = sum(layer.macs for layer in manifest.layers)
+    reasons = left_out(rivals, judge(rivals), request.keep, macs)
+    return {name: reason for name, reason in reasons.items() if not _is_done(root, name)}
 
 
 def family_threads(root: Path, resources: Resources) -> int:
@@ -347,6 +372,7 @@ def make_variant(root: Path, request: Request, resources: Resources, baseline: B
     manifest = folder.read_manifest(root)
     checkpoint, start = checkpoint_of(root, task.id), start_of(root, task.id)
     model, masks = make_start(root, manifest, baseline, task, resources.device, partial(_tick_start, request, tick))
+    judge_start(root, manifest, baseline, task, (model, masks), resources.device)
     job = Job(masks, baseline.train, baseline.validation, request.recipe, request.seed, resources.device, checkpoint,
               manifest.bfloat16)
     try:

@@ -221,6 +221,26 @@ def recalibrate(model: nn.Module, train: Split, job: Job, augment: bool = True) 
     belong to another network: ResNet-20 reaches 10.1, 30.1 and 32.5, EfficientNet-Lite0 at 128 px with 30 % zeros 0.6,
     12.3 and 12.5.
     """
+    renew_statistics(model, _recalibration(train, job, augment))
+
+
+def _recalibration(train: Split, job: Job, augment: bool) -> Iterator[Tensor]:
+    seen = 0
+    for images, _ in train.batches(job.recipe.batch_size, seed=job.seed, augment=augment):
+        if seen and len(images) < job.recipe.batch_size:
+            break  # a short last batch would count as much as a full one
+        yield images.to(job.device)
+        seen += len(images)
+        if seen >= RECALIBRATION_IMAGES:
+            break
+
+
+@torch.no_grad()
+def renew_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set the BatchNorm statistics to the plain averages over these batches of images; the model is in eval mode then.
+
+    Without BatchNorms that keep statistics no batch is taken.
+    """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not norms:
         return
@@ -230,15 +250,8 @@ def recalibrate(model: nn.Module, train: Split, job: Job, augment: bool = True) 
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
         norm.train()
-    seen = 0
-    with torch.no_grad():
-        for images, _ in train.batches(job.recipe.batch_size, seed=job.seed, augment=augment):
-            if seen and len(images) < job.recipe.batch_size:
-                break  # a short last batch would count as much as a full one
-            model(images.to(job.device))
-            seen += len(images)
-            if seen >= RECALIBRATION_IMAGES:
-                break
+    for images in batches:
+        model(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

@@ -2,7 +2,8 @@
 
     manifest.json            the request, the layers, the ranges, the strategies, the variants
     scores/*.safetensors     one tensor per layer
-    variants/<id>/           variant.json (written last: it marks the variant as done), weights.safetensors,
+    variants/<id>/           start.json, and start.safetensors and checkpoint.pt until the variant is done;
+                             variant.json (written last: it marks the variant as done), weights.safetensors,
                              the files of each artifact and its <format>-<precision>.json (written last)
     budget/                  plan.json, and the files and measurements that it was found with
     measurements.jsonl       one Measurement per line, append-only
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mmprune.from_json import from_json
-from mmprune.records import MANIFEST_SCHEMA, Artifact, Manifest, Measurement, Variant
+from mmprune.records import MANIFEST_SCHEMA, Artifact, Manifest, Measurement, Start, Variant
 
 T = TypeVar("T")
 MANIFEST = "manifest.json"
@@ -115,6 +116,20 @@ def read_variants(root: Path) -> list[Variant]:
     """The finished variants, in the order of the manifest; the dense one first."""
     ids = read_manifest(root).variants
     return [read_variant(root, i) for i in ids if (variant_folder(root, i) / "variant.json").is_file()]
+
+
+def start_record(root: Path, variant_id: str) -> Path:
+    return variant_folder(root, variant_id) / "start.json"
+
+
+def read_start(root: Path, variant_id: str) -> Start | None:
+    """None if nothing is known of the variant's start."""
+    path = start_record(root, variant_id)
+    return read_record(Start, path) if path.is_file() else None
+
+
+def write_start(root: Path, variant_id: str, start: Start) -> None:
+    write_json(start_record(root, variant_id), asdict(start))
 
 
 def artifact_record(root: Path, variant_id: str, format: str, precision: str) -> Path:

@@ -19,9 +19,11 @@ from mmprune.models.outputs import answer_with_logits
 from mmprune.patterns import check_pattern, make_masks
 from mmprune.placing import Site, place
 from mmprune.progress import bars, say_notes, say_warnings
+from mmprune.promising import check_keep
 from mmprune.ranges import check_overrides, find_bounds, find_ranges
 from mmprune.recipes import make_recipe, notes_of
 from mmprune.records import LabelledData, Preprocess, Source
+from mmprune.results.starts import skipped_lines
 from mmprune.scores import scores_named
 from mmprune.strategies import STRATEGIES, check_strategies, plan
 from mmprune.workflow import check_device
@@ -34,7 +36,7 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
           score: str | None = None, pattern: str = "unstructured", ranges: Ranges | None = None,
           recipe: str = "default", lr: float | None = None, qat: bool = False, preprocess: Preprocess | None = None,
           seed: int = 0, device: str = "cpu", quiet: bool = False, total_sparsity: float | None = None,
-          bfloat16: bool = False) -> Family:
+          bfloat16: bool = False, keep: int | None = None) -> Family:
     """Prune the model in ten ways and fine-tune each variant under its mask; the family is written to the folder `out`.
 
     model       a trained nn.Module with one image input; it is copied and not changed
@@ -44,6 +46,8 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
     strategies  some of the ten, or the published "uniform", "erk", "lamp" and "global"; () for the ten
     total_sparsity  zeros over all prunable weights, as a fraction: moves the layers of every strategy by one number,
                 within their ranges; None: each strategy's own
+    keep        fine-tune only this many of the strategies: pruned, and judged by their loss on training images and by
+                their multiply-accumulates, they cover the range; None: all. A larger number later adds to the folder
     score       "obs" (which also corrects the weights that are kept), "magnitude", "gradient", "product", or "all" for
                 a family of each; None: obs, or magnitude with the recipe "paper"
     pattern     the pattern of zeros: "unstructured", "block-1x4" for int8 on CPUs, "2:4" for Jetsons
@@ -58,6 +62,7 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
     models, FolderError if the folder holds another family.
     """
     check_device(device)
+    check_keep(keep)
     facts = loader_facts(train, val, test)
     name = _name(model)
     adopted, spec, notes = adopt(model, name, facts.input_shape)
@@ -75,10 +80,11 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
     named = (strategies,) if isinstance(strategies, str) else tuple(strategies)
     request = Request(how, scores_named(score, recipe), named, check_pattern(pattern), seed,
                       check_overrides(ranges or {}), name, source, bfloat16=bfloat16,
-                      total_sparsity=total_sparsity)
+                      total_sparsity=total_sparsity, keep=keep)
     root = Path(out)
     with bars(quiet) as progress:
         build_family(lambda: baseline, request, root, Resources(device), progress)
+    say_notes(skipped_lines(root))
     return Family(root, lambda: baseline)
 
 

@@ -118,11 +118,11 @@ def _in_memory(names: Sequence[str], weights: Mapping[str, Tensor]) -> list[list
     return groups
 
 
-def calibration_batches(train: Split, seed: int, device: str = "cpu") -> list[Tensor]:
-    """The first IMAGES training images as they are shuffled with the seed, not augmented, in batches of one size."""
+def calibration_batches(train: Split, seed: int, device: str = "cpu", count: int = IMAGES) -> list[Tensor]:
+    """The first `count` training images as they are shuffled with the seed, not augmented, in batches of one size."""
     batches: list[Tensor] = []
     for images, _ in train.batches(BATCH, seed=seed):
-        if batches and (len(images) < len(batches[0]) or len(batches) * len(batches[0]) >= IMAGES):
+        if batches and (len(images) < len(batches[0]) or len(batches) * len(batches[0]) >= count):
             break  # BatchNorms take a batch's own statistics: a short one's are poor
         batches.append(images.to(device))
     return batches

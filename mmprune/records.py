@@ -212,6 +212,7 @@ class Manifest:
     dense: str  # the id of the dense variant
     tasks: tuple[Task, ...]  # the others
     failures: dict[str, str] = field(default_factory=dict)  # variant id: why it could not be made
+    skipped: dict[str, str] = field(default_factory=dict)  # variant id: why it was not fine-tuned (--keep)
     threads: int = 0  # torch threads per job
     bfloat16: bool = False  # fine-tuned with products in bfloat16 (mmprune/precision.py)
     mmprune: str = ""  # version
@@ -228,6 +229,17 @@ class Manifest:
             return {x.name: 0.0 for x in self.layers}
         by_score = self.strategies.get(f"{task.strategy}-{task.score}")
         return self.strategies[task.strategy] if by_score is None else by_score
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is known of a variant before its fine-tuning."""
+
+    loss: float | None  # on calibration images, see start_loss.calibration_loss; None: not finite
+    macs: int  # multiply-accumulates with the kept weights of all prunable layers, for one image
+
+    def __post_init__(self) -> None:
+        _require(self.loss is None or math.isfinite(self.loss), f"a start's loss must be finite, got {self.loss!r}")
 
 
 @dataclass(frozen=True)

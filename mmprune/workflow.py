@@ -18,9 +18,11 @@ from mmprune.budget.plan import BudgetError, Goal
 from mmprune.handles import Family
 from mmprune.models.named import Named
 from mmprune.progress import Progress, say_errors, say_loading, say_notes, say_warnings, shown
+from mmprune.promising import check_keep
 from mmprune.recipes import RECIPES, Recipe, notes_of
 from mmprune.records import Manifest, Source
 from mmprune.results.budget_lines import budget_lines
+from mmprune.results.starts import skipped_lines
 from mmprune.scores import scores_named
 from mmprune.strategies import BY_SCORE, check_strategies
 from targets.on_device.jetpacks import DEFAULT
@@ -53,11 +55,13 @@ class BuildOptions:
     command: str = ""  # for the record
     total_sparsity: float | None = None  # of every strategy, over all prunable weights; None: each strategy's own
     bfloat16: bool = False  # fine-tune with products in bfloat16
+    keep: int | None = None  # fine-tune only this many of the variants, the most promising; None: all
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))
         targets.load(self.target)
         tensorrt_of(self.jetpack)
+        check_keep(self.keep)
         check_names(self.formats, self.precisions)
         scores_named(self.score, self.recipe.name)
         check_strategies([name for name in self.strategies if name != BUDGET])
@@ -117,6 +121,7 @@ def _build(options: BuildOptions, progress: Progress) -> Family:
         raise
     if request.fixed:
         say_notes(budget_lines(family.root))
+    say_notes(skipped_lines(family.root))
     return replace(family, failed=tuple(failed), bundled=made)
 
 
@@ -171,7 +176,7 @@ def _request(options: BuildOptions, model: str, source: Source, pattern: str) ->
     say_notes(notes_of(options.recipe))
     scores = scores_named(options.score, options.recipe.name)
     return Request(options.recipe, scores, options.strategies, check_pattern(pattern), options.source.seed, overrides,
-                   model, source, options.command, options.bfloat16, options.total_sparsity)
+                   model, source, options.command, options.bfloat16, options.total_sparsity, keep=options.keep)
 
 
 def _for_budget(options: BuildOptions, request: Any, make_baseline: Any, wanted: tuple[tuple[str, str], ...],

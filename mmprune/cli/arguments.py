@@ -74,7 +74,7 @@ def measuring(words: dict[str, Any], *, again: bool) -> Measuring:
     from mmprune.boards import Measuring
 
     return Measuring(words["profile"], words["threads"], names(words.get("runtimes")), words["ssh_config"],
-                     words["keep"], words["power_modes"] is not None, words["pin_clocks"], again)
+                     words["keep_on_board"], words["power_modes"] is not None, words["pin_clocks"], again)
 
 
 def build_options(words: dict[str, Any]) -> BuildOptions:
@@ -88,7 +88,7 @@ def build_options(words: dict[str, Any]) -> BuildOptions:
         Int8(words["calibration_method"], words["bias_correction"], words["max_drop"]), words["calibration"],
         words["jetpack"], words["hosts"], measuring(words, again=False), words["device"], words["jobs"],
         " ".join(["mmprune", *sys.argv[1:]]), words["total_sparsity"],
-        words["bfloat16"])
+        words["bfloat16"], words["keep"])
 
 
 def goal(words: dict[str, Any]) -> Goal | None:

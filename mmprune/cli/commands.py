@@ -110,8 +110,8 @@ def build(quiet: bool, **words: Any) -> None:
 def bench(family: Path, target: str | None, fleet: Path | None, quiet: bool, **words: Any) -> None:
     """Measure a family again; report and choose use the newest measurements.
 
-    --host measures on a board over the system's ssh and leaves nothing there unless --keep is given. Several hosts are
-    measured side by side, one job at a time on each.
+    --host measures on a board over the system's ssh and leaves nothing there unless --keep-on-board is given. Several
+    hosts are measured side by side, one job at a time on each.
     """
     from mmprune.boards import measure_on
     from mmprune.handles import Family

@@ -69,7 +69,7 @@ HOST = [
                       "measure boards side by side."),
     click.option("--ssh-config", type=click.Path(exists=True, dir_okay=False), envvar="MMPRUNE_SSH_CONFIG",
                  show_envvar=True, help="Configuration file of ssh. Default: ~/.ssh/config."),
-    click.option("--keep", is_flag=True, help="Leave the models and results on the board."),
+    click.option("--keep-on-board", is_flag=True, help="Leave the models and results on the board."),
     click.option("--power-modes", type=click.Choice(["all"]),
                  help="On a Jetson, measure in every power mode that needs no reboot; needs root there."),
     click.option("--pin-clocks", is_flag=True,
@@ -144,6 +144,10 @@ def build_options(command: Command) -> Command:
                           "JSON class_to_idx). auto tries the known orders on training images."),
         click.option("--epochs", type=click.IntRange(min=0),
                      help="Fine-tuning epochs; 0 prunes without training. Default: the recipe's."),
+        click.option("--keep", type=COUNT, metavar="K",
+                     help="Fine-tune only the K most promising strategies: pruned, and judged by their loss on "
+                          "training images and by their multiply-accumulates, they cover the range. A strategy named "
+                          "budget is not counted. Default: all."),
         click.option("--qat", is_flag=True,
                      help="Add one epoch of quantization-aware fine-tuning."),
         click.option("--bfloat16", is_flag=True,

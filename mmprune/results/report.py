@@ -14,6 +14,7 @@ from mmprune.results.percentiles import samples_needed
 from mmprune.results.plot import draw
 from mmprune.results.points import Point, PointsError, Session, read_points, read_session
 from mmprune.results.speedup import TOO_BUSY
+from mmprune.results.starts import start_lines
 from mmprune.results.table import FLAG, HEAD, cells
 
 HOW = """\
@@ -54,7 +55,7 @@ def write_report(root: Path, points: Sequence[Point] | None = None) -> Path:
     manifest, variants = folder.read_manifest(root), folder.read_variants(root)
     title = _file_name(manifest.source.model.model) if manifest.source.model else "Model"
     artifacts = folder.read_artifacts(root)
-    sections = [f"# {title}, pruned", _asked(manifest), _variants(variants, artifacts)]
+    sections = [f"# {title}, pruned", _asked(manifest), _variants(variants, artifacts) + _starts(root)]
     if lines := budget_lines(root):
         sections.append("## The budget\n\n" + "\n".join(f"- {line.removeprefix('budget: ')}" for line in lines))
     try:
@@ -122,6 +123,10 @@ def _variants(variants: Sequence[Variant], artifacts: Sequence[Artifact]) -> str
         told += ("\n\"in zero blocks\" is the share of weights in blocks of four inputs that are all zero: an int8 "
                  "kernel can skip these blocks; a float kernel skips every zero.")
     return f"## Variants\n\n{_markdown(head, rows)}\n\n{told}"
+
+
+def _starts(root: Path) -> str:
+    return "".join(f"\n\n{line[0].upper()}{line[1:]}." for line in start_lines(root))
 
 
 def _runs_blocks(variants: Sequence[Variant], artifacts: Sequence[Artifact]) -> bool:
