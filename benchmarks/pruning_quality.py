@@ -6,7 +6,8 @@
 Each method prunes to the same total of the weights that may be pruned (stem, depthwise convolutions and the classifier
 stay dense) and is then trained by the same recipe for the same epochs:
 
-    ours           optimal brain surgery, layer after layer on pruned inputs, uniform over the layers
+    ours           optimal brain surgery, layer after layer on pruned inputs, uniform over the layers; for blocks
+                   with the input channels in a better order, where that is free
     lamp, global, uniform     magnitudes under LAMP's rule, one threshold, or the same sparsity everywhere
     snip           |w dL/dw| under one threshold
     ... + repair   the same masks, starting from least-squares values as ours does
@@ -42,11 +43,12 @@ from mmprune.gradients import BATCH_SIZE, BATCHES, mean_absolute_gradients
 from mmprune.layers import find_layers
 from mmprune.models.named import ModelOptions, Named
 from mmprune.models.source import open_source
-from mmprune.patterns import make_masks
+from mmprune.patterns import ALIGNED, make_masks
+from mmprune.permute import permuted
 from mmprune.placing import Site, place
 from mmprune.ranges import find_bounds, find_ranges
 from mmprune.recipes import RECIPES
-from mmprune.reconstruct import Plan, calibration_batches, reconstruct
+from mmprune.reconstruct import Plan, calibration_batches, energies, reconstruct
 from mmprune.scores import make_scores
 
 HERE = Path(__file__).parent
@@ -114,12 +116,14 @@ class Bench:
         if cell.method == "dense":
             return model, {}
         sparsity, kinds = self.sparsity(cell), {x.name: x.kind for x in self.layers}
-        masks = None
+        masks, batches = None, calibration_batches(self.baseline.train, cell.seed)
+        if method.score == "obs" and cell.pattern in ALIGNED:
+            adds = energies(model, list(sparsity), batches)
+            model = permuted(model, self.baseline.input_shape, sparsity, adds, cell.pattern, self.baseline.chains).model
         if method.score != "obs":
             masks = make_masks(self.scores(method.score, cell.seed), sparsity, cell.pattern, kinds)
         if masks is not None and not method.repair:
             return model, masks
-        batches = calibration_batches(self.baseline.train, cell.seed)
         return reconstruct(model, Plan(sparsity, cell.pattern, kinds, masks), batches, sum(x.macs for x in self.layers))
 
     def scores(self, score: str, seed: int) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmprune.layers import KINDS
-from mmprune.patterns import DENSE_KINDS, PATTERNS, ZEROS, apply_masks, make_masks, zeros_in_blocks
+from mmprune.patterns import DENSE_KINDS, PATTERNS, SHAPES, ZEROS, apply_masks, make_masks, zeros_in_blocks
 from mmprune.scores import SCORES as WEIGHT_SCORES
 from mmprune.strategies import zero_count
 
@@ -153,7 +153,7 @@ def test_masks_set_even_nan_and_negative_zero_to_plain_zero():
 
 
 def test_every_pattern_says_what_it_zeroes():
-    assert list(ZEROS) == list(PATTERNS)
+    assert list(ZEROS) == list(PATTERNS) == list(SHAPES)
 
 
 def test_refusals():
