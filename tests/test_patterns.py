@@ -120,7 +120,7 @@ def test_a_block_s_score_is_the_sum_of_its_weights_scores(name, expected):
     """Four weights in a row count together: the largest weight of a layer goes with three small ones."""
     weight = torch.tensor([[9.0, 0, 0, 0, 3, -3, 3, -3]])  # magnitudes: 9 against 12
     gradient = torch.tensor([[1.0, 1, 1, 1, 2, 0, 0, 0]])  # gradients: 4 against 2; products: 9 against 6
-    kept = PATTERNS["block-1x4"](WEIGHT_SCORES[name](weight, gradient), 0.5, "linear")[0, ::4].tolist()
+    kept = PATTERNS["block-1x4"](WEIGHT_SCORES[name].of(weight, gradient), 0.5, "linear")[0, ::4].tolist()
     assert kept == expected
 
 
