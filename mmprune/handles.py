@@ -74,10 +74,11 @@ class Family:
         variants = self.variants
         found = [v for v in variants if name in (v.id, v.strategy)]
         if not found:
-            skipped = folder.read_manifest(self.root).skipped
-            for task in folder.read_manifest(self.root).tasks:
-                if name in (task.id, task.strategy) and task.id in skipped:
-                    raise KeyError(f"{name!r} was not fine-tuned ({skipped[task.id]}); build again with a larger keep")
+            manifest = folder.read_manifest(self.root)
+            for task in manifest.tasks:
+                if name in (task.id, task.strategy) and task.id in manifest.skipped:
+                    raise KeyError(f"{name!r} was not fine-tuned ({manifest.skipped[task.id]}); build again with a "
+                                   "larger keep")
             pick("variant", name, tuple(dict.fromkeys(v.strategy for v in variants)), KeyError)
         if len(found) > 1:
             raise KeyError(f"{name!r} has several variants; use one of {', '.join(v.id for v in found)}")

@@ -23,7 +23,7 @@ from mmprune.candidates import judged
 from mmprune.family import Baseline, Resources, build_family, claim, plan_family
 from mmprune.patterns import make_masks
 from mmprune.progress import quiet
-from mmprune.records import Start, Variant
+from mmprune.records import Start
 from mmprune.results.report import write_report
 from mmprune.results.starts import order_lines, order_of, skipped_lines
 from mmprune.start_loss import calibration_loss
@@ -184,16 +184,14 @@ def test_without_norms_nothing_pruned_is_nothing_lost_and_infinity_is_none():
         Start(math.nan, 1)
 
 
-def variant(name: str, accuracy: float) -> Variant:
-    return Variant(name, name, "obs", "unstructured", "short", 0, {}, 0.5, accuracy, accuracy)
-
-
 def test_pairs_are_right_wrong_or_ties():
-    variants = [variant(*row) for row in (("a", 0.9), ("b", 0.8), ("c", 0.8), ("d", 0.7), ("e", 0.6))]
-    losses = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.05, "e": None}
-    # ab, ac: right; ad, bd, cd: wrong; bc: the same accuracy; e is not known
-    assert order_of(variants, losses) == (2, 5)
-    assert order_of(variants, dict.fromkeys(losses, 0.1)) == (0, 0)
+    known = [(0.1, 0.9), (0.2, 0.8), (0.3, 0.8), (0.05, 0.7)]
+    # The first with the second and the third: right; each with the last: wrong; the second and third are equal
+    assert order_of(known) == (2, 5)
+    assert order_of([(0.1, 0.9), (0.1, 0.8)]) == (0, 0) and order_of(known[:1]) == (0, 0)
+    # .9 and .7 of 100: sqrt((.09 + .21) / 100) = .055, apart; .9 and .8: sqrt((.09 + .16) / 100) = .05, twice is not
+    assert order_of(known, 100) == (0, 1)
+    assert order_of(known, 101) == (2, 3)  # .8 and .7: .060
 
 
 def test_the_report_names_the_skipped_and_how_often_the_order_was_right(tmp_path):
@@ -202,10 +200,13 @@ def test_the_report_names_the_skipped_and_how_often_the_order_was_right(tmp_path
     assert "alibration loss" not in write_report(tmp_path).read_text()
     for name, loss in (("a", 0.2), ("b", 0.1), ("c", 0.3)):
         folder.write_start(tmp_path, f"{name}-0001", Start(loss, 10))
-    assert order_lines(tmp_path) == ("calibration loss before training has the order of final accuracies right in 2 of "
-                                     "3 pairs of variants (67 %)",)
+    words = ("calibration loss before training has the order of final accuracies right in 2 of 3 pairs of variants "
+             "(67 %), but no pair differs by more than two standard errors of 100 test images")
+    assert order_lines(tmp_path) == (words,)
     manifest = folder.read_manifest(tmp_path)
-    folder.write_manifest(tmp_path, replace(manifest, skipped={"b-0001": "why"}))
+    many = replace(manifest.images, test=1000)
+    folder.write_manifest(tmp_path, replace(manifest, skipped={"b-0001": "why"}, images=many))
+    assert "(67 %), in 1 of the 1 pairs that differ by more" in order_lines(tmp_path)[0]  # a and c: .04 and .031
     assert skipped_lines(tmp_path) == ()  # made since
     (tmp_path / "variants/b-0001/variant.json").unlink()
     (tmp_path / folder.MEASUREMENTS).unlink()

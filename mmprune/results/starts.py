@@ -1,10 +1,11 @@
 """What the calibration losses before training decided, and how often they were right."""
 
+import math
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
 from mmprune import folder
-from mmprune.records import Variant
 
 
 def start_lines(root: Path) -> tuple[str, ...]:
@@ -27,23 +28,28 @@ def skipped_lines(root: Path) -> tuple[str, ...]:
 
 
 def order_lines(root: Path) -> tuple[str, ...]:
-    """One line: in how many pairs of sparse variants the one with the lower loss before training ends more accurate."""
-    variants = [v for v in folder.read_variants(root) if not v.dense]
-    right, pairs = order_of(variants, {v.id: loss_of(root, v) for v in variants})
+    """One line: in how many pairs of sparse variants the one with the lower loss before training ends more accurate.
+
+    Of all pairs, and of those whose accuracies differ by more than two standard errors: the others' order is chance.
+    """
+    known = [(start.loss, v.accuracy) for v in folder.read_variants(root) if not v.dense
+             and (start := folder.read_start(root, v.id)) is not None and start.loss is not None]
+    right, pairs = order_of(known)
     if not pairs:
         return ()
+    images = folder.read_manifest(root).images.test
+    sure_right, sure = order_of(known, images)
+    told = f"in {sure_right} of the {sure} pairs that differ" if sure else "but no pair differs"
     return (f"calibration loss before training has the order of final accuracies right in {right} of {pairs} pairs of "
-            f"variants ({100 * right / pairs:.0f} %)",)
+            f"variants ({100 * right / pairs:.0f} %), {told} by more than two standard errors of {images} test images",)
 
 
-def loss_of(root: Path, variant: Variant) -> float | None:
-    start = folder.read_start(root, variant.id)
-    return start.loss if start else None
+def order_of(known: Sequence[tuple[float, float]], images: int = 0) -> tuple[int, int]:
+    """(pairs whose order by loss is that by accuracy, pairs); pairs with equal losses or accuracies are left out.
 
-
-def order_of(variants: list[Variant], losses: dict[str, float | None]) -> tuple[int, int]:
-    """(pairs whose order by loss is that by accuracy, pairs); pairs with equal losses or accuracies are left out."""
-    known = [(losses[v.id], v.accuracy) for v in variants]
+    known   (loss, accuracy) of each variant
+    images  that the accuracies are of: only pairs more than two standard errors of a difference apart; 0: all
+    """
     signs = [(a_loss - b_loss) * (a - b) for (a_loss, a), (b_loss, b) in combinations(known, 2)
-             if a_loss is not None and b_loss is not None]
+             if not images or abs(a - b) > 2 * math.sqrt((a * (1 - a) + b * (1 - b)) / images)]
     return sum(sign < 0 for sign in signs), sum(sign != 0 for sign in signs)
