@@ -21,7 +21,7 @@ from mmprune.inputs import Statistics, columns_of, find_uses, statistics, weight
 from mmprune.obs import Trace, damped, repaired, trace
 from mmprune.patterns import PATTERNS, SHAPES, ZEROS, Shape
 
-EXACT = 1e12  # rows * columns^3 of a layer up to which exact surgery is used: about a minute on one core
+EXACT = 2e10  # rows * columns^3 of a layer up to which exact surgery is used: about three seconds on one core
 IMAGES, BATCH = 1024, 64
 MEMORY = 2**30  # bytes of statistics at a time
 PASSES = 4e13  # multiply-accumulates of all passes over the images together; layers share passes where that is needed
