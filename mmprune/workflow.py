@@ -134,7 +134,8 @@ def plan(source: Named, recipe: Recipe, strategies: tuple[str, ...] = (), patter
     check_strategies(strategies)
     say_loading("torch and timm")
     from mmprune.data.splits import LoaderSplit, describe_data
-    from mmprune.family import Baseline, Request, plan_family
+    from mmprune.family import Baseline, Request
+    from mmprune.family_plan import plan_family
     from mmprune.models.loading import open_model
     from mmprune.models.source import named_model
     from mmprune.placing import notes_of as notes_of_plan
@@ -185,7 +186,7 @@ def _for_budget(options: BuildOptions, request: Any, make_baseline: Any, wanted:
 
     BudgetError if nothing else is built.
     """
-    from mmprune.family import plan_family
+    from mmprune.family_plan import plan_family
     from mmprune.for_budget import find_plan
     from mmprune.timing import Setting
 

@@ -18,7 +18,8 @@ from toys import REQUEST, make_baseline
 
 import mmprune
 from mmprune import family, folder
-from mmprune.family import Request, Resources, build_family, claim, load_variant, plan_family
+from mmprune.family import Request, Resources, build_family, claim, load_variant
+from mmprune.family_plan import plan_family
 from mmprune.patterns import PATTERNS, ZEROS, zeros_in_blocks
 from mmprune.recipes import RECIPES, make_recipe
 from mmprune.records import Preprocess, Source

@@ -18,7 +18,8 @@ from mmprune.budget.plan import BudgetError, Goal, path_of, read_plan
 from mmprune.budget.table import SPARSITIES
 from mmprune.cli.arguments import goal
 from mmprune.cli.commands import cli
-from mmprune.family import Request, Resources, build_family, plan_family
+from mmprune.family import Request, Resources, build_family
+from mmprune.family_plan import plan_family
 from mmprune.for_budget import allowed_levels, find_plan
 from mmprune.patterns import ZEROS
 from mmprune.recipes import make_recipe

@@ -20,7 +20,8 @@ from toys import INPUT_SHAPE, REQUEST, SmallNet, ToySplit, make_baseline
 import mmprune as package
 from mmprune import candidates, family, folder
 from mmprune.candidates import judged
-from mmprune.family import Baseline, Resources, build_family, claim, plan_family
+from mmprune.family import Baseline, Resources, build_family, claim
+from mmprune.family_plan import plan_family
 from mmprune.patterns import make_masks
 from mmprune.progress import quiet
 from mmprune.records import Start

@@ -8,7 +8,8 @@ from toys import WideNet, make_baseline
 
 import mmprune
 from mmprune.data.splits import LoaderSplit
-from mmprune.family import Baseline, Request, plan_family
+from mmprune.family import Baseline, Request
+from mmprune.family_plan import plan_family
 from mmprune.placing import Site, notes_of, place, total_of
 from mmprune.recipes import make_recipe
 from mmprune.records import Layer, Range

@@ -4,7 +4,8 @@ from toys import WideNet
 
 from mmprune.cli.plan_table import plan_table
 from mmprune.data.splits import LoaderSplit
-from mmprune.family import Baseline, Request, plan_family
+from mmprune.family import Baseline, Request
+from mmprune.family_plan import plan_family
 from mmprune.recipes import make_recipe
 
 NONE = LoaderSplit(())

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from toys import job_for, make_baseline
 
-from mmprune.family import Request, plan_family
+from mmprune.family import Request
+from mmprune.family_plan import plan_family
 from mmprune.finetune import finetune
 from mmprune.qat import Ranges, round_input, round_weight, rounded
 from mmprune.recipes import make_recipe
