@@ -119,9 +119,13 @@ def _in_memory(names: Sequence[str], weights: Mapping[str, Tensor]) -> list[list
 
 
 def calibration_batches(train: Split, seed: int, device: str = "cpu", count: int = IMAGES) -> list[Tensor]:
-    """The first `count` training images as they are shuffled with the seed, not augmented, in batches of one size."""
+    """The first `count` training images as they are shuffled with the seed, augmented, in batches of one size.
+
+    Augmented, because BatchNorm's statistics are renewed from such images in the end (finetune.recalibrate): where one
+    was clean and the other not, ResNet-20 lost a point.
+    """
     batches: list[Tensor] = []
-    for images, _ in train.batches(BATCH, seed=seed):
+    for images, _ in train.batches(BATCH, seed=seed, augment=True):
         if batches and (len(images) < len(batches[0]) or len(batches) * len(batches[0]) >= count):
             break  # BatchNorms take a batch's own statistics: a short one's are poor
         batches.append(images.to(device))
