@@ -17,7 +17,7 @@ help:
 
 demo: .venv/installed
 	$(BIN)/mmprune build --target x86 --epochs 1 --formats onnx,openvino-fp16,mmrt-fp32 --out mmprune-out
-	$(BIN)/mmprune choose mmprune-out --max-latency-ms 2 --max-size-mb 1.6 --out deploy
+	$(BIN)/mmprune choose mmprune-out --max-latency-ms 2 --max-size-mb 1 --out deploy
 
 test: .venv/installed-dev
 	$(PYTEST) -m "not slow"

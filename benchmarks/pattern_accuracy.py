@@ -1,5 +1,7 @@
 """What a pattern of zeros, and int8, cost in accuracy: counted on the exported files, on test images.
 
+Masks are by magnitude and channels stay in their own order; pruning_quality.py has what mmprune does by default.
+
     python benchmarks/pattern_accuracy.py default --json OUT
     python benchmarks/pattern_accuracy.py default --strategies --json OUT
     python benchmarks/pattern_accuracy.py resnet20 --data cifar10.npz --weights resnet20-12fca82f.th --json OUT
@@ -19,7 +21,7 @@ import json
 import os
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +102,7 @@ def wanted_rows(part: Part, fixed: Row) -> list[Row]:
 def make_rows(opened: Opened, part: Part, wanted: Sequence[Row], root: Path, jobs: int) -> Iterator[Row]:
     """Make the family, or what is missing of it, and the wanted files; a row each."""
     baseline, seed = opened.make_baseline(), wanted[0]["seed"]
-    recipe = make_recipe("default", wanted[0]["epochs"])
+    recipe = replace(make_recipe("default", wanted[0]["epochs"]), permute=False)
     request = Request(recipe, ("magnitude",), tuple(part.strategies), part.pattern, seed, ranges_for(baseline, part),
                       "", opened.source)
     variants = build_family(opened.make_baseline, request, root, Resources(jobs=jobs), lines(part.pattern))
