@@ -24,7 +24,7 @@ from mmprune.patterns import PATTERNS, SHAPES, ZEROS, Shape
 EXACT = 2e10  # rows * columns^3 of a layer up to which exact surgery is used: about three seconds on one core
 IMAGES, BATCH = 1024, 64
 MEMORY = 2**30  # bytes of statistics at a time
-PASSES = 4e13  # multiply-accumulates of all passes over the images together; layers share passes where that is needed
+PASSES = 1e13  # multiply-accumulates of all passes over the images together; layers share passes where that is needed
 
 
 @dataclass(frozen=True)
