@@ -36,6 +36,8 @@ from mmprune.start_loss import judge_start
 from mmprune.strategies import BY_SCORE, PAPER_TEN, TEN
 from mmprune.workers import Processes, run_tasks, threads_of, torch_threads
 
+PRUNING = 10  # the part of a variant's progress that is its pruning, if it is trained: one in so many
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -124,7 +126,7 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
         if from_data and set(request.names) & set(BY_SCORE):
             manifest = add_by_score(root, manifest, baseline, request, from_data)
         del from_data
-        prepare(root, manifest, baseline, resources.device)
+        prepare(root, manifest, baseline, resources.device, progress)
         say_notes(notes_of(manifest))
         tasks = manifest.tasks
         setup = baseline if resources.jobs == 1 else make_baseline
@@ -265,12 +267,15 @@ def make_variant(root: Path, request: Request, resources: Resources, baseline: B
     """
     manifest = folder.read_manifest(root)
     checkpoint, start = checkpoint_of(root, task.id), start_of(root, task.id)
-    model, masks = make_start(root, manifest, baseline, task, resources.device, partial(_tick_start, request, tick))
+    share = PRUNING if request.recipe.epochs else 1
+    model, masks = make_start(root, manifest, baseline, task, resources.device,
+                              lambda done, total: tick(done, share * total))
     judge_start(root, manifest, baseline, task, (model, masks), resources.device)
     job = Job(masks, baseline.train, baseline.validation, request.recipe, request.seed, resources.device, checkpoint,
               manifest.bfloat16)
     try:
-        validation_accuracy = finetune(model, baseline.teacher, job, tick)
+        validation_accuracy = finetune(model, baseline.teacher, job,
+                                       lambda step, steps: tick(steps + (PRUNING - 1) * step, PRUNING * steps))
     except Diverged as err:
         checkpoint.unlink(missing_ok=True)
         start.unlink(missing_ok=True)
@@ -282,11 +287,6 @@ def make_variant(root: Path, request: Request, resources: Resources, baseline: B
     checkpoint.unlink(missing_ok=True)
     start.unlink(missing_ok=True)
     return None
-
-
-def _tick_start(request: Request, tick: Callable[[int, int], None], done: int, total: int) -> None:
-    if not request.recipe.epochs:  # else the bar is that of the training, which starts at 0
-        tick(done, total)
 
 
 def write_model(root: Path, variant: Variant, model: nn.Module, layers: list[str]) -> None:

@@ -5,6 +5,7 @@ that a block of consecutive input channels is a block of columns. One output of 
 of its input in the same order; with the weights given, E[x x^T] says what changing them costs.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ class Use:
     """How a weight is used."""
 
     bias: str | None  # the parameter that is added to its outputs
-    normed: bool  # a BatchNorm follows, which removes the outputs' means
+    normed: bool  # a BatchNorm follows wherever it is used, which removes the outputs' means
+    calls: int = 1  # products with it in one pass
 
     @property
     def free_mean(self) -> bool:
@@ -63,7 +65,8 @@ def find_uses(model: nn.Module, weights: Mapping[str, Tensor], images: Tensor) -
     mode = _FindUses(weights, dict(model.named_parameters()))
     with torch.no_grad(), mode:
         model(images)
-    return {name: Use(bias, id(output) in mode.normed) for name, (bias, output) in mode.uses.items()}
+    return {name: Use(bias, mode.normed[name] == mode.calls[name], mode.calls[name])
+            for name, bias in mode.biases.items()}
 
 
 @torch.no_grad()
@@ -124,7 +127,7 @@ class _Reached(Exception):
 def _patches(model: nn.Module, uses: Mapping[str, Use], images: Tensor, seed: int) -> dict[str, list[Tensor]]:
     """The (G, samples, columns) inputs of each use of each weight."""
     parameters = dict(model.named_parameters())
-    mode = _Collect({name: parameters[name] for name in uses}, seed)
+    mode = _Collect({name: parameters[name] for name in uses}, {name: use.calls for name, use in uses.items()}, seed)
     try:
         with mode:
             model(images)
@@ -148,18 +151,26 @@ class _FindUses(_Mode):
     def __init__(self, weights: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
         super().__init__(weights)
         self.parameters = {id(p): n for n, p in parameters.items()}
-        self.uses: dict[str, tuple[str | None, Any]] = {}  # bias, output (kept, so that its id stays its own)
-        self.normed: set[int] = set()
+        self.biases: dict[str, str | None] = {}
+        self.calls: Counter[str] = Counter()
+        self.normed: Counter[str] = Counter()
+        # By id, and kept, so that no later tensor has the same: (of which weight, the output, its version)
+        self.outputs: dict[int, tuple[str, Tensor, int]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        output = func(*args, **kwargs)
         if func is F.batch_norm:
-            self.normed.add(id(args[0] if args else kwargs["input"]))
+            known = self.outputs.get(id(args[0] if args else kwargs["input"]))
+            if known is not None and known[1]._version == known[2]:  # no ReLU was applied to it in place
+                self.normed[known[0]] += 1
+        output = func(*args, **kwargs)
         for weight, bias in _pairs(func, args, kwargs):
             name = self.named(weight)
             if name is not None:
-                self.uses[name] = (self.parameters.get(id(bias)), output)
+                self.biases[name] = self.parameters.get(id(bias))
+                self.calls[name] += 1
+                if isinstance(output, Tensor):
+                    self.outputs[id(output)] = name, output, output._version
         return output
 
 
@@ -177,9 +188,9 @@ def _pairs(func: Any, args: Any, kwargs: Any) -> list[tuple[Any, Any]]:
 
 
 class _Collect(_Mode):
-    def __init__(self, weights: Mapping[str, Tensor], seed: int) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], calls: Mapping[str, int], seed: int) -> None:
         super().__init__(weights)
-        self.left, self.seed = set(weights), seed
+        self.left, self.seed = Counter(calls), seed
         self.found: dict[str, list[Tensor]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -192,7 +203,7 @@ class _Collect(_Mode):
             self.add(named["weight"], lambda: self.of_tokens(named["input"], 0))
         elif func is F.multi_head_attention_forward:
             self.see_attention({**dict(zip(_MHA, args, strict=False)), **kwargs})
-        if not self.left:
+        if not self.left.total():
             raise _Reached
         return func(*args, **kwargs)
 
@@ -200,7 +211,7 @@ class _Collect(_Mode):
         name = self.named(weight)
         if name is not None:
             self.found.setdefault(name, []).append(patches())
-            self.left.discard(name)
+            self.left[name] -= 1
 
     def see_attention(self, named: dict[str, Any]) -> None:
         parts = [named[key] for key in ("query", "key", "value")]

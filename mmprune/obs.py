@@ -36,19 +36,6 @@ class Trace:
         np.put_along_axis(found, self.order, self.losses / (self.width * self.height), axis=1)
         return found.repeat(self.width, axis=1).repeat(self.height, axis=0)
 
-    def kept(self, zeros: int) -> np.ndarray:
-        """(rows, columns) bool: all but the cheapest removals over all bands, at most `zeros` weights of them.
-
-        Traces of one layer give nested masks: more zeros only remove.
-        """
-        bands, blocks = self.order.shape
-        cheapest = np.argsort(self.losses, axis=None, kind="stable")[:zeros // (self.width * self.height)]
-        counts = np.bincount(cheapest // blocks, minlength=bands)  # losses never fall within a band: a prefix goes
-        kept = np.ones((bands, blocks), bool)
-        for band, count in enumerate(counts):
-            kept[band, self.order[band, :count]] = False
-        return kept.repeat(self.width, axis=1).repeat(self.height, axis=0)
-
 
 def damped(hessian: np.ndarray, damping: float = DAMPING) -> np.ndarray:
     """H with its diagonal raised; inputs that are always zero get 1, so that H can be inverted."""
@@ -69,8 +56,7 @@ def trace(weight: np.ndarray, hessian: np.ndarray, width: int = 1, height: int =
     most     (n, m): of m consecutive columns at most n are removed first, the others after all of those
     ValueError where blocks do not divide the weight.
 
-    About rows * columns^3 / 4 multiply-adds: 12 ms a row of 576 columns in blocks of four, 28 ms one by one (one core
-    of a shared AMD EPYC, Zen 5).
+    About rows * columns^3 / 4 multiply-adds.
     """
     rows, columns = weight.shape
     if columns % width or rows % height:

@@ -21,9 +21,10 @@ from mmprune.inputs import Statistics, columns_of, find_uses, statistics, weight
 from mmprune.obs import Trace, damped, repaired, trace
 from mmprune.patterns import PATTERNS, SHAPES, ZEROS, Shape
 
-EXACT = 2e10  # rows * columns^3 of a layer up to which exact surgery is used: about three seconds on one core
+EXACT = 2e10  # rows * columns^3 of a layer up to which exact surgery is used: seconds on one core
 IMAGES, BATCH = 1024, 64
 MEMORY = 2**30  # bytes of statistics at a time
+FEWEST = 4  # passes, however long they take
 PASSES = 1e13  # multiply-accumulates of all passes over the images together; layers share passes where that is needed
 
 
@@ -52,7 +53,7 @@ def reconstruct(dense: nn.Module, plan: Plan, batches: Sequence[Tensor], macs: i
     todo = [name for name in uses if _is_pruned(name, weights[name], plan)]
     masks = {name: torch.ones_like(weights[name], dtype=torch.bool) for name in plan.sparsity}
     images = sum(map(len, batches))
-    together = -(-len(todo) // max(4, int(PASSES / max(1, images * macs)))) or 1
+    together = -(-len(todo) // max(FEWEST, int(PASSES / max(1, images * macs)))) or 1
     groups = [todo[i:i + together] for i in range(0, len(todo), together)]
     for done, group in enumerate(groups):
         for name, found in statistics(dense, pruned, {n: uses[n] for n in group}, batches).items():
@@ -121,8 +122,7 @@ def _in_memory(names: Sequence[str], weights: Mapping[str, Tensor]) -> list[list
 def calibration_batches(train: Split, seed: int, device: str = "cpu", count: int = IMAGES) -> list[Tensor]:
     """The first `count` training images as they are shuffled with the seed, augmented, in batches of one size.
 
-    Augmented, because BatchNorm's statistics are renewed from such images in the end (finetune.recalibrate): where one
-    was clean and the other not, ResNet-20 lost a point.
+    Augmented, because BatchNorm's statistics are renewed from such images in the end (finetune.recalibrate).
     """
     batches: list[Tensor] = []
     for images, _ in train.batches(BATCH, seed=seed, augment=True):

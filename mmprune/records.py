@@ -169,7 +169,6 @@ class Recipe:
     weight_decay: float = 0.0
     optimizer: str = "adamw"
     qat: bool = False  # in the last epoch weights and activations are rounded as in int8 (mmprune/qat.py)
-    repair: bool = False  # start from least-squares values of the kept weights (mmprune/reconstruct.py)
     permute: bool = False  # put input channels in an order that suits blocks, where that is free (mmprune/permute.py)
     clip: float = 0.0  # largest norm of the gradient; 0: not clipped
     temperature: float = 2.0  # of the dense model's soft labels

@@ -1,7 +1,8 @@
-"""The model and masks from which a variant's fine-tuning starts, kept in its folder until the variant is finished."""
+"""The model and masks from which a variant's fine-tuning starts; what takes long is kept in its folder meanwhile."""
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from mmprune import folder
 from mmprune.kept_scores import family_scores, layer_energies
 from mmprune.patterns import ALIGNED, make_masks
 from mmprune.permute import permuted
-from mmprune.progress import say_notes
+from mmprune.progress import Progress, say_notes
 from mmprune.reconstruct import Plan, calibration_batches, reconstruct
 from mmprune.records import TUNED, Manifest, Spec, Task
 from mmprune.renaming import renamed
@@ -30,44 +31,51 @@ def make_start(root: Path, manifest: Manifest, baseline: "Baseline", task: Task,
     """(a copy of the dense model, masks by weight name), both on the CPU; TUNED has no masks.
 
     Input channels are put in an order that suits the pattern's blocks (mmprune/permute.py), if the recipe says so.
-    Where the score comes from the inputs of layers, or the recipe repairs, the copy has the kept weights' least-squares
-    values (mmprune/reconstruct.py); elsewhere its weights are the dense model's.
+    Where the score comes from the inputs of layers, the copy has the kept weights' least-squares values
+    (mmprune/reconstruct.py); elsewhere its weights are the dense model's.
     tick  called after each part of the reconstruction: (done, total)
     """
     if task.strategy == TUNED:
         return copy.deepcopy(baseline.model), {}
     spec, path = manifest.spec, start_of(root, task.id)
     sparsity, kinds = manifest.sparsity_of(task), {layer.name: layer.kind for layer in manifest.layers}
-    by_inputs = SCORES[task.score].needs == "inputs"
-    if path.is_file():
-        return _read(path, copy.deepcopy(baseline.model))
-    moves = moves_channels(spec)
+    by_inputs, moves = SCORES[task.score].needs == "inputs", moves_channels(spec)
     model, scores = copy.deepcopy(baseline.model), {}
+    if path.is_file():
+        return _read(path, model)
     if moves or not by_inputs:
         scores = (layer_energies(root, manifest, baseline, device) if by_inputs
                   else family_scores(root, manifest, baseline, task.score, device))
     if moves:
-        moved = permuted(model, baseline.input_shape, sparsity, scores, spec.pattern, baseline.chains)
+        chains = replace(baseline.chains, failed=())  # told once, by prepare
+        moved = permuted(model, baseline.input_shape, sparsity, scores, spec.pattern, chains)
+        say_notes(f"{task.id}: {note}" for note in moved.notes)
         model, scores = moved.model, {n: renamed(s, moved.order.get(n, {})) for n, s in scores.items()}
-    masks = None if by_inputs else make_masks(scores, sparsity, spec.pattern, kinds)
-    if masks is None or spec.recipe.repair:
+    if by_inputs:
         batches = calibration_batches(baseline.train, spec.seed, device)
         macs = sum(layer.macs for layer in manifest.layers)
-        model, masks = reconstruct(model.to(device), Plan(sparsity, spec.pattern, kinds, masks), batches, macs, tick)
+        model, masks = reconstruct(model.to(device), Plan(sparsity, spec.pattern, kinds), batches, macs, tick)
         model, masks = model.cpu(), {name: mask.cpu() for name, mask in masks.items()}
-    content = {**{n: v.contiguous().clone() for n, v in model.state_dict().items()},
-               **{MASK + n: m.to(torch.uint8).contiguous() for n, m in masks.items()}}
-    folder.write_whole(path, lambda part: save_file(content, part))
+    else:
+        masks = make_masks(scores, sparsity, spec.pattern, kinds)
+    if by_inputs or moves:
+        content = {**{n: v.contiguous().clone() for n, v in model.state_dict().items()},
+                   **{MASK + n: m.to(torch.uint8).contiguous() for n, m in masks.items()}}
+        folder.write_whole(path, lambda part: save_file(content, part))
     return model, masks
 
 
-def prepare(root: Path, manifest: Manifest, baseline: "Baseline", device: str) -> None:
+def prepare(root: Path, manifest: Manifest, baseline: "Baseline", device: str, progress: Progress) -> None:
     """Compute what all variants read, once and before any process that makes one; tell what cannot be moved."""
     if not moves_channels(manifest.spec):
         return
+    progress("scores", "channels that may trade places", 0, 2)
+    failed = baseline.chains.failed
+    progress("scores", "channels that may trade places", 1, 2)
     if any(SCORES[task.score].needs == "inputs" for task in manifest.tasks if task.strategy != TUNED):
         layer_energies(root, manifest, baseline, device)
-    say_notes(f"channels stay in place that looked free but are not: {names}" for names in baseline.chains.failed)
+    progress("scores", "energies", 2, 2)
+    say_notes(f"channels stay in place that looked free but are not: {names}" for names in failed)
 
 
 def moves_channels(spec: Spec) -> bool:

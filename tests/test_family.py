@@ -246,8 +246,8 @@ def test_ids_hold_still():
     assert plan_family(baseline, REQUEST).variants == IDS
 
 
-IDS = ("dense-4e9c7093", "dense-tuned-752803ef", "min-magnitude-aa61b654",
-       "mid-magnitude-6d071e7e", "max-magnitude-f0a21a04")
+IDS = ("dense-4e9c7093", "dense-tuned-4470d6b2", "min-magnitude-09acfc36",
+       "mid-magnitude-6396c939", "max-magnitude-e4c31d23")
 
 
 def test_a_damaged_file_is_named(tmp_path):

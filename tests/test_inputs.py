@@ -108,3 +108,53 @@ def test_inputs_of_a_pruned_model_are_compared_with_the_dense_one_s_at_the_same_
     uses = find_uses(dense, {"1.weight": dense[1].weight}, images)
     found = statistics(dense, pruned, uses, [images])["1.weight"]
     assert torch.allclose(found.inputs, 2 * found.cross) and torch.allclose(found.mean, 2 * found.dense_mean)
+
+
+class PreActivated(nn.Module):
+    """BatchNorms before the convolutions: none follows one, whatever memory their inputs leave free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(6))
+        self.layers = nn.ModuleList(nn.Conv2d(4, 4, 1, bias=False) for _ in range(6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            x = 0.5 * layer(norm(x + 0)) + x
+        return x
+
+
+class Rectified(nn.Module):
+    """A ReLU in place between a convolution and its BatchNorm: the output is the same tensor, with another mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(torch.relu_(self.layer(x)))
+
+
+@pytest.mark.parametrize("model", [PreActivated(), Rectified()], ids=lambda m: type(m).__name__)
+def test_a_batchnorm_elsewhere_removes_no_mean(model):
+    images = torch.randn(2, 4 if isinstance(model, PreActivated) else 3, 5, 5)
+    weights = {n: p for n, p in model.named_parameters() if p.ndim > 1}
+    assert not any(use.normed for use in find_uses(model.eval(), weights, images).values())
+
+
+def test_a_weight_that_is_used_twice_has_the_inputs_of_both():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(torch.relu(self.layer(x)))
+
+    model, images = Twice().eval(), torch.randn(9, 4)
+    uses = find_uses(model, {"layer.weight": model.layer.weight}, images)
+    assert uses["layer.weight"].calls == 2
+    with torch.no_grad():
+        rows = torch.cat([images, torch.relu(model.layer(images))]).double()
+    found = statistics(model, model, uses, [images])["layer.weight"]
+    assert torch.allclose(found.inputs[0], rows.T @ rows / len(rows), atol=1e-6)

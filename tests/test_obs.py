@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from traces import kept as kept_of
 
 from mmprune.obs import damped, repaired, trace
 
@@ -57,7 +58,7 @@ def test_masks_of_a_trace_are_nested_and_count_exactly():
     for width in (1, 4):
         found, before = trace(weight, hessian, width), np.ones((5, 12), bool)
         for zeros in range(0, 61, 4):
-            kept = found.kept(zeros)
+            kept = kept_of(found, zeros)
             assert (~kept).sum() == zeros and not (kept & ~before).any()
             before = kept
 
@@ -84,7 +85,7 @@ def test_rows_of_a_band_lose_their_columns_together():
             assert column == min(options, key=options.__getitem__)
             assert loss >= options[column] - spent - 1e-4
             kept[column], spent = False, options[column]
-    kept = found.kept(12)
+    kept = kept_of(found, 12)
     assert kept.sum() == 12 and (kept[0] == kept[1]).all() and (kept[2] == kept[3]).all()
 
 
@@ -94,7 +95,7 @@ def test_at_most_two_of_four_go_before_the_others():
     for order in found.order:
         first = np.sort(order[:8]) // 4
         assert (np.bincount(first, minlength=4) == 2).all()
-    assert found.kept(24).reshape(3, 4, 4).sum(2).tolist() == [[2] * 4] * 3
+    assert kept_of(found, 24).reshape(3, 4, 4).sum(2).tolist() == [[2] * 4] * 3
 
 
 def test_scores_are_in_the_order_of_removal():
@@ -102,7 +103,7 @@ def test_scores_are_in_the_order_of_removal():
     for width in (1, 4):
         found = trace(weight, hessian, width)
         scores = found.scores()
-        kept = found.kept(24)
+        kept = kept_of(found, 24)
         assert scores[kept].min() >= scores[~kept].max()
         assert scores[0].sum() == pytest.approx(found.losses[0].sum())
 
@@ -111,5 +112,5 @@ def test_threads_change_nothing():
     weight, hessian = problem(12, rows=8)
     one, four = trace(weight, hessian), trace(weight, hessian, threads=4)
     assert (one.order == four.order).all() and (one.losses == four.losses).all()
-    kept = one.kept(60)
+    kept = kept_of(one, 60)
     assert (repaired(weight @ hessian, hessian, kept) == repaired(weight @ hessian, hessian, kept, threads=4)).all()

@@ -96,10 +96,11 @@ def test_layers_that_share_a_pass_are_repaired_too(monkeypatch):
     dense = network()
     alone, _ = reconstruct(dense, plan_of(dense, "unstructured", 0.6), [smooth()])
     monkeypatch.setattr(module, "PASSES", 1)
+    monkeypatch.setattr(module, "FEWEST", 2)
     ticks = []
     together, _ = reconstruct(dense, plan_of(dense, "unstructured", 0.6), [smooth()], macs=10**9,
                               tick=lambda done, total: ticks.append((done, total)))
-    assert ticks == [(1, 4), (2, 4), (3, 4), (4, 4)] or ticks[-1][0] == ticks[-1][1] <= 4
+    assert ticks == [(1, 2), (2, 2)]  # four layers, two a pass
     assert error(dense, together) < 3 * error(dense, alone)
 
 
