@@ -58,6 +58,14 @@ def test_a_whole_axis_tied_to_segments_is_cut_with_them():
     assert free(b) == [False, False] and [leaf.size for leaf in leaves(a)] == [2, 4]
 
 
+def test_concatenations_of_concatenations_meet_at_every_boundary():
+    a, b = joined([joined([dim(4), dim(4)]), dim(4)]), joined([dim(2), joined([dim(8), dim(2)])])
+    fix(part(a, 0, 4))
+    tie(a, b)
+    for d in (a, b):
+        assert [leaf.size for leaf in leaves(d)] == [2, 2, 4, 2, 2] and free(d) == [False, False, True, True, True]
+
+
 @pytest.mark.parametrize("sizes", [(4, 3), (3, 4), (2, 6)])
 def test_products_of_two_kinds_split_further_or_are_fixed(sizes):
     a, b = dim(6, 2), dim(*sizes)
@@ -79,6 +87,14 @@ def test_a_reshape_that_no_product_describes_fixes_only_what_it_cuts_across():
     assert [size(d) for d in found] == [5, 28, 2, 6]
     assert free(outer) == free(channels) == [True] and free(places) == [False, False]
     assert found[0] == outer and found[3] == channels
+
+
+@pytest.mark.parametrize("sizes", [(4, 3), (2, 2, 3)])
+def test_a_reshape_whose_factors_do_not_divide_ends_and_is_fixed(sizes):
+    dims = [dim(n) for n in sizes]
+    found = regrouped(dims, [3, 4])
+    assert [size(d) for d in found] == [3, 4]
+    assert not any(any(free(d)) for d in (*dims, *found))
 
 
 def test_random_reshapes_keep_places_in_flat_order():
