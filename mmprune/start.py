@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,19 +42,20 @@ def make_start(root: Path, manifest: Manifest, baseline: "Baseline", task: Task,
     by_inputs = SCORES[task.score].needs == "inputs"
     if path.is_file():
         return _read(path, copy.deepcopy(baseline.model))
-    moves = moves_channels(spec)
+    plan, moves = Plan(sparsity, spec.pattern, kinds), moves_channels(spec)
     model, scores = copy.deepcopy(baseline.model), {}
     if moves or not by_inputs:
         scores = (layer_energies(root, manifest, baseline, device) if by_inputs
                   else family_scores(root, manifest, baseline, task.score, device))
     if moves:
-        moved = permuted(model, baseline.input_shape, sparsity, scores, spec.pattern, baseline.chains)
+        moved = permuted(model, baseline.input_shape, plan, scores, baseline.chains)
+        say_notes(moved.notes)
         model, scores = moved.model, {n: renamed(s, moved.order.get(n, {})) for n, s in scores.items()}
     masks = None if by_inputs else make_masks(scores, sparsity, spec.pattern, kinds)
     if masks is None or spec.recipe.repair:
         batches = calibration_batches(baseline.train, spec.seed, device)
         macs = sum(layer.macs for layer in manifest.layers)
-        model, masks = reconstruct(model.to(device), Plan(sparsity, spec.pattern, kinds, masks), batches, macs, tick)
+        model, masks = reconstruct(model.to(device), replace(plan, masks=masks), batches, macs, tick)
         model, masks = model.cpu(), {name: mask.cpu() for name, mask in masks.items()}
     content = {**{n: v.contiguous().clone() for n, v in model.state_dict().items()},
                **{MASK + n: m.to(torch.uint8).contiguous() for n, m in masks.items()}}
