@@ -7,18 +7,13 @@ import pytest
 import timm
 import torch
 from branched_nets import lively
-from channels import SHAPE, Attention, Block, Hidden, Joined, Net, OnlyInTraining, Padded, Ramp, Shuffled, Single
+from channels import SHAPE, Attention, Block, Hidden, Joined, OnlyInTraining, Padded, Ramp, Shuffled, Single, net
 from torch import nn
 
 from mmprune.axes import leaves
 from mmprune.chains import Chain, find_chains
 from mmprune.renaming import Trial, order_of, rename
 from mmprune.ties import Ties
-
-
-def net(*between, channels=16):
-    torch.manual_seed(0)
-    return lively(Net(nn.Sequential(*between), channels))
 
 
 def inputs(model, shape=SHAPE):

@@ -5,8 +5,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from branched_nets import lively
-from channels import SHAPE, Attention, Block, Hidden, Net, Padded
+from channels import SHAPE, Attention, Block, Hidden, Padded, net
 from torch import nn
 
 import mmprune.permute
@@ -23,11 +22,6 @@ from mmprune.renaming import renamed
 from mmprune.start import make_start, prepare
 
 IMAGES = torch.randn(4, *SHAPE[1:], generator=torch.Generator().manual_seed(3))
-
-
-def net(*between, channels=16):
-    torch.manual_seed(0)
-    return lively(Net(nn.Sequential(*between), channels))
 
 
 def energies(model):
