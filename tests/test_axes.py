@@ -110,3 +110,30 @@ def test_random_reshapes_keep_places_in_flat_order():
         flat = tuple(axis for d in again for axis in d)
         for leaf in leaves(whole):
             assert (entries(whole, leaf) == entries(flat, leaf)).all()
+
+
+def test_what_was_tied_stays_tied_through_random_joins_slices_and_reshapes():
+    generator = np.random.default_rng(1)
+    for _ in range(300):
+        dims, tied = [dim(int(n)) for n in generator.choice([2, 3, 4, 6, 8, 12], 5)], []
+        for step in generator.choice(["join", "part", "tie", "regroup"], 8):
+            a, b = (dims[i] for i in generator.integers(len(dims), size=2))
+            if step == "join":
+                dims.append(joined([a, b]))
+            elif step == "part":
+                dims.append(part(a, *sorted(int(at) for at in generator.choice(size(a) + 1, 2, replace=False))))
+            elif step == "tie":
+                alike = [d for d in dims if size(d) == size(a)]
+                tied.append((a, alike[generator.integers(len(alike))]))
+                tie(*tied[-1])
+            else:
+                whole = size(a) * size(b)
+                first = int(generator.choice([n for n in range(1, whole + 1) if whole % n == 0]))
+                found = regrouped([a, b], [first, whole // first])
+                assert [size(d) for d in found] == [first, whole // first]
+                tied.append(((*a, *b), (*found[0], *found[1])))
+        for pair in tied:
+            for leaf in leaves((*pair[0], *pair[1])):
+                if not leaf.fixed:
+                    one, other = (entries(d, leaf) for d in pair)
+                    assert one is other is None or (one == other).all()
