@@ -119,7 +119,8 @@ class Bench:
         masks, batches = None, calibration_batches(self.baseline.train, cell.seed)
         if method.score == "obs" and cell.pattern in ALIGNED:
             adds = energies(model, list(sparsity), batches)
-            model = permuted(model, self.baseline.input_shape, sparsity, adds, cell.pattern, self.baseline.chains).model
+            plan = Plan(sparsity, cell.pattern, kinds)
+            model = permuted(model, self.baseline.input_shape, plan, adds, self.baseline.chains).model
         if method.score != "obs":
             masks = make_masks(self.scores(method.score, cell.seed), sparsity, cell.pattern, kinds)
         if masks is not None and not method.repair:

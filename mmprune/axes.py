@@ -127,7 +127,8 @@ def _cut(axis: Axis, cuts: set[int]) -> bool:
         elif whole[0].segments:
             if not _cut(whole[0], set(inner)):
                 return False
-            segments += whole[0].segments
+            ends = [0, *inner, whole[0].size]  # it may have cuts of its own besides these
+            segments += [part(segment, a, b) for a, b in pairwise(ends)]
         else:
             ends = [0, *inner, whole[0].size]
             parts = [(Axis(b - a, whole[0].fixed),) for a, b in pairwise(ends)]
@@ -182,7 +183,7 @@ def _regrouped(dims: Sequence[Dim], sizes: Sequence[int]) -> list[Dim]:
     found: list[Dim] = []
     for wanted in reversed(sizes):
         taken: Dim = ()
-        while left and size(taken) < wanted:
+        while left and size(taken) < wanted and wanted % size(taken) == 0:
             left = list(resolved(tuple(left)))
             axis, rest = left.pop(), wanted // size(taken)
             if axis.size > rest:

@@ -59,7 +59,7 @@ def _convolution(of: Of, given: Arguments, output: Tensor) -> list[Dims] | None:
         out[1] = outputs
     elif given["groups"] == channels and not given["transposed"]:
         out[1] = outputs
-        tie(outputs, (*x[1], *fresh([size(outputs) // channels])[0]))
+        tie(outputs, (*x[1], Axis(size(outputs) // channels)))
     else:
         fix(x[1], *w)
     if given["bias"] is not None:
@@ -89,6 +89,8 @@ def _attention(of: Of, given: Arguments, output: Any) -> list[Dims] | None:
         return None
     for a, b in (*zip(q[:-2], k[:-2], strict=True), *zip(k[:-1], v[:-1], strict=True), (q[-1], k[-1])):
         tie(a, b)
+    if given.get("is_causal"):
+        fix(q[-2], k[-2])
     bias = given.get("attn_mask", given.get("attn_bias"))
     if bias is not None:
         for dim, own in zip((k[-2], *reversed(q[:-1])), reversed(of(bias)), strict=False):
@@ -117,7 +119,7 @@ def _layer_norm(of: Of, given: Arguments, output: Any) -> list[Dims] | None:
 def _group_norm(of: Of, given: Arguments, output: Any) -> list[Dims] | None:
     x = of(given["input"])
     groups = given["group"]
-    tie(x[1], tuple(axis for dim in fresh([groups, size(x[1]) // groups]) for axis in dim))
+    tie(x[1], (Axis(groups), Axis(size(x[1]) // groups)))
     for name in ("weight", "bias"):
         if given.get(name) is not None:
             tie(x[1], of(given[name])[0])
@@ -179,7 +181,7 @@ def _sliced(of: Of, given: Arguments, output: Tensor) -> list[Dims] | None:
     x, d = list(of(given["self"])), given["dim"]
     if given["step"] != 1:
         fix(x[d])
-        x[d] = fresh([output.shape[d]], fixed=True)[0]
+        x[d] = (Axis(output.shape[d], fixed=True),)
         return [x]
     start = min(given["start"] or 0, size(x[d]))
     start += size(x[d]) if start < 0 else 0

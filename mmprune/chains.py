@@ -21,6 +21,7 @@ from mmprune.ties import Ties
 
 IMAGES = 2  # BatchNorm in training mode wants more than one value per channel
 
+
 @dataclass(frozen=True)
 class Found:
     """The proven chains, and the places of those that looked free but failed the trial."""
@@ -33,7 +34,8 @@ def find_chains(model: nn.Module, input_shape: tuple[int, ...]) -> Found:
     """Every chain that ends in the inputs of a prunable weight and can change its blocks of four.
 
     input_shape  (1, C, H, W)
-    Costs about four passes through the model there and two there and back again, the latter in double precision.
+    Costs two passes through the model, then in double precision one more and one there and back, and those two again
+    for each trial.
     """
     shape = (IMAGES, *input_shape[1:])
     weights = prunable_weights(model)
@@ -55,7 +57,7 @@ Option = tuple[list[Chain], list[Chain]]  # what allows more, and what to fall b
 def _preferred(trial: Trial, options: list[Option]) -> list[Chain]:
     """The first of each option where it passes the trial: all together, or all of one role in the network's blocks."""
     def first_of(some: list[Option]) -> bool:
-        return trial.holds([chain for first, plain in some if first is not plain for chain in first])
+        return trial.holds([chain for first, _ in some for chain in first])
 
     offered = [option for option in options if option[0] is not option[1]]
     roles: dict[frozenset[object], list[Option]] = {}

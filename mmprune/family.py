@@ -126,7 +126,8 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
         if from_data and set(request.names) & set(BY_SCORE):
             manifest = add_by_score(root, manifest, baseline, request, from_data)
         del from_data
-        prepare(root, manifest, baseline, resources.device, progress)
+        if not all(_is_done(root, task.id) for task in manifest.tasks):
+            prepare(root, manifest, baseline, resources.device, progress)
         say_notes(notes_of(manifest))
         tasks = manifest.tasks
         setup = baseline if resources.jobs == 1 else make_baseline

@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmprune.chains import Found, find_chains
-from mmprune.layers import find_layers
-from mmprune.patterns import ALIGNED, BLOCK, PATTERNS, ZEROS, check_pattern
-from mmprune.renaming import Order, order_of, rename, renamed
+from mmprune.chains import Found
+from mmprune.patterns import ALIGNED, BLOCK, ZEROS, check_pattern
+from mmprune.reconstruct import Plan
+from mmprune.renaming import Order, order_of, rename
 
 ROUNDS = 400
 LAST = 48  # rounds that must have given WORTHWHILE; a round sees a sixteenth of all pairs, these 95 %
 WORTHWHILE = 0.01  # of all that was gained, or the search ends
-WORK = 6e9  # differences computed for a chain at most: 3 to 4 s on a core
+WORK = 6e9  # differences computed for a chain at most; this bounds the time for wide layers
 SMALLEST = 1e-7  # gain of a swap, as a share of a layer's score; below are rounding errors
 IMAGES = 8
 TOLERANCE = 1e-3  # of the largest answer: what single precision and sums in another order may change
@@ -33,34 +33,29 @@ class Permuted:
     """A model that answers as the original.
 
     order  what was renamed, for tensors that belong to the original's weights (renaming.renamed)
-    kept   layer -> share of its score that the mask keeps, (before, after), for each layer with renamed inputs
     notes  what the user should know
     """
 
     model: nn.Module
     order: Order
-    kept: dict[str, tuple[float, float]]
     notes: tuple[str, ...]
 
 
-def permuted(model: nn.Module, input_shape: tuple[int, ...], sparsity: Mapping[str, float],
-             scores: Mapping[str, Tensor], pattern: str, found: Found | None = None) -> Permuted:
-    """A copy of the model with its channels renamed so that masks of this pattern keep more of the score.
+def permuted(model: nn.Module, input_shape: tuple[int, ...], plan: Plan, scores: Mapping[str, Tensor],
+             found: Found) -> Permuted:
+    """A copy of the model with its channels renamed so that masks of the plan's pattern keep more of the score.
 
     input_shape  (1, C, H, W)
-    sparsity     layer -> fraction to zero
+    plan         its masks are not looked at
     scores       layer -> not negative, of the weight's shape; what masks are made from, or the weights' energies
-    found        the model's chains, if already known; they do not depend on the sparsity
+    found        the model's chains
     The same input gives the same order. ValueError for an unknown pattern.
     """
-    check_pattern(pattern)
+    pattern = check_pattern(plan.pattern)
     copied = copy.deepcopy(model)
     if pattern not in ALIGNED:
-        return Permuted(copied, {}, {}, ())
-    kinds = {layer.name: layer.kind for layer in find_layers(model, input_shape)}
-    found = find_chains(model, input_shape) if found is None else found
-    notes = [f"channels stay in place that looked free but are not: {names}" for names in found.failed]
-    zeros = {n: ZEROS[pattern](scores[n].shape, s, kinds[n]) for n, s in sparsity.items()}
+        return Permuted(copied, {}, ())
+    zeros = {n: ZEROS[pattern](scores[n].shape, s, plan.kinds[n]) for n, s in plan.sparsity.items()}
     readers = {n: _Reader(scores[n], count, pattern) for n, count in zeros.items() if count}
     generator = np.random.default_rng(0)
     pairs = []
@@ -73,13 +68,8 @@ def permuted(model: nn.Module, input_shape: tuple[int, ...], sparsity: Mapping[s
     difference = _difference(model, copied, input_shape)
     if not difference <= TOLERANCE:
         way = f"with channels renamed the answers differ by {difference:.1e} of the largest; they stay in place"
-        return Permuted(copy.deepcopy(model), {}, {}, (*notes, way))
-    kept: dict[str, tuple[float, float]] = {}
-    for n in sorted({n for chain, _ in pairs for n in chain.readers(readers)}):
-        both = scores[n], renamed(scores[n], order.get(n, {}))
-        shares = [float((s * PATTERNS[pattern](s, sparsity[n], kinds[n])).sum() / s.sum()) for s in both]
-        kept[n] = shares[0], shares[1]
-    return Permuted(copied, order, kept, tuple(notes))
+        return Permuted(copy.deepcopy(model), {}, (way,))
+    return Permuted(copied, order, ())
 
 
 @torch.no_grad()
@@ -161,9 +151,7 @@ def _search(ends: Sequence[_End], count: int, generator: np.random.Generator) ->
     """The best order found: new[i] is the channel that comes to stand where i stood. Readers' columns follow.
 
     Each round takes one random channel of every block and swaps those pairs of them that are each other's best where
-    the layers together keep more. Measured on one core of a shared EPYC with random weights at 0.8 in block-1x4:
-    3072 channels into 768 rows in 3.1 s (0.425 of the score kept, then 0.441; with five times the rounds 0.450), 512
-    into 2048 rows in 3.6 s (0.425, then 0.439). All of a trained EfficientNet-Lite0: 29 s (0.493, then 0.561).
+    the layers together keep more. It ends when a window of rounds gains next to nothing, or its work is done.
     """
     partition = _partition(ends)
     order = torch.arange(count)

@@ -89,7 +89,7 @@ class Trial:
 
     def _begin(self, model: nn.Module, images: Tensor) -> None:
         self.images, self.model = images, _scrambled(model, images.dtype)
-        self.before = self._observe(self.model)
+        self.before = self._observe(copy.deepcopy(self.model))
 
     def holds(self, chains: Iterable[Chain]) -> bool:
         """Whether everything stays the same when the channels of these chains are in random order."""
@@ -106,8 +106,7 @@ class Trial:
                 and _equal([*expected.values()], [gradients[n] for n in expected], tolerance))
 
     def _observe(self, model: nn.Module) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """(answers in evaluation and in training mode, gradients by parameter)"""
-        model = copy.deepcopy(model)
+        """(answers in evaluation and in training mode, gradients by parameter); moves the statistics of BatchNorm."""
         kept = torch.get_default_dtype()
         torch.set_default_dtype(self.images.dtype)
         try:

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +38,8 @@ def make_start(root: Path, manifest: Manifest, baseline: "Baseline", task: Task,
         return copy.deepcopy(baseline.model), {}
     spec, path = manifest.spec, start_of(root, task.id)
     sparsity, kinds = manifest.sparsity_of(task), {layer.name: layer.kind for layer in manifest.layers}
-    by_inputs, moves = SCORES[task.score].needs == "inputs", moves_channels(spec)
+    plan, moves = Plan(sparsity, spec.pattern, kinds), moves_channels(spec)
+    by_inputs = SCORES[task.score].needs == "inputs"
     model, scores = copy.deepcopy(baseline.model), {}
     if path.is_file():
         return _read(path, model)
@@ -47,14 +47,13 @@ def make_start(root: Path, manifest: Manifest, baseline: "Baseline", task: Task,
         scores = (layer_energies(root, manifest, baseline, device) if by_inputs
                   else family_scores(root, manifest, baseline, task.score, device))
     if moves:
-        chains = replace(baseline.chains, failed=())  # told once, by prepare
-        moved = permuted(model, baseline.input_shape, sparsity, scores, spec.pattern, chains)
+        moved = permuted(model, baseline.input_shape, plan, scores, baseline.chains)
         say_notes(f"{task.id}: {note}" for note in moved.notes)
         model, scores = moved.model, {n: renamed(s, moved.order.get(n, {})) for n, s in scores.items()}
     if by_inputs:
         batches = calibration_batches(baseline.train, spec.seed, device)
         macs = sum(layer.macs for layer in manifest.layers)
-        model, masks = reconstruct(model.to(device), Plan(sparsity, spec.pattern, kinds), batches, macs, tick)
+        model, masks = reconstruct(model.to(device), plan, batches, macs, tick)
         model, masks = model.cpu(), {name: mask.cpu() for name, mask in masks.items()}
     else:
         masks = make_masks(scores, sparsity, spec.pattern, kinds)

@@ -58,6 +58,14 @@ def test_a_whole_axis_tied_to_segments_is_cut_with_them():
     assert free(b) == [False, False] and [leaf.size for leaf in leaves(a)] == [2, 4]
 
 
+def test_concatenations_of_concatenations_meet_at_every_boundary():
+    a, b = joined([joined([dim(4), dim(4)]), dim(4)]), joined([dim(2), joined([dim(8), dim(2)])])
+    fix(part(a, 0, 4))
+    tie(a, b)
+    for d in (a, b):
+        assert [leaf.size for leaf in leaves(d)] == [2, 2, 4, 2, 2] and free(d) == [False, False, True, True, True]
+
+
 @pytest.mark.parametrize("sizes", [(4, 3), (3, 4), (2, 6)])
 def test_products_of_two_kinds_split_further_or_are_fixed(sizes):
     a, b = dim(6, 2), dim(*sizes)
@@ -81,6 +89,14 @@ def test_a_reshape_that_no_product_describes_fixes_only_what_it_cuts_across():
     assert found[0] == outer and found[3] == channels
 
 
+@pytest.mark.parametrize("sizes", [(4, 3), (2, 2, 3)])
+def test_a_reshape_whose_factors_do_not_divide_ends_and_is_fixed(sizes):
+    dims = [dim(n) for n in sizes]
+    found = regrouped(dims, [3, 4])
+    assert [size(d) for d in found] == [3, 4]
+    assert not any(any(free(d)) for d in (*dims, *found))
+
+
 def test_random_reshapes_keep_places_in_flat_order():
     generator = np.random.default_rng(0)
     for _ in range(50):
@@ -94,3 +110,30 @@ def test_random_reshapes_keep_places_in_flat_order():
         flat = tuple(axis for d in again for axis in d)
         for leaf in leaves(whole):
             assert (entries(whole, leaf) == entries(flat, leaf)).all()
+
+
+def test_what_was_tied_stays_tied_through_random_joins_slices_and_reshapes():
+    generator = np.random.default_rng(1)
+    for _ in range(300):
+        dims, tied = [dim(int(n)) for n in generator.choice([2, 3, 4, 6, 8, 12], 5)], []
+        for step in generator.choice(["join", "part", "tie", "regroup"], 8):
+            a, b = (dims[i] for i in generator.integers(len(dims), size=2))
+            if step == "join":
+                dims.append(joined([a, b]))
+            elif step == "part":
+                dims.append(part(a, *sorted(int(at) for at in generator.choice(size(a) + 1, 2, replace=False))))
+            elif step == "tie":
+                alike = [d for d in dims if size(d) == size(a)]
+                tied.append((a, alike[generator.integers(len(alike))]))
+                tie(*tied[-1])
+            else:
+                whole = size(a) * size(b)
+                first = int(generator.choice([n for n in range(1, whole + 1) if whole % n == 0]))
+                found = regrouped([a, b], [first, whole // first])
+                assert [size(d) for d in found] == [first, whole // first]
+                tied.append(((*a, *b), (*found[0], *found[1])))
+        for pair in tied:
+            for leaf in leaves((*pair[0], *pair[1])):
+                if not leaf.fixed:
+                    one, other = (entries(d, leaf) for d in pair)
+                    assert one is other is None or (one == other).all()

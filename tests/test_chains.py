@@ -7,16 +7,13 @@ import pytest
 import timm
 import torch
 from branched_nets import lively
-from channels import SHAPE, Attention, Block, Hidden, Joined, Net, OnlyInTraining, Padded, Ramp, Shuffled, Single
+from channels import SHAPE, Attention, Block, Hidden, Joined, OnlyInTraining, Padded, Ramp, Shuffled, Single, net
 from torch import nn
 
+from mmprune.axes import leaves
 from mmprune.chains import Chain, find_chains
 from mmprune.renaming import Trial, order_of, rename
-
-
-def net(*between, channels=16):
-    torch.manual_seed(0)
-    return lively(Net(nn.Sequential(*between), channels))
+from mmprune.ties import Ties
 
 
 def inputs(model, shape=SHAPE):
@@ -69,6 +66,15 @@ def test_values_of_an_attention_are_ordered_head_by_head_and_queries_never():
     chains = find_chains(model, SHAPE).chains
     places = np.concatenate([c.places[f"{name}qkv.weight", 0] for c in chains if (f"{name}qkv.weight", 0) in c.places])
     assert sorted(places.ravel()) == list(range(32, 48))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_tokens_of_an_attention_are_in_order_only_if_it_is_causal(causal):
+    tensors = {name: torch.randn(1, 2, 6, 4) for name in ("q", "k", "v")}
+    ties = Ties(tensors)
+    with torch.no_grad(), ties:
+        nn.functional.scaled_dot_product_attention(*tensors.values(), is_causal=causal)
+    assert [leaf.fixed for name in tensors for leaf in leaves(ties.named[name][2])] == [causal] * 3
 
 
 def test_multihead_attention_of_torch():

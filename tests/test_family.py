@@ -61,6 +61,15 @@ def test_same_command_same_bits_and_nothing_is_done_twice(tmp_path):
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("weights.safetensors")}
 
 
+def test_a_finished_family_is_not_searched_for_channels_again(tmp_path, monkeypatch):
+    seen, real = [], family.find_chains
+    monkeypatch.setattr(family, "find_chains", lambda *given: (seen.append(given), real(*given))[1])
+    request = replace(REQUEST, recipe=make_recipe("default", epochs=0), strategies=("max",), pattern="block-1x4")
+    for _ in range(2):
+        build_family(make_baseline, request, tmp_path, Resources(threads=1))
+        assert len(seen) == 1
+
+
 def test_several_jobs_make_the_same(tmp_path):
     build_family(make_baseline, REQUEST, tmp_path / "one", Resources(threads=1))
     build_family(make_baseline, REQUEST, tmp_path / "two", Resources(jobs=2, threads=1))

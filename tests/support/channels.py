@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from branched_nets import lively
 from torch import nn
 
 SHAPE = (1, 3, 8, 8)
@@ -18,6 +19,12 @@ class Net(nn.Module):
     def forward(self, x):
         x = self.between(torch.relu(self.norm(self.stem(x))))
         return self.fc(x.mean((2, 3)) if x.ndim == 4 else x)
+
+
+def net(*between, channels=16):
+    """A Net with these modules between, whose BatchNorms have statistics."""
+    torch.manual_seed(0)
+    return lively(Net(nn.Sequential(*between), channels))
 
 
 class Block(nn.Module):
