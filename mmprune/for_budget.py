@@ -1,5 +1,5 @@
 """Finds the sparsities of a family's strategy `budget`: takes a latency table on the target, searches the levels that
-lose least within the budget, and times the model with these very masks before anything is trained.
+lose least within the budget, and times a model with these very sparsities before anything is trained.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from mmprune.timing import MMRT, Setting, make_table, try_out
 AIM = 0.025  # below the budget, in the middle of what WITHIN allows
 SPARE = 0.01  # of the budget: if the found levels leave more of it, sparsities between the levels spend it
 SLACK = 0.005  # of the budget: what a trial keeps from both ends, because sessions differ
-TRIALS = 4  # models with the found masks that are timed at most; each corrects the prediction
+TRIALS = 4  # models with the found sparsities that are timed at most; each corrects the prediction
 WORK = 2e12  # multiply-accumulates of first judgements: some minutes on a core
 EFFORT = 60, 300  # models that are judged, at least and at most
 
@@ -49,7 +49,7 @@ def find_plan(setting: Setting) -> BudgetPlan:
 
 @dataclass(frozen=True)
 class _Trial:
-    """Sparsities, their predicted cost, and what a model with their masks took beside the dense one."""
+    """Sparsities, their predicted cost, and what a model with them took beside the dense one."""
 
     found: Found
     sparsity: dict[str, float]
@@ -140,7 +140,7 @@ def _doubts(trial: _Trial) -> tuple[str, ...]:
     if trial.fits or trial.cost is None:
         return ()
     off = trial.cost / trial.limit - 1
-    return (f"after {TRIALS} trials the masks take {told(trial.cost, 's')}, {abs(off):.1%} "
+    return (f"after {TRIALS} trials a model with these sparsities takes {told(trial.cost, 's')}, {abs(off):.1%} "
             f"{'above' if off > 0 else 'below'} the budget of {told(trial.limit, 's')}: the machine may be busy",)
 
 

@@ -1,4 +1,4 @@
-"""Times models on the target before anything is trained: the latency table of a network, and trials of masks."""
+"""Times models on the target before anything is trained: the latency table of a network, and trials of sparsities."""
 
 import copy
 import hashlib
@@ -105,14 +105,17 @@ def make_table(setting: Setting) -> Table:
 def why_unmeasurable(setting: Setting) -> str:
     """Why nothing can be measured; "" if it can."""
     if MMRT not in targets.load(setting.target).runtimes or all(format != MMRT for format, _ in setting.wanted):
-        return f"{setting.target} runs no .mmrt file, and no other runtime skips single zeros"
+        return f"no .mmrt file is made for {setting.target}, and no other runtime skips single zeros"
     if setting.host is None and not boards.is_here(setting.target):
         return f"this machine is not a {setting.target}; give --host to measure on one"
     return ""
 
 
 def timing_file(setting: Setting, sparsity: dict[str, float], name: str) -> TimingFile:
-    """The .mmrt file of the dense model with these sparsities, to be timed: masked by magnitude, not trained."""
+    """The .mmrt file of the dense model with these sparsities, to be timed: masked by magnitude, not trained.
+
+    The family's own masks have about as many zeros in each layer, at other places.
+    """
     model = copy.deepcopy(setting.baseline.model).cpu().eval()
     weights = {n: w for n, w in model.named_parameters() if n in sparsity}
     kinds = {x.name: x.kind for x in setting.layers}

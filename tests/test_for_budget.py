@@ -125,7 +125,7 @@ def test_the_family_holds_the_planned_sparsities(tmp_path, board):
     assert variants[1].layer_sparsity == {n: int(sizes[n] * s + 1e-6) / sizes[n] for n, s in plan.sparsity.items()}
     first, judged = budget_lines(root)[:2]
     assert "1.5 times as fast as the dense model, 0.9813 ms for the median of mmrt-fp32" in first
-    assert f"{plan.evaluations} models were judged" in judged
+    assert f"{plan.evaluations} judgements of models" in judged
     with_ten = plan_family(make_baseline(), replace(request, strategies=()))
     assert len(with_ten.strategies) == 11 and list(with_ten.strategies)[-1] == "budget"
 
@@ -141,6 +141,22 @@ def test_the_measured_latency_stands_beside_the_predicted_one(tmp_path, board):
     text = "\n".join(budget_lines(root))
     assert "measured at 1.8 ms (p50), 10.0% below the budget of 2 ms" in text and "1.67 times as fast" in text
     assert "the dense model took 3 ms in that session and 1.472 ms when the budget was planned (+103.8%)" in text
+
+
+def test_a_budget_in_multiply_accumulates_is_never_told_in_seconds(tmp_path):
+    root = tmp_path / "family"
+    plan = find_plan(replace(setting(root, Goal(speedup=1.5)), wanted=(("onnx", "fp32"),)))
+    request = Request(make_recipe("default", epochs=0), strategies=("budget",), fixed={"budget": plan.sparsity})
+    dense, sparse = build_family(make_baseline, request, root, Resources())
+    artifact = replace(made_artifact(root, sparse, "mmrt"), precision="fp32")
+    folder.write_artifact(root, artifact)
+    folder.append_measurement(root, made_measurement(artifact, 1.8e-3, "mmrt"))
+    text = "\n".join(budget_lines(root))
+    assert "million multiply-accumulates" in text and " ms" not in text and "mmrt-" not in text.partition("\n")[0]
+    artifact = replace(made_artifact(root, dense, "mmrt"), precision="fp32")
+    folder.write_artifact(root, artifact)
+    folder.append_measurement(root, made_measurement(artifact, 3e-3, "mmrt"))
+    assert "measured at 1.8 ms (p50), 10.0% below the budget of 2 ms, 1.67 times" in "\n".join(budget_lines(root))
 
 
 @pytest.mark.parametrize("asked, reason", [
@@ -168,7 +184,7 @@ def test_without_a_device_multiply_accumulates_stand_in(tmp_path):
     dense = sum(x.macs for x in given.layers)
     assert 0.45 * dense <= left <= 0.5 * dense and plan.predicted == pytest.approx(left, rel=0.01)
     assert plan.unit == "multiply-accumulates" and plan.trial is None and not plan.is_measured
-    assert "multiply-accumulates stand in" in plan.notes[0] and "runs no .mmrt file" in plan.notes[0]
+    assert "multiply-accumulates stand in" in plan.notes[0] and "no .mmrt file is made for local" in plan.notes[0]
     with pytest.raises(BudgetError, match="no latency in milliseconds can be predicted: give --speedup"):
         find_plan(replace(given, goal=Goal(max_latency_s=1e-3), root=tmp_path / "other"))
 
