@@ -107,8 +107,9 @@ def _prepared(setting: Setting, table: Table) -> _Search:
     problem = Problem(times, allowed_levels(setting.layers, setting.ranges, setting.pattern), 0.0)
     judge = Stitched(setting.baseline.model, setting.database, torch.from_numpy(setting.images), BATCH, setting.device)
     effort = int(np.clip(WORK / (sum(x.macs for x in setting.layers) * BATCH), *EFFORT))
-    singles = _single_losses(problem, judge, setting.progress) if problem.allowed.sum() <= effort else None
-    return _Search(setting, table, problem, cache(judge.loss), singles, effort)
+    loss = cache(judge.loss)
+    singles = _single_losses(problem, loss, setting.progress) if problem.allowed.sum() <= effort else None
+    return _Search(setting, table, problem, loss, singles, effort)
 
 
 def _attempt(given: _Search, last: _Trial | None) -> _Trial:
@@ -196,13 +197,13 @@ def _starts(layers: Sequence[Layer], problem: Problem, singles: np.ndarray | Non
     return {name: levels for name, levels in found.items() if levels is not None}
 
 
-def _single_losses(problem: Problem, judge: Stitched, progress: Progress) -> np.ndarray:
+def _single_losses(problem: Problem, loss: Loss, progress: Progress) -> np.ndarray:
     """(layers, levels): the loss with only this layer at this level, never falling with the level."""
     layers, count = problem.allowed.shape
     losses = np.zeros((layers, count))
     for layer, level in np.argwhere(problem.allowed):
         levels = [0] * layers
         levels[layer] = int(level)
-        losses[layer, level] = judge.loss(levels, False)
+        losses[layer, level] = loss(tuple(levels), False)
         progress("layers", "", float(layer), layers)
     return np.maximum.accumulate(losses, axis=1)

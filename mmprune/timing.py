@@ -74,6 +74,12 @@ class Setting:
         return draw_images(self.baseline, IMAGES)
 
     @cached_property
+    def uniform(self) -> list[TimingFile]:
+        """Files to be timed with all layers at one sparsity, from the dense one on."""
+        return [timing_file(self, {x.name: sparsity for x in self.layers}, f"uniform-{sparsity:g}")
+                for sparsity in SPARSITIES]
+
+    @cached_property
     def identity(self) -> str:
         row = [asdict(self.goal), self.pattern, self.precision, self.target, self.seed, self.measuring.threads,
                tensors_sha256(self.baseline.model.state_dict()), [asdict(x) for x in self.layers],
@@ -86,8 +92,7 @@ def make_table(setting: Setting) -> Table:
     why = why_unmeasurable(setting)
     if not why:
         try:
-            files = [timing_file(setting, {x.name: sparsity for x in setting.layers}, f"uniform-{sparsity:g}")
-                     for sparsity in SPARSITIES]
+            files = setting.uniform
         except ExportError as err:
             why = f"mmrt cannot run the model: {err}"
     if why:
@@ -144,7 +149,5 @@ def try_out(setting: Setting, sparsity: dict[str, float]) -> tuple[float, float]
     """(seconds of the dense model, seconds with these sparsities), measured in turns in one session."""
     words = json.dumps(sorted(sparsity.items())).encode()
     name = f"found-{hashlib.sha256(words).hexdigest()[:8]}"
-    files = [timing_file(setting, dict.fromkeys(sparsity, 0.0), f"uniform-{SPARSITIES[0]:g}"),
-             timing_file(setting, sparsity, name)]
-    dense, found = time_files(setting, files, steps=False)
+    dense, found = time_files(setting, [setting.uniform[0], timing_file(setting, sparsity, name)], steps=False)
     return median_s(dense), median_s(found)

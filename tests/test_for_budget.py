@@ -202,6 +202,23 @@ def test_a_board_that_is_not_here_and_a_model_that_mmrt_lacks_are_said(tmp_path,
     assert "mmrt cannot run the model: mmrt has no operator Loop" in plan.notes[0]
 
 
+def test_the_dense_network_is_judged_once_and_its_file_made_once(tmp_path, board, monkeypatch):
+    judged, made, real, fake = [], [], for_budget.Stitched.loss, timing.timing_file
+
+    def count(self, levels, every):
+        judged.append((tuple(levels), every))
+        return real(self, levels, every)
+
+    def made_file(given, sparsity, name):
+        made.append(name)
+        return fake(given, sparsity, name)
+
+    monkeypatch.setattr(for_budget.Stitched, "loss", count)
+    monkeypatch.setattr(timing, "timing_file", made_file)
+    find_plan(setting(tmp_path / "family", Goal(speedup=1.5)))
+    assert len(judged) == len(set(judged)) > 20 and len(made) == len(set(made)) == len(SPARSITIES) + 1
+
+
 def test_only_the_users_own_ranges_bind(tmp_path):
     layers = setting(tmp_path, Goal(speedup=2.0)).layers
     names = [x.name for x in layers]
