@@ -22,12 +22,13 @@ from mmprune.family import Request, Resources, build_family
 from mmprune.family_plan import plan_family
 from mmprune.for_budget import allowed_levels, find_plan
 from mmprune.patterns import ZEROS
+from mmprune.progress import quiet
 from mmprune.recipes import make_recipe
 from mmprune.records import Range, Step
 from mmprune.results.budget_lines import budget_lines
 from mmprune.runtime_files import runtime_files
 from mmprune.timing import Setting, time_files, timing_file
-from mmprune.workflow import BuildOptions
+from mmprune.workflow import BuildOptions, build
 
 REST_S, PER_WEIGHT_S = 2e-4, 1e-6  # 72 + 1,152 + 48 weights: the dense model takes 1.472 ms
 DENSE_S = REST_S + 1272 * PER_WEIGHT_S
@@ -200,6 +201,19 @@ def test_a_board_that_is_not_here_and_a_model_that_mmrt_lacks_are_said(tmp_path,
     monkeypatch.setattr(timing, "why_unmeasurable", lambda given: "")
     plan = find_plan(setting(tmp_path / "b", Goal(speedup=2.0)))
     assert "mmrt cannot run the model: mmrt has no operator Loop" in plan.notes[0]
+
+
+def test_a_total_that_no_strategy_can_have_does_not_concern_a_budget_alone(tmp_path, monkeypatch):
+    class Asked(Exception):
+        """As far as this test goes."""
+
+    def stop(given):
+        raise Asked([x.name for x in given.layers])
+
+    monkeypatch.setattr(for_budget, "find_plan", stop)
+    with pytest.raises(Asked, match=r"conv1\.weight"):
+        build(BuildOptions("local", tmp_path, strategies=("budget",), goal=Goal(speedup=2.0), total_sparsity=0.999),
+              quiet)
 
 
 def test_the_dense_network_is_judged_once_and_its_file_made_once(tmp_path, board, monkeypatch):
