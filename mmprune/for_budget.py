@@ -105,7 +105,7 @@ def _prepared(setting: Setting, table: Table) -> _Search:
                           "then counted in multiply-accumulates")
     times = np.array([table.layers[x.name] for x in setting.layers])
     problem = Problem(times, allowed_levels(setting.layers, setting.ranges, setting.pattern), 0.0)
-    judge = Stitched(setting.baseline.model, setting.database, torch.from_numpy(setting.images), BATCH, setting.device)
+    judge = Stitched(setting.baseline.model, setting.database, torch.from_numpy(setting.images), setting.device)
     effort = int(np.clip(WORK / (sum(x.macs for x in setting.layers) * BATCH), *EFFORT))
     loss = cache(judge.loss)
     singles = _single_losses(problem, loss, setting.progress) if problem.allowed.sum() <= effort else None

@@ -30,7 +30,7 @@ from targets.jobs import PROFILES
 from targets.measure import Options, measure
 
 MMRT = "mmrt"
-IMAGES = 512  # training images that judge a model; a quarter of them judge it first
+IMAGES = 512  # that judge a model; a quarter of them judge it first
 TIMING_IMAGES = 8  # for the ranges of int8 in files that are only timed
 
 
@@ -71,6 +71,7 @@ class Setting:
 
     @cached_property
     def images(self) -> np.ndarray:
+        """Of the training data; of the validation data where training images are not the same each time."""
         return draw_images(self.baseline, IMAGES)
 
     @cached_property

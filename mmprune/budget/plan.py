@@ -60,7 +60,7 @@ class BudgetPlan:
     loss: float  # KL divergence from the dense model without fine-tuning, at the levels that were searched
     starts: dict[str, float]  # the same of what the search started from
     evaluations: int  # judgements of models, on few or on all images
-    images: int  # training images that judged them
+    images: int  # that judged them at most, see timing.Setting.images
     notes: tuple[str, ...] = ()
 
     @property

@@ -26,7 +26,7 @@ def _planned(plan: BudgetPlan) -> list[str]:
     if plan.trial is not None:
         first += f"; a model with these sparsities took {told(plan.trial, unit)} (trial {plan.trials})"
     best = min(plan.starts, key=lambda name: plan.starts[name])
-    return [first, f"budget: {plan.evaluations} judgements of models on up to {plan.images} training images; before "
+    return [first, f"budget: {plan.evaluations} judgements of models on up to {plan.images} images; before "
                    f"training the best start ({best}) had a KL divergence of {plan.starts[best]:.3g} from the dense "
                    f"model, the chosen one {plan.loss:.3g}"]
 
