@@ -14,6 +14,7 @@ from mmprune.budget.loss import BATCH, Stitched
 from mmprune.budget.plan import WITHIN, BudgetError, BudgetPlan, read_plan, told, write_plan
 from mmprune.budget.search import Found, Levels, Loss, Problem, filled, interpolated, scaled, search
 from mmprune.budget.table import SPARSITIES, Table
+from mmprune.family import check_free
 from mmprune.patterns import ZEROS
 from mmprune.progress import Progress, say_notes
 from mmprune.records import Layer, Range
@@ -30,7 +31,8 @@ EFFORT = 60, 300  # models that are judged, at least and at most
 def find_plan(setting: Setting) -> BudgetPlan:
     """The plan for the setting's goal: the stored one, else found now and stored.
 
-    BudgetError if no levels fit, or if the dense model does. MeasureError, HostError as in targets.measure.
+    BudgetError if no levels fit, or if the dense model does; FolderError for a folder of other things. MeasureError,
+    HostError as in targets.measure.
     """
     with folder.locked(setting.root):
         stored = read_plan(setting.root)
@@ -39,6 +41,8 @@ def find_plan(setting: Setting) -> BudgetPlan:
         if stored is not None and folder.holds_family(setting.root):
             raise folder.FolderError(f"{setting.root} holds a family built for another budget ({stored.goal}); choose "
                                      "another --out, or delete that folder")
+        if not folder.holds_family(setting.root):
+            check_free(setting.root)
         setting.folder.mkdir(exist_ok=True)
         table = make_table(setting)
         say_notes(table.notes)

@@ -116,6 +116,13 @@ def test_a_plan_is_found_once(tmp_path, board):
         find_plan(setting(root, Goal(speedup=1.7)))
 
 
+def test_a_folder_of_other_things_is_refused_before_anything_is_timed(tmp_path, board):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(folder.FolderError, match="is not empty and holds no family"):
+        find_plan(setting(tmp_path, Goal(speedup=1.5)))
+    assert board["timed"] == [] and not (tmp_path / "budget").exists()
+
+
 def test_the_family_holds_the_planned_sparsities(tmp_path, board):
     root = tmp_path / "family"
     plan = find_plan(setting(root, Goal(speedup=1.5)))
