@@ -203,10 +203,15 @@ def claim(root: Path, manifest: Manifest) -> Manifest:
             raise folder.FolderError(f"{root} holds another family ({_differences(old, manifest)}); "
                                      "choose another --out, or delete that folder")
         return manifest
-    if any(p.name not in (".lock", "cache", "budget") for p in root.iterdir()):  # decoded images, a plan for a budget
-        raise folder.FolderError(f"{root} is not empty and holds no family; choose another --out")
+    check_free(root)
     folder.write_manifest(root, manifest)
     return manifest
+
+
+def check_free(root: Path) -> None:
+    """FolderError for a folder with other files than those that come before a family."""
+    if any(p.name not in (".lock", "cache", "budget") for p in root.iterdir()):  # decoded images, a plan for a budget
+        raise folder.FolderError(f"{root} is not empty and holds no family; choose another --out")
 
 
 # What a hash tells, in words

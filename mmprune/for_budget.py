@@ -1,5 +1,5 @@
 """Finds the sparsities of a family's strategy `budget`: takes a latency table on the target, searches the levels that
-lose least within the budget, and times the model with these very masks before anything is trained.
+lose least within the budget, and times a model with these very sparsities before anything is trained.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from mmprune.budget.loss import BATCH, Stitched
 from mmprune.budget.plan import WITHIN, BudgetError, BudgetPlan, read_plan, told, write_plan
 from mmprune.budget.search import Found, Levels, Loss, Problem, filled, interpolated, scaled, search
 from mmprune.budget.table import SPARSITIES, Table
+from mmprune.family import check_free
 from mmprune.patterns import ZEROS
 from mmprune.progress import Progress, say_notes
 from mmprune.records import Layer, Range
@@ -22,7 +23,7 @@ from mmprune.timing import MMRT, Setting, make_table, try_out
 AIM = 0.025  # below the budget, in the middle of what WITHIN allows
 SPARE = 0.01  # of the budget: if the found levels leave more of it, sparsities between the levels spend it
 SLACK = 0.005  # of the budget: what a trial keeps from both ends, because sessions differ
-TRIALS = 4  # models with the found masks that are timed at most; each corrects the prediction
+TRIALS = 4  # models with the found sparsities that are timed at most; each corrects the prediction
 WORK = 2e12  # multiply-accumulates of first judgements: some minutes on a core
 EFFORT = 60, 300  # models that are judged, at least and at most
 
@@ -30,7 +31,8 @@ EFFORT = 60, 300  # models that are judged, at least and at most
 def find_plan(setting: Setting) -> BudgetPlan:
     """The plan for the setting's goal: the stored one, else found now and stored.
 
-    BudgetError if no levels fit, or if the dense model does. MeasureError, HostError as in targets.measure.
+    BudgetError if no levels fit, or if the dense model does; FolderError for a folder of other things. MeasureError,
+    HostError as in targets.measure.
     """
     with folder.locked(setting.root):
         stored = read_plan(setting.root)
@@ -39,6 +41,8 @@ def find_plan(setting: Setting) -> BudgetPlan:
         if stored is not None and folder.holds_family(setting.root):
             raise folder.FolderError(f"{setting.root} holds a family built for another budget ({stored.goal}); choose "
                                      "another --out, or delete that folder")
+        if not folder.holds_family(setting.root):
+            check_free(setting.root)
         setting.folder.mkdir(exist_ok=True)
         table = make_table(setting)
         say_notes(table.notes)
@@ -49,7 +53,7 @@ def find_plan(setting: Setting) -> BudgetPlan:
 
 @dataclass(frozen=True)
 class _Trial:
-    """Sparsities, their predicted cost, and what a model with their masks took beside the dense one."""
+    """Sparsities, their predicted cost, and what a model with them took beside the dense one."""
 
     found: Found
     sparsity: dict[str, float]
@@ -105,10 +109,11 @@ def _prepared(setting: Setting, table: Table) -> _Search:
                           "then counted in multiply-accumulates")
     times = np.array([table.layers[x.name] for x in setting.layers])
     problem = Problem(times, allowed_levels(setting.layers, setting.ranges, setting.pattern), 0.0)
-    judge = Stitched(setting.baseline.model, setting.database, torch.from_numpy(setting.images), BATCH, setting.device)
+    judge = Stitched(setting.baseline.model, setting.database, torch.from_numpy(setting.images), setting.device)
     effort = int(np.clip(WORK / (sum(x.macs for x in setting.layers) * BATCH), *EFFORT))
-    singles = _single_losses(problem, judge, setting.progress) if problem.allowed.sum() <= effort else None
-    return _Search(setting, table, problem, cache(judge.loss), singles, effort)
+    loss = cache(judge.loss)
+    singles = _single_losses(problem, loss, setting.progress) if problem.allowed.sum() <= effort else None
+    return _Search(setting, table, problem, loss, singles, effort)
 
 
 def _attempt(given: _Search, last: _Trial | None) -> _Trial:
@@ -140,7 +145,7 @@ def _doubts(trial: _Trial) -> tuple[str, ...]:
     if trial.fits or trial.cost is None:
         return ()
     off = trial.cost / trial.limit - 1
-    return (f"after {TRIALS} trials the masks take {told(trial.cost, 's')}, {abs(off):.1%} "
+    return (f"after {TRIALS} trials a model with these sparsities takes {told(trial.cost, 's')}, {abs(off):.1%} "
             f"{'above' if off > 0 else 'below'} the budget of {told(trial.limit, 's')}: the machine may be busy",)
 
 
@@ -196,13 +201,13 @@ def _starts(layers: Sequence[Layer], problem: Problem, singles: np.ndarray | Non
     return {name: levels for name, levels in found.items() if levels is not None}
 
 
-def _single_losses(problem: Problem, judge: Stitched, progress: Progress) -> np.ndarray:
+def _single_losses(problem: Problem, loss: Loss, progress: Progress) -> np.ndarray:
     """(layers, levels): the loss with only this layer at this level, never falling with the level."""
     layers, count = problem.allowed.shape
     losses = np.zeros((layers, count))
     for layer, level in np.argwhere(problem.allowed):
         levels = [0] * layers
         levels[layer] = int(level)
-        losses[layer, level] = judge.loss(levels, False)
+        losses[layer, level] = loss(tuple(levels), False)
         progress("layers", "", float(layer), layers)
     return np.maximum.accumulate(losses, axis=1)

@@ -83,7 +83,7 @@ def statistics(dense: nn.Module, pruned: nn.Module, uses: Mapping[str, Use],
         clean = _patches(dense, uses, images, i)
         seen = clean
         if pruned is not dense:
-            with _batch_statistics(pruned):
+            with batch_statistics(pruned):
                 seen = _patches(pruned, uses, images, i)
         for name, calls in seen.items():
             for x, x_dense in zip(calls, clean[name], strict=True):
@@ -105,7 +105,7 @@ def _finished(sums: list[Tensor], count: int, free_mean: bool) -> Statistics:
 
 
 @contextmanager
-def _batch_statistics(model: nn.Module) -> Iterator[None]:
+def batch_statistics(model: nn.Module) -> Iterator[None]:
     """Inside, a model's BatchNorms normalize with the batch's own mean and variance, and remember nothing."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     before = [(norm.training, norm.momentum) for norm in norms]

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmprune import folder
+from mmprune.divergence import divergence
 from mmprune.finetune import renew_statistics
 from mmprune.layout import to_device
 from mmprune.patterns import apply_masks
@@ -38,8 +38,7 @@ def calibration_loss(model: nn.Module, masks: Mapping[str, Tensor], baseline: "B
                      device: str = "cpu") -> float | None:
     """The mean over calibration images of KL(softmax(z_dense) || softmax(z)), z the logits of the masked model.
 
-    BatchNorms of the masked model get their statistics from the same images: the dense model's are outdated, and those
-    of single batches blur the differences between variants that lose little. The given model is not changed.
+    BatchNorms of the masked model get their statistics from the same images. The given model is not changed.
     None if the mean is not finite.
     """
     batches = calibration_batches(baseline.train, seed, device, IMAGES)
@@ -47,10 +46,8 @@ def calibration_loss(model: nn.Module, masks: Mapping[str, Tensor], baseline: "B
     apply_masks(dict(pruned.named_parameters()), {name: mask.to(device) for name, mask in masks.items()})
     if len(batches[0]) > 1:  # one image may have no statistics
         renew_statistics(pruned, batches)
-    total = 0.0
-    for i, images in enumerate(batches):
-        key = (-1, i) if baseline.train.repeatable else None  # fine-tuning's first epoch is 0
-        goal = F.log_softmax(baseline.teacher.logits(images, key).float(), dim=1)
-        own = F.log_softmax(pruned(images).float(), dim=1)
-        total += float(F.kl_div(own, goal, reduction="sum", log_target=True))
-    return total / sum(map(len, batches)) if math.isfinite(total) else None
+    repeatable = baseline.train.repeatable
+    goals = [baseline.teacher.logits(images, (-1, i) if repeatable else None)  # fine-tuning's first epoch is 0
+             for i, images in enumerate(batches)]
+    loss = divergence(pruned, batches, goals)
+    return loss if math.isfinite(loss) else None

@@ -1,4 +1,4 @@
-"""Times models on the target before anything is trained: the latency table of a network, and trials of masks."""
+"""Times models on the target before anything is trained: the latency table of a network, and trials of sparsities."""
 
 import copy
 import hashlib
@@ -30,7 +30,7 @@ from targets.jobs import PROFILES
 from targets.measure import Options, measure
 
 MMRT = "mmrt"
-IMAGES = 512  # training images that judge a model; a quarter of them judge it first
+IMAGES = 512  # that judge a model; a quarter of them judge it first
 TIMING_IMAGES = 8  # for the ranges of int8 in files that are only timed
 
 
@@ -71,7 +71,14 @@ class Setting:
 
     @cached_property
     def images(self) -> np.ndarray:
+        """Of the training data; of the validation data where training images are not the same each time."""
         return draw_images(self.baseline, IMAGES)
+
+    @cached_property
+    def uniform(self) -> list[TimingFile]:
+        """Files to be timed with all layers at one sparsity, from the dense one on."""
+        return [timing_file(self, {x.name: sparsity for x in self.layers}, f"uniform-{sparsity:g}")
+                for sparsity in SPARSITIES]
 
     @cached_property
     def identity(self) -> str:
@@ -86,8 +93,7 @@ def make_table(setting: Setting) -> Table:
     why = why_unmeasurable(setting)
     if not why:
         try:
-            files = [timing_file(setting, {x.name: sparsity for x in setting.layers}, f"uniform-{sparsity:g}")
-                     for sparsity in SPARSITIES]
+            files = setting.uniform
         except ExportError as err:
             why = f"mmrt cannot run the model: {err}"
     if why:
@@ -105,14 +111,17 @@ def make_table(setting: Setting) -> Table:
 def why_unmeasurable(setting: Setting) -> str:
     """Why nothing can be measured; "" if it can."""
     if MMRT not in targets.load(setting.target).runtimes or all(format != MMRT for format, _ in setting.wanted):
-        return f"{setting.target} runs no .mmrt file, and no other runtime skips single zeros"
+        return f"no .mmrt file is made for {setting.target}, and no other runtime skips single zeros"
     if setting.host is None and not boards.is_here(setting.target):
         return f"this machine is not a {setting.target}; give --host to measure on one"
     return ""
 
 
 def timing_file(setting: Setting, sparsity: dict[str, float], name: str) -> TimingFile:
-    """The .mmrt file of the dense model with these sparsities, to be timed: masked by magnitude, not trained."""
+    """The .mmrt file of the dense model with these sparsities, to be timed: masked by magnitude, not trained.
+
+    The family's own masks have about as many zeros in each layer, at other places.
+    """
     model = copy.deepcopy(setting.baseline.model).cpu().eval()
     weights = {n: w for n, w in model.named_parameters() if n in sparsity}
     kinds = {x.name: x.kind for x in setting.layers}
@@ -141,7 +150,5 @@ def try_out(setting: Setting, sparsity: dict[str, float]) -> tuple[float, float]
     """(seconds of the dense model, seconds with these sparsities), measured in turns in one session."""
     words = json.dumps(sorted(sparsity.items())).encode()
     name = f"found-{hashlib.sha256(words).hexdigest()[:8]}"
-    files = [timing_file(setting, dict.fromkeys(sparsity, 0.0), f"uniform-{SPARSITIES[0]:g}"),
-             timing_file(setting, sparsity, name)]
-    dense, found = time_files(setting, files, steps=False)
+    dense, found = time_files(setting, [setting.uniform[0], timing_file(setting, sparsity, name)], steps=False)
     return median_s(dense), median_s(found)

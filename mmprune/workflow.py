@@ -186,18 +186,20 @@ def _for_budget(options: BuildOptions, request: Any, make_baseline: Any, wanted:
 
     BudgetError if nothing else is built.
     """
-    from mmprune.family_plan import plan_family
     from mmprune.for_budget import find_plan
+    from mmprune.layers import find_layers
+    from mmprune.ranges import find_ranges
     from mmprune.timing import Setting
 
     assert options.goal is not None
     baseline = make_baseline()
-    manifest = plan_family(baseline, replace(request, strategies=("min",)))
+    layers = find_layers(baseline.model, baseline.input_shape)
+    ranges = find_ranges(request.model_name, layers, request.overrides)
     if len(options.hosts) > 1:
         say_notes((f"the budget is for {options.hosts[0]}, the first host",))
     try:
         plan = find_plan(Setting(
-            baseline, manifest.layers, manifest.ranges, request.pattern, wanted, options.target, options.goal,
+            baseline, layers, ranges, request.pattern, wanted, options.target, options.goal,
             options.out, options.source.seed, options.hosts[0] if options.hosts else None, options.measuring,
             options.device, progress))
     except BudgetError as err:

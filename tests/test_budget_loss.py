@@ -5,10 +5,12 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from toys import INPUT_SHAPE, SmallNet, ToySplit
 
 from mmprune.budget.database import masked_database, repaired_database
 from mmprune.budget.loss import Stitched
+from mmprune.finetune import renew_statistics
 from mmprune.layers import find_layers
 from mmprune.patterns import PATTERNS, apply_masks, make_masks
 
@@ -69,6 +71,32 @@ def test_few_images_are_the_first_batch_and_odd_outputs_are_the_worst():
     assert judge.loss((1, 1, 1), False) != judge.loss((1, 1, 1), True)
     database["fc.weight"].kept[0][0] = float("nan")
     assert Stitched(model, database, ToySplit(30, 1).images).loss((1, 1, 0), True) == float("inf")
+
+
+def test_all_images_judge_with_statistics_of_all_of_them():
+    torch.manual_seed(0)
+    model, images = SmallNet().eval(), ToySplit(300, 1).images
+    layers, database = filled(model)
+    judge = Stitched(model, database, images)
+    first = judge.loss((1, 0, 2), False)
+    found = judge.loss((1, 0, 2), True)
+    other, batches = copy.deepcopy(model), images[:256].split(128)
+    for layer, level in zip(layers, (1, 0, 2), strict=True):
+        other.get_parameter(layer.name).data.copy_(database[layer.name][level])
+    renew_statistics(other, batches)
+    with torch.no_grad():
+        dense, own = F.softmax(model(images[:256]), 1), F.softmax(other(images[:256]), 1)
+    assert found == pytest.approx(float((dense * (dense.log() - own.log())).sum(1).mean()), rel=1e-4)
+    assert judge.loss((1, 0, 2), False) == first, "what the others left behind changes nothing"
+
+
+@pytest.mark.parametrize("count", [129, 1])
+def test_a_last_batch_of_one_image_has_no_statistics_and_judges_nothing(count):
+    torch.manual_seed(0)
+    images = ToySplit(count, 1).images
+    model = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).eval()
+    _, database = filled(model)
+    assert 0 <= Stitched(model, database, images).loss((1, 1), True) < float("inf")
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

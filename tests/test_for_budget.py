@@ -22,12 +22,13 @@ from mmprune.family import Request, Resources, build_family
 from mmprune.family_plan import plan_family
 from mmprune.for_budget import allowed_levels, find_plan
 from mmprune.patterns import ZEROS
+from mmprune.progress import quiet
 from mmprune.recipes import make_recipe
 from mmprune.records import Range, Step
 from mmprune.results.budget_lines import budget_lines
 from mmprune.runtime_files import runtime_files
 from mmprune.timing import Setting, time_files, timing_file
-from mmprune.workflow import BuildOptions
+from mmprune.workflow import BuildOptions, build
 
 REST_S, PER_WEIGHT_S = 2e-4, 1e-6  # 72 + 1,152 + 48 weights: the dense model takes 1.472 ms
 DENSE_S = REST_S + 1272 * PER_WEIGHT_S
@@ -115,6 +116,13 @@ def test_a_plan_is_found_once(tmp_path, board):
         find_plan(setting(root, Goal(speedup=1.7)))
 
 
+def test_a_folder_of_other_things_is_refused_before_anything_is_timed(tmp_path, board):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(folder.FolderError, match="is not empty and holds no family"):
+        find_plan(setting(tmp_path, Goal(speedup=1.5)))
+    assert board["timed"] == [] and not (tmp_path / "budget").exists()
+
+
 def test_the_family_holds_the_planned_sparsities(tmp_path, board):
     root = tmp_path / "family"
     plan = find_plan(setting(root, Goal(speedup=1.5)))
@@ -125,7 +133,7 @@ def test_the_family_holds_the_planned_sparsities(tmp_path, board):
     assert variants[1].layer_sparsity == {n: int(sizes[n] * s + 1e-6) / sizes[n] for n, s in plan.sparsity.items()}
     first, judged = budget_lines(root)[:2]
     assert "1.5 times as fast as the dense model, 0.9813 ms for the median of mmrt-fp32" in first
-    assert f"{plan.evaluations} models were judged" in judged
+    assert f"{plan.evaluations} judgements of models" in judged
     with_ten = plan_family(make_baseline(), replace(request, strategies=()))
     assert len(with_ten.strategies) == 11 and list(with_ten.strategies)[-1] == "budget"
 
@@ -141,6 +149,22 @@ def test_the_measured_latency_stands_beside_the_predicted_one(tmp_path, board):
     text = "\n".join(budget_lines(root))
     assert "measured at 1.8 ms (p50), 10.0% below the budget of 2 ms" in text and "1.67 times as fast" in text
     assert "the dense model took 3 ms in that session and 1.472 ms when the budget was planned (+103.8%)" in text
+
+
+def test_a_budget_in_multiply_accumulates_is_never_told_in_seconds(tmp_path):
+    root = tmp_path / "family"
+    plan = find_plan(replace(setting(root, Goal(speedup=1.5)), wanted=(("onnx", "fp32"),)))
+    request = Request(make_recipe("default", epochs=0), strategies=("budget",), fixed={"budget": plan.sparsity})
+    dense, sparse = build_family(make_baseline, request, root, Resources())
+    artifact = replace(made_artifact(root, sparse, "mmrt"), precision="fp32")
+    folder.write_artifact(root, artifact)
+    folder.append_measurement(root, made_measurement(artifact, 1.8e-3, "mmrt"))
+    text = "\n".join(budget_lines(root))
+    assert "million multiply-accumulates" in text and " ms" not in text and "mmrt-" not in text.partition("\n")[0]
+    artifact = replace(made_artifact(root, dense, "mmrt"), precision="fp32")
+    folder.write_artifact(root, artifact)
+    folder.append_measurement(root, made_measurement(artifact, 3e-3, "mmrt"))
+    assert "measured at 1.8 ms (p50), 10.0% below the budget of 2 ms, 1.67 times" in "\n".join(budget_lines(root))
 
 
 @pytest.mark.parametrize("asked, reason", [
@@ -168,7 +192,7 @@ def test_without_a_device_multiply_accumulates_stand_in(tmp_path):
     dense = sum(x.macs for x in given.layers)
     assert 0.45 * dense <= left <= 0.5 * dense and plan.predicted == pytest.approx(left, rel=0.01)
     assert plan.unit == "multiply-accumulates" and plan.trial is None and not plan.is_measured
-    assert "multiply-accumulates stand in" in plan.notes[0] and "runs no .mmrt file" in plan.notes[0]
+    assert "multiply-accumulates stand in" in plan.notes[0] and "no .mmrt file is made for local" in plan.notes[0]
     with pytest.raises(BudgetError, match="no latency in milliseconds can be predicted: give --speedup"):
         find_plan(replace(given, goal=Goal(max_latency_s=1e-3), root=tmp_path / "other"))
 
@@ -184,6 +208,36 @@ def test_a_board_that_is_not_here_and_a_model_that_mmrt_lacks_are_said(tmp_path,
     monkeypatch.setattr(timing, "why_unmeasurable", lambda given: "")
     plan = find_plan(setting(tmp_path / "b", Goal(speedup=2.0)))
     assert "mmrt cannot run the model: mmrt has no operator Loop" in plan.notes[0]
+
+
+def test_a_total_that_no_strategy_can_have_does_not_concern_a_budget_alone(tmp_path, monkeypatch):
+    class Asked(Exception):
+        """As far as this test goes."""
+
+    def stop(given):
+        raise Asked([x.name for x in given.layers])
+
+    monkeypatch.setattr(for_budget, "find_plan", stop)
+    with pytest.raises(Asked, match=r"conv1\.weight"):
+        build(BuildOptions("local", tmp_path, strategies=("budget",), goal=Goal(speedup=2.0), total_sparsity=0.999),
+              quiet)
+
+
+def test_the_dense_network_is_judged_once_and_its_file_made_once(tmp_path, board, monkeypatch):
+    judged, made, real, fake = [], [], for_budget.Stitched.loss, timing.timing_file
+
+    def count(self, levels, every):
+        judged.append((tuple(levels), every))
+        return real(self, levels, every)
+
+    def made_file(given, sparsity, name):
+        made.append(name)
+        return fake(given, sparsity, name)
+
+    monkeypatch.setattr(for_budget.Stitched, "loss", count)
+    monkeypatch.setattr(timing, "timing_file", made_file)
+    find_plan(setting(tmp_path / "family", Goal(speedup=1.5)))
+    assert len(judged) == len(set(judged)) > 20 and len(made) == len(set(made)) == len(SPARSITIES) + 1
 
 
 def test_only_the_users_own_ranges_bind(tmp_path):

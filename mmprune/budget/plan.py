@@ -55,12 +55,12 @@ class BudgetPlan:
     limit: float
     predicted: float  # from the table and the factor
     factor: float  # from earlier trials: measured over the table's sum
-    trial: float | None  # the same masks without fine-tuning, as measured; None if nothing was
+    trial: float | None  # of a model with these sparsities by magnitude, as measured; None if nothing was
     trials: int
     loss: float  # KL divergence from the dense model without fine-tuning, at the levels that were searched
     starts: dict[str, float]  # the same of what the search started from
-    evaluations: int  # models judged
-    images: int  # training images that judged them
+    evaluations: int  # judgements of models, on few or on all images
+    images: int  # that judged them at most, see timing.Setting.images
     notes: tuple[str, ...] = ()
 
     @property

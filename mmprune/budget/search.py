@@ -53,7 +53,7 @@ class Found:
     levels: Levels
     loss: float  # on all images
     starts: dict[str, float]  # the loss of each start on all images
-    evaluations: int  # networks that were judged
+    evaluations: int  # judgements of networks, on few or on all images
 
 
 @dataclass
@@ -78,10 +78,10 @@ class _Judge:
 
 def search(problem: Problem, starts: Mapping[str, Levels], loss: Loss, effort: int, seed: int,
            tick: Callable[[int], None] = lambda n: None) -> Found:
-    """The best levels found by judging about `effort` networks.
+    """The best levels found by about `effort` judgements of networks.
 
     starts  by name; those that exceed the budget are left out. ValueError if no levels fit the budget.
-    tick    called with the number of networks judged so far
+    tick    called with the number of judgements so far
     The same arguments give the same result.
     """
     layers, count = problem.times.shape
