@@ -52,7 +52,7 @@ from mmprune.reconstruct import Plan, calibration_batches, energies, reconstruct
 from mmprune.scores import make_scores
 
 HERE = Path(__file__).parent
-RATES = (0.01, 0.03, 0.1)
+RATES = (5e-4, 1e-3, 2e-3)  # around the default recipe's
 MODELS = ("default", "resnet20", "resnet56", "lite0")
 Row = dict[str, Any]
 
@@ -106,8 +106,8 @@ def named(model: str, data: Path | None, weights: Path | None) -> Named:
 class Bench:
     """A model with its data, and what is computed once for all cells."""
 
-    def __init__(self, baseline: Baseline, name: str) -> None:
-        self.baseline, self.name = baseline, name
+    def __init__(self, baseline: Baseline, name: str, bfloat16: bool = False) -> None:
+        self.baseline, self.name, self.bfloat16 = baseline, name, bfloat16
         self.layers = find_layers(baseline.model, baseline.input_shape)
 
     def start(self, cell: Cell) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
@@ -154,14 +154,15 @@ class Bench:
         for rate in rates if cell.epochs else rates[:1]:
             model = copy.deepcopy(start)
             recipe = replace(RECIPES["default"], epochs=cell.epochs, lr=rate)
-            job = Job(masks, self.baseline.train, self.baseline.validation, recipe, cell.seed)
+            job = Job(masks, self.baseline.train, self.baseline.validation, recipe, cell.seed, bfloat16=self.bfloat16)
             right = finetune(model, self.baseline.teacher, job, lambda step, steps: None)
             if best is None or right > best[0]:
                 best = right, rate, model
         assert best is not None
         zeros = sum(int((~mask).sum()) for mask in masks.values()) / sum(x.params for x in self.layers)
-        return {**vars(cell), "rate": best[1], "rates": list(rates), "zeros": zeros, "validation": best[0],
-                "test": accuracy(best[2], self.baseline.test), "seconds": round(time.monotonic() - began, 1)}
+        return {**vars(cell), "bfloat16": self.bfloat16 and cell.epochs > 0, "rate": best[1], "rates": list(rates),
+                "zeros": zeros, "validation": best[0], "test": accuracy(best[2], self.baseline.test),
+                "seconds": round(time.monotonic() - began, 1)}
 
 
 def core() -> str:
@@ -210,6 +211,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--rates", default=",".join(map(str, RATES)))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--bfloat16", action="store_true", help="train with products in bfloat16")
     parser.add_argument("--json", type=Path, required=True, help="the rows: read, and what is missing appended")
     parser.add_argument("--out", type=Path, default=Path("benchmark-out/pruning_quality"), help="decoded images")
     arguments = parser.parse_args()
@@ -228,7 +230,7 @@ def main() -> None:
         if bench is None:
             opened = open_source(named(arguments.model, arguments.data, arguments.weights),
                                  arguments.out / arguments.model / "cache")
-            bench = Bench(opened.make_baseline(), opened.make_baseline.spec.model)
+            bench = Bench(opened.make_baseline(), opened.make_baseline.spec.model, arguments.bfloat16)
             dense = accuracy(bench.baseline.model, bench.baseline.test)
         known = [row["rate"] for row in rows if all(row[key] == value for key, value in vars(cell).items()
                                                     if key != "seed")]

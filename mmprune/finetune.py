@@ -73,12 +73,13 @@ class Teacher:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.kept: dict[tuple[int, int], Tensor] = {}
+        self.kept: dict[tuple[int, ...], Tensor] = {}
         self.kept_bytes = 0
 
     @torch.no_grad()
-    def logits(self, images: Tensor, key: tuple[int, int] | None) -> Tensor:
-        """(n, classes) logits for normalized images; `key` identifies a batch that comes again, None if it does not."""
+    def logits(self, images: Tensor, key: tuple[int, ...] | None) -> Tensor:
+        """(n, classes) logits for normalized images; `key` identifies a batch that comes again (all that it is drawn
+        by: seed, batch size, epoch, number), None if it does not."""
         if key is not None and key in self.kept:
             return self.kept[key]
         found = to_device(self.model, images.device, images.shape).eval()(images)
@@ -133,7 +134,8 @@ def _train(model: nn.Module, teacher: Teacher | None, job: Job, masks: dict[str,
             soft = None
             if teacher is not None and recipe.distill:
                 with products(job.device, bfloat16):
-                    soft = teacher.logits(images, (epoch, i) if job.train.repeatable else None)
+                    key = (job.seed, recipe.batch_size, epoch, i) if job.train.repeatable else None
+                    soft = teacher.logits(images, key)
             train_step(model, optimizer, (images, labels), soft, recipe, bfloat16)
             apply_masks(weights, masks)  # after the step: momentum and weight decay move pruned weights too
             tick(step + 1, recipe.epochs * epoch_steps)

@@ -46,8 +46,9 @@ def calibration_loss(model: nn.Module, masks: Mapping[str, Tensor], baseline: "B
     apply_masks(dict(pruned.named_parameters()), {name: mask.to(device) for name, mask in masks.items()})
     if len(batches[0]) > 1:  # one image may have no statistics
         renew_statistics(pruned, batches)
+    # fine-tuning counts its epochs from 0
     repeatable = baseline.train.repeatable
-    goals = [baseline.teacher.logits(images, (-1, i) if repeatable else None)  # fine-tuning's first epoch is 0
+    goals = [baseline.teacher.logits(images, (seed, len(images), -1, i) if repeatable else None)
              for i, images in enumerate(batches)]
     loss = divergence(pruned, batches, goals)
     return loss if math.isfinite(loss) else None

@@ -10,6 +10,7 @@ from toys import ToySplit, job_for, make_baseline
 from mmprune.finetune import (
     OPTIMIZERS,
     Diverged,
+    Job,
     Teacher,
     accuracy,
     finetune,
@@ -157,6 +158,21 @@ def test_the_teacher_is_asked_once_for_a_batch_that_comes_again():
     teacher.logits(images, None)
     teacher.logits(images, None)
     assert asked == [4] * 4
+
+
+def test_trainings_of_several_seeds_share_a_teacher_and_no_soft_targets():
+    """Another seed draws other batches: with the first seed's soft targets for them, training ruined its model."""
+    baseline = make_baseline()
+
+    def trained(teacher: Teacher, seed: int, batch_size: int) -> torch.Tensor:
+        model = copy.deepcopy(baseline.model)
+        recipe = replace(RECIPES["default"], epochs=1, batch_size=batch_size)
+        finetune(model, teacher, Job({}, baseline.train, baseline.validation, recipe, seed), lambda step, steps: None)
+        return model.fc.weight
+
+    shared = Teacher(baseline.model)
+    for seed, batch_size in ((0, 32), (1, 32), (1, 16)):
+        assert torch.equal(trained(shared, seed, batch_size), trained(Teacher(baseline.model), seed, batch_size))
 
 
 def test_distillation_pulls_towards_the_dense_model():

@@ -168,7 +168,7 @@ def test_a_family_says_what_stays_in_place(monkeypatch, tmp_path, capsys):
     for between, said in ((Hidden(), "looked free but are not: between.1.weight, norm.bias"),
                           (NoTraining(), "the model cannot be followed (NotImplementedError: inference only)")):
         baseline = Baseline(net(between, nn.Conv2d(16, 16, 1)), none, none, none, SHAPE)
-        prepare(tmp_path, plan_family(baseline, request), baseline, "cpu")
+        prepare(tmp_path, plan_family(baseline, request), baseline, "cpu", lambda *_: None)
         assert said in capsys.readouterr().err
     monkeypatch.setattr(mmprune.permute, "TOLERANCE", -1.0)
     baseline = Baseline(net(Block()), none, none, none, SHAPE)
