@@ -15,11 +15,12 @@ from exporters.int8.calibration import draw_images
 from exporters.int8.settings import Int8
 from exporters.made_with import made_with
 from exporters.run import export_variants
-from mmprune.family import Baseline, load_variant
+from mmprune.family import Baseline
 from mmprune.finetune import Split
 from mmprune.folder import read_manifest
 from mmprune.progress import Progress, quiet, say_notes
 from mmprune.records import Artifact, Variant
+from mmprune.variant import load_variant
 
 BATCH = 100
 

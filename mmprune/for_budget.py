@@ -14,7 +14,7 @@ from mmprune.budget.loss import BATCH, Stitched
 from mmprune.budget.plan import WITHIN, BudgetError, BudgetPlan, read_plan, told, write_plan
 from mmprune.budget.search import Found, Levels, Loss, Problem, filled, interpolated, scaled, search
 from mmprune.budget.table import SPARSITIES, Table
-from mmprune.family import check_free
+from mmprune.claim import check_free
 from mmprune.patterns import ZEROS
 from mmprune.progress import Progress, say_notes
 from mmprune.records import Layer, Range

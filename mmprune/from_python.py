@@ -36,7 +36,7 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
           score: str | None = None, pattern: str = "unstructured", ranges: Ranges | None = None,
           recipe: str = "default", lr: float | None = None, qat: bool = False, preprocess: Preprocess | None = None,
           seed: int = 0, device: str = "cpu", quiet: bool = False, total_sparsity: float | None = None,
-          bfloat16: bool = False, keep: int | None = None) -> Family:
+          bfloat16: bool | None = None, keep: int | None = None) -> Family:
     """Prune the model in ten ways and fine-tune each variant under its mask; the family is written to the folder `out`.
 
     model       a trained nn.Module with one image input; it is copied and not changed
@@ -55,7 +55,7 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
     ranges      {"kinds": {"conv_*": [low, high]}, "layers": {...}}: the sparsity range of layers; None: as in the paper
     preprocess  how an image file becomes the model's input, for the deployed folder; None: read from the test loader
     device      to train on: "cpu", "cuda", "cuda:1"
-    bfloat16    fine-tune with products in bfloat16: faster on GPUs and some CPUs; some pruned models lose accuracy
+    bfloat16    fine-tune with products in bfloat16; None: where that is faster and the model can take it
     quiet       print one line per stage instead of progress bars
 
     After an interruption the same call continues where it stopped. DataError or ModelError for unsuitable loaders or

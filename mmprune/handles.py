@@ -211,7 +211,7 @@ class Model:
 
     def model(self) -> "nn.Module":
         """An nn.Module with the variant's weights, in eval mode on the CPU."""
-        from mmprune.family import load_variant
+        from mmprune.variant import load_variant
 
         return load_variant(self.family.root, self.variant, self.family.baseline.model)
 

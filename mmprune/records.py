@@ -259,6 +259,7 @@ class Variant:
     block_sparsity: float = 0.0  # fraction of weights in all-zero blocks of four (patterns.zeros_in_blocks)
     reference: bool = False  # the dense model
     weights_sha256: str = ""  # of the weights file
+    untrained: bool = False  # as it was before its training, which lowered its accuracy on validation images
 
     @property
     def dense(self) -> bool:

@@ -54,7 +54,7 @@ class BuildOptions:
     jobs: int | None = None  # variants built at the same time; None: one per core on the CPU, else 1
     command: str = ""  # for the record
     total_sparsity: float | None = None  # of every strategy, over all prunable weights; None: each strategy's own
-    bfloat16: bool = False  # fine-tune with products in bfloat16
+    bfloat16: bool | None = None  # fine-tune with products in bfloat16; None: where that is faster
     keep: int | None = None  # fine-tune only this many of the variants, the most promising; None: all
 
     def __post_init__(self) -> None:

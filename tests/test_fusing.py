@@ -15,7 +15,7 @@ from toys import ToySplit
 from exporters.export_input import ExportInput
 from exporters.run import export_one, lost_zeros
 from mmprune import folder
-from mmprune.family import Baseline, Request, Resources, build_family, load_variant
+from mmprune.family import Baseline, Request, Resources, build_family
 from mmprune.layers import find_layers
 from mmprune.models.fusing import merge_branches
 from mmprune.models.loading import ModelError, load_model, open_model
@@ -23,6 +23,7 @@ from mmprune.models.named import ModelOptions
 from mmprune.models.weights import tensors_sha256
 from mmprune.recipes import make_recipe
 from mmprune.runtime_files import runtime_folder
+from mmprune.variant import load_variant
 
 
 class Wrong(Branches):

@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from toys import INPUT_SHAPE, REQUEST, SmallNet, ToySplit, make_baseline
 
 import mmprune as package
-from mmprune import candidates, family, folder
+from mmprune import candidates, folder, variant
 from mmprune.candidates import judged
-from mmprune.family import Baseline, Resources, build_family, claim
+from mmprune.claim import claim
+from mmprune.family import Baseline, Resources, build_family
 from mmprune.family_plan import plan_family
 from mmprune.patterns import make_masks
 from mmprune.progress import quiet
@@ -102,8 +103,8 @@ class Stop(Exception):
     """As a kill would come."""
 
 
-@pytest.mark.parametrize(("where", "name", "calls"), [(candidates, "judge_start", 2), (family, "finetune", 0),
-                                                     (family, "finetune", 1)])
+@pytest.mark.parametrize(("where", "name", "calls"), [(candidates, "judge_start", 2), (variant, "finetune", 0),
+                                                     (variant, "finetune", 2)])
 def test_interrupted_before_in_or_between_the_phases_it_takes_the_same_decision(two, tmp_path, monkeypatch, where, name,
                                                                                calls):
     real, seen = getattr(where, name), []

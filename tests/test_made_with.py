@@ -12,8 +12,9 @@ from exporters.export_family import InputMaker, _whole, export_family
 from exporters.int8 import calibration
 from exporters.int8.settings import Int8
 from mmprune import folder
-from mmprune.family import Request, Resources, build_family, load_variant, write_model
+from mmprune.family import Request, Resources, build_family
 from mmprune.recipes import make_recipe
+from mmprune.variant import load_variant, write_model
 
 KINDS = [("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("tensorrt", "fp16"), ("tensorrt", "int8")]
 INT8 = ["onnx-int8", "tensorrt-int8"]

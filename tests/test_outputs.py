@@ -17,7 +17,7 @@ from toys import INPUT_SHAPE, ToySplit
 from exporters import to_onnx
 from exporters.export_input import ExportInput
 from mmprune import folder
-from mmprune.family import Baseline, Request, Resources, build_family, load_variant
+from mmprune.family import Baseline, Request, Resources, build_family
 from mmprune.finetune import accuracy
 from mmprune.gradients import mean_absolute_gradients
 from mmprune.layers import find_layers
@@ -25,6 +25,7 @@ from mmprune.models.loading import ModelError, load_model, open_model
 from mmprune.models.named import ModelOptions
 from mmprune.models.outputs import answer_with_logits, answers, check_training, words
 from mmprune.recipes import make_recipe
+from mmprune.variant import load_variant
 
 FEATURES, LOGITS, OTHER = torch.zeros(2, 7), torch.zeros(2, 3), torch.ones(2, 3)
 

@@ -8,7 +8,8 @@ from torch import nn
 from toys import REQUEST, make_baseline
 
 from mmprune import folder, precision
-from mmprune.family import Resources, build_family, load_variant
+from mmprune.family import Resources, build_family
+from mmprune.variant import load_variant
 
 
 class Half(nn.Module):
@@ -66,6 +67,14 @@ def test_a_family_keeps_what_it_was_started_with(tmp_path, pays):
     assert folder.read_manifest(tmp_path).bfloat16 == pays
     after = load_variant(tmp_path, folder.read_variants(tmp_path)[1], make_baseline().model).state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_unasked_it_is_where_it_pays(tmp_path, monkeypatch, capsys, pays):
+    monkeypatch.setattr(precision, "pays", lambda device: pays)
+    build_family(make_baseline, replace(REQUEST, strategies=("min",)), tmp_path, Resources())
+    assert folder.read_manifest(tmp_path).bfloat16 == pays
+    assert "bfloat16" not in capsys.readouterr().err
 
 
 def test_both_train_to_nearly_the_same(tmp_path):

@@ -150,9 +150,9 @@ def build_options(command: Command) -> Command:
                           "budget is not counted. Default: all."),
         click.option("--qat", is_flag=True,
                      help="Add one epoch of quantization-aware fine-tuning."),
-        click.option("--bfloat16", is_flag=True,
-                     help="Fine-tune with products in bfloat16: faster on GPUs and CPUs with AVX-512 BF16 or AMX; some "
-                          "pruned models lose accuracy."),
+        click.option("--bfloat16/--float32", default=None,
+                     help="Fine-tune with products in bfloat16, or not. Default: in bfloat16 where that is faster "
+                          "(recent GPUs, CPUs with AVX-512 BF16 or AMX) and the model can take it."),
         click.option("--lr", **above_zero(), help="Learning rate. Default: the recipe's."),
         click.option("--batch-size", type=COUNT, help="Batch size of fine-tuning. Default: the recipe's."),
         click.option("--formats", metavar="NAME,NAME",

@@ -9,8 +9,8 @@ from mmprune import folder
 
 
 def start_lines(root: Path) -> tuple[str, ...]:
-    """Sentences on the variants that were not fine-tuned, and on the order of those that were; () if there are none."""
-    return (*skipped_lines(root), *order_lines(root))
+    """Sentences on the variants that were not fine-tuned, or in vain, and on the order of those that were."""
+    return (*skipped_lines(root), *untrained_lines(root), *order_lines(root))
 
 
 def skipped_lines(root: Path) -> tuple[str, ...]:
@@ -25,6 +25,15 @@ def skipped_lines(root: Path) -> tuple[str, ...]:
         return ()
     return (f"not fine-tuned, for others are more promising by calibration loss and multiply-accumulates: "
             f"{', '.join(names)}; a larger --keep adds them, in the same folder",)
+
+
+def untrained_lines(root: Path) -> tuple[str, ...]:
+    """One line that names the variants whose training was thrown away; () if there are none."""
+    names = [v.id for v in folder.read_variants(root) if v.untrained]
+    if not names:
+        return ()
+    return ("kept as before fine-tuning, which lowered their accuracy on validation images (try more --epochs or "
+            f"another --lr): {', '.join(names)}",)
 
 
 def order_lines(root: Path) -> tuple[str, ...]:
