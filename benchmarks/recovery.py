@@ -39,6 +39,7 @@ VARIANTS: dict[str, tuple[str, Recipe]] = {
     "rate x 4": ("ours", replace(OURS, lr=OURS.lr * 4)),
     "rate x 2, not clipped": ("ours", replace(OURS, lr=OURS.lr * 2, clip=0.0)),
     "rate x 2, soft targets 0.9, temperature 4": ("ours", replace(OURS, lr=OURS.lr * 2, distill=0.9, temperature=4.0)),
+    "rate x 4, soft targets 0.9, temperature 4": ("ours", replace(OURS, lr=OURS.lr * 4, distill=0.9, temperature=4.0)),
     "SGD 0.01": ("ours", replace(SGD, lr=0.01)),
     "SGD 0.03": ("ours", replace(SGD, lr=0.03)),
     "SGD 0.1": ("ours", replace(SGD, lr=0.1)),
