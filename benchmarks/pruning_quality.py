@@ -6,8 +6,9 @@
 Each method prunes to the same total of the weights that may be pruned (stem, depthwise convolutions and the classifier
 stay dense) and is then trained by the same recipe for the same epochs:
 
-    ours           optimal brain surgery, layer after layer on pruned inputs, uniform over the layers; for blocks
-                   with the input channels in a better order, where that is free
+    ours           optimal brain surgery, layer after layer on pruned inputs, with the layers' sparsities searched; for
+                   blocks with the input channels in a better order, where that is free
+    obs, uniform   the same with one sparsity for all layers
     lamp, global, uniform     magnitudes under LAMP's rule, one threshold, or the same sparsity everywhere
     snip           |w dL/dw| under one threshold
     ... + repair   the same masks, starting from least-squares values as ours does
@@ -46,13 +47,16 @@ from mmprune.models.source import open_source
 from mmprune.patterns import ALIGNED, make_masks
 from mmprune.permute import permuted
 from mmprune.placing import Site, place
+from mmprune.progress import quiet
 from mmprune.ranges import find_bounds, find_ranges
 from mmprune.recipes import RECIPES
 from mmprune.reconstruct import Plan, calibration_batches, energies, reconstruct
 from mmprune.scores import make_scores
+from mmprune.searched import Subject, searched
+from mmprune.strategies import SEARCHED
 
 HERE = Path(__file__).parent
-RATES = (5e-4, 1e-3, 2e-3)  # around the default recipe's
+RATES = (1e-3, 2e-3, 4e-3)  # around the default recipe's
 MODELS = ("default", "resnet20", "resnet56", "lite0")
 Row = dict[str, Any]
 
@@ -67,7 +71,8 @@ class Method:
 
 
 METHODS = {
-    "ours": Method("obs", "uniform"),
+    "ours": Method("obs", SEARCHED),
+    "obs, uniform": Method("obs", "uniform"),
     "lamp": Method("magnitude", "lamp"),
     "lamp + repair": Method("magnitude", "lamp", repair=True),
     "global": Method("magnitude", "global"),
@@ -129,7 +134,7 @@ class Bench:
 
     def scores(self, score: str, seed: int) -> dict[str, torch.Tensor]:
         weights = dict(self.baseline.model.named_parameters())
-        mine = {x.name: weights[x.name] for x in self.layers}
+        mine = {x.name: weights[x.name].detach() for x in self.layers}
         found = {}
         if score == "product":
             batches = limit(self.baseline.train.batches(BATCH_SIZE, seed=seed), BATCHES)
@@ -143,6 +148,9 @@ class Bench:
         free = sum(x.params for x in self.layers if bounds[x.name].high > 0)
         total = cell.sparsity * free / sum(x.params for x in self.layers)
         site = Site(self.layers, find_ranges(self.name, self.layers, {}), bounds, cell.pattern, total)
+        if method.strategy == SEARCHED:
+            batches = calibration_batches(self.baseline.train, cell.seed)
+            return searched(Subject(self.baseline.model, method.score, {}, batches), site, total, cell.seed, quiet)
         score = "magnitude" if method.score == "obs" else method.score
         return place((method.strategy,), site, {}, {score: self.scores(score, cell.seed)})[method.strategy]
 
