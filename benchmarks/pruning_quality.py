@@ -168,9 +168,15 @@ class Bench:
                 best = right, rate, model
         assert best is not None
         zeros = sum(int((~mask).sum()) for mask in masks.values()) / sum(x.params for x in self.layers)
-        return {**vars(cell), "bfloat16": self.bfloat16 and cell.epochs > 0, "rate": best[1], "rates": list(rates),
+        return {**about(cell), "bfloat16": self.bfloat16 and cell.epochs > 0, "rate": best[1], "rates": list(rates),
                 "zeros": zeros, "validation": best[0], "test": accuracy(best[2], self.baseline.test),
                 "seconds": round(time.monotonic() - began, 1)}
+
+
+def about(cell: Cell) -> Row:
+    """What tells a row from others: the cell, and the soft targets that it is trained with."""
+    recipe = RECIPES["default"]
+    return {**vars(cell), **({"distill": recipe.distill, "temperature": recipe.temperature} if cell.epochs else {})}
 
 
 def core() -> str:
@@ -192,7 +198,12 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A line for each pattern, sparsity and budget: every method's accuracy in points below the dense network."""
+    """A line for each pattern, sparsity and budget: every method's accuracy in points below the dense network.
+
+    Rows of other soft targets than today's are left out.
+    """
+    soft = {"distill": RECIPES["default"].distill, "temperature": RECIPES["default"].temperature}
+    rows = [row for row in rows if not row["epochs"] or soft.items() <= row.items()]
     dense = statistics.mean(row["dense"] for row in rows)
     methods = [m for m in METHODS if any(row["method"] == m for row in rows)]
     body = []
@@ -233,20 +244,19 @@ def main() -> None:
     bench, dense = None, 0.0
     for cell in dict.fromkeys(cells):
         rows = [row for row in read_rows(arguments.json) if row["model"] == arguments.model]
-        if any(all(row[key] == value for key, value in vars(cell).items()) for row in rows):
+        if any(about(cell).items() <= row.items() for row in rows):
             continue
         if bench is None:
             opened = open_source(named(arguments.model, arguments.data, arguments.weights),
                                  arguments.out / arguments.model / "cache")
             bench = Bench(opened.make_baseline(), opened.make_baseline.spec.model, arguments.bfloat16)
             dense = accuracy(bench.baseline.model, bench.baseline.test)
-        known = [row["rate"] for row in rows if all(row[key] == value for key, value in vars(cell).items()
-                                                    if key != "seed")]
+        known = [row["rate"] for row in rows if {**about(cell), "seed": row["seed"]}.items() <= row.items()]
         row = bench.run(cell, known[:1] or rates)
-        about = {"model": arguments.model, "images": len(bench.baseline.train), "dense": dense, "core": core(),
+        facts = {"model": arguments.model, "images": len(bench.baseline.train), "dense": dense, "core": core(),
                  "commit": commit()}
         with open(arguments.json, "a") as f:
-            f.write(json.dumps({**about, **row}) + "\n")
+            f.write(json.dumps({**facts, **row}) + "\n")
         print(f"{cell}: {100 * row['test']:.2f} % ({row['seconds']:.0f} s)", flush=True)
     print(table([row for row in read_rows(arguments.json) if row["model"] == arguments.model]))
 
