@@ -6,7 +6,8 @@
 Each method prunes to the same total of the weights that may be pruned (stem, depthwise convolutions and the classifier
 stay dense) and is then trained by the same recipe for the same epochs:
 
-    ours           optimal brain surgery, layer after layer on pruned inputs, with the layers' sparsities searched; for
+    ours           optimal brain surgery, layer after layer on pruned inputs, under the one of RULES whose network loses
+                   least on training images before it is trained (as --strategies uniform,erk,lamp,global --keep 1); for
                    blocks with the input channels in a better order, where that is free
     obs, uniform   the same with one sparsity for all layers
     lamp, global, uniform     magnitudes under LAMP's rule, one threshold, or the same sparsity everywhere
@@ -25,6 +26,7 @@ of the model in OUT.
 import argparse
 import copy
 import json
+import math
 import platform
 import statistics
 import subprocess
@@ -47,17 +49,16 @@ from mmprune.models.source import open_source
 from mmprune.patterns import ALIGNED, make_masks
 from mmprune.permute import permuted
 from mmprune.placing import Site, place
-from mmprune.progress import quiet
 from mmprune.ranges import find_bounds, find_ranges
 from mmprune.recipes import RECIPES
 from mmprune.reconstruct import Plan, calibration_batches, energies, reconstruct
 from mmprune.scores import make_scores
-from mmprune.searched import Subject, searched
-from mmprune.strategies import SEARCHED
+from mmprune.start_loss import calibration_loss
 
 HERE = Path(__file__).parent
 RATES = (1e-3, 2e-3, 4e-3)  # around the default recipe's
 MODELS = ("default", "resnet20", "resnet56", "lite0")
+RULES, BEST = ("uniform", "erk", "lamp", "global"), "best"
 Row = dict[str, Any]
 
 
@@ -71,7 +72,7 @@ class Method:
 
 
 METHODS = {
-    "ours": Method("obs", SEARCHED),
+    "ours": Method("obs", BEST),
     "obs, uniform": Method("obs", "uniform"),
     "lamp": Method("magnitude", "lamp"),
     "lamp + repair": Method("magnitude", "lamp", repair=True),
@@ -117,10 +118,18 @@ class Bench:
 
     def start(self, cell: Cell) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
         """The pruned network before training, and its masks."""
-        method, model = METHODS[cell.method], copy.deepcopy(self.baseline.model)
+        method = METHODS[cell.method]
+        if method.strategy != BEST:
+            return self.start_by(method, cell)
+        starts = [self.start_by(replace(method, strategy=rule), cell) for rule in RULES]
+        losses = [calibration_loss(model, masks, self.baseline, cell.seed) or math.inf for model, masks in starts]
+        return starts[losses.index(min(losses))]
+
+    def start_by(self, method: Method, cell: Cell) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+        model = copy.deepcopy(self.baseline.model)
         if cell.method == "dense":
             return model, {}
-        sparsity, kinds = self.sparsity(cell), {x.name: x.kind for x in self.layers}
+        sparsity, kinds = self.sparsity(method, cell), {x.name: x.kind for x in self.layers}
         masks, batches = None, calibration_batches(self.baseline.train, cell.seed)
         if method.score == "obs" and cell.pattern in ALIGNED:
             adds = energies(model, list(sparsity), batches)
@@ -141,16 +150,12 @@ class Bench:
             found = mean_absolute_gradients(self.baseline.model, list(mine), batches)
         return make_scores(score, mine, found)
 
-    def sparsity(self, cell: Cell) -> dict[str, float]:
+    def sparsity(self, method: Method, cell: Cell) -> dict[str, float]:
         """Of each layer, so that the total over the layers that may be pruned is the cell's."""
-        method = METHODS[cell.method]
         bounds = find_bounds(self.layers, {})
         free = sum(x.params for x in self.layers if bounds[x.name].high > 0)
         total = cell.sparsity * free / sum(x.params for x in self.layers)
         site = Site(self.layers, find_ranges(self.name, self.layers, {}), bounds, cell.pattern, total)
-        if method.strategy == SEARCHED:
-            batches = calibration_batches(self.baseline.train, cell.seed)
-            return searched(Subject(self.baseline.model, method.score, {}, batches), site, total, cell.seed, quiet)
         score = "magnitude" if method.score == "obs" else method.score
         return place((method.strategy,), site, {}, {score: self.scores(score, cell.seed)})[method.strategy]
 

@@ -1,7 +1,7 @@
 """A family's folder is claimed by its manifest: the same command goes on there, another one is refused."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,13 @@ from mmprune.records import Manifest
 
 
 def claim(root: Path, manifest: Manifest) -> Manifest:
-    """Write the manifest to an empty folder, or check that the folder's manifest has the same variants.
-
-    Returns it, with the sparsities that were found on images before an interruption.
-    """
+    """Write the manifest to an empty folder, or check that the folder's manifest has the same variants."""
     if folder.holds_family(root):
         old = folder.read_manifest(root)
         if old.variants != manifest.variants:
             raise folder.FolderError(f"{root} holds another family ({_differences(old, manifest)}); "
                                      "choose another --out, or delete that folder")
-        return replace(manifest, strategies={**manifest.strategies, **{
-            name: found for name, found in old.strategies.items() if name not in manifest.strategies}})
+        return manifest
     check_free(root)
     folder.write_manifest(root, manifest)
     return manifest

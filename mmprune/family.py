@@ -18,7 +18,7 @@ from mmprune import folder, precision
 from mmprune.candidates import judged, left_out
 from mmprune.chains import Found, find_chains
 from mmprune.claim import claim
-from mmprune.family_plan import add_by_score, plan_family, with_searched
+from mmprune.family_plan import add_by_score, plan_family
 from mmprune.finetune import Split, Teacher
 from mmprune.kept_scores import family_scores
 from mmprune.models.outputs import answer_with_logits
@@ -28,7 +28,7 @@ from mmprune.promising import check_keep
 from mmprune.records import TUNED, Manifest, Recipe, Source, Start, Task, Variant
 from mmprune.scores import NEEDS_DATA, SCORES
 from mmprune.start import prepare, start_of
-from mmprune.strategies import BY_SCORE, PAPER_TEN, SEARCHED, TEN
+from mmprune.strategies import BY_SCORE, PAPER_TEN, TEN
 from mmprune.variant import checkpoint_of, is_done, make_dense, make_variant
 from mmprune.workers import Processes, run_tasks, threads_of, torch_threads
 
@@ -119,9 +119,6 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
                      for score in needed}
         if from_data and set(request.names) & set(BY_SCORE):
             manifest = add_by_score(root, manifest, baseline, request, from_data)
-        if SEARCHED in request.names:
-            manifest = with_searched(manifest, baseline, request, from_data, resources.device, progress)
-            folder.write_manifest(root, manifest)
         del from_data
         if not all(is_done(root, task.id) for task in manifest.tasks):
             prepare(root, manifest, baseline, resources.device, progress)

@@ -1,6 +1,5 @@
 """What a family will be before anything is trained: layers, ranges, the strategies' sparsities, the variants' ids."""
 
-import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -15,14 +14,11 @@ from mmprune.choices import pick
 from mmprune.layers import find_layers
 from mmprune.models.weights import tensors_sha256
 from mmprune.patterns import check_pattern
-from mmprune.placing import Site, check_reach, key_of, place, total_of
-from mmprune.progress import Progress
+from mmprune.placing import Site, key_of, place
 from mmprune.ranges import find_bounds, find_ranges, preset_name
-from mmprune.reconstruct import calibration_batches
 from mmprune.records import DENSE, TUNED, ImageCounts, Layer, Manifest, Range, Source, Spec, Strategy, Task
 from mmprune.scores import NEEDS_DATA, SCORES, make_scores
-from mmprune.searched import Subject, searched
-from mmprune.strategies import BY_SCORE, SEARCHED, STRATEGIES, check_strategies, paper_plan, plan
+from mmprune.strategies import BY_SCORE, STRATEGIES, check_strategies, paper_plan, plan
 
 if TYPE_CHECKING:
     from mmprune.family import Baseline, Request
@@ -46,10 +42,7 @@ def plan_family(baseline: "Baseline", request: "Request") -> Manifest:
     known = {score: make_scores(score, {x.name: weights[x.name] for x in layers}, {}) for score in request.scores
              if score not in NEEDS_DATA and set(request.names) & set(BY_SCORE)}
     site = _site(request, layers, ranges)
-    ruled = [n for n in request.names if n not in (*request.fixed, SEARCHED)]
-    strategies = _place(request, site, ruled, known) | request.fixed
-    if SEARCHED in request.names:
-        check_reach(SEARCHED, _goal(request, site), site)
+    strategies = _place(request, site, [n for n in request.names if n not in request.fixed], known) | request.fixed
     spec = Spec(request.recipe, request.scores, request.pattern, request.seed, request.total_sparsity)
     images = ImageCounts(len(baseline.train), len(baseline.validation), len(baseline.test))
     made_of = _identity(request.source, images, tensors_sha256(baseline.model.state_dict()))
@@ -72,50 +65,18 @@ def add_by_score(root: Path, manifest: Manifest, baseline: "Baseline", request: 
     return added
 
 
-def with_searched(manifest: Manifest, baseline: "Baseline", request: "Request", scores: Scores, device: str,
-                  progress: Progress) -> Manifest:
-    """The manifest with the sparsities of `searched` for every score; those that it holds are not searched again.
-
-    scores  those from training data, except "obs"
-    """
-    site = _site(request, manifest.layers, manifest.ranges)
-    weights = dict(baseline.model.named_parameters())
-    for score in request.scores:
-        key = key_of(SEARCHED, score, several=len(request.scores) > 1)
-        if key not in manifest.strategies:
-            given = scores.get(score, {})
-            if not given and not SCORES[score].needs:
-                given = make_scores(score, {x.name: weights[x.name] for x in site.layers}, {})
-            batches = calibration_batches(baseline.train, manifest.spec.seed, device)
-            subject = Subject(copy.deepcopy(baseline.model).to(device), score, given, batches)
-            found = searched(subject, site, _goal(request, site), manifest.spec.seed, progress)
-            manifest = replace(manifest, strategies={**manifest.strategies, key: found})
-    return manifest
-
-
-def _goal(request: "Request", site: Site) -> float:
-    """The total sparsity of strategies without ranges: the requested one, else that of mid."""
-    return site.total if site.total is not None else total_of(_own(request, site, ("mid",))["mid"], site.layers,
-                                                              site.pattern)
-
-
 def _site(request: "Request", layers: tuple[Layer, ...], ranges: dict[str, Range]) -> Site:
     return Site(layers, ranges, find_bounds(layers, request.overrides), request.pattern, request.total_sparsity)
 
 
 def _place(request: "Request", site: Site, names: Sequence[str], scores: Scores) -> dict[str, dict[str, float]]:
     """The strategies' sparsities, in the order of their names."""
-    own = _own(request, site, tuple(dict.fromkeys([n for n in names if n in STRATEGIES] + ["mid"])))
-    return place(names, site, own, scores, several=len(request.scores) > 1)
-
-
-def _own(request: "Request", site: Site, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    """The sparsities of strategies with ranges before any total is requested."""
+    with_ranges = tuple(dict.fromkeys([n for n in names if n in STRATEGIES] + ["mid"]))
     if request.recipe.name == "paper" and site.total is None:
-        own = paper_plan(preset_name(request.model_name), site.layers, site.ranges, names)
+        own = paper_plan(preset_name(request.model_name), site.layers, site.ranges, with_ranges)
     else:
-        own = plan(names, site.layers, site.ranges)
-    return {s.name: s.sparsity for s in own}
+        own = plan(with_ranges, site.layers, site.ranges)
+    return place(names, site, {s.name: s.sparsity for s in own}, scores, several=len(request.scores) > 1)
 
 
 def _task(name: str, score: str, strategies: dict[str, dict[str, float]], site: Site, spec: Spec,

@@ -2,7 +2,7 @@
 lose least within the budget, and times a model with these very sparsities before anything is trained.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -10,20 +10,22 @@ import numpy as np
 import torch
 
 from mmprune import folder
-from mmprune.budget.levels import allowed_levels, effort_for, starts_for
-from mmprune.budget.loss import Stitched
+from mmprune.budget.loss import BATCH, Stitched
 from mmprune.budget.plan import WITHIN, BudgetError, BudgetPlan, read_plan, told, write_plan
-from mmprune.budget.search import Found, Loss, Problem, filled, interpolated, search
+from mmprune.budget.search import Found, Levels, Loss, Problem, filled, interpolated, scaled, search
 from mmprune.budget.table import SPARSITIES, Table
 from mmprune.claim import check_free
+from mmprune.patterns import ZEROS
 from mmprune.progress import Progress, say_notes
-from mmprune.records import Range
+from mmprune.records import Layer, Range
 from mmprune.timing import MMRT, Setting, make_table, try_out
 
 AIM = 0.025  # below the budget, in the middle of what WITHIN allows
 SPARE = 0.01  # of the budget: if the found levels leave more of it, sparsities between the levels spend it
 SLACK = 0.005  # of the budget: what a trial keeps from both ends, because sessions differ
 TRIALS = 4  # models with the found sparsities that are timed at most; each corrects the prediction
+WORK = 2e12  # multiply-accumulates of first judgements: some minutes on a core
+EFFORT = 60, 300  # models that are judged, at least and at most
 
 
 def find_plan(setting: Setting) -> BudgetPlan:
@@ -106,9 +108,9 @@ def _prepared(setting: Setting, table: Table) -> _Search:
         raise BudgetError(f"{table.notes[0]}. So no latency in milliseconds can be predicted: give --speedup, which is "
                           "then counted in multiply-accumulates")
     times = np.array([table.layers[x.name] for x in setting.layers])
-    problem = Problem(times, allowed_levels(setting.layers, asked_limits(setting.ranges), setting.pattern), 0.0)
+    problem = Problem(times, allowed_levels(setting.layers, setting.ranges, setting.pattern), 0.0)
     judge = Stitched(setting.baseline.model, setting.database, torch.from_numpy(setting.images), setting.device)
-    effort = effort_for(setting.layers)
+    effort = int(np.clip(WORK / (sum(x.macs for x in setting.layers) * BATCH), *EFFORT))
     loss = cache(judge.loss)
     singles = _single_losses(problem, loss, setting.progress) if problem.allowed.sum() <= effort else None
     return _Search(setting, table, problem, loss, singles, effort)
@@ -121,7 +123,7 @@ def _attempt(given: _Search, last: _Trial | None) -> _Trial:
     factor = last.factor * last.cost / last.predicted if last and last.cost else 1.0
     limit = setting.goal.limit(dense)
     problem = replace(given.problem, budget=_room(given, dense, factor))
-    starts = starts_for(setting.layers, problem, given.singles)
+    starts = _starts(setting.layers, problem, given.singles)
     if last:
         starts["last"] = last.found.levels
     effort = given.effort if last is None else given.effort // 3
@@ -167,10 +169,36 @@ def _room(given: _Search, dense: float, factor: float) -> float:
     return max(given.table.room(limit * (1 - AIM) / factor), fewest)
 
 
-def asked_limits(ranges: Mapping[str, Range]) -> dict[str, Range]:
-    """The user's own ranges. Those from the rule table do not bind: they are guesses of what a layer tolerates, and
-    here that is measured."""
-    return {name: found for name, found in ranges.items() if found.why.startswith("override")}
+def allowed_levels(layers: Sequence[Layer], ranges: dict[str, Range], pattern: str) -> np.ndarray:
+    """(layers, levels) bool: level 0, and each level with more zeros than the last; within the user's own ranges.
+
+    If a range holds no level, the highest level below it is allowed. Ranges from the rule table do not bind: they are
+    guesses of what a layer tolerates, and here that is measured.
+    """
+    found = np.zeros((len(layers), len(SPARSITIES)), bool)
+    at = np.array(SPARSITIES)
+    for row, layer in zip(found, layers, strict=True):
+        zeros = np.array([ZEROS[pattern](layer.shape, s, layer.kind) for s in SPARSITIES])
+        row[:] = np.diff(zeros, prepend=-1) > 0
+        limit = ranges.get(layer.name)
+        if limit is not None and limit.why.startswith("override"):
+            within = row & (limit.low <= at) & (at <= limit.high)
+            below = np.flatnonzero(row & (at <= limit.high))[-1]
+            row[:] = within if within.any() else np.arange(len(at)) == below
+    return found
+
+
+def _starts(layers: Sequence[Layer], problem: Problem, singles: np.ndarray | None) -> dict[str, Levels]:
+    """Uniform, in the proportions of ERK, and by dynamic programming on the losses of one layer at a time, if given.
+
+    ERK: densities proportional to (out + in + kh + kw) / (out in kh kw), Evci et al., RigL (ICML 2020), section 3.
+    """
+    sparsities = np.array(SPARSITIES)
+    erk = [sum(x.shape) / x.params for x in layers]
+    found = {"uniform": scaled(problem, [1.0] * len(erk), sparsities), "erk": scaled(problem, erk, sparsities)}
+    if singles is not None:
+        found["errors"] = problem.solve(singles)
+    return {name: levels for name, levels in found.items() if levels is not None}
 
 
 def _single_losses(problem: Problem, loss: Loss, progress: Progress) -> np.ndarray:

@@ -25,7 +25,7 @@ from mmprune.recipes import make_recipe, notes_of
 from mmprune.records import LabelledData, Preprocess, Source
 from mmprune.results.starts import skipped_lines
 from mmprune.scores import scores_named
-from mmprune.strategies import SEARCHED, STRATEGIES, check_strategies, plan
+from mmprune.strategies import STRATEGIES, check_strategies, plan
 from mmprune.workflow import check_device
 
 Ranges = Mapping[str, Mapping[str, Sequence[float]]]
@@ -105,9 +105,6 @@ def masks(model: nn.Module, strategy: str = "mid", *, pattern: str = "unstructur
     magnitudes = {layer.name: weights[layer.name].detach().abs() for layer in layers}
     overrides = check_overrides(ranges or {})
     check_strategies((strategy,))
-    if strategy == SEARCHED:
-        raise ValueError(f"the strategy {SEARCHED} needs training images: call mmprune.prune with strategies="
-                         f"[{SEARCHED!r}]; masks() knows only the model")
     site = Site(layers, find_ranges(_name(model), layers, overrides), find_bounds(layers, overrides),
                 check_pattern(pattern), total_sparsity)
     own = {s.name: s.sparsity for s in plan(sorted({strategy, "mid"} & STRATEGIES.keys()), layers, site.ranges)}

@@ -8,7 +8,7 @@ from torch import Tensor
 from mmprune.allocations import Profile, erk, global_threshold, lamp, shifted, uniform, values_of
 from mmprune.patterns import ZEROS
 from mmprune.records import Layer, Manifest, Range
-from mmprune.strategies import ALLOCATORS, BY_SCORE, SEARCHED, Sparsities
+from mmprune.strategies import ALLOCATORS, BY_SCORE, Sparsities
 
 HALVINGS = 64  # of [0, 1]; floats in it are hardly closer
 NEAR = 5e-4  # a total that is missed by less is met: it is printed in percent with one decimal
@@ -25,7 +25,7 @@ class Site:
     total: float | None = None  # zeros over all prunable weights; None: each strategy's own
 
     def limits(self, name: str) -> dict[str, Range]:
-        return self.bounds if name in (*ALLOCATORS, SEARCHED) else self.ranges
+        return self.bounds if name in ALLOCATORS else self.ranges
 
 
 def place(names: Sequence[str], site: Site, own: Mapping[str, Sparsities],
@@ -49,17 +49,17 @@ def place(names: Sequence[str], site: Site, own: Mapping[str, Sparsities],
             rule = lamp if name == "lamp" else global_threshold
             for score, given in scores.items():
                 profile = rule(values_of(given, list(site.bounds)), site.bounds)
-                found[key_of(name, score, several)] = at_total(goal, profile, site)
+                found[key_of(name, score, several)] = _at(goal, profile, site)
         else:
             profile = (uniform(site.bounds) if name == "uniform" else erk(site.layers, site.bounds) if name == "erk"
                        else shifted(own[name], site.ranges))
-            found[name] = at_total(goal, profile, site)
+            found[name] = _at(goal, profile, site)
     return found
 
 
 def key_of(name: str, score: str, several: bool) -> str:
     """The key of a strategy in Manifest.strategies."""
-    return f"{name}-{score}" if several and name in (*BY_SCORE, SEARCHED) else name
+    return f"{name}-{score}" if several and name in BY_SCORE else name
 
 
 def total_of(sparsity: Mapping[str, float], layers: Sequence[Layer], pattern: str) -> float:
@@ -80,7 +80,7 @@ def check_reach(name: str, goal: float, site: Site) -> None:
                          "or change the ranges of layers")
 
 
-def at_total(goal: float, profile: Profile, site: Site) -> Sparsities:
+def _at(goal: float, profile: Profile, site: Site) -> Sparsities:
     """The profile where its total is nearest to the goal."""
     def miss(sparsity: Sparsities) -> float:
         return total_of(sparsity, site.layers, site.pattern) - goal

@@ -83,8 +83,7 @@ TEN = ("min", "max", "mid", "interp-20", "interp-40", "interp-60", "interp-80", 
 PAPER_TEN = ("min", "max", "mid", "interp-30", "interp-50", "interp-70", "interp-90", *_HEAVY)
 BY_SCORE = ("lamp", "global")  # their sparsities depend on the scores
 ALLOCATORS = ("uniform", "erk", *BY_SCORE)  # published rules without ranges, placed at a total sparsity (placing.py)
-SEARCHED = "searched"  # at a total sparsity, on training images (searched.py)
-NAMES = (*STRATEGIES, *ALLOCATORS, SEARCHED)
+NAMES = (*STRATEGIES, *ALLOCATORS)
 
 
 def check_strategies(names: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from mmprune.records import Manifest, Source
 from mmprune.results.budget_lines import budget_lines
 from mmprune.results.starts import skipped_lines
 from mmprune.scores import scores_named
-from mmprune.strategies import BY_SCORE, SEARCHED, check_strategies
+from mmprune.strategies import BY_SCORE, check_strategies
 from targets.on_device.jetpacks import DEFAULT
 
 AUTO = "auto"  # the pattern that is fastest on the target
@@ -151,8 +151,6 @@ def plan(source: Named, recipe: Recipe, strategies: tuple[str, ...] = (), patter
                       read_overrides(ranges) if ranges else {}, opened.spec.model, total_sparsity=total_sparsity)
     manifest = plan_family(Baseline(opened.model, none, none, none, opened.preprocess.input_shape), request)
     say_notes(notes_of_plan(manifest))
-    if SEARCHED in strategies:
-        say_notes((f"{SEARCHED} is found on training images, when the family is built",))
     if set(strategies) & set(BY_SCORE):
         say_notes((f"{' and '.join(s for s in strategies if s in BY_SCORE)}: with the score magnitude; other scores "
                    "give layers other sparsities",))

@@ -14,14 +14,13 @@ from exporters import ExportError
 from exporters.timing_files import TimingFile
 from mmprune import folder, for_budget, timing
 from mmprune.boards import Measuring
-from mmprune.budget.levels import allowed_levels
 from mmprune.budget.plan import BudgetError, Goal, path_of, read_plan
 from mmprune.budget.table import SPARSITIES
 from mmprune.cli.arguments import goal
 from mmprune.cli.commands import cli
 from mmprune.family import Request, Resources, build_family
 from mmprune.family_plan import plan_family
-from mmprune.for_budget import asked_limits, find_plan
+from mmprune.for_budget import allowed_levels, find_plan
 from mmprune.patterns import ZEROS
 from mmprune.progress import quiet
 from mmprune.recipes import make_recipe
@@ -69,7 +68,7 @@ def board(monkeypatch, tmp_path):
     monkeypatch.setattr(timing, "timing_file", fake_file)
     monkeypatch.setattr(timing, "time_files", fake_times)
     monkeypatch.setattr(timing, "why_unmeasurable", lambda given: "")
-    monkeypatch.setattr("mmprune.budget.levels.EFFORT", (30, 40))
+    monkeypatch.setattr(for_budget, "EFFORT", (30, 40))
     return state
 
 
@@ -244,8 +243,7 @@ def test_the_dense_network_is_judged_once_and_its_file_made_once(tmp_path, board
 def test_only_the_users_own_ranges_bind(tmp_path):
     layers = setting(tmp_path, Goal(speedup=2.0)).layers
     names = [x.name for x in layers]
-    ranges = asked_limits({**{n: Range(0.0, 0.1, "small: a rule") for n in names},
-                           names[1]: Range(0.2, 0.7, "override: [layers] x")})
+    ranges = {**{n: Range(0.0, 0.1, "small: a rule") for n in names}, names[1]: Range(0.2, 0.7, "override: [layers] x")}
     found = allowed_levels(layers, ranges, "unstructured")
     at = np.array(SPARSITIES)
     assert found[0].all() and list(at[found[1]]) == [0.3, 0.5, 0.6, 0.7]
