@@ -23,7 +23,7 @@ from mmprune.promising import check_keep
 from mmprune.ranges import check_overrides, find_bounds, find_ranges
 from mmprune.recipes import make_recipe, notes_of
 from mmprune.records import LabelledData, Preprocess, Source
-from mmprune.results.starts import skipped_lines
+from mmprune.results.starts import ending_lines
 from mmprune.scores import scores_named
 from mmprune.strategies import STRATEGIES, check_strategies, plan
 from mmprune.workflow import check_device
@@ -84,7 +84,7 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
     root = Path(out)
     with bars(quiet) as progress:
         build_family(lambda: baseline, request, root, Resources(device), progress)
-    say_notes(skipped_lines(root))
+    say_notes(ending_lines(root))
     return Family(root, lambda: baseline)
 
 

@@ -14,7 +14,6 @@ from torch import nn
 from mmprune import folder
 from mmprune.finetune import Diverged, Job, accuracy, finetune
 from mmprune.patterns import zeros_in_blocks
-from mmprune.progress import say_notes
 from mmprune.records import DENSE, Manifest, Task, Variant
 from mmprune.start import make_start, start_of
 from mmprune.start_loss import judge_start
@@ -67,9 +66,7 @@ def make_variant(root: Path, request: "Request", resources: "Resources", baselin
         start.unlink(missing_ok=True)
         return str(err)
     untrained = before is not None and before[1] > validation_accuracy
-    if before is not None and untrained:
-        say_notes((f"{task.id}: training lowered its accuracy on validation images from {before[1]:.1%} to "
-                   f"{validation_accuracy:.1%}, so it is kept as it was before; try more --epochs or another --lr",))
+    if before is not None and untrained:  # results.starts says it, of all variants at once
         model, validation_accuracy = before
     test_accuracy = accuracy(model, baseline.test, resources.device)
     record = Variant(task.id, task.strategy, task.score, request.pattern if masks else "none", request.recipe.name,

@@ -22,7 +22,7 @@ from mmprune.promising import check_keep
 from mmprune.recipes import RECIPES, Recipe, notes_of
 from mmprune.records import Manifest, Source
 from mmprune.results.budget_lines import budget_lines
-from mmprune.results.starts import skipped_lines
+from mmprune.results.starts import ending_lines
 from mmprune.scores import scores_named
 from mmprune.strategies import BY_SCORE, check_strategies
 from targets.on_device.jetpacks import DEFAULT
@@ -121,7 +121,7 @@ def _build(options: BuildOptions, progress: Progress) -> Family:
         raise
     if request.fixed:
         say_notes(budget_lines(family.root))
-    say_notes(skipped_lines(family.root))
+    say_notes(ending_lines(family.root))
     return replace(family, failed=tuple(failed), bundled=made)
 
 

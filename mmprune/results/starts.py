@@ -10,7 +10,12 @@ from mmprune import folder
 
 def start_lines(root: Path) -> tuple[str, ...]:
     """Sentences on the variants that were not fine-tuned, or in vain, and on the order of those that were."""
-    return (*skipped_lines(root), *untrained_lines(root), *order_lines(root))
+    return (*ending_lines(root), *order_lines(root))
+
+
+def ending_lines(root: Path) -> tuple[str, ...]:
+    """Those that a build ends with, besides the report."""
+    return (*skipped_lines(root), *untrained_lines(root))
 
 
 def skipped_lines(root: Path) -> tuple[str, ...]:
