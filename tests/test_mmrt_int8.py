@@ -67,6 +67,23 @@ class Separable(nn.Module):
         return self.fc(self.odd(x).relu().mean((2, 3)))
 
 
+class Shortcuts(nn.Module):
+    """Shortcuts that pad channels with zeros, as the residual networks for CIFAR have them."""
+
+    def __init__(self, before: int = 4, cropped: int = 0) -> None:
+        super().__init__()
+        self.before, self.cropped = before, cropped
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.one, self.two = nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        kept = x[:, self.cropped:, ::2, ::2]
+        short = F.pad(kept, (0, 0, 0, 0, self.before, 16 - kept.shape[1] - self.before))
+        return self.fc((self.two(self.one(x).relu()) + short).relu().mean((2, 3)))
+
+
 def qdq(model: nn.Module, sparsity: float) -> onnx.ModelProto:
     """The Q/DQ file of the model, wholly zero 1x4 blocks in it."""
     torch.manual_seed(1)
@@ -114,6 +131,19 @@ def test_what_is_uint8_and_what_stays_in_float():
     assert words[by_name["/wide/Conv"].output] == 5, "18 channels are five words"
     assert words[by_name["/odd/Conv"].output] == 12, "floats are counted one by one"
     assert by_name["/depth/Conv"].output in uint8_tensors(graph)
+
+
+@pytest.mark.parametrize(("before", "cropped", "in_words"), [(4, 0, True), (3, 0, True), (4, 4, True), (0, 3, False)])
+def test_a_shortcut_with_channels_of_zeros_stays_in_words(before, cropped, in_words, tmp_path):
+    file = qdq(Shortcuts(before, cropped), 0.5)
+    graph = quantized(read_graph(file))
+    assert [node.op for node in graph.nodes].count("pad") == 0
+    assert [node.output in uint8_tensors(graph) for node in graph.nodes if node.op == "slice"] == [in_words]
+    (tmp_path / "m.mmrt").write_bytes(pack(file, "int8"))
+    session = onnxruntime.InferenceSession(file.SerializeToString(), providers=["CPUExecutionProvider"])
+    image = np.random.default_rng(7).standard_normal((1, 3, 21, 26), np.float32)
+    got, expected = load_runtime().Model(str(tmp_path / "m.mmrt"))(image)[0], session.run(None, {"input": image})[0]
+    assert np.abs(got - expected).max() < 1e-6 and np.std(got) > 0
 
 
 def test_a_sum_of_images_is_part_of_a_convolution():

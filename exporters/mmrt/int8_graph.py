@@ -12,9 +12,20 @@ from dataclasses import replace
 import numpy as np
 
 from exporters import ExportError
-from exporters.mmrt.graph import INSTEAD, Graph, Node, reader_counts, with_attrs, without_dead, without_ones
+from exporters.mmrt.graph import (
+    INSTEAD,
+    NO_ACT,
+    Graph,
+    Node,
+    Window,
+    reader_counts,
+    with_attrs,
+    without_dead,
+    without_ones,
+)
 from exporters.mmrt.int8_numbers import FOUR, Rounding, Sum
 from exporters.mmrt.int8_tables import rounded_in_place, with_tables
+from exporters.mmrt.proto import Integers
 from mmprune.qat import LARGEST_WEIGHT
 
 MOST_SUMMED = np.iinfo(np.int32).max // 255**2  # products of two uint8 in one int32
@@ -121,8 +132,7 @@ def _join_add(graph: Graph, node: Node, end: Node, sources: list[Node], rounding
 
 def _join_pool(graph: Graph, node: Node, end: Node, sources: list[Node], rounding: Rounding) -> Node | None:
     """Join a max pooling, which needs no arithmetic."""
-    same = (sources[0]["scale"], sources[0]["zero"]) == (end["scale"], end["zero"])
-    if node["kind"] != "max" or not same or graph.shapes[node.output][2:] == (1, 1):
+    if node["kind"] != "max" or not _is_same(sources[0], end, rounding) or graph.shapes[node.output][2:] == (1, 1):
         return None
     return with_attrs(node, padding=0, scale=end["scale"], zero=end["zero"])
 
@@ -140,7 +150,7 @@ def _join_mean(graph: Graph, node: Node, end: Node, sources: list[Node], roundin
 
 def _join_reshape(graph: Graph, node: Node, end: Node, sources: list[Node], rounding: Rounding) -> Node | None:
     """(1, C, 1, 1) and (1, C)"""
-    same = (sources[0]["scale"], sources[0]["zero"]) == (end["scale"], end["zero"])
+    same = _is_same(sources[0], end, rounding)
     short = [without_ones(graph.shapes[name]) for name in (node.inputs[0], node.output)]
     channels = [graph.shapes[name][1] for name in (node.inputs[0], node.output) if len(graph.shapes[name]) > 1]
     if not same or short[0] != short[1] or len(set(channels)) != 1 or len(channels) != 2 or len(short[0]) > 1:
@@ -148,8 +158,37 @@ def _join_reshape(graph: Graph, node: Node, end: Node, sources: list[Node], roun
     return with_attrs(node, scale=end["scale"], zero=end["zero"])
 
 
+def _join_slice(graph: Graph, node: Node, end: Node, sources: list[Node], rounding: Rounding) -> Node | None:
+    """Join a part of an image: complete words of channels, the last of which may be the image's last."""
+    x, y = (graph.shapes[name] for name in (node.inputs[0], node.output))
+    first = node["starts"][1] if len(x) == len(y) == 4 and x[0] == 1 else 1
+    if not _is_same(sources[0], end, rounding) or first % FOUR or node["steps"][1] != 1 or \
+            (y[1] % FOUR and first + y[1] < x[1]):
+        return None
+    starts = (0, first // FOUR, *node["starts"][2:])
+    return with_attrs(node, starts=starts, scale=end["scale"], zero=end["zero"])
+
+
+def _join_pad(graph: Graph, node: Node, end: Node, sources: list[Node], rounding: Rounding) -> Node | None:
+    """Join channels of zeros around those of an image, as a convolution whose weights copy: 1 where channels stay."""
+    x, y = (graph.shapes[name] for name in (node.inputs[0], node.output))
+    if not _is_same(sources[0], end, rounding) or node["value"] != 0 or len(x) != 4 or x[0] != 1 or x[2:] != y[2:]:
+        return None
+    copies = np.eye(y[1], x[1], -node["before"][1], np.int8)[..., None, None]
+    attrs = {"weight_integers": Integers(copies, np.ones(y[1], np.float32)), "bias_integers": None,
+             "window": Window((1, 1), (1, 1), (0, 0), (1, 1)), "groups": 1, "act": NO_ACT,
+             "bias": np.zeros(y[1], np.float32)}
+    return _join_product(graph, Node("conv", node.name, node.inputs, node.output, attrs), end, sources, rounding)
+
+
+def _is_same(source: Node, end: Node, rounding: Rounding) -> bool:
+    """Whether bytes stay as they are: the same scale and zero point before and after, and nothing clamped."""
+    return ((source["scale"], source["zero"]) == (end["scale"], end["zero"])
+            and (rounding.low, rounding.high) == (0, 255))
+
+
 JOINS = {"conv": _join_product, "linear": _join_product, "binary": _join_add, "pool": _join_pool,
-         "reduce": _join_mean, "reshape": _join_reshape}
+         "reduce": _join_mean, "reshape": _join_reshape, "slice": _join_slice, "pad": _join_pad}
 
 
 def _padded(array: np.ndarray, axis: int) -> np.ndarray:

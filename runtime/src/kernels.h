@@ -52,6 +52,20 @@ struct DenseTask {
     Act act;
 };
 
+// Lines of x, each at the cache line where the one before ends.
+struct Stretch {
+    int32_t from;  // elements from x
+    int32_t more;  // vectors beyond the panel's
+};
+
+struct CopyTask {
+    const uint32_t* x;  // at the panel's first position
+    const Stretch* stretches;
+    int n_stretches;
+    int vectors, most;  // of this panel, and of the widest, for which there is room
+    uint32_t* out;
+};
+
 // One row of a depthwise convolution or a pool.
 struct TapsTask {
     const float* x;
@@ -156,7 +170,7 @@ inline int64_t qmatmul_scratch(int64_t M, int64_t N, int64_t K) {
 struct SparseKernel {
     void (*run)(const SparseTask&);
     int vectors;   // of a task, at most
-    double below;  // density under which it wins over the dense kernel (cost model)
+    double below;   // density under which it wins over the dense kernel (cost model)
 };
 
 struct DenseKernel {
@@ -170,6 +184,7 @@ struct QLinearKernel {
     void (*run)(const QLinearTask&);
     int offset;
     int vectors;
+    double copied;  // how often a vector of inputs is read where an aligned copy of it pays (cost model); 0: never
     int paired;  // two blocks are taken at once where, of two neighbouring channels, weights of one sign add up to at most this; 0: never
 };
 

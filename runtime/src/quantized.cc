@@ -10,6 +10,7 @@
 
 #include <unistd.h>
 
+#include "copies.h"
 #include "halo.h"
 #include "kernels.h"
 #include "panels.h"
@@ -46,7 +47,10 @@ struct QLinear {
     bool dense = false;  // blocks, counts and pairs, or offsets and weights, as QLinearTask has them
     std::vector<QBlock> blocks;          // chunk after chunk of the inputs
     std::vector<int32_t> counts, pairs;  // of each chunk and row
-    int chunks = 1;
+    int chunks = 1, words_in_chunk = 0;
+    std::optional<Copies> copies;      // of a chunk's inputs, which the blocks then read
+    std::vector<Stretch> stretches;    // chunk after chunk, of the first group
+    std::vector<int> stretch_begins;
     std::vector<int32_t> offsets;
     std::vector<uint32_t> weights;
     std::vector<int64_t> begins;   // of each chunk's and quad's blocks, or of a quad's weights
@@ -116,21 +120,15 @@ int32_t offset_bytes(const QLinearDesc& d, int64_t word, int tap) {
     return int32_t(bytes);
 }
 
-// The calling thread's, at a cache line.
-int32_t* scratch_sums(int64_t count) {
-    constexpr uintptr_t LINE = 64;
-    thread_local std::vector<int32_t> memory;
-    if (int64_t(memory.size()) < count + 16) memory.resize(size_t(count + 16));
-    return reinterpret_cast<int32_t*>((reinterpret_cast<uintptr_t>(memory.data()) + LINE - 1) / LINE * LINE);
-}
-
 void pack_sparse(QLinear& p, const Kernels& kernels, int words_in_chunk) {
     const QLinearDesc& d = p.d;
     const int outputs = 4 * d.y.count, words_in = d.x.count / d.groups, rows_in_group = outputs / d.groups;
     p.chunks = (words_in + words_in_chunk - 1) / words_in_chunk;
+    p.words_in_chunk = words_in_chunk;
     std::vector<std::vector<QBlock>> lists(size_t(p.chunks) * outputs);
     each_block(d, [&](int row, int c, int t, const int8_t* values) {
-        lists[size_t(c / words_in_chunk) * outputs + row].push_back({offset_bytes(d, int64_t(row / rows_in_group) * words_in + c, t), as_word(values)});
+        const int32_t offset = p.copies ? p.copies->byte_offset(c % words_in_chunk, t) : offset_bytes(d, int64_t(row / rows_in_group) * words_in + c, t);
+        lists[size_t(c / words_in_chunk) * outputs + row].push_back({offset, as_word(values)});
         p.bias[row] += kernels.qlinear.offset * sum_of(values);
     });
     p.blocks.reserve(size_t(d.blocks));
@@ -140,6 +138,38 @@ void pack_sparse(QLinear& p, const Kernels& kernels, int words_in_chunk) {
         p.pairs.push_back(pair_up(list.data(), int(list.size()), kernels.qlinear.paired));
         p.blocks.insert(p.blocks.end(), list.begin(), list.end());
     }
+    for (int c = 0; c < words_in && p.copies; ++c) {
+        if (c % words_in_chunk == 0) p.stretch_begins.push_back(int(p.stretches.size()));
+        offset_bytes(d, c, 0);  // refuses what is too large
+        p.copies->add_line(int32_t(c * d.x.stride), p.stretches);
+    }
+    p.stretch_begins.push_back(int(p.stretches.size()));
+}
+
+// How a sparse layer is cut. Vectors of a panel are at least so many that a block's weights are spread over them. Where all inputs of so many do
+// not fit the L1 cache, they come in chunks, each for all rows.
+int cut_sparse(QLinear& p, const Kernels& kernels, int threads) {
+    const QLinearDesc& d = p.d;
+    const int words_in = d.x.count / d.groups, outputs = 4 * d.y.count, width = kernels.width, least = kernels.qlinear.vectors / 2;
+    auto line_bytes = [&](int vectors) {
+        return p.copies ? Copies(d.taps, width, vectors).vectors() * width * 4 : std::max<int64_t>(1, touched(d.taps, int64_t(vectors) * width) * 4);
+    };
+    const int parts = int(cut_rows(d.y.count, d.groups, fewest_items(threads), 1).size());
+    const double blocks = double(d.blocks) / parts / words_in;  // that read a word of inputs
+    int most = 0;
+    for (bool copied : {kernels.qlinear.copied > 0 && !are_aligned(d.x, d.taps, width), false}) {
+        if (copied) p.copies.emplace(d.taps, width, 1);
+        else p.copies.reset();
+        const int64_t fit = panel_bytes() / line_bytes(1);
+        most = int(std::clamp<int64_t>(fit / words_in, least, kernels.qlinear.vectors));
+        most = cut_panels(d.y.positions, width, most).front().vectors;
+        if (copied) p.copies.emplace(d.taps, width, most);
+        if (!copied || blocks * most >= kernels.qlinear.copied * double(p.copies->vectors())) break;
+    }
+    const int64_t chunks =
+        std::clamp<int64_t>((words_in * line_bytes(most) + panel_bytes() - 1) / panel_bytes(), 1, std::max<int64_t>(1, d.blocks / outputs / FEWEST_BLOCKS));
+    pack_sparse(p, kernels, int((words_in + chunks - 1) / chunks));
+    return most;
 }
 
 void pack_dense(QLinear& p, int offset) {
@@ -169,21 +199,14 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
         pack_dense(p, kernels.qdense.offset);
         most = kernels.qdense.vectors;
     } else {
-        // Vectors of a panel are at least so many that a block's weights are spread over them. Where all inputs of so many do not fit
-        // the L1 cache, they come in chunks, each for all rows.
-        const int64_t word_bytes = std::max<int64_t>(1, touched(d.taps, kernels.width) * 4), fit = panel_bytes() / word_bytes;
-        most = int(std::clamp<int64_t>(fit / words_in, kernels.qlinear.vectors / 2, kernels.qlinear.vectors));
-        const int vectors = cut_panels(d.y.positions, kernels.width, most).front().vectors;
-        const int64_t panel_word = std::max<int64_t>(1, touched(d.taps, int64_t(vectors) * kernels.width) * 4);
-        const int64_t chunks =
-            std::clamp<int64_t>((words_in * panel_word + panel_bytes() - 1) / panel_bytes(), 1, std::max<int64_t>(1, d.blocks / outputs / FEWEST_BLOCKS));
-        pack_sparse(p, kernels, int((words_in + chunks - 1) / chunks));
+        most = cut_sparse(p, kernels, threads);
     }
     p.panels = cut_panels(d.y.positions, kernels.width, most);
     p.ranges = cut_rows(d.y.count, d.groups, (fewest_items(threads) + int(p.panels.size()) - 1) / int(p.panels.size()), 1);
     p.d.mask = {}, p.d.values = {};  // the file may go
     Step step;
     step.kernel = std::string(p.dense ? "dense " : "1x4 ") + kernels.name + " T" + std::to_string(p.panels.front().vectors);
+    if (p.copies) step.kernel += " copied";
     step.items = int(p.panels.size() * p.ranges.size());
     step.run = [packed, &kernels](int item, float* arena) {
         const QLinear& p = *packed;
@@ -201,7 +224,7 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
             task.n_offsets = int(p.offsets.size());
             task.weights = p.weights.data() + p.begins[range.begin];
         } else {
-            task.sums = p.chunks > 1 ? scratch_sums(int64_t(4) * task.n_quads * panel.vectors * kernels.width) : nullptr;
+            task.sums = p.chunks > 1 ? reinterpret_cast<int32_t*>(scratch(Scratch::SUMS, int64_t(4) * task.n_quads * panel.vectors * kernels.width)) : nullptr;
         }
         task.multiplier = p.d.multiplier.data() + 4 * range.begin;
         task.bias = p.bias.data() + 4 * range.begin;
@@ -217,6 +240,11 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
             task.counts = p.counts.data() + 4 * quad;
             task.pairs = p.pairs.data() + 4 * quad;
             task.blocks = p.blocks.data() + p.begins[quad];
+            if (p.copies) {
+                const uint32_t* x = words(arena, p.d.x.offset + int64_t(range.group) * (p.d.x.count / p.d.groups) * p.d.x.stride + panel.begin);
+                const int first = p.stretch_begins[chunk], last = p.stretch_begins[chunk + 1];
+                task.x = p.copies->make(kernels.copy, x, p.stretches.data() + first, last - first, panel.vectors, p.words_in_chunk);
+            }
             kernels.qlinear.run(task);
         }
         if (p.halo) fill_halo(*p.halo, arena, range.begin, range.end, panel.begin, panel.begin + int64_t(panel.vectors) * kernels.width);

@@ -43,7 +43,8 @@ struct Case {
     std::vector<int32_t> taps;
     int density;  // percent of blocks
     bool residual;
-    int extreme;  // 1: bytes of 255 and the largest weights, 2: bytes of 0 and the least
+    int extreme;         // 1: bytes of 255 and the largest weights, 2: bytes of 0 and the least
+    bool copied = false;  // by sets that copy inputs to whole cache lines
 };
 
 std::string name(const Kernels& set, const Case& c) {
@@ -93,6 +94,7 @@ void qlinear_case(const Kernels& set, const Case& c, int threads) {
     d.residual_first = c.density % 2;
     const std::vector<float> before = arena;
     const Step step = make_qlinear(d, set, threads);
+    if (c.copied) check::that((step.kernel.find("copied") != std::string::npos) == (set.qlinear.copied > 0), name(set, c) + " is copied");
     for (int item = 0; item < step.items; ++item) step.run(item, arena.data());
     bool same = true;
     for (int o = 0; o < outputs; ++o)
@@ -123,6 +125,12 @@ void qlinear_cases(const Kernels& set) {
     for (int threads : {1, 2, 5}) qlinear_case(set, {12, 9, 50, 3, nine, 40, true, 0}, threads);
     qlinear_case(set, {6, 4, 1, 2, one, 50, false, 0}, 3);
     qlinear_case(set, {600, 9, 70, 3, nine, 30, true, 0}, 2);  // inputs in chunks
+    const std::vector<int32_t> shared = {-18, -17, -16, -1, 0, 1, 16, 17, 18}, apart = {-11, -10, -9, -1, 0, 1, 9, 10, 11};
+    for (int threads : {1, 3})
+        for (int positions : {40, 200, 700}) {
+            qlinear_case(set, {24, 40, positions, 2, shared, 40, true, 0, true}, threads);
+            qlinear_case(set, {150, 20, positions, 1, apart, 35, false, 0, true}, threads);
+        }
     for (int positions : {1, 24})
         for (int extreme : {1, 2}) qlinear_case(set, {2000, 1, positions, 1, one, 100, false, extreme}, 1);  // the largest sums
 }

@@ -1,6 +1,7 @@
 // All kernels, written once, for one instruction set. Included by the isa_*.cc files, which are compiled for it.
 #pragma once
 
+#include "copy.h"
 #include "elementwise.h"
 #include "limits.h"
 #include "linear.h"
@@ -26,6 +27,7 @@ constexpr Kernels every_kernel(const char* name, unsigned needs) {
         .taps = taps,
         .matmul = matmul,
         .matvec = matvec,
+        .copy = copy_stretches,
         .unary = unary,
         .binary = binary,
         .reduce = reduce,

@@ -21,7 +21,7 @@ MMRT_INLINE Finishing finishing_of(const QLinearTask& task) { return {clamp_of(t
 template <int T>
 MMRT_INLINE void finish(const QLinearTask& task, int quad, V (&rows)[T][4], const Finishing& how) {
     uint32_t* y = task.y + quad * task.y_stride;
-    for (int t = 0; t < T; ++t) {
+    UNROLL for (int t = 0; t < T; ++t) {
         if (task.residual) {
             V others[4];
             read_rows(task.residual + quad * task.residual_stride + t * W, others);
@@ -44,42 +44,39 @@ void qlinear_rows(const QLinearTask& task) {
             const int row = 4 * quad + r;
             VI acc[T];
             uint32_t* sums = task.sums ? reinterpret_cast<uint32_t*>(task.sums) + row * T * W : nullptr;
-            if (task.first)
-                for (int t = 0; t < T; ++t) acc[t] = splat_int(task.bias[row]);
-            else
-                for (int t = 0; t < T; ++t) acc[t] = load_ints(sums + t * W);
+            UNROLL for (int t = 0; t < T; ++t) acc[t] = task.first ? splat_int(task.bias[row]) : load_ints(sums + t * W);
             const QBlock* end = block + task.counts[row];
             if (Q_PAIRED)
                 for (const QBlock* last = block + 2 * task.pairs[row]; block < last; block += 2) {
                     const Two w = two_weights(block);
                     const uint32_t* from = reinterpret_cast<const uint32_t*>(x + block[0].offset);
                     const uint32_t* other = reinterpret_cast<const uint32_t*>(x + block[1].offset);
-                    for (int t = 0; t < T; ++t) acc[t] = dot_two(acc[t], load_ints(from + t * W), load_ints(other + t * W), w);
+                    UNROLL for (int t = 0; t < T; ++t) acc[t] = dot_two(acc[t], load_ints(from + t * W), load_ints(other + t * W), w);
                 }
             if (Q_SUMS == 2 && T <= 5 && end - block >= LONG_ROW) {  // of two words each: T sums alone would wait for each other
                 VI others[T];
-                for (int t = 0; t < T; ++t) others[t] = splat_int(0);
+                UNROLL for (int t = 0; t < T; ++t) others[t] = splat_int(0);
                 for (const QBlock* ahead = block; ahead < end; ahead += 8) __builtin_prefetch(ahead + 256);  // few positions use a weight up quickly
                 for (; block + 1 < end; block += 2) {
                     const Four w = four_weights(block[0].weights), v = four_weights(block[1].weights);
                     const uint32_t* from = reinterpret_cast<const uint32_t*>(x + block[0].offset);
                     const uint32_t* other = reinterpret_cast<const uint32_t*>(x + block[1].offset);
-                    for (int t = 0; t < T; ++t) acc[t] = dot(acc[t], load_ints(from + t * W), w);
-                    for (int t = 0; t < T; ++t) others[t] = dot(others[t], load_ints(other + t * W), v);
+                    UNROLL for (int t = 0; t < T; ++t) acc[t] = dot(acc[t], load_ints(from + t * W), w);
+                    UNROLL for (int t = 0; t < T; ++t) others[t] = dot(others[t], load_ints(other + t * W), v);
                 }
-                for (int t = 0; t < T; ++t) acc[t] += others[t];
+                UNROLL for (int t = 0; t < T; ++t) acc[t] += others[t];
             }
             for (; block < end; ++block) {
                 const Four w = four_weights(block->weights);
                 const uint32_t* from = reinterpret_cast<const uint32_t*>(x + block->offset);
-                for (int t = 0; t < T; ++t) acc[t] = dot(acc[t], load_ints(from + t * W), w);
+                UNROLL for (int t = 0; t < T; ++t) acc[t] = dot(acc[t], load_ints(from + t * W), w);
             }
             if (!task.last) {
-                for (int t = 0; t < T; ++t) store_ints(sums + t * W, acc[t]);
+                UNROLL for (int t = 0; t < T; ++t) store_ints(sums + t * W, acc[t]);
                 continue;
             }
             const V multiplier = splat(task.multiplier[row]);
-            for (int t = 0; t < T; ++t) rows[t][r] = to_float(acc[t]) * multiplier;
+            UNROLL for (int t = 0; t < T; ++t) rows[t][r] = to_float(acc[t]) * multiplier;
         }
         if (task.last) finish<T>(task, quad, rows, how);
     }
@@ -96,22 +93,21 @@ void qdense_rows(const QLinearTask& task) {
     const uint32_t* weights = task.weights;
     for (int quad = 0; quad < task.n_quads; ++quad) {
         VI acc[4][T];
-        for (int r = 0; r < 4; ++r)
-            for (int t = 0; t < T; ++t) acc[r][t] = splat_int(task.bias[4 * quad + r]);
+        UNROLL for (int r = 0; r < 4; ++r) { UNROLL for (int t = 0; t < T; ++t) acc[r][t] = splat_int(task.bias[4 * quad + r]); }
         for (int i = 0; i < task.n_offsets; ++i, weights += 4) {
             const uint32_t* from = reinterpret_cast<const uint32_t*>(x + task.offsets[i]);
             const Quad w = quad_weights(weights);
             VI in[T];
-            for (int t = 0; t < T; ++t) in[t] = load_ints(from + t * W);
-            for (int t = 0; t < T; ++t) acc[0][t] = dot_row<0>(acc[0][t], in[t], w);
-            for (int t = 0; t < T; ++t) acc[1][t] = dot_row<1>(acc[1][t], in[t], w);
-            for (int t = 0; t < T; ++t) acc[2][t] = dot_row<2>(acc[2][t], in[t], w);
-            for (int t = 0; t < T; ++t) acc[3][t] = dot_row<3>(acc[3][t], in[t], w);
+            UNROLL for (int t = 0; t < T; ++t) in[t] = load_ints(from + t * W);
+            UNROLL for (int t = 0; t < T; ++t) acc[0][t] = dot_row<0>(acc[0][t], in[t], w);
+            UNROLL for (int t = 0; t < T; ++t) acc[1][t] = dot_row<1>(acc[1][t], in[t], w);
+            UNROLL for (int t = 0; t < T; ++t) acc[2][t] = dot_row<2>(acc[2][t], in[t], w);
+            UNROLL for (int t = 0; t < T; ++t) acc[3][t] = dot_row<3>(acc[3][t], in[t], w);
         }
         V rows[T][4];
-        for (int r = 0; r < 4; ++r) {
+        UNROLL for (int r = 0; r < 4; ++r) {
             const V multiplier = splat(task.multiplier[4 * quad + r]);
-            for (int t = 0; t < T; ++t) rows[t][r] = to_float(acc[r][t]) * multiplier;
+            UNROLL for (int t = 0; t < T; ++t) rows[t][r] = to_float(acc[r][t]) * multiplier;
         }
         finish<T>(task, quad, rows, how);
     }
@@ -121,7 +117,7 @@ void qdense(const QLinearTask& task) {
     with_count<Q_DENSE_VECTORS>(task.vectors, [&](auto vectors) { qdense_rows<vectors.value>(task); });
 }
 
-constexpr QLinearKernel QLINEAR = {.run = qlinear, .offset = Q_OFFSET, .vectors = Q_VECTORS, .paired = Q_PAIRED};
+constexpr QLinearKernel QLINEAR = {.run = qlinear, .offset = Q_OFFSET, .vectors = Q_VECTORS, .copied = Q_COPIED, .paired = Q_PAIRED};
 constexpr QDenseKernel QDENSE = {.run = qdense, .offset = Q_OFFSET, .vectors = Q_DENSE_VECTORS, .from = Q_DENSE_FROM};
 
 }  // namespace

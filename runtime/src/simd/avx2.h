@@ -8,6 +8,7 @@ namespace mmrt {
 namespace {
 
 constexpr int Q_VECTORS = 8;  // half of the registers
+constexpr double Q_COPIED = 0;
 constexpr int Q_OFFSET = 0, Q_SUMS = 1, Q_DENSE_VECTORS = 0;
 constexpr double Q_DENSE_FROM = 0.5;
 

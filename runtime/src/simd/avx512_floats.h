@@ -34,6 +34,7 @@ MMRT_INLINE VI splat_int(int32_t a) { return (VI)_mm512_set1_epi32(a); }
 MMRT_INLINE VI to_int(V v) { return (VI)_mm512_cvtps_epi32((__m512)v); }
 
 constexpr int Q_VECTORS = 16;  // half of the registers
+constexpr double Q_COPIED = 2;
 constexpr int Q_OFFSET = 0;
 
 }  // namespace

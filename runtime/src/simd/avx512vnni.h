@@ -9,7 +9,7 @@ namespace {
 
 constexpr int Q_SUMS = 2;  // a product's sum is ready after five cycles, and two are begun in each
 constexpr int Q_DENSE_VECTORS = 5;
-constexpr double Q_DENSE_FROM = 0.5;
+constexpr double Q_DENSE_FROM = 0.55;
 
 using Four = __m512i;
 MMRT_INLINE Four four_weights(uint32_t w) { return _mm512_set1_epi32(static_cast<int>(w)); }

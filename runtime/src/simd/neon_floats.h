@@ -47,6 +47,7 @@ MMRT_INLINE VI splat_int(int32_t a) { return (VI)vdupq_n_s32(a); }
 MMRT_INLINE VI to_int(V v) { return (VI)vcvtnq_s32_f32((float32x4_t)v); }
 
 constexpr int Q_VECTORS = 16;  // half of the registers
+constexpr double Q_COPIED = 0;
 constexpr int Q_OFFSET = 128;
 constexpr int Q_SUMS = 1;
 using Four = int8x16_t;

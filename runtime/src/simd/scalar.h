@@ -40,6 +40,7 @@ MMRT_INLINE VI at_byte(VI v, int i) { return static_cast<int32_t>(static_cast<ui
 MMRT_INLINE VI unflipped(VI v) { return v ^ static_cast<int32_t>(FLIPPED); }
 
 constexpr int Q_VECTORS = 8, Q_OFFSET = 0, Q_SUMS = 1, Q_DENSE_VECTORS = 0;
+constexpr double Q_COPIED = 0;
 constexpr double Q_DENSE_FROM = 0.5;
 using Four = uint32_t;
 MMRT_INLINE Four four_weights(uint32_t w) { return w; }
