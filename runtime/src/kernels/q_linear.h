@@ -9,6 +9,9 @@ namespace {
 
 constexpr int LONG_ROW = 24;  // blocks
 
+// Blocks that are added to sums of their own: T sums alone would wait for each other, where a product's sum takes several cycles.
+constexpr int sums_at_once(int vectors) { return Q_SUMS / vectors < 1 ? 1 : Q_SUMS / vectors > 8 ? 8 : Q_SUMS / vectors; }
+
 struct Finishing {
     Clamp clamp;
     Narrowing to;
@@ -53,18 +56,21 @@ void qlinear_rows(const QLinearTask& task) {
                     const uint32_t* other = reinterpret_cast<const uint32_t*>(x + block[1].offset);
                     UNROLL for (int t = 0; t < T; ++t) acc[t] = dot_two(acc[t], load_ints(from + t * W), load_ints(other + t * W), w);
                 }
-            if (Q_SUMS == 2 && T <= 5 && end - block >= LONG_ROW) {  // of two words each: T sums alone would wait for each other
-                VI others[T];
-                UNROLL for (int t = 0; t < T; ++t) others[t] = splat_int(0);
+            if (constexpr int N = sums_at_once(T); N > 1 && end - block >= LONG_ROW) {
+                VI sums_of[N][T];
+                UNROLL for (int n = 0; n < N; ++n) { UNROLL for (int t = 0; t < T; ++t) sums_of[n][t] = n ? splat_int(0) : acc[t]; }
                 for (const QBlock* ahead = block; ahead < end; ahead += 8) __builtin_prefetch(ahead + 256);  // few positions use a weight up quickly
-                for (; block + 1 < end; block += 2) {
-                    const Four w = four_weights(block[0].weights), v = four_weights(block[1].weights);
-                    const uint32_t* from = reinterpret_cast<const uint32_t*>(x + block[0].offset);
-                    const uint32_t* other = reinterpret_cast<const uint32_t*>(x + block[1].offset);
-                    UNROLL for (int t = 0; t < T; ++t) acc[t] = dot(acc[t], load_ints(from + t * W), w);
-                    UNROLL for (int t = 0; t < T; ++t) others[t] = dot(others[t], load_ints(other + t * W), v);
+                for (; block + N <= end; block += N) {
+                    UNROLL for (int n = 0; n < N; ++n) {
+                        const Four w = four_weights(block[n].weights);
+                        const uint32_t* from = reinterpret_cast<const uint32_t*>(x + block[n].offset);
+                        UNROLL for (int t = 0; t < T; ++t) sums_of[n][t] = dot(sums_of[n][t], load_ints(from + t * W), w);
+                    }
                 }
-                UNROLL for (int t = 0; t < T; ++t) acc[t] += others[t];
+                UNROLL for (int t = 0; t < T; ++t) {
+                    acc[t] = sums_of[0][t];
+                    UNROLL for (int n = 1; n < N; ++n) acc[t] += sums_of[n][t];
+                }
             }
             for (; block < end; ++block) {
                 const Four w = four_weights(block->weights);

@@ -7,7 +7,7 @@
 namespace mmrt {
 namespace {
 
-constexpr int Q_SUMS = 2;  // a product's sum is ready after five cycles, and two are begun in each
+constexpr int Q_SUMS = 10;  // a product's sum is ready after five cycles, and two are begun in each
 constexpr int Q_DENSE_VECTORS = 5;
 constexpr double Q_DENSE_FROM = 0.55;
 

@@ -10,7 +10,7 @@ namespace {
 constexpr int Q_VECTORS = 8;  // half of the registers
 constexpr double Q_COPIED = 0;
 constexpr int Q_OFFSET = 0;
-constexpr int Q_SUMS = 2;  // a product's sum is ready after five cycles, and two are begun in each
+constexpr int Q_SUMS = 10;  // a product's sum is ready after five cycles, and two are begun in each
 constexpr int Q_DENSE_VECTORS = 3;
 constexpr double Q_DENSE_FROM = 0.5;
 

@@ -12,7 +12,7 @@
 // and for the kernels on uint8, on words as they lie in memory (FLIPPED):
 //
 //   Four, four_weights, dot: acc += the four products of each word's bytes with the weights; Q_OFFSET: what bytes in memory are less than they stand for
-//   Q_COPIED: how often a vector of inputs is read where an aligned copy of it pays; 0: never
+//   Q_SUMS: products that are under way at once on this core; Q_COPIED: how often a vector of inputs is read where an aligned copy of it pays; 0: never
 //   Two, two_weights, dot_two: of two blocks at once, where that takes fewer instructions; Q_PAIRED: what pair_up() must know of it
 //   Quad, quad_weights, dot_row<r>: the weights of four outputs, one word of inputs
 //   dot_line       the sum of the products of two lines of words, so far as whole vectors go
