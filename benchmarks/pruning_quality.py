@@ -31,7 +31,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,12 @@ from mmprune.gradients import BATCH_SIZE, BATCHES, mean_absolute_gradients
 from mmprune.layers import find_layers
 from mmprune.models.named import ModelOptions, Named
 from mmprune.models.source import open_source
-from mmprune.patterns import ALIGNED, make_masks
-from mmprune.permute import permuted
+from mmprune.one_shot import prune_once
+from mmprune.patterns import make_masks
 from mmprune.placing import Site, place
 from mmprune.ranges import find_bounds, find_ranges
 from mmprune.recipes import RECIPES
-from mmprune.reconstruct import Plan, calibration_batches, energies, reconstruct
+from mmprune.reconstruct import Plan
 from mmprune.scores import make_scores
 from mmprune.start_loss import calibration_loss
 
@@ -116,7 +116,7 @@ class Bench:
         self.baseline, self.name, self.bfloat16 = baseline, name, bfloat16
         self.layers = find_layers(baseline.model, baseline.input_shape)
 
-    def start(self, cell: Cell) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    def start(self, cell: Cell) -> tuple[torch.nn.Module, Mapping[str, torch.Tensor]]:
         """The pruned network before training, and its masks."""
         method = METHODS[cell.method]
         if method.strategy != BEST:
@@ -125,21 +125,17 @@ class Bench:
         losses = [calibration_loss(model, masks, self.baseline, cell.seed) or math.inf for model, masks in starts]
         return starts[losses.index(min(losses))]
 
-    def start_by(self, method: Method, cell: Cell) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
-        model = copy.deepcopy(self.baseline.model)
+    def start_by(self, method: Method, cell: Cell) -> tuple[torch.nn.Module, Mapping[str, torch.Tensor]]:
         if cell.method == "dense":
-            return model, {}
+            return copy.deepcopy(self.baseline.model), {}
         sparsity, kinds = self.sparsity(method, cell), {x.name: x.kind for x in self.layers}
-        masks, batches = None, calibration_batches(self.baseline.train, cell.seed)
-        if method.score == "obs" and cell.pattern in ALIGNED:
-            adds = energies(model, list(sparsity), batches)
-            plan = Plan(sparsity, cell.pattern, kinds)
-            model = permuted(model, self.baseline.input_shape, plan, adds, self.baseline.chains).model
+        masks = None
         if method.score != "obs":
             masks = make_masks(self.scores(method.score, cell.seed), sparsity, cell.pattern, kinds)
-        if masks is not None and not method.repair:
-            return model, masks
-        return reconstruct(model, Plan(sparsity, cell.pattern, kinds, masks), batches, sum(x.macs for x in self.layers))
+            if not method.repair:
+                return copy.deepcopy(self.baseline.model), masks
+        plan = Plan(sparsity, cell.pattern, kinds, masks)
+        return prune_once(self.baseline, plan, sum(x.macs for x in self.layers), cell.seed)
 
     def scores(self, score: str, seed: int) -> dict[str, torch.Tensor]:
         weights = dict(self.baseline.model.named_parameters())
@@ -167,7 +163,7 @@ class Bench:
         for rate in rates if cell.epochs else rates[:1]:
             model = copy.deepcopy(start)
             recipe = replace(RECIPES["default"], epochs=cell.epochs, lr=rate)
-            job = Job(masks, self.baseline.train, self.baseline.validation, recipe, cell.seed, bfloat16=self.bfloat16)
+            job = Job(dict(masks), self.baseline.train, self.baseline.validation, recipe, cell.seed, bfloat16=self.bfloat16)
             right = finetune(model, self.baseline.teacher, job, lambda step, steps: None)
             if best is None or right > best[0]:
                 best = right, rate, model

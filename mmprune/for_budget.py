@@ -1,8 +1,12 @@
 """Finds the sparsities of a family's strategy `budget`: takes a latency table on the target, searches the levels that
 lose least within the budget, and times a model with these very sparsities before anything is trained.
+
+The search judges networks of layers that were repaired one by one. Repaired one after the other, as a variant is,
+another network may lose less, so the found one and those of published rules at the same cost are pruned in full, and
+the best of them is taken.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -10,14 +14,17 @@ import numpy as np
 import torch
 
 from mmprune import folder
+from mmprune.allocations import Profile
 from mmprune.budget.loss import BATCH, Stitched
 from mmprune.budget.plan import WITHIN, BudgetError, BudgetPlan, read_plan, told, write_plan
+from mmprune.budget.rules import at_cost
 from mmprune.budget.search import Found, Levels, Loss, Problem, filled, interpolated, scaled, search
 from mmprune.budget.table import SPARSITIES, Table
 from mmprune.claim import check_free
 from mmprune.patterns import ZEROS
 from mmprune.progress import Progress, say_notes
 from mmprune.records import Layer, Range
+from mmprune.rivals import SEARCH, compare, is_users
 from mmprune.timing import MMRT, Setting, make_table, try_out
 
 AIM = 0.025  # below the budget, in the middle of what WITHIN allows
@@ -55,7 +62,7 @@ def find_plan(setting: Setting) -> BudgetPlan:
 class _Trial:
     """Sparsities, their predicted cost, and what a model with them took beside the dense one."""
 
-    found: Found
+    found: Found  # by the search
     sparsity: dict[str, float]
     predicted: float
     factor: float
@@ -91,15 +98,41 @@ class _Search:
 
 
 def _fitted(setting: Setting, table: Table) -> BudgetPlan:
-    """Search, time the result, correct the prediction by what was measured, and search again until it fits."""
-    given, trials = _prepared(setting, table), list[_Trial]()
+    """Search, time the result, correct the prediction by what was measured, and search again until it fits.
+
+    Then the same with the rule that loses less, if one does.
+    """
+    given = _prepared(setting, table)
+    searched = _trials(lambda last: _attempt(given, last))
+    best, by_rule = min(searched, key=lambda t: t.distance), list[_Trial]()
+    problem = replace(given.problem, budget=_room(given, best.dense, best.factor))
+    rivals = compare(setting, problem, best.sparsity)
+    if rivals.best != SEARCH:
+        by_rule = _trials(lambda last: _attempt_by(given, rivals.rules[rivals.best], last or best))
+    chosen = min(by_rule or searched, key=lambda t: t.distance)
+    return BudgetPlan(setting.identity, setting.goal, chosen.sparsity, given.unit, table.device,
+                      f"{MMRT}-{setting.precision}", table.threads, chosen.dense, chosen.limit, chosen.predicted,
+                      chosen.factor, chosen.cost, len(searched) + len(by_rule), best.found.loss,
+                      searched[0].found.starts, sum(t.found.evaluations for t in searched), len(setting.images),
+                      (*table.notes, *rivals.notes, *_doubts(chosen)), rivals.losses, rivals.best)
+
+
+def _trials(attempt: Callable[[_Trial | None], _Trial]) -> list[_Trial]:
+    """Attempts, each given the one before, until one fits."""
+    trials = list[_Trial]()
     while not trials or (not trials[-1].fits and len(trials) < TRIALS):
-        trials.append(_attempt(given, trials[-1] if trials else None))
-    best = min(trials, key=lambda t: t.distance)
-    return BudgetPlan(setting.identity, setting.goal, best.sparsity, given.unit, table.device,
-                      f"{MMRT}-{setting.precision}", table.threads, best.dense, best.limit, best.predicted, best.factor,
-                      best.cost, len(trials), best.found.loss, trials[0].found.starts,
-                      sum(t.found.evaluations for t in trials), len(setting.images), (*table.notes, *_doubts(best)))
+        trials.append(attempt(trials[-1] if trials else None))
+    return trials
+
+
+def _attempt_by(given: _Search, rule: Profile, last: _Trial) -> _Trial:
+    """Time the rule's model at the budget, as far as that is known from the last trial."""
+    factor = last.factor * last.cost / last.predicted if last.cost else last.factor
+    problem = replace(given.problem, budget=_room(given, last.dense, factor))
+    sparsity = at_cost(problem, given.setting.layers, rule, SPARSITIES)
+    if sparsity is None:
+        return last
+    return _timed(given, last.found, sparsity, factor, last.dense)
 
 
 def _prepared(setting: Setting, table: Table) -> _Search:
@@ -118,10 +151,9 @@ def _prepared(setting: Setting, table: Table) -> _Search:
 
 def _attempt(given: _Search, last: _Trial | None) -> _Trial:
     """Search within the budget as far as it is known, and time what was found."""
-    setting, table = given.setting, given.table
-    dense = last.dense if last else table.dense
+    setting = given.setting
+    dense = last.dense if last else given.table.dense
     factor = last.factor * last.cost / last.predicted if last and last.cost else 1.0
-    limit = setting.goal.limit(dense)
     problem = replace(given.problem, budget=_room(given, dense, factor))
     starts = _starts(setting.layers, problem, given.singles)
     if last:
@@ -129,12 +161,17 @@ def _attempt(given: _Search, last: _Trial | None) -> _Trial:
     effort = given.effort if last is None else given.effort // 3
     found = search(problem, starts, given.loss, effort, setting.seed,
                    lambda done: setting.progress("search", "", min(done, effort), effort))
-    spent, values = problem.cost(found.levels), [SPARSITIES[i] for i in found.levels]
-    if problem.budget - spent > SPARE * problem.budget:
+    values = [SPARSITIES[i] for i in found.levels]
+    if problem.budget - problem.cost(found.levels) > SPARE * problem.budget:
         values = filled(problem, found.levels, SPARSITIES)
-        spent = interpolated(problem, values, SPARSITIES)
-    sparsity = {x.name: s for x, s in zip(setting.layers, values, strict=True)}
-    trial = _Trial(found, sparsity, factor * table.cost(spent), factor, dense, limit, None)
+    return _timed(given, found, {x.name: s for x, s in zip(setting.layers, values, strict=True)}, factor, dense)
+
+
+def _timed(given: _Search, found: Found, sparsity: dict[str, float], factor: float, dense: float) -> _Trial:
+    """The trial of these sparsities, measured if anything can be."""
+    setting, table = given.setting, given.table
+    layers = interpolated(given.problem, [sparsity[x.name] for x in setting.layers], SPARSITIES)
+    trial = _Trial(found, sparsity, factor * table.cost(layers), factor, dense, setting.goal.limit(dense), None)
     if not table.is_measured:
         return trial
     dense, cost = try_out(setting, sparsity)
@@ -181,7 +218,7 @@ def allowed_levels(layers: Sequence[Layer], ranges: dict[str, Range], pattern: s
         zeros = np.array([ZEROS[pattern](layer.shape, s, layer.kind) for s in SPARSITIES])
         row[:] = np.diff(zeros, prepend=-1) > 0
         limit = ranges.get(layer.name)
-        if limit is not None and limit.why.startswith("override"):
+        if limit is not None and is_users(limit):
             within = row & (limit.low <= at) & (at <= limit.high)
             below = np.flatnonzero(row & (at <= limit.high))[-1]
             row[:] = within if within.any() else np.arange(len(at)) == below

@@ -26,6 +26,7 @@ from mmprune.progress import quiet
 from mmprune.recipes import make_recipe
 from mmprune.records import Range, Step
 from mmprune.results.budget_lines import budget_lines
+from mmprune.rivals import SEARCH, Rivals, compare
 from mmprune.runtime_files import runtime_files
 from mmprune.timing import Setting, time_files, timing_file
 from mmprune.workflow import BuildOptions, build
@@ -69,6 +70,7 @@ def board(monkeypatch, tmp_path):
     monkeypatch.setattr(timing, "time_files", fake_times)
     monkeypatch.setattr(timing, "why_unmeasurable", lambda given: "")
     monkeypatch.setattr(for_budget, "EFFORT", (30, 40))
+    monkeypatch.setattr(for_budget, "compare", lambda *given: Rivals({SEARCH: 0.0}, {}, ()))
     return state
 
 
@@ -89,6 +91,41 @@ def test_a_plan_lands_within_five_percent_below_its_budget(tmp_path, board, aske
     rows = json.loads(table.read_text())
     assert rows["layers"]["conv2.weight"][0] == pytest.approx(1152 * PER_WEIGHT_S)
     assert rows["rests"] == pytest.approx([REST_S] * len(SPARSITIES))
+
+
+def test_a_rule_that_loses_less_at_the_same_cost_is_taken_and_timed(tmp_path, board, monkeypatch):
+    given, seen = setting(tmp_path / "family", Goal(max_latency_s=8e-4)), []
+
+    def lamp_loses_less(*asked):
+        seen.append(asked)
+        found = compare(*asked)
+        assert set(found.losses) == {SEARCH, "uniform", "erk", "lamp", "global"}
+        return replace(found, losses={**found.losses, "lamp": 0.5 * min(found.losses.values())})
+
+    monkeypatch.setattr(for_budget, "compare", lamp_loses_less)
+    board["slower"] = 1.1
+    plan = find_plan(given)
+    (_, problem, searched), = seen
+    assert plan.chosen == "lamp" and plan.sparsity != searched
+    assert plan.sparsity["conv1.weight"] == 0, "rules leave the stem dense"
+    assert 0.95 * plan.limit <= plan.trial <= plan.limit and plan.trials >= 2
+    assert plan.trial == pytest.approx(REST_S * 1.1 + 1.1 * (predicted_s(plan, given.layers) - REST_S))
+    assert read_plan(given.root).rivals == plan.rivals
+    cost = for_budget.interpolated(problem, [plan.sparsity[x.name] for x in given.layers], SPARSITIES)
+    assert cost == pytest.approx(problem.budget, rel=0.02)
+
+
+def test_a_rule_must_lose_clearly_less():
+    assert Rivals({SEARCH: 1.0, "lamp": 0.99}, {}, ()).best == SEARCH
+    assert Rivals({SEARCH: 1.0, "lamp": 0.97, "erk": 0.98}, {}, ()).best == "lamp"
+
+
+def test_where_surgery_takes_long_no_rule_is_pruned(tmp_path, board, monkeypatch):
+    monkeypatch.setattr("mmprune.rivals.SURGERY_S", 0.0)
+    monkeypatch.setattr(for_budget, "compare", compare)
+    plan = find_plan(setting(tmp_path / "family", Goal(max_latency_s=8e-4)))
+    assert set(plan.rivals) == {SEARCH} and plan.chosen == SEARCH
+    assert "not compared with published rules" in plan.notes[0]
 
 
 def test_a_prediction_that_misses_is_corrected_by_what_was_measured(tmp_path, board):

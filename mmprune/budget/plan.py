@@ -1,7 +1,7 @@
 """What a build is asked to fit, and the plan that was found for it, as stored in the family's folder."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mmprune import folder
@@ -62,6 +62,8 @@ class BudgetPlan:
     evaluations: int  # judgements of models, on few or on all images
     images: int  # that judged them at most, see timing.Setting.images
     notes: tuple[str, ...] = ()
+    rivals: dict[str, float] = field(default_factory=dict)  # loss after full surgery: of the search, and of rules
+    chosen: str = "search"  # the one of these that loses least
 
     @property
     def is_measured(self) -> bool:

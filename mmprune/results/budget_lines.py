@@ -26,9 +26,13 @@ def _planned(plan: BudgetPlan) -> list[str]:
     if plan.trial is not None:
         first += f"; a model with these sparsities took {told(plan.trial, unit)} (trial {plan.trials})"
     best = min(plan.starts, key=lambda name: plan.starts[name])
-    return [first, f"budget: {plan.evaluations} judgements of models on up to {plan.images} images; before "
-                   f"training the best start ({best}) had a KL divergence of {plan.starts[best]:.3g} from the dense "
-                   f"model, the chosen one {plan.loss:.3g}"]
+    lines = [first, f"budget: {plan.evaluations} judgements of models on up to {plan.images} images; before "
+                    f"training the best start ({best}) had a KL divergence of {plan.starts[best]:.3g} from the dense "
+                    f"model, the found one {plan.loss:.3g}"]
+    if len(plan.rivals) > 1:
+        rows = ", ".join(f"{name} {loss:.3g}" for name, loss in sorted(plan.rivals.items(), key=lambda row: row[1]))
+        lines.append(f"budget: pruned in full at the same predicted cost they lose {rows}; {plan.chosen} is taken")
+    return lines
 
 
 def _measured(plan: BudgetPlan, points: list[Point]) -> list[str]:
