@@ -163,7 +163,8 @@ class Bench:
         for rate in rates if cell.epochs else rates[:1]:
             model = copy.deepcopy(start)
             recipe = replace(RECIPES["default"], epochs=cell.epochs, lr=rate)
-            job = Job(dict(masks), self.baseline.train, self.baseline.validation, recipe, cell.seed, bfloat16=self.bfloat16)
+            data = self.baseline.train, self.baseline.validation
+            job = Job(dict(masks), *data, recipe, cell.seed, bfloat16=self.bfloat16)
             right = finetune(model, self.baseline.teacher, job, lambda step, steps: None)
             if best is None or right > best[0]:
                 best = right, rate, model
