@@ -3,12 +3,12 @@
     python benchmarks/at_equal_accuracy.py default --json OUT
     python benchmarks/at_equal_accuracy.py resnet20 --data cifar10.npz --weights resnet20-12fca82f.th --json OUT
 
-The whole job as a user runs it (`mmprune build`, in blocks, every format in float32 and int8): ten strategies and,
-with --speedup, the one built for a budget. "Dense accuracy" is that of the dense model, untouched or fine-tuned like
-the others, whichever is better. The rival is the fastest dense file that ONNX Runtime or OpenVINO runs in any
-precision, all measured in one run, interleaved; beside it mmrt's own dense file: what the zeros alone give. A family
-stays in --out, so the same command goes on where it was stopped; OUT gets a line of JSON a run, with the core and the
-interval.
+The whole job as a user runs it (`mmprune build`, in blocks, every format in float32 and int8): ten strategies and, with
+--speedup, the one built for a budget; with --keep K only the K most promising of the ten are trained. "Dense accuracy"
+is that of the dense model, untouched or fine-tuned like the others, whichever is better. The rival is the fastest dense
+file that ONNX Runtime or OpenVINO runs in any precision, all measured in one run, interleaved; beside it mmrt's own
+dense file: what the zeros alone give. A family stays in --out, so the same command goes on where it was stopped; OUT
+gets a line of JSON a run, with the core and the interval.
 """
 
 import argparse
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--speedup", help="build for this multiple of mmrt's dense speed too")
+    parser.add_argument("--keep", help="fine-tune only this many of the ten, the most promising")
     parser.add_argument("--profile", default="quick")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("benchmark-out/at_equal_accuracy"))
@@ -61,10 +62,12 @@ def main() -> None:
                "--precision", "fp32,int8", "--epochs", str(arguments.epochs), "--seed", str(arguments.seed),
                "--profile", arguments.profile, "--out", str(root),
                *(["--speedup", arguments.speedup] if arguments.speedup else []),
+               *(["--keep", arguments.keep] if arguments.keep else []),
                *arguments_of(arguments.model, arguments.data, arguments.weights)]
     subprocess.run(command, check=False)  # a file that is refused ends it with 1; the others are measured
     found, session = find_headline(root), read_session(root)
-    row = {"model": arguments.model, "epochs": arguments.epochs, "seed": arguments.seed, "dense": found.accuracy,
+    row = {"model": arguments.model, "epochs": arguments.epochs, "seed": arguments.seed, "speedup": arguments.speedup,
+           "keep": arguments.keep, "dense": found.accuracy,
            "over_rival": about(found.sparse, found.of_rival), "rival": about(found.rival),
            "over_own": about(found.sparse, found.of_own), "own": about(found.own), "cpu": session.device.cpu,
            "isa": list(session.device.isa), "started": session.started, "commit": commit()}

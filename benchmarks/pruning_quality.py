@@ -57,7 +57,7 @@ from mmprune.start_loss import calibration_loss
 
 HERE = Path(__file__).parent
 RATES = (1e-3, 2e-3, 4e-3)  # around the default recipe's
-MODELS = ("default", "resnet20", "resnet56", "lite0")
+MODELS = ("default", "resnet20", "resnet56", "resnet18", "lite0")
 RULES, BEST = ("uniform", "erk", "lamp", "global"), "best"
 Row = dict[str, Any]
 
@@ -97,7 +97,8 @@ class Cell:
 
 
 def named(model: str, data: Path | None, weights: Path | None) -> Named:
-    """The model with its weights and data; a given path of weights is that of cifar10-resnets or of lite0."""
+    """The model with its weights and data; a given path of weights is that of cifar10-resnets, of
+    train_cifar10.py or of lite0."""
     if model == "default":
         return Named()
     if data is None:

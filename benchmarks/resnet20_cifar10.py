@@ -1,9 +1,12 @@
-"""The 6n+2 ResNets for CIFAR-10 with parameter-free shortcuts (option A), as factories for --model.
+"""Networks for CIFAR-10 as factories for --model: 6n+2 ResNets and a ResNet-18.
 
-He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2. The layers bear the
-names of the weights that circulate for it, so that those load strictly.
+resnet20, resnet56   with parameter-free shortcuts (option A): He et al., "Deep Residual Learning for Image
+                     Recognition", CVPR 2016, section 4.2. The layers bear the names of the weights that circulate.
+resnet18             timm's, with a 3x3 stem of stride 1 before its pooling: 11 million weights, as redundant as users'
+                     networks are. train_cifar10.py trains it.
 """
 
+import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -64,3 +67,10 @@ def resnet20(num_classes: int = 10) -> nn.Module:
 
 def resnet56(num_classes: int = 10) -> nn.Module:
     return CifarResNet(9, num_classes)
+
+
+def resnet18(num_classes: int = 10) -> nn.Module:
+    model = timm.create_model("resnet18", num_classes=num_classes)
+    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    model.pretrained_cfg = {**CONFIG, "classifier": "fc"}
+    return model
