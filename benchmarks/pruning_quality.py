@@ -171,8 +171,10 @@ class Bench:
                 best = right, rate, model
         assert best is not None
         zeros = sum(int((~mask).sum()) for mask in masks.values()) / sum(x.params for x in self.layers)
+        left = {name: float(mask.float().mean()) for name, mask in masks.items()}
+        macs = sum(x.macs * left.get(x.name, 1.0) for x in self.layers) / sum(x.macs for x in self.layers)
         return {**about(cell), "bfloat16": self.bfloat16 and cell.epochs > 0, "rate": best[1], "rates": list(rates),
-                "zeros": zeros, "validation": best[0], "test": accuracy(best[2], self.baseline.test),
+                "zeros": zeros, "macs": macs, "validation": best[0], "test": accuracy(best[2], self.baseline.test),
                 "seconds": round(time.monotonic() - began, 1)}
 
 
