@@ -12,6 +12,16 @@ constexpr int LONG_ROW = 24;  // blocks
 // Blocks that are added to sums of their own: T sums alone would wait for each other, where a product's sum takes several cycles.
 constexpr int sums_at_once(int vectors) { return Q_SUMS / vectors < 1 ? 1 : Q_SUMS / vectors > 8 ? 8 : Q_SUMS / vectors; }
 
+// Both halves of a block by one read, where reads are what the inner loop waits for: with VNNI, and more than two vectors.
+template <int T>
+MMRT_INLINE QBlock read_block(const QBlock* p) {
+    if (Q_SUMS == 1 || T <= 2) return *p;
+    uint64_t both;
+    std::memcpy(&both, p, sizeof both);
+    asm("" : "+r"(both));  // the compiler would make two reads of it again
+    return {int32_t(both), uint32_t(both >> 32)};
+}
+
 struct Finishing {
     Clamp clamp;
     Narrowing to;
@@ -73,8 +83,9 @@ void qlinear_rows(const QLinearTask& task) {
                 }
             }
             for (; block < end; ++block) {
-                const Four w = four_weights(block->weights);
-                const uint32_t* from = reinterpret_cast<const uint32_t*>(x + block->offset);
+                const QBlock b = read_block<T>(block);
+                const Four w = four_weights(b.weights);
+                const uint32_t* from = reinterpret_cast<const uint32_t*>(x + b.offset);
                 UNROLL for (int t = 0; t < T; ++t) acc[t] = dot(acc[t], load_ints(from + t * W), w);
             }
             if (!task.last) {
