@@ -50,7 +50,8 @@ def prune(model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iter
                 their multiply-accumulates, they cover the range; None: all. A larger number later adds to the folder
     score       "obs" (which also corrects the weights that are kept), "magnitude", "gradient", "product", or "all" for
                 a family of each; None: obs, or magnitude with the recipe "paper"
-    pattern     the pattern of zeros: "unstructured", "block-1x4" for int8 on CPUs, "2:4" for Jetsons
+    pattern     the pattern of zeros: "unstructured", "block-1x4" for int8 on CPUs, "block-4x1" for float32 on CPUs,
+                "2:4" for Jetsons
     recipe, lr, qat  see mmprune.recipes; qat adds one epoch with numbers rounded as in int8
     ranges      {"kinds": {"conv_*": [low, high]}, "layers": {...}}: the sparsity range of layers; None: as in the paper
     preprocess  how an image file becomes the model's input, for the deployed folder; None: read from the test loader

@@ -18,6 +18,7 @@ from mmprune.strategies import zero_count
 
 BLOCK = 4  # consecutive weights along the inputs: the width of a CPU's int8 dot product, and of a group in 2:4
 DENSE_KINDS = ("stem", "patch_embed", "depthwise", "grouped")  # TensorRT has no sparse kernel for grouped convolutions
+IN_GROUPS = ("depthwise", "grouped")  # outputs that follow each other may read other inputs there
 
 
 def unstructured(score: Tensor, sparsity: float, kind: str) -> Tensor:
@@ -67,6 +68,18 @@ def block_1x4(score: Tensor, sparsity: float, kind: str) -> Tensor:
     return kept.view(means.shape).repeat_interleave(BLOCK, dim=1)[:, :inputs].contiguous()
 
 
+def block_4x1(score: Tensor, sparsity: float, kind: str) -> Tensor:
+    """Keep or zero four consecutive outputs of an input and kernel position together, as block_1x4 does with inputs.
+
+    A float kernel then reads an input once for four outputs. A layer of IN_GROUPS or of fewer than four outputs has no
+    such block and stays dense.
+    score  (out, in, ...)
+    """
+    if score.shape[0] < BLOCK or kind in IN_GROUPS:
+        return torch.ones_like(score, dtype=torch.bool)
+    return block_1x4(score.transpose(0, 1), sparsity, kind).transpose(0, 1).contiguous()
+
+
 def _block_sums(weight: Tensor) -> Tensor:
     """(out, in, ...) -> (out, blocks, ...): sums over four consecutive inputs; the last block may be narrower."""
     outputs, inputs, *rest = weight.shape
@@ -90,11 +103,11 @@ PATTERNS: dict[str, Callable[[Tensor, float, str], Tensor]] = {
     "unstructured": unstructured,
     "2:4": two_of_four,
     "block-1x4": block_1x4,
+    "block-4x1": block_4x1,
 }
 
 
-# Input channels that move out of their group of four break these patterns.
-ALIGNED = tuple(name for name in PATTERNS if name != "unstructured")
+ALIGNED = ("2:4", "block-1x4")  # input channels that move out of their group of four break these patterns
 
 
 def _zeros_of_two_of_four(shape: Sequence[int], sparsity: float, kind: str) -> int:
@@ -107,12 +120,18 @@ def _zeros_of_block_1x4(shape: Sequence[int], sparsity: float, kind: str) -> int
     return 0 if shape[1] < BLOCK else zero_count(math.prod(shape), sparsity) // BLOCK * BLOCK
 
 
+def _zeros_of_block_4x1(shape: Sequence[int], sparsity: float, kind: str) -> int:
+    dense = shape[0] < BLOCK or kind in IN_GROUPS
+    return 0 if dense else zero_count(math.prod(shape), sparsity) // BLOCK * BLOCK
+
+
 # The number of weights that each pattern zeroes, from the shape alone. If 4 does not divide the inputs, block-1x4 also
-# depends on the scores and may zero up to three weights more or fewer.
+# depends on the scores and may zero up to three weights more or fewer; so does block-4x1 with the outputs.
 ZEROS: dict[str, Callable[[Sequence[int], float, str], int]] = {
     "unstructured": lambda shape, sparsity, kind: zero_count(math.prod(shape), sparsity),
     "2:4": _zeros_of_two_of_four,
     "block-1x4": _zeros_of_block_1x4,
+    "block-4x1": _zeros_of_block_4x1,
 }
 
 
@@ -125,7 +144,8 @@ class Shape:
     most: tuple[int, int] | None = None  # (n, m): at most n of m consecutive inputs
 
 
-SHAPES = {"unstructured": Shape(), "2:4": Shape(most=(2, BLOCK)), "block-1x4": Shape(width=BLOCK)}
+SHAPES = {"unstructured": Shape(), "2:4": Shape(most=(2, BLOCK)), "block-1x4": Shape(width=BLOCK),
+          "block-4x1": Shape(height=BLOCK)}
 
 
 def check_pattern(name: str) -> str:

@@ -177,8 +177,8 @@ def scores_of(weight: np.ndarray, hessian: np.ndarray, shape: Shape, like: Tenso
     rows, columns = weight.shape
     inputs = like.shape[1]
     at, total = _places(columns, inputs, shape.width)
-    wide = np.zeros((rows, total))
-    wide[:, at] = weight
+    wide = np.zeros((-(-rows // shape.height) * shape.height, total))
+    wide[:rows, at] = weight
     full = np.eye(total)
     full[np.ix_(at, at)] = hessian
     if rows * total**3 <= EXACT:
@@ -186,7 +186,7 @@ def scores_of(weight: np.ndarray, hessian: np.ndarray, shape: Shape, like: Tenso
     else:
         found = admm_trace(torch.from_numpy(wide).to(like), torch.from_numpy(full).to(like), shape.width, shape.height,
                            shape.most, levels)
-    return _per_weight(found, at, inputs, shape.width)
+    return _per_weight(found, at, inputs, rows)
 
 
 def _places(columns: int, inputs: int, width: int) -> tuple[np.ndarray, int]:
@@ -196,10 +196,11 @@ def _places(columns: int, inputs: int, width: int) -> tuple[np.ndarray, int]:
     return kernel * filled + channel, columns // inputs * filled
 
 
-def _per_weight(found: Trace, at: np.ndarray, inputs: int, width: int) -> np.ndarray:
-    """A narrower last block's loss is divided by its own width."""
-    narrow = inputs % width
-    factor = np.ones(len(at))
-    if narrow:
-        factor[np.arange(len(at)) % inputs >= inputs - narrow] = width / narrow
-    return found.scores()[:, at] * factor
+def _per_weight(found: Trace, at: np.ndarray, inputs: int, rows: int) -> np.ndarray:
+    """(rows, columns); the loss of a narrower last block is divided by its own weights."""
+    factor = np.ones((rows, len(at)))
+    if narrow := inputs % found.width:
+        factor[:, np.arange(len(at)) % inputs >= inputs - narrow] *= found.width / narrow
+    if narrow := rows % found.height:
+        factor[rows - narrow:] *= found.height / narrow
+    return found.scores()[:rows, at] * factor

@@ -44,7 +44,8 @@ def test_contract(pattern, case):
     masks = [PATTERNS[pattern](score, s, "conv") for s in SPARSITIES]
     for mask, sparsity in zip(masks, SPARSITIES, strict=True):
         assert mask.dtype == torch.bool and mask.shape == score.shape
-        slack = 3 if pattern == "block-1x4" and score.shape[1] % 4 else 0
+        along = {"block-1x4": 1, "block-4x1": 0}.get(pattern)
+        slack = 3 if along is not None and score.shape[along] % 4 else 0
         assert abs(int((~mask).sum()) - ZEROS[pattern](score.shape, sparsity, "conv")) <= slack
         assert torch.equal(mask, PATTERNS[pattern](score.clone(), sparsity, "conv"))
     for fewer, more in zip(masks[1:], masks, strict=False):
@@ -130,6 +131,25 @@ def test_a_block_s_score_is_the_sum_of_its_weights_scores(name, expected):
 def test_blocks_need_four_inputs_and_nothing_else(shape, kind, pruned):
     mask = PATTERNS["block-1x4"](torch.rand(shape), 0.5, kind)
     assert int((~mask).sum()) == (mask.numel() // 2 if pruned else 0)
+
+
+def test_blocks_of_outputs_are_blocks_of_inputs_of_the_transposed_weight():
+    score = SCORES["conv"]
+    mask = PATTERNS["block-4x1"](score, 0.7, "conv")
+    blocks = mask.movedim(0, -1).reshape(-1, 4)
+    assert (blocks.all(1) | ~blocks.any(1)).all() and int((~mask).sum()) == ZEROS["block-4x1"](score.shape, 0.7, "conv")
+    sums = score.movedim(0, -1).reshape(-1, 4).sum(1)
+    assert sums[blocks.all(1)].min() >= sums[~blocks.any(1)].max()
+    narrow = PATTERNS["block-4x1"](torch.rand(6, 20), 0.5, "linear")
+    assert torch.equal(narrow[4:], narrow[4].expand(2, -1)), "the last two outputs are a block"
+
+
+@pytest.mark.parametrize(("shape", "kind", "pruned"), [
+    ((32, 3, 3, 3), "stem", True), ((32, 1, 3, 3), "depthwise", False), ((32, 8, 3, 3), "grouped", False),
+    ((3, 64), "classifier", False), ((32, 4), "linear", True)])
+def test_blocks_of_outputs_need_four_outputs_that_read_the_same_inputs(shape, kind, pruned):
+    mask = PATTERNS["block-4x1"](torch.rand(shape), 0.5, kind)
+    assert int((~mask).sum()) == (mask.numel() // 2 if pruned else 0) == ZEROS["block-4x1"](shape, 0.5, kind)
 
 
 def test_zeros_in_blocks_are_those_of_whole_blocks():

@@ -19,7 +19,7 @@ Command = Callable[..., Any]
 OUT = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
-PATTERNS = ("unstructured", "2:4", "block-1x4")  # those of patterns.PATTERNS, whose import loads torch
+PATTERNS = ("unstructured", "2:4", "block-1x4", "block-4x1")  # those of patterns.PATTERNS, whose import loads torch
 
 
 def one_of(kind: str, *names: str) -> dict[str, Any]:

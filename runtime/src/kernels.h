@@ -36,6 +36,26 @@ struct SparseTask {
     Act act;
 };
 
+// As SparseTask, but an entry is four outputs that follow each other; of the last one there may be fewer.
+struct QuadTask {
+    const float* x;
+    float* y;
+    int64_t y_stride;
+    int vectors;             // 1 to QuadKernel::vectors
+    const int32_t* rows;     // first output row of each entry
+    const int32_t* counts;   // inputs of each entry
+    int n_rows;              // entries
+    int end;                 // rows from here on are not there
+    const int32_t* offsets;  // where each input's row begins, in bytes from x, of all entries one after the other;
+    bool alike;              // or of one entry, where all have the same
+    const float* values;     // four weights for each input of each entry
+    const float* bias;
+    bool first, last;
+    const float* residual;
+    int64_t residual_stride;
+    Act act;
+};
+
 // The same for a dense block: weights packed [inputs][n_rows], inputs packed [inputs][vectors * width].
 struct DenseTask {
     const float* x;
@@ -171,6 +191,12 @@ struct SparseKernel {
     void (*run)(const SparseTask&);
     int vectors;   // of a task, at most
     double below;   // density under which it wins over the dense kernel (cost model)
+};
+
+struct QuadKernel {
+    void (*run)(const QuadTask&);
+    int vectors;
+    double below;  // density under which it wins over the dense kernel (cost model); above 1: always
 };
 
 struct DenseKernel {

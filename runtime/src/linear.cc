@@ -7,28 +7,16 @@
 #include <optional>
 #include <stdexcept>
 
-#include "halo.h"
-#include "kernels.h"
+#include "linear.h"
 #include "panels.h"
 #include "weights.h"
 
 namespace mmrt {
 namespace {
 
-constexpr int64_t L1_BYTES = 24 * 1024;  // of 32 KB: what one block's inputs may take
 constexpr size_t L2_BYTES = 256 * 1024;     // of 512 KB: weights beyond it are read from L3 for every panel, so panels share the reading
+constexpr double NEARLY_DENSE = 0.95;  // density from which zeros are no gain
 constexpr int TOGETHER = 4;  // panels, at most
-
-// Of the rows and positions that an item has written.
-void finish_halo(const std::optional<HaloDesc>& halo, float* arena, const RowRange& rows, const Panel& first, const Panel& last, int width) {
-    if (halo) fill_halo(*halo, arena, rows.begin, rows.end, first.begin, last.begin + int64_t(last.vectors) * width);
-}
-
-int32_t byte_offset(const LinearDesc& d, int64_t channel, int tap) {
-    const int64_t bytes = (channel * d.x.stride + d.taps[tap]) * int64_t(sizeof(float));
-    if (bytes > INT32_MAX || bytes < INT32_MIN) throw std::runtime_error("an input of more than 2 GB");
-    return static_cast<int32_t>(bytes);
-}
 
 // One block of input channels for one range of rows.
 struct SparseBlock {
@@ -90,34 +78,6 @@ SparseRange pack_sparse(const LinearDesc& d, const RowRange& range, int channels
         if (!block.rows.empty()) out.blocks.push_back(std::move(block));
     }
     return out;
-}
-
-// Of a layer whose zero weights are left out: makes NaN what such a weight times NaN or infinity would have. each_nonzero calls its
-// argument with the output and the input's first position, in elements from x, of every weight that is there.
-template <class EachNonzero>
-void add_zeros(const LinearDesc& d, EachNonzero each_nonzero, float* arena) {
-    const int channels = d.x.count / d.groups, rows = d.y.count / d.groups, positions = d.y.positions;
-    std::vector<int> all(size_t(d.groups) * positions);  // how many inputs are not finite, of those that an output is a sum of
-    auto count = [&](const float* x, int* counts) {
-        for (int p = 0; p < positions; ++p) counts[p] += x[p] - x[p] != 0;  // NaN of NaN and of infinity
-    };
-    for (int c = 0; c < d.x.count; ++c)
-        for (int32_t tap : d.taps) count(arena + d.x.offset + c * d.x.stride + tap, &all[size_t(c / channels) * positions]);
-    auto each_unsettled = [&](auto f) {
-        for (int o = 0; o < d.y.count; ++o)
-            for (int p = 0; p < positions; ++p) {
-                float& y = arena[d.y.offset + o * d.y.stride + p];
-                if (all[size_t(o / rows) * positions + p] > 0 && !std::isnan(y)) f(o, p, &y);
-            }
-    };
-    bool settled = true;
-    each_unsettled([&](int, int, float*) { settled = false; });
-    if (settled) return;
-    std::vector<int> met(size_t(d.y.count) * positions);  // how many of them by weights that are there
-    each_nonzero([&](int row, int64_t offset) { count(arena + d.x.offset + offset, &met[size_t(row) * positions]); });
-    each_unsettled([&](int o, int p, float* y) {
-        if (met[size_t(o) * positions + p] < all[size_t(o / rows) * positions + p]) *y = std::numeric_limits<float>::quiet_NaN();
-    });
 }
 
 template <class F>
@@ -347,7 +307,12 @@ Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const
     const double density = total > 0 ? double(count_nonzeros(d.weights, int64_t(total))) / total : 0;
     const bool column = is_column(d.y), side_by_side = d.taps.size() == 1 && d.taps[0] == 0 && d.x.stride == 1;
     const bool sparse = d.kernel == 2 || (d.kernel == 0 && density < (column ? 0.3 : kernels.sparse.below));
-    Step step = column   ? matvec_step(d, kernels, threads, sparse || !side_by_side)
+    std::optional<Step> quads;
+    if (!column && (d.kernel == 2 || (d.kernel == 0 && density < std::min(kernels.quads.below, NEARLY_DENSE))))
+        quads = make_quads(d, kernels, threads, halo, false);
+    if (!column && !quads && !sparse && d.kernel == 0 && density < kernels.quads.below) quads = make_quads(d, kernels, threads, halo, true);
+    Step step = quads    ? *std::move(quads)
+                : column ? matvec_step(d, kernels, threads, sparse || !side_by_side)
                 : sparse ? sparse_step(d, kernels, threads, halo)
                          : dense_step(d, kernels, threads, halo);
     if (halo) step.kernel += " +halo";

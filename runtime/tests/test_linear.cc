@@ -21,6 +21,7 @@ struct Case {
     int kernel, encoding, dtype;
     bool residual, bias;
     int act;
+    bool fours = false;  // four outputs in turn have zeros at the same places
 };
 
 uint16_t to_half(float value) {  // exact for the test's weights, which are multiples of 1/64 below 2
@@ -73,17 +74,24 @@ void test_linear(const Kernels& kernels, const Case& c) {
     const int per_group = c.inputs / c.groups;
     std::vector<float> weights(size_t(c.outputs) * per_group * taps);
     for (float& v : weights) v = random.uniform() < c.density ? float(1 + random.next() % 100) / 64 * (random.next() % 2 ? 1.f : -1.f) : 0.f;
-    if (c.outputs > 2 && c.density < 1) std::fill(weights.begin(), weights.begin() + per_group * taps, 0.f);  // an empty row
+    for (size_t i = 0; c.fours && i < weights.size(); ++i) {
+        const size_t row = i / (size_t(per_group) * taps), group_row = row % (c.outputs / c.groups), first = i - (group_row % 4) * per_group * taps;
+        if (weights[first] == 0) weights[i] = 0;
+        else if (weights[i] == 0) weights[i] = -0.75f;
+    }
+    if (!c.fours && c.outputs > 2 && c.density < 1) std::fill(weights.begin(), weights.begin() + per_group * taps, 0.f);  // an empty row
     const std::vector<uint8_t> blob = encode(weights, c.encoding, c.dtype, &d.weights.values);
     d.weights.encoding = c.encoding;
     d.weights.dtype = c.dtype;
     d.weights.data = blob;
     if (c.bias) d.bias = bias;
     const std::vector<float> before = arena;
-    run(make_linear(d, kernels, 1 + c.outputs % 3), arena);
+    const Step step = make_linear(d, kernels, 1 + c.outputs % 3);
+    run(step, arena);
     const std::string name = std::string("linear ") + kernels.name + " in " + std::to_string(c.inputs) + " out " + std::to_string(c.outputs) + " P " +
                              std::to_string(c.positions) + " groups " + std::to_string(c.groups) + " k " + std::to_string(c.kernel_size) + " density " +
                              std::to_string(c.density) + " kernel " + std::to_string(c.kernel);
+    if (c.fours) check::that((step.kernel.find("4x1") != std::string::npos) == (kernels.quads.vectors > 0), (name + " in fours: " + step.kernel).c_str());
     for (int o = 0; o < c.outputs; ++o)
         for (int p = 0; p < c.positions; ++p) {
             double sum = c.bias ? bias[o] : 0, absolute = std::fabs(sum);
@@ -229,7 +237,7 @@ void test_matmul(const Kernels& kernels, int M, int N, int K, bool transposed) {
 
 void test_set(const Kernels& kernels) {
     const int P[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 49, 63, 64, 65, 100, 127, 129, 209};
-    for (int kernel : {1, 2}) {
+    for (int kernel : {0, 1, 2}) {
         for (int positions : P) {
             test_linear(kernels, {5, 7, positions, 1, 1, 0.5, kernel, 1, 0, true, true, 1});
             test_linear(kernels, {6, 9, positions, 1, 3, 0.3, kernel, 1, 0, false, true, 4});
@@ -244,6 +252,12 @@ void test_set(const Kernels& kernels) {
         test_linear(kernels, {7, 21, 1, 3 + 4, 1, 0.8, kernel, 0, 0, true, true, 1});
         test_linear(kernels, {1, 1, 1, 1, 1, 1.0, kernel, 0, 0, false, false, 0});
     }
+    for (int positions : {3, 16, 40, 65, 150, 333})
+        for (bool residual : {true, false}) {
+            test_linear(kernels, {40, 12, positions, 1, 1, 0.3, 2, 1, 0, residual, true, 1, true});
+            test_linear(kernels, {300, 19, positions, 1, 3, 0.1, 2, 1, 1, residual, false, 6, true});  // blocks of inputs, three outputs at the end
+            test_linear(kernels, {24, 32, positions, 2, 3, 0.2, 2, 0, 0, residual, true, 0, true});    // groups
+        }
     for (int kernel : {1, 2})
         for (int width : {1, 2, 7, 14, 15, 16, 28, 56})
             for (int height : {1, 3, 9})

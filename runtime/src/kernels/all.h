@@ -23,6 +23,7 @@ constexpr Kernels every_kernel(const char* name, unsigned needs) {
         .needs = needs,
         .width = W,
         .sparse = SPARSE,
+        .quads = QUADS,
         .dense = DENSE,
         .taps = taps,
         .matmul = matmul,

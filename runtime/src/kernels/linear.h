@@ -65,6 +65,47 @@ void run_sparse(const SparseTask& task, std::integer_sequence<int, I...>) {
 
 void sparse(const SparseTask& task) { run_sparse(task, std::make_integer_sequence<int, SPARSE_VECTORS>()); }
 
+// Four outputs at once: of an input's T vectors each is read once for all of them.
+template <int T>
+void quad_rows(const QuadTask& task) {
+    const float* w = task.values;
+    const int32_t* offset = task.offsets;
+    for (int i = 0; i < task.n_rows; ++i) {
+        const int row = task.rows[i], n = task.end - row < 4 ? task.end - row : 4;
+        float* y = task.y + row * task.y_stride;
+        V acc[4][T];
+        UNROLL for (int r = 0; r < 4; ++r) {
+            const V start = splat(task.first && task.bias && r < n ? task.bias[row + r] : 0.f);
+            UNROLL for (int j = 0; j < T; ++j) acc[r][j] = task.first || r >= n ? start : load(y + r * task.y_stride + j * W);
+        }
+        if (task.alike) offset = task.offsets;
+        for (const int32_t* end = offset + task.counts[i]; offset < end; ++offset, w += 4) {
+            const float* x = in_register(at_bytes(task.x, *offset));
+            V in[T];
+            UNROLL for (int j = 0; j < T; ++j) in[j] = load(x + j * W);
+            if constexpr (BY_LANE && W == 4) {
+                const V values = load(w);
+                UNROLL for (int r = 0; r < 4; ++r) { UNROLL for (int j = 0; j < T; ++j) acc[r][j] += in[j] * splat(lane(values, r)); }
+            } else {
+                UNROLL for (int r = 0; r < 4; ++r) {
+                    const V value = splat(w[r]);
+                    UNROLL for (int j = 0; j < T; ++j) acc[r][j] += in[j] * value;
+                }
+            }
+        }
+        UNROLL for (int r = 0; r < 4; ++r) {
+            float* to = y + r * task.y_stride;
+            if (r >= n) continue;
+            if (task.last) finish<T>(acc[r], to, task.residual ? task.residual + (row + r) * task.residual_stride : nullptr, task.act);
+            else UNROLL for (int j = 0; j < T; ++j) store(to + j * W, acc[r][j]);
+        }
+    }
+}
+
+void quads(const QuadTask& task) {
+    with_count<QUAD_VECTORS>(task.vectors, [&](auto vectors) { quad_rows<vectors.value>(task); });
+}
+
 template <int R, int T>
 void dense_tile(const DenseTask& task) {
     V acc[R][T];
@@ -115,6 +156,7 @@ void gather_rows(const float* x, const int32_t* offsets, int rows, int vectors, 
 }
 
 constexpr SparseKernel SPARSE = {.run = sparse, .vectors = SPARSE_VECTORS, .below = SPARSE_BELOW};
+constexpr QuadKernel QUADS = {.run = quads, .vectors = QUAD_VECTORS, .below = QUADS_BELOW};
 constexpr DenseKernel DENSE = {.run = dense, .gather_rows = gather_rows, .rows = DENSE_ROWS, .vectors = DENSE_VECTORS};
 
 }  // namespace
