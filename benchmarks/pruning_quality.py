@@ -28,6 +28,7 @@ import copy
 import json
 import math
 import platform
+import re
 import statistics
 import subprocess
 import time
@@ -228,7 +229,7 @@ def main() -> None:
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--weights", type=Path)
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", default=",".join(METHODS), help="with commas between, and no space behind them")
     parser.add_argument("--patterns", default="unstructured,block-1x4")
     parser.add_argument("--sparsities", default="0.5,0.6,0.7,0.8,0.9")
     parser.add_argument("--budgets", default="0,1,3,15", help="epochs")
@@ -245,7 +246,7 @@ def main() -> None:
              Cell(method, "none", 0.0, int(epochs), int(seed))
              for epochs in arguments.budgets.split(",") for seed in arguments.seeds.split(",")
              for pattern in arguments.patterns.split(",") for sparsity in arguments.sparsities.split(",")
-             for method in arguments.methods.split(",") if method != "dense" or int(epochs)]
+             for method in re.split(r",(?! )", arguments.methods) if method != "dense" or int(epochs)]
     bench, dense = None, 0.0
     for cell in dict.fromkeys(cells):
         rows = [row for row in read_rows(arguments.json) if row["model"] == arguments.model]
