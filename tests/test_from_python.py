@@ -188,8 +188,8 @@ def test_models_that_do_not_do_are_refused(tmp_path):
         prune(tmp_path, SmallNet(), {name: [batch] for name in ("train", "val", "test")})
     with pytest.raises(ModelError, match=r"Sequential returns .*without a tensor of shape \(1, classes\)"):
         prune(tmp_path, nn.Sequential(nn.Conv2d(1, 4, 3)))
-    with pytest.raises(ValueError, match=r"no pattern called 'block'.*did you mean 'block-1x4'"):
-        prune(tmp_path, pattern="block")
+    with pytest.raises(ValueError, match=r"no pattern called 'block-1x'.*did you mean 'block-1x4'"):
+        prune(tmp_path, pattern="block-1x")
     with pytest.raises(ValueError, match=r"ranges: \[kinds\] 'convolution' is not a kind of layer"):
         prune(tmp_path, ranges={"kinds": {"convolution": [0.1, 0.2]}})
     with pytest.raises(ModelError, match=r"has 2 inputs \(x, age\); mmprune needs one image input"):

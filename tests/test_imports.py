@@ -146,7 +146,7 @@ MISTYPED = [  # a command, and the name that it should have had
     (["build", "--target", "x68"], "x86"), (["build", "--target", "x86", "--formats", "onx"], "onnx"),
     (["build", "--target", "x86", "--precision", "int-8"], "int8"),
     (["build", "--target", "x86", "--strategies", "min,interp20"], "interp-20"),
-    (["build", "--target", "x86", "--pattern", "block"], "block-1x4"),
+    (["build", "--target", "x86", "--pattern", "block-1x"], "block-1x4"),
     (["build", "--target", "x86", "--score", "magnitud"], "magnitude"),
     (["build", "--target", "x86", "--calibration-method", "entrop"], "entropy"),
     (["build", "--target", "x86", "--profile", "quik"], "quick"),

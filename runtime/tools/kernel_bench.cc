@@ -43,6 +43,8 @@ struct Data {
     std::vector<int32_t> offsets, rows, counts, q_counts, pairs, bias = std::vector<int32_t>(COLUMN, 100);
     std::vector<Nonzero> nonzeros;
     std::vector<QBlock> blocks;
+    std::vector<int32_t> quad_rows, quad_counts, quad_offsets;  // of fours of outputs
+    std::vector<Stretch> stretches;
     uint8_t table[256] = {};
 
     // Of ROWS outputs, one weight in five, and one block in four; rows of the input lie `stride` apart.
@@ -61,7 +63,12 @@ struct Data {
             counts.push_back(int32_t(nonzeros.size() - nonzeros_before));
             q_counts.push_back(int32_t(blocks.size() - blocks_before));
             pairs.push_back(paired ? q_counts.back() / 2 : 0);
+            if (row % 4) continue;
+            quad_rows.push_back(row);
+            quad_counts.push_back(counts.back());
+            for (size_t i = nonzeros_before; i < nonzeros.size(); ++i) quad_offsets.push_back(nonzeros[i].offset);
         }
+        for (int c = 0; c < CHANNELS; ++c) stretches.push_back({int32_t(c * stride + 1), 0});
     }
 };
 
@@ -80,6 +87,29 @@ std::vector<Timed> timed_kernels(const Kernels& k) {
                             nullptr,    0,          relu};
     add("sparse", of(ROWS, CHANNELS * N_TAPS, int(sparse_width)) + " 20 %", FLOATS, double(d.nonzeros.size()) * double(sparse_width),
         [=](auto& k, Data&) { k.sparse.run(sparse); });
+    const int64_t quad_width = k.quads.vectors * k.width;
+    const QuadTask quads{d.x.data(),
+                         d.y.data(),
+                         stride,
+                         k.quads.vectors,
+                         d.quad_rows.data(),
+                         d.quad_counts.data(),
+                         int(d.quad_rows.size()),
+                         ROWS,
+                         d.quad_offsets.data(),
+                         false,
+                         d.x.data(),
+                         d.x.data(),
+                         true,
+                         true,
+                         nullptr,
+                         0,
+                         relu};
+    add("quads", of(ROWS, CHANNELS * N_TAPS, int(quad_width)) + " 20 %", FLOATS, 4.0 * double(d.quad_offsets.size()) * double(quad_width),
+        [=](auto& k, Data&) { k.quads.run(quads); });
+    const int copied = int(std::min<int64_t>(k.sparse.vectors, stride / k.width));
+    const CopyTask copy{d.words.data(), d.stretches.data(), CHANNELS, copied, copied, d.out.data()};
+    add("copy", std::to_string(CHANNELS) + " lines", MEMORY, 8.0 * CHANNELS * copied * k.width, [=](auto& k, Data&) { k.copy(copy); });
     const int dense_width = k.dense.vectors * k.width, inputs = 4096 / dense_width;
     const DenseTask dense{d.x.data(), d.y.data(), stride, k.dense.rows, k.dense.vectors, inputs, d.x.data(), d.x.data(), true, true, nullptr, 0, relu};
     add("dense", of(k.dense.rows, inputs, dense_width), FLOATS, double(k.dense.rows) * dense_width * inputs, [=](auto& k, Data&) { k.dense.run(dense); });

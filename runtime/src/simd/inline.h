@@ -8,15 +8,9 @@
 #include <type_traits>
 
 #include "kernels.h"
+#include "unroll.h"
 
 #define MMRT_INLINE static inline __attribute__((always_inline))
-
-// Before a loop over accumulators: without it GCC 12 leaves some of them in memory, and the inner loop waits for its own stores.
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 
 namespace mmrt {
 namespace {

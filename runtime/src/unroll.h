@@ -1,0 +1,9 @@
+// What compilers have different words for.
+#pragma once
+
+// Before a loop over accumulators: without it GCC 12 leaves some of them in memory, and the inner loop waits for its own stores.
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
