@@ -11,8 +11,9 @@ of ONNX Runtime and OpenVINO on the dense model over p50; its spread are the qua
 medians being compared with the same round's. onnxruntime-int8 is the dense model quantized (static, symmetric weights).
 DeepSparse needs packages of its time: all then run in a virtual environment made for it, .venv-deepsparse; where that
 cannot be had, it is left out. MMRT_ISA=avx2 forces the kernels. One JSON line for each row with --json, raw samples
-included. --precision int8: mmrt on uint8 with blocks of 1x4 weights zeroed (sum of magnitudes), beside both peers in
-float32 and in int8; 1.0 is then the fastest of the four, dense. --no-amx: no process gets AMX's tiles, as on a core
+included. --pattern block-4x1: zeros in blocks of four outputs. --precision int8: mmrt on uint8 with blocks of 1x4
+weights zeroed (sum of magnitudes), beside both peers in float32 and in int8; 1.0 is then the fastest of the four,
+dense. --no-amx: no process gets AMX's tiles, as on a core
 that has VNNI alone (benchmarks/without_amx.py). Below each table: how near mmrt's float layers come to this core's
 roofline (mmrt-bench --profile), the ones that lose most by name; --layers prints all.
 """
@@ -123,11 +124,14 @@ def quantized(source: Path, out: Path, shape: tuple[int, ...]) -> None:
     prepared.unlink()
 
 
-def make_files(name: str, sparsity: float, runtimes: list[str], size: int | None, folder: Path,
-               precision: str = "fp32") -> dict[str, Path]:
-    """The model's file for each runtime; int8 of the peers, and with int8 all of theirs, only of the dense model."""
+def make_files(name: str, sparsity: float, runtimes: list[str], folder: Path, asked: argparse.Namespace
+               ) -> dict[str, Path]:
+    """The model's file for each runtime; int8 of the peers, and with int8 all of theirs, only of the dense model.
+
+    asked  img_size, precision and pattern (of the zeros) of the command line
+    """
     files = {}
-    model, shape = masked(name, sparsity, size, pattern=PATTERN[precision])
+    model, shape = masked(name, sparsity, asked.img_size, pattern=asked.pattern)
     exported = to_onnx(model, shape)
     for runtime in runtimes:
         stem = f"{name}-{sparsity:g}"
@@ -137,7 +141,7 @@ def make_files(name: str, sparsity: float, runtimes: list[str], size: int | None
         elif runtime == "mmrt-int8":
             files[runtime] = folder / f"{stem}.int8.mmrt"
             write_mmrt(quantize_for_onnxruntime(exported, noise(shape)), files[runtime], "int8")
-        elif sparsity == 0 or not (runtime.endswith("-int8") or precision == "int8"):
+        elif sparsity == 0 or not (runtime.endswith("-int8") or asked.precision == "int8"):
             files[runtime] = folder / f"{stem}.onnx"
             onnx.save(exported, str(files[runtime]))
         if sparsity == 0 and runtime == "onnxruntime-int8":
@@ -296,6 +300,7 @@ def main() -> None:
     parser.add_argument("--sparsities", type=numbers, default=numbers("0,0.7,0.8,0.9,0.95"))
     parser.add_argument("--threads", type=numbers, default=[1.0])
     parser.add_argument("--precision", choices=tuple(DEFAULTS), default="fp32", help="of mmrt")
+    parser.add_argument("--pattern", choices=tuple(PATTERNS), help="of the zeros; default: that of the precision")
     parser.add_argument("--runtimes", help=f"of {', '.join(RUNTIMES)}; default: those of the precision")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=5.0, help="of samples for each row at most, beyond the rounds")
@@ -304,6 +309,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     asked = parser.parse_args()
+    asked.pattern = asked.pattern or PATTERN[asked.precision]
     runtimes = asked.runtimes.split(",") if asked.runtimes else list(DEFAULTS[asked.precision])
     if unknown := set(runtimes) - set(RUNTIMES):
         parser.error(f"no runtime called {', '.join(unknown)} (there are {', '.join(RUNTIMES)})")
@@ -317,7 +323,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in asked.models.split(","):
             files = {(s, r): f for s in asked.sparsities
-                     for r, f in make_files(name, s, runtimes, asked.img_size, Path(folder), asked.precision).items()}
+                     for r, f in make_files(name, s, runtimes, Path(folder), asked).items()}
             counts = [int(n) for n in asked.threads]
             rows = list(run_probe(files, counts, asked.rounds, asked.seconds, probe_command))
             for threads in counts:
@@ -327,7 +333,7 @@ def main() -> None:
                 for (_, runtime), file in files.items():
                     if runtime.startswith("mmrt"):
                         print(f"\n{roofline(file, threads, asked.layers)}", flush=True)
-                done += [{**row, "amx": amx, "cpu": cpu} for row in with_ratios]
+                done += [{**row, "amx": amx, "cpu": cpu, "pattern": asked.pattern} for row in with_ratios]
             print(f"\n{scaling(rows)}", flush=True)
             if asked.json:
                 asked.json.write_text("".join(json.dumps(row) + "\n" for row in done))

@@ -32,6 +32,15 @@ def shifted(own: Mapping[str, float], ranges: Mapping[str, Range]) -> Profile:
     return lambda t: {n: between(ranges[n], min(1.0, max(0.0, p + 2 * t - 1))) for n, p in at.items()}
 
 
+def rule(name: str, layers: Sequence[Layer], bounds: Mapping[str, Range], values: Values) -> Profile:
+    """The profile of one of strategies.ALLOCATORS; only those of strategies.BY_SCORE look at the values."""
+    if name == "uniform":
+        return uniform(bounds)
+    if name == "erk":
+        return erk(layers, bounds)
+    return {"lamp": lamp, "global": global_threshold}[name](values, bounds)
+
+
 def uniform(bounds: Mapping[str, Range]) -> Profile:
     """The same sparsity t for every layer (Zhu and Gupta 2017)."""
     return lambda t: {n: round(_within(b, t), 12) for n, b in bounds.items()}

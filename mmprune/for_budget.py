@@ -109,12 +109,15 @@ def _fitted(setting: Setting, table: Table) -> BudgetPlan:
     rivals = compare(setting, problem, best.sparsity)
     if rivals.best != SEARCH:
         by_rule = _trials(lambda last: _attempt_by(given, rivals.rules[rivals.best], last or best))
-    chosen = min(by_rule or searched, key=lambda t: t.distance)
+    chosen = min(by_rule, key=lambda t: t.distance, default=best)
+    if best.fits and not chosen.fits:  # a rule's sparsities lie between the levels of the table
+        chosen = best
     return BudgetPlan(setting.identity, setting.goal, chosen.sparsity, given.unit, table.device,
                       f"{MMRT}-{setting.precision}", table.threads, chosen.dense, chosen.limit, chosen.predicted,
                       chosen.factor, chosen.cost, len(searched) + len(by_rule), best.found.loss,
                       searched[0].found.starts, sum(t.found.evaluations for t in searched), len(setting.images),
-                      (*table.notes, *rivals.notes, *_doubts(chosen)), rivals.losses, rivals.best)
+                      (*table.notes, *rivals.notes, *_doubts(chosen)), rivals.losses,
+                      SEARCH if chosen is best else rivals.best)
 
 
 def _trials(attempt: Callable[[_Trial | None], _Trial]) -> list[_Trial]:
@@ -129,9 +132,7 @@ def _attempt_by(given: _Search, rule: Profile, last: _Trial) -> _Trial:
     """Time the rule's model at the budget, as far as that is known from the last trial."""
     factor = last.factor * last.cost / last.predicted if last.cost else last.factor
     problem = replace(given.problem, budget=_room(given, last.dense, factor))
-    sparsity = at_cost(problem, given.setting.layers, rule, SPARSITIES)
-    if sparsity is None:
-        return last
+    sparsity = at_cost(problem, given.setting.layers, rule, SPARSITIES) or rule(1.0)  # its sparsest
     return _timed(given, last.found, sparsity, factor, last.dense)
 
 

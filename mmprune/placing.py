@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mmprune.allocations import Profile, erk, global_threshold, lamp, shifted, uniform, values_of
+from mmprune.allocations import Profile, rule, shifted, values_of
 from mmprune.patterns import ZEROS
 from mmprune.records import Layer, Manifest, Range
 from mmprune.strategies import ALLOCATORS, BY_SCORE, Sparsities
@@ -46,12 +46,11 @@ def place(names: Sequence[str], site: Site, own: Mapping[str, Sparsities],
             continue
         check_reach(name, goal, site)
         if name in BY_SCORE:
-            rule = lamp if name == "lamp" else global_threshold
             for score, given in scores.items():
-                profile = rule(values_of(given, list(site.bounds)), site.bounds)
+                profile = rule(name, site.layers, site.bounds, values_of(given, list(site.bounds)))
                 found[key_of(name, score, several)] = _at(goal, profile, site)
         else:
-            profile = (uniform(site.bounds) if name == "uniform" else erk(site.layers, site.bounds) if name == "erk"
+            profile = (rule(name, site.layers, site.bounds, {}) if name in ALLOCATORS
                        else shifted(own[name], site.ranges))
             found[name] = _at(goal, profile, site)
     return found

@@ -4,8 +4,8 @@ import math
 import time
 from dataclasses import dataclass
 
-from mmprune.allocations import Profile
-from mmprune.budget.rules import at_cost, profiles
+from mmprune.allocations import Profile, rule, values_of
+from mmprune.budget.rules import at_cost
 from mmprune.budget.search import Problem
 from mmprune.budget.table import SPARSITIES
 from mmprune.one_shot import prune_once
@@ -13,6 +13,7 @@ from mmprune.ranges import find_bounds
 from mmprune.reconstruct import Plan
 from mmprune.records import Range
 from mmprune.start_loss import calibration_loss
+from mmprune.strategies import ALLOCATORS
 from mmprune.timing import Setting
 
 SURGERY_S = 240.0  # if pruning the found model takes longer, the rules' models are not pruned: there are four
@@ -42,10 +43,11 @@ def compare(setting: Setting, problem: Problem, found: dict[str, float]) -> Riva
     surgery takes too long.
     """
     layers = setting.layers
-    own = {n: r for n, r in setting.ranges.items() if is_users(r)}
+    bounds = find_bounds(layers) | {n: r for n, r in setting.ranges.items() if is_users(r)}
     weights = dict(setting.baseline.model.named_parameters())
-    rules = profiles(layers, {**find_bounds(layers), **own}, {x.name: weights[x.name].detach().abs() for x in layers})
-    placed = {name: at_cost(problem, layers, rule, SPARSITIES) for name, rule in rules.items()}
+    values = values_of({n: weights[n].detach().abs() for n in bounds}, list(bounds))
+    rules = {name: rule(name, layers, bounds, values) for name in ALLOCATORS}
+    placed = {name: at_cost(problem, layers, profile, SPARSITIES) for name, profile in rules.items()}
     todo = {SEARCH: found, **{name: sparsity for name, sparsity in placed.items() if sparsity is not None}}
     losses, began = dict[str, float](), time.monotonic()
     for done, (name, sparsity) in enumerate(todo.items()):

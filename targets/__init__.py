@@ -91,10 +91,12 @@ def load(name: str) -> Target:
 
 
 def pattern_for(target: Target, wanted: Iterable[tuple[str, str]]) -> str:
-    """The fastest pattern on the target for these files, given as (format, precision).
+    """The pattern that costs least accuracy of those that the target's kernels gain from in these files, given as
+    (format, precision).
 
-    Float kernels of mmrt skip every zero, int8 kernels only all-zero blocks of four inputs. A family has one pattern,
-    and blocks also remove large weights, so blocks are chosen only if every file is int8 and mmrt is among them.
+    Float kernels of mmrt skip every zero (blocks of four outputs faster), int8 kernels only all-zero blocks of four
+    inputs. A family has one pattern, and blocks also remove large weights, so blocks are chosen only if every file is
+    int8 and mmrt is among them.
     """
     wanted = set(wanted)
     blocks = ("mmrt", "int8") in wanted and all(precision == "int8" for _, precision in wanted)

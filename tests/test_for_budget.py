@@ -115,6 +115,21 @@ def test_a_rule_that_loses_less_at_the_same_cost_is_taken_and_timed(tmp_path, bo
     assert cost == pytest.approx(problem.budget, rel=0.02)
 
 
+def test_a_rule_that_does_not_fit_gives_way_to_what_was_found(tmp_path, board, monkeypatch):
+    real = for_budget.try_out
+
+    def slow_by_rule(given, sparsity):
+        dense, cost = real(given, sparsity)
+        return dense, cost if sparsity["conv1.weight"] else 1e-3  # rules leave the stem dense
+
+    monkeypatch.setattr(for_budget, "try_out", slow_by_rule)
+    monkeypatch.setattr(for_budget, "compare", lambda *given: replace(
+        compare(*given), losses={SEARCH: 1.0, "lamp": 0.1}))
+    plan = find_plan(setting(tmp_path / "family", Goal(max_latency_s=8e-4)))
+    assert plan.sparsity["conv1.weight"] > 0, "the search prunes the stem here"
+    assert plan.chosen == SEARCH and plan.trial <= plan.limit and plan.trials > for_budget.TRIALS
+
+
 def test_a_rule_must_lose_clearly_less():
     assert Rivals({SEARCH: 1.0, "lamp": 0.99}, {}, ()).best == SEARCH
     assert Rivals({SEARCH: 1.0, "lamp": 0.97, "erk": 0.98}, {}, ()).best == "lamp"

@@ -63,7 +63,7 @@ class BudgetPlan:
     images: int  # that judged them at most, see timing.Setting.images
     notes: tuple[str, ...] = ()
     rivals: dict[str, float] = field(default_factory=dict)  # loss after full surgery: of the search, and of rules
-    chosen: str = "search"  # the one of these that loses least
+    chosen: str = "search"  # the one of these that is taken: it loses least, and fits if another does
 
     @property
     def is_measured(self) -> bool:

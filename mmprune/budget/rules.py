@@ -1,23 +1,13 @@
 """Published rules for how much of each layer to prune, placed at a latency: what a search has to beat."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from torch import Tensor
-
-from mmprune.allocations import Profile, erk, global_threshold, lamp, uniform, values_of
+from mmprune.allocations import Profile
 from mmprune.budget.search import Problem, interpolated
-from mmprune.records import Layer, Range
+from mmprune.records import Layer
 from mmprune.strategies import Sparsities
 
 HALVINGS = 40  # of a profile's scalar in [0, 1]
-
-
-def profiles(layers: Sequence[Layer], bounds: Mapping[str, Range], magnitudes: Mapping[str, Tensor]
-             ) -> dict[str, Profile]:
-    """The rules by name, see allocations.py; magnitudes are |w| by Layer.name."""
-    values = values_of(magnitudes, list(bounds))
-    return {"uniform": uniform(bounds), "erk": erk(layers, bounds), "lamp": lamp(values, bounds),
-            "global": global_threshold(values, bounds)}
 
 
 def at_cost(problem: Problem, layers: Sequence[Layer], profile: Profile, sparsities: Sequence[float]

@@ -38,6 +38,12 @@ void Copies::add_line(int32_t from, std::vector<Stretch>& out) const {
     for (const Stretch& s : stretches_) out.push_back({from + s.from, s.more});
 }
 
+const uint32_t* Copies::make(Pointer<void(const CopyTask&)> copy, const uint32_t* x, const Stretch* stretches, int n, int vectors, int lines) const {
+    uint32_t* out = scratch(Scratch::COPIES, lines * vectors_ * width_);
+    copy({x, stretches, n, vectors, most_, out});
+    return out;
+}
+
 uint32_t* scratch(Scratch use, int64_t elements) {
     constexpr uintptr_t LINE = 64;
     thread_local std::vector<uint32_t> memory[int(Scratch::COUNT)];

@@ -27,13 +27,7 @@ class Copies {
     void add_line(int32_t from, std::vector<Stretch>& out) const;  // what to copy of the line that begins `from` elements behind x
 
     // Copies a panel of so many lines into memory of the calling thread, and tells where that is.
-    template <class Element>
-    const Element* make(Pointer<void(const CopyTask&)> copy, const Element* x, const Stretch* stretches, int n, int vectors, int lines) const {
-        static_assert(sizeof(Element) == 4, "elements are words");
-        uint32_t* out = scratch(Scratch::COPIES, lines * vectors_ * width_);
-        copy({reinterpret_cast<const uint32_t*>(x), stretches, n, vectors, most_, out});
-        return reinterpret_cast<const Element*>(out);
-    }
+    const uint32_t* make(Pointer<void(const CopyTask&)> copy, const uint32_t* x, const Stretch* stretches, int n, int vectors, int lines) const;
 
   private:
     int width_, most_;

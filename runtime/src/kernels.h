@@ -190,7 +190,7 @@ inline int64_t qmatmul_scratch(int64_t M, int64_t N, int64_t K) {
 struct SparseKernel {
     void (*run)(const SparseTask&);
     int vectors;   // of a task, at most
-    double below;   // density under which it wins over the dense kernel (cost model)
+    double below;  // density under which it wins over the dense kernel (cost model)
 };
 
 struct QuadKernel {

@@ -1,14 +1,8 @@
 // LINEAR: chooses the kernel, packs the weights for it and cuts the work into items.
-#include <algorithm>
-#include <cmath>
-#include <limits>
-#include <memory>
-#include <numeric>
-#include <optional>
-#include <stdexcept>
-
 #include "linear.h"
-#include "panels.h"
+
+#include <memory>
+
 #include "weights.h"
 
 namespace mmrt {
@@ -38,7 +32,6 @@ struct Sparse {
     std::vector<SparseRange> ranges;
 };
 
-// Rows of a block are sorted by their number of non-zeros: the inner loop's trip count then seldom changes and is predicted.
 SparseRange pack_sparse(const LinearDesc& d, const RowRange& range, int channels_per_block) {
     const int channels = d.x.count / d.groups, taps = int(d.taps.size()), rows = range.end - range.begin;
     const int n_blocks = (channels + channels_per_block - 1) / channels_per_block;
@@ -64,12 +57,9 @@ SparseRange pack_sparse(const LinearDesc& d, const RowRange& range, int channels
         block.first = b == 0;
         block.last = b == n_blocks - 1;
         block.nonzeros = int64_t(out.nonzeros.size());
-        std::vector<int> order(rows);
-        std::iota(order.begin(), order.end(), 0);
         auto cell = [&](int r) { return size_t(r) * n_blocks + b; };
         auto count = [&](int r) { return begins[cell(r) + 1] - begins[cell(r)]; };
-        std::stable_sort(order.begin(), order.end(), [&](int i, int j) { return count(i) < count(j); });
-        for (int r : order) {
+        for (int r : by_count(rows, count)) {
             if (count(r) == 0 && !block.first && !block.last) continue;
             block.rows.push_back(range.begin + r);
             block.counts.push_back(int32_t(count(r)));
@@ -98,9 +88,7 @@ Step sparse_step(const LinearDesc& d, const Kernels& kernels, int threads, const
     const int widest = packed->panels.front().vectors * kernels.width;
     const int64_t bytes = touched(d.taps, widest) * int64_t(sizeof(float));
     const int channels = d.x.count / d.groups;
-    int per_block = int(std::max<int64_t>(1, std::min<int64_t>(channels, L1_BYTES / bytes)));
-    const int n_blocks = (channels + per_block - 1) / per_block;
-    per_block = (channels + n_blocks - 1) / n_blocks;  // blocks of equal size
+    const int per_block = block_channels(channels, bytes);
     const int parts = (fewest_items(threads) + int(packed->panels.size()) - 1) / int(packed->panels.size());
     for (const RowRange& range : cut_rows(d.y.count, d.groups, parts, 1)) packed->ranges.push_back(pack_sparse(d, range, per_block));
     packed->d.weights = {};  // the file may go
@@ -165,9 +153,7 @@ Step dense_step(const LinearDesc& d, const Kernels& kernels, int threads, const 
     for (int c = 0; c < d.x.count; ++c)
         for (int t = 0; t < taps; ++t) packed->offsets.push_back(byte_offset(d, c, t));
     const int64_t bytes = int64_t(packed->panels.front().vectors) * kernels.width * int64_t(sizeof(float)) * taps;
-    int64_t per_block = std::max<int64_t>(1, std::min<int64_t>(channels, L1_BYTES / bytes));
-    const int64_t n_blocks = (channels + per_block - 1) / per_block;
-    per_block = (channels + n_blocks - 1) / n_blocks;
+    const int64_t per_block = block_channels(channels, bytes);
     for (int64_t c = 0; c < channels; c += per_block) packed->blocks.push_back(c * taps);
     packed->blocks.push_back(inputs);
     packed->weights.resize(size_t(d.y.count) * inputs);
@@ -304,17 +290,17 @@ Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads) { ret
 
 Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) {
     const double total = double(d.y.count) * (d.x.count / d.groups) * double(d.taps.size());
-    const double density = total > 0 ? double(count_nonzeros(d.weights, int64_t(total))) / total : 0;
+    const int64_t nonzeros = count_nonzeros(d.weights, int64_t(total));
+    const double density = total > 0 ? double(nonzeros) / total : 0;
     const bool column = is_column(d.y), side_by_side = d.taps.size() == 1 && d.taps[0] == 0 && d.x.stride == 1;
     const bool sparse = d.kernel == 2 || (d.kernel == 0 && density < (column ? 0.3 : kernels.sparse.below));
-    std::optional<Step> quads;
-    if (!column && (d.kernel == 2 || (d.kernel == 0 && density < std::min(kernels.quads.below, NEARLY_DENSE))))
-        quads = make_quads(d, kernels, threads, halo, false);
-    if (!column && !quads && !sparse && d.kernel == 0 && density < kernels.quads.below) quads = make_quads(d, kernels, threads, halo, true);
-    Step step = quads    ? *std::move(quads)
-                : column ? matvec_step(d, kernels, threads, sparse || !side_by_side)
-                : sparse ? sparse_step(d, kernels, threads, halo)
-                         : dense_step(d, kernels, threads, halo);
+    const bool may_be_in_fours = !column && (d.kernel == 2 || (d.kernel == 0 && density < std::min(kernels.quads.below, NEARLY_DENSE)));
+    std::optional<Step> quads = may_be_in_fours ? make_quads(d, nonzeros, kernels, threads, halo) : std::nullopt;
+    Step step = quads                                      ? *std::move(quads)
+                : column                                   ? matvec_step(d, kernels, threads, sparse || !side_by_side)
+                : sparse                                   ? sparse_step(d, kernels, threads, halo)
+                : d.kernel == 0 && kernels.quads.below > 1 ? make_dense_quads(d, kernels, threads, halo)
+                                                           : dense_step(d, kernels, threads, halo);
     if (halo) step.kernel += " +halo";
     step.macs = total * d.y.positions;
     step.needed_macs = step.macs * density;

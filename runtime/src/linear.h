@@ -1,8 +1,10 @@
 // What the steps of a LINEAR share, sparse and dense.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <optional>
 #include <stdexcept>
 #include <vector>
@@ -24,6 +26,21 @@ inline int32_t byte_offset(const LinearDesc& d, int64_t channel, int tap) {
     const int64_t bytes = (channel * d.x.stride + d.taps[tap]) * int64_t(sizeof(float));
     if (bytes > INT32_MAX || bytes < INT32_MIN) throw std::runtime_error("an input of more than 2 GB");
     return static_cast<int32_t>(bytes);
+}
+
+// So many channels are a block, all blocks of nearly equal size: a channel's inputs take so many bytes of the L1 cache.
+inline int block_channels(int channels, int64_t bytes) {
+    const int64_t most = std::clamp<int64_t>(L1_BYTES / bytes, 1, channels), blocks = (channels + most - 1) / most;
+    return int((channels + blocks - 1) / blocks);
+}
+
+// The entries of a block by their number of weights: the inner loop's trip count then seldom changes and is predicted.
+template <class Count>
+std::vector<int> by_count(int entries, Count count) {
+    std::vector<int> order(entries);
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int i, int j) { return count(i) < count(j); });
+    return order;
 }
 
 // Of a layer whose zero weights are left out: makes NaN what such a weight times NaN or infinity would have. each_nonzero calls its
@@ -54,7 +71,8 @@ void add_zeros(const LinearDesc& d, EachNonzero each_nonzero, float* arena) {
     });
 }
 
-// The step of a layer of which four outputs in turn lose the same weights, or nearly (block-4x1), or of a dense one. None for other layers.
-std::optional<Step> make_quads(const LinearDesc&, const Kernels&, int threads, const HaloDesc* halo, bool dense);
+// The step of a layer with so many weights that are not zero, of which four outputs in turn lose the same ones, or nearly (block-4x1). None for others.
+std::optional<Step> make_quads(const LinearDesc&, int64_t nonzeros, const Kernels&, int threads, const HaloDesc* halo);
+Step make_dense_quads(const LinearDesc&, const Kernels&, int threads, const HaloDesc* halo);
 
 }  // namespace mmrt

@@ -1,8 +1,6 @@
 // A LINEAR whose outputs go in fours: an input is read once for all of them, so the multiply-adds are the limit and not the reads.
-#include <algorithm>
 #include <array>
 #include <memory>
-#include <numeric>
 
 #include "linear.h"
 #include "weights.h"
@@ -35,7 +33,7 @@ struct Quads {
     std::vector<QuadRange> ranges;
 };
 
-// Calls see(first row, rows, their weights [FOUR][inputs]) for every four rows of a range; rows that there are not are zero.
+// Calls see(first row, weights [FOUR][inputs]) for every four rows of a range until it returns false; rows that there are not are zero.
 template <class F>
 void each_four(const LinearDesc& d, const RowRange& range, F see) {
     const int64_t inputs = int64_t(d.x.count / d.groups) * int64_t(d.taps.size());
@@ -46,7 +44,7 @@ void each_four(const LinearDesc& d, const RowRange& range, F see) {
         const int n = std::min(FOUR, range.end - row);
         std::fill(rows.begin(), rows.end(), 0.f);
         for (int r = 0; r < n; ++r) reader.next(rows.data() + r * inputs);
-        see(row, n, rows.data());
+        if (!see(row, rows.data())) return;
     }
 }
 
@@ -55,14 +53,16 @@ bool any_of_four(const float* weights, int64_t inputs, int64_t k) {
 }
 
 bool is_in_fours(const LinearDesc& d, int64_t nonzeros) {
+    const double most = MOST_STORED * double(nonzeros);
     const int rows = d.y.count / d.groups;
     const int64_t inputs = int64_t(d.x.count / d.groups) * int64_t(d.taps.size());
     int64_t stored = 0;
     for (const RowRange& group : cut_rows(d.y.count, d.groups, 1, rows))
-        each_four(d, group, [&](int, int, const float* weights) {
+        each_four(d, group, [&](int, const float* weights) {
             for (int64_t k = 0; k < inputs; ++k) stored += FOUR * any_of_four(weights, inputs, k);
+            return double(stored) <= most;
         });
-    return double(stored) <= MOST_STORED * double(nonzeros);
+    return double(stored) <= most;
 }
 
 struct QuadWeights {
@@ -70,14 +70,13 @@ struct QuadWeights {
     std::array<float, FOUR> values;
 };
 
-// Fours of a block are sorted by their number of weights: the inner loop's trip count then seldom changes and is predicted.
 QuadRange pack_quads(const LinearDesc& d, const RowRange& range, int channels_per_block, bool dense) {
     const int channels = d.x.count / d.groups, taps = int(d.taps.size());
     const int64_t inputs = int64_t(channels) * taps;
     const int n_blocks = (channels + channels_per_block - 1) / channels_per_block;
     std::vector<std::vector<QuadWeights>> cells;  // of each four and block
     std::vector<int> rows;
-    each_four(d, range, [&](int row, int, const float* weights) {
+    each_four(d, range, [&](int row, const float* weights) {
         rows.push_back(row);
         cells.resize(cells.size() + n_blocks);
         auto* mine = cells.data() + cells.size() - n_blocks;
@@ -88,6 +87,7 @@ QuadRange pack_quads(const LinearDesc& d, const RowRange& range, int channels_pe
                 for (int r = 0; r < FOUR; ++r) out.values[r] = weights[r * inputs + k];
                 mine[channel / channels_per_block].push_back(out);
             }
+        return true;
     });
     QuadRange out;
     out.rows = range;
@@ -97,11 +97,8 @@ QuadRange pack_quads(const LinearDesc& d, const RowRange& range, int channels_pe
         block.last = b == n_blocks - 1;
         block.offsets = int64_t(out.offsets.size());
         block.values = int64_t(out.values.size());
-        std::vector<int> order(rows.size());
-        std::iota(order.begin(), order.end(), 0);
         auto cell = [&](int i) -> const std::vector<QuadWeights>& { return cells[size_t(i) * n_blocks + b]; };
-        std::stable_sort(order.begin(), order.end(), [&](int i, int j) { return cell(i).size() < cell(j).size(); });
-        for (int i : order) {
+        for (int i : by_count(int(rows.size()), [&](int i) { return cell(i).size(); })) {
             if (cell(i).empty() && !block.first && !block.last) continue;
             for (const QuadWeights& w : cell(i)) {
                 if (!dense || block.rows.empty()) out.offsets.push_back(w.offset);
@@ -126,19 +123,15 @@ void each_nonzero(const Quads& packed, F see) {
         }
 }
 
-}  // namespace
-
-std::optional<Step> make_quads(const LinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo, bool dense) {
-    const int channels = d.x.count / d.groups;
-    if (!dense && !is_in_fours(d, count_nonzeros(d.weights, int64_t(d.y.count) * channels * int64_t(d.taps.size())))) return std::nullopt;
+Step step_of(const LinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo, bool dense) {
     auto packed = std::make_shared<Quads>();
     packed->d = d;
     if (halo) packed->halo = *halo;
     packed->dense = dense;
     packed->panels = cut_panels(d.y.positions, kernels.width, kernels.quads.vectors);
     const int64_t line = touched(d.taps, int64_t(packed->panels.front().vectors) * kernels.width) * int64_t(sizeof(float));
-    const int64_t most = std::clamp<int64_t>(L1_BYTES / line, 1, channels), blocks = (channels + most - 1) / most;
-    const int per_block = int((channels + blocks - 1) / blocks), parts = (fewest_items(threads) + int(packed->panels.size()) - 1) / int(packed->panels.size());
+    const int per_block = block_channels(d.x.count / d.groups, line);
+    const int parts = (fewest_items(threads) + int(packed->panels.size()) - 1) / int(packed->panels.size());
     for (const RowRange& range : cut_rows(d.y.count, d.groups, parts, FOUR)) packed->ranges.push_back(pack_quads(d, range, per_block, dense));
     packed->d.weights = {};  // the file may go
     Step step;
@@ -179,5 +172,14 @@ std::optional<Step> make_quads(const LinearDesc& d, const Kernels& kernels, int 
     };
     return step;
 }
+
+}  // namespace
+
+std::optional<Step> make_quads(const LinearDesc& d, int64_t nonzeros, const Kernels& kernels, int threads, const HaloDesc* halo) {
+    if (!is_in_fours(d, nonzeros)) return std::nullopt;
+    return step_of(d, kernels, threads, halo, false);
+}
+
+Step make_dense_quads(const LinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) { return step_of(d, kernels, threads, halo, true); }
 
 }  // namespace mmrt
