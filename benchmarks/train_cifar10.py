@@ -3,7 +3,7 @@
     python benchmarks/train_cifar10.py resnet18 --data cifar10.npz --out resnet18.safetensors [--epochs 20]
 
 SGD with Nesterov momentum, rate 0.05 that falls linearly to 0 after a warm-up, batches of 128, weight decay 5e-4,
-cross-entropy, images cropped and mirrored. A tenth of the training images is held out as in every benchmark, so that
+gradients clipped at 5, cross-entropy, images cropped and mirrored. A tenth of the training images is held out as in every benchmark, so that
 they can serve as validation images later. If it is interrupted, the same command goes on after the last whole epoch.
 """
 
@@ -39,14 +39,16 @@ def main() -> None:
     opened = open_source(Named(f"{HERE / 'resnet20_cifar10.py'}:{arguments.model}", None, arguments.data))
     baseline, began = opened.make_baseline(), time.monotonic()
     model, recipe = baseline.model, replace(RECIPE, epochs=arguments.epochs)
+    checkpoint = arguments.out.with_suffix(".checkpoint")
 
     def tick(step: int, steps: int) -> None:
         if step % 50 == 0:
             print(f"step {step} of {steps}, {time.monotonic() - began:.0f} s", flush=True)
 
     right = finetune(model, None, Job({}, baseline.train, baseline.validation, recipe, 0, bfloat16=True,
-                                      checkpoint=arguments.out.with_suffix(".checkpoint")), tick)
+                                      checkpoint=checkpoint), tick)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, arguments.out)
+    checkpoint.unlink(missing_ok=True)
     print(json.dumps({"model": arguments.model, "epochs": arguments.epochs, "validation": right,
                       "test": accuracy(model, baseline.test), "seconds": round(time.monotonic() - began)}))
 
