@@ -3,8 +3,9 @@
     python benchmarks/train_cifar10.py resnet18 --data cifar10.npz --out resnet18.safetensors [--epochs 20]
 
 SGD with Nesterov momentum, rate 0.05 that falls linearly to 0 after a warm-up, batches of 128, weight decay 5e-4,
-gradients clipped at 5, cross-entropy, images cropped and mirrored. A tenth of the training images is held out as in every benchmark, so that
-they can serve as validation images later. If it is interrupted, the same command goes on after the last whole epoch.
+gradients clipped at 5, cross-entropy, images cropped and mirrored. A tenth of the training images is held out as in
+every benchmark, so that they can serve as validation images later. If it is interrupted, the same command goes on after
+the last whole epoch.
 """
 
 import argparse
