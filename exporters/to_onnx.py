@@ -20,8 +20,8 @@ from torch.onnx.errors import OnnxExporterError
 from exporters import ExportError
 from exporters.artifact import Made, artifact_path, finish
 from exporters.export_input import ExportInput
-from exporters.graph.adaptive_pooling import ExplicitPooling
 from exporters.graph.onnx_graph import fold_factors, lift_constants
+from exporters.graph.pooling import ExplicitPooling
 from exporters.graph.remove_channels import remove_channels
 from exporters.graph.static_shapes import StaticShapes, image_alone
 from exporters.graph.zeros import constant_layers, count_zeros, layer_of, name_layers

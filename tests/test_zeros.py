@@ -7,7 +7,6 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from exporters import ExportError
-from exporters.graph.adaptive_pooling import windows
 from exporters.graph.zeros import constant_layers, count_zeros, name_layers
 
 A = np.float32([[1, 0, 2], [0, 3, 0]])  # 3 zeros
@@ -132,10 +131,3 @@ class Position(nn.Module):
 
 def test_a_layer_that_does_not_see_the_image_is_recognized():
     assert constant_layers(Position(), ["table.weight", "fc.weight"], (1, 2)) == {"table.weight"}
-
-
-@pytest.mark.parametrize(("count", "length"), [(7, 1), (3, 5), (2, 3), (4, 4)])
-def test_windows_pool_as_torch_does(count, length):
-    x = torch.randn(1, 1, 1, length)
-    expected = nn.functional.adaptive_avg_pool2d(x, (1, count))
-    assert torch.allclose(x @ windows(count, length).T, expected, atol=1e-6)
