@@ -58,7 +58,7 @@ from mmprune.start_loss import calibration_loss
 
 HERE = Path(__file__).parent
 RATES = (1e-3, 2e-3, 4e-3)  # around the default recipe's
-MODELS = ("default", "resnet20", "resnet56", "resnet18", "lite0")
+MODELS = ("default", "resnet20", "resnet56", "resnet18", "swin", "lite0")
 RULES, BEST = ("uniform", "erk", "lamp", "global"), "best"
 Row = dict[str, Any]
 
@@ -108,7 +108,7 @@ def named(model: str, data: Path | None, weights: Path | None) -> Named:
         return Named("tf_efficientnet_lite0", weights or lite0_weights(), data, ModelOptions(image_size=(128, 128)))
     if weights is None:
         raise SystemExit(f"{model} needs --weights")
-    return Named(f"{HERE / 'resnet20_cifar10.py'}:{model}", weights, data)
+    return Named(f"{HERE / 'cifar10_nets.py'}:{model}", weights, data)
 
 
 class Bench:

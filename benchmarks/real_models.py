@@ -76,7 +76,7 @@ def resnet20(data: Path, weights: Path | None) -> list[str]:
         chosen = np.sort(np.random.default_rng(0).choice(len(whole["train_labels"]), TRAIN_IMAGES, replace=False))
         np.savez(part, train_images=whole["train_images"][chosen], train_labels=whole["train_labels"][chosen],
                  test_images=whole["test_images"], test_labels=whole["test_labels"])
-    return ["--model", f"{HERE / 'resnet20_cifar10.py'}:resnet20", "--weights", str(weights), "--data", str(part)]
+    return ["--model", f"{HERE / 'cifar10_nets.py'}:resnet20", "--weights", str(weights), "--data", str(part)]
 
 
 MODELS = {"lite0": lite0, "resnet20": resnet20}

@@ -328,7 +328,7 @@ def test_published_resnet20_loads_strictly():
     weights = SHARED / "cifar10-resnets/resnet20-12fca82f.th"
     if not weights.is_file():
         pytest.skip("needs the CIFAR-10 ResNets beside the checkout")
-    factory = BENCHMARKS / "resnet20_cifar10.py"
+    factory = BENCHMARKS / "cifar10_nets.py"
     opened = open_model(f"{factory}:resnet20", str(weights), None, ModelOptions())
     assert opened.preprocess.input_shape == (1, 3, 32, 32) and opened.spec.num_classes == 10
     assert sum(p.numel() for p in opened.model.parameters()) == 269722

@@ -1,13 +1,16 @@
-"""Networks for CIFAR-10 as factories for --model: 6n+2 ResNets and a ResNet-18.
+"""Networks for CIFAR-10 as factories for --model: 6n+2 ResNets, a ResNet-18 and a small Swin.
 
 resnet20, resnet56   with parameter-free shortcuts (option A): He et al., "Deep Residual Learning for Image
                      Recognition", CVPR 2016, section 4.2. The layers bear the names of the weights that circulate.
 resnet18             timm's, with a 3x3 stem of stride 1 before its pooling: 11 million weights, as redundant as users'
                      networks are. train_cifar10.py trains it.
+swin                 timm's SwinTransformer with patches of 2 and windows of 4 pixels: 6 million weights in the four
+                     stages of Swin-T. train_cifar10.py trains it.
 """
 
 import timm
 import torch.nn.functional as F
+from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
 CONFIG = {
@@ -73,4 +76,11 @@ def resnet18(num_classes: int = 10) -> nn.Module:
     model = timm.create_model("resnet18", num_classes=num_classes)
     model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     model.pretrained_cfg = {**CONFIG, "classifier": "fc"}
+    return model
+
+
+def swin(num_classes: int = 10) -> nn.Module:
+    model = SwinTransformer(img_size=32, patch_size=2, num_classes=num_classes, embed_dim=48, depths=(2, 2, 4, 2),
+                            num_heads=(2, 4, 8, 16), window_size=4)
+    model.pretrained_cfg = {**CONFIG, "first_conv": "patch_embed.proj", "classifier": "head.fc"}
     return model
