@@ -35,6 +35,7 @@ bench: .venv/installed-dev
 	$(BIN)/python benchmarks/family_cost.py
 	$(BIN)/python benchmarks/probe_vs_peers.py
 
+# MMPRUNE_ARCH=aarch64 make wheel: for a Raspberry Pi or a Jetson, with g++-aarch64-linux-gnu
 wheel: .venv/installed-dev
 	$(BIN)/pip wheel --no-deps --wheel-dir dist .
 
