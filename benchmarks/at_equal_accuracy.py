@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--speedup", help="build for this multiple of mmrt's dense speed too")
     parser.add_argument("--keep", help="fine-tune only this many of the ten, the most promising")
     parser.add_argument("--profile", default="quick")
+    parser.add_argument("--again", action="store_true", help="measure a family that is built once more, and alone")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("benchmark-out/at_equal_accuracy"))
     arguments = parser.parse_args()
@@ -65,6 +66,9 @@ def main() -> None:
                *(["--keep", arguments.keep] if arguments.keep else []),
                *arguments_of(arguments.model, arguments.data, arguments.weights)]
     subprocess.run(command, check=False)  # a file that is refused ends it with 1; the others are measured
+    if arguments.again:
+        subprocess.run([*command[:3], "bench", str(root), "--target", "x86", "--profile", arguments.profile, "--quiet"],
+                       check=True)
     found, session = find_headline(root), read_session(root)
     row = {"model": arguments.model, "epochs": arguments.epochs, "seed": arguments.seed, "speedup": arguments.speedup,
            "keep": arguments.keep, "dense": found.accuracy,
