@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--speedup", help="build for this multiple of mmrt's dense speed too")
+    parser.add_argument("--strategies", help="instead of the ten (and budget): names as in `mmprune build`")
     parser.add_argument("--keep", help="fine-tune only this many of the ten, the most promising")
     parser.add_argument("--profile", default="quick")
     parser.add_argument("--again", action="store_true", help="measure a family that is built once more, and alone")
@@ -64,6 +65,7 @@ def main() -> None:
                "--profile", arguments.profile, "--out", str(root),
                *(["--speedup", arguments.speedup] if arguments.speedup else []),
                *(["--keep", arguments.keep] if arguments.keep else []),
+               *(["--strategies", arguments.strategies] if arguments.strategies else []),
                *arguments_of(arguments.model, arguments.data, arguments.weights)]
     subprocess.run(command, check=False)  # a file that is refused ends it with 1; the others are measured
     if arguments.again:
@@ -71,7 +73,7 @@ def main() -> None:
                        check=True)
     found, session = find_headline(root), read_session(root)
     row = {"model": arguments.model, "epochs": arguments.epochs, "seed": arguments.seed, "speedup": arguments.speedup,
-           "keep": arguments.keep, "dense": found.accuracy,
+           "keep": arguments.keep, "strategies": arguments.strategies, "dense": found.accuracy,
            "over_rival": about(found.sparse, found.of_rival), "rival": about(found.rival),
            "over_own": about(found.sparse, found.of_own), "own": about(found.own), "cpu": session.device.cpu,
            "isa": list(session.device.isa), "started": session.started, "commit": commit()}
