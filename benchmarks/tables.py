@@ -87,8 +87,8 @@ def headline() -> str:
     for row in latest(read("at_equal_accuracy.jsonl")):
         if (sparse := row["over_rival"]) is not None:
             rows.append([MODELS.get(row["model"], row["model"]), times(sparse),
-                         f"{row['rival']['p50_ms']:.3f} ms → {sparse['p50_ms']:.3f} ms",
-                         f"{row['rival']['accuracy']:.2%} → {sparse['accuracy']:.2%}", core(row)])
+                         f"{row['rival']['p50_ms']:.3f} → {sparse['p50_ms']:.3f} ms",
+                         f"{100 * row['rival']['accuracy']:.2f} → {sparse['accuracy']:.2%}", core(row)])
     return markdown_table(["model, data", "times as fast (99% interval)", "latency, dense → sparse",
                            "accuracy, dense → sparse", "one core of"], rows)
 

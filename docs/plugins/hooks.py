@@ -38,7 +38,8 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **_kept: Any) -> str:
     source = Path(page.file.abs_src_path).relative_to(ROOT).as_posix()
     markdown = LINK.sub(lambda m: m[1] + link_in_site(source, page.file.src_uri, m[2]), tables.fill(markdown))
-    return markdown.replace(COMMANDS, "\n\n".join(help_of(cli, click.Context(cli, info_name="mmprune"))))
+    context = click.Context(cli, info_name="mmprune", **cli.context_settings)
+    return markdown.replace(COMMANDS, "\n\n".join(help_of(cli, context)))
 
 
 def help_of(command: click.Command, context: click.Context) -> Iterator[str]:
