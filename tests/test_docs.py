@@ -118,7 +118,8 @@ def site(tmp_path_factory) -> Path:
     if not importlib.util.find_spec("mkdocs") or not importlib.util.find_spec("mkdocstrings"):
         pytest.skip("needs the packages of the site: pip install 'mmprune[docs]'")
     out = tmp_path_factory.mktemp("site")
-    done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", out], cwd=ROOT,
+    # not --quiet, with which --strict sees no warning
+    done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", out], cwd=ROOT,
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
