@@ -76,6 +76,12 @@ def core(row: Row) -> str:
     return f"{row['cpu']}, " + next((name for flag, name in VECTORS.items() if flag in row["isa"]), "no vectors")
 
 
+def compared(row: Row, key: str) -> Row | None:
+    """The sparse file with its ratio; None if there is none, or no dense file was measured beside it."""
+    found: Row | None = row[key]
+    return found if found and "times" in found else None
+
+
 def times(found: Row) -> str:
     interval = f"{found['low']:.2f} to {found['high']:.2f}" if found["high"] else f"{found['low']:.2f} or more"
     return f"**{found['times']:.2f}** ({interval})" + (", " + found["busy"] if found["busy"] else "")
@@ -85,7 +91,7 @@ def headline() -> str:
     """README's table: the newest run of each model and core."""
     rows = []
     for row in latest(read("at_equal_accuracy.jsonl")):
-        if (sparse := row["over_rival"]) is not None:
+        if (sparse := compared(row, "over_rival")) is not None:
             rows.append([MODELS.get(row["model"], row["model"]), times(sparse),
                          f"{row['rival']['p50_ms']:.3f} → {sparse['p50_ms']:.3f} ms",
                          f"{100 * row['rival']['accuracy']:.2f} → {sparse['accuracy']:.2%}", core(row)])
@@ -97,14 +103,14 @@ def at_equal_accuracy() -> str:
     """Every run, the newest last: the files, and both comparisons."""
     rows = []
     for row in read("at_equal_accuracy.jsonl"):
-        sparse, rival, own = row["over_rival"], row["rival"], row["over_own"]
+        sparse, of_rival, of_own = row["over_rival"], compared(row, "over_rival"), compared(row, "over_own")
         told = [MODELS.get(row["model"], row["model"]), f"{row['epochs']} epochs",
                 *(f"`--{key} {row[key]}`" for key in ("speedup", "keep") if row.get(key)), core(row),
                 row["started"][:10]]
         about = f"{sparse['file']}, {sparse['sparsity']:.0%} zeros: {sparse['accuracy']:.2%}" if sparse else "none"
         rows.append([", ".join(told), f"{row['dense']:.2%}", about,
-                     f"{times(sparse)}, {latencies(sparse, rival)}" if sparse else "-",
-                     f"{times(own)}, {latencies(own, row['own'])}" if own else "-"])
+                     f"{times(of_rival)}, {latencies(of_rival, row['rival'])}" if of_rival else "-",
+                     f"{times(of_own)}, {latencies(of_own, row['own'])}" if of_own else "-"])
     return markdown_table(["run", "dense accuracy", "fastest sparse file within one point",
                            "times as fast as the fastest dense file of ONNX Runtime and OpenVINO",
                            "times as fast as mmrt's fastest dense file"], rows)

@@ -97,10 +97,30 @@ def test_python_compiles(page):
         compile(block, page, "exec")
 
 
-def test_tables_are_what_the_rows_say():
+@pytest.fixture(scope="module")
+def tables():
     spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_headline_is_the_newest_run_of_each_model_and_core(tables, monkeypatch):
+    found = {"file": "max, mmrt int8", "accuracy": 0.9, "sparsity": 0.8, "p50_ms": 1.0, "busy": ""}
+    row = {"model": "net", "epochs": 1, "dense": 0.91, "rival": {**found, "p50_ms": 2.0}, "cpu": "A CPU",
+           "isa": ["avx2"], "started": "2026-01-02", "own": None, "over_own": found,
+           "over_rival": {**found, "times": 2.0, "low": 1.9, "high": None}}
+    older = {**row, "started": "2026-01-01", "dense": 0.5}
+    nothing = {**row, "model": "other", "over_rival": None, "rival": None, "over_own": None}
+    monkeypatch.setattr(tables, "read", lambda _name: [row, older, nothing])
+    assert tables.headline().splitlines()[2:] == [
+        "| net | **2.00** (1.90 or more) | 2.000 → 1.000 ms | 90.00 → 90.00% | A CPU, AVX2 |"]
+    every = tables.at_equal_accuracy().splitlines()[2:]
+    assert [line.split(" | ")[1] for line in every] == ["91.00%", "50.00%", "91.00%"]
+    assert every[0].endswith("| - |") and every[2].endswith("| none | - | - |")
+
+
+def test_tables_are_what_the_rows_say(tables):
     old = [page for page, text in PAGES.items() if tables.fill(text) != text]
     assert not old, "run python benchmarks/tables.py"
     marked = {name for text in PAGES.values() for name in re.findall(r"<!-- table: ([\w-]+) -->", text)}
