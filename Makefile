@@ -4,10 +4,11 @@ BIN = .venv/bin
 # One process a core, and one thread of torch in each; the files that take longest start first
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help demo test test-all lint bench wheel clean
+.PHONY: help demo docs test test-all lint bench wheel clean
 
 help:
 	@echo 'make demo      a family of sparse models for this machine, and the best of them that runs within 2 ms'
+	@echo 'make docs      the documentation as a website in site/, which opens without a server or a network'
 	@echo 'make test      the quick tests: of every module some, a few minutes'
 	@echo 'make test-all  all tests: also timm'"'"'s families, long builds, sanitizers, emulated boards and CPUs'
 	@echo 'make lint      ruff and mypy'
@@ -18,6 +19,11 @@ help:
 demo: .venv/installed
 	$(BIN)/mmprune build --target x86 --epochs 1 --formats onnx,openvino-fp16,mmrt-fp32 --out mmprune-out
 	$(BIN)/mmprune choose mmprune-out --max-latency-ms 2 --max-size-mb 1 --out deploy
+
+docs: .venv/installed-docs
+	$(BIN)/python benchmarks/tables.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo 'open site/index.html'
 
 test: .venv/installed-dev
 	$(PYTEST) -m "not slow"
@@ -49,5 +55,9 @@ wheel: .venv/installed-dev
 	$(BIN)/pip install --quiet --progress-bar off -e '.[dev]'
 	touch $@
 
+.venv/installed-docs: .venv/installed
+	$(BIN)/pip install --quiet --progress-bar off -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info mmprune-out deploy
+	rm -rf .venv build dist site *.egg-info mmprune-out deploy

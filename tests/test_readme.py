@@ -1,50 +1,45 @@
-"""The README is true: its commands parse and run, its Python runs, its words and tables are the program's."""
+"""README.md and the first pages are true: their sessions run, and so does their Python."""
 
 import re
-import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from command_line import MODEL, mmprune
+from pages import PAGES, commands, python_blocks
 from toys import INPUT_SHAPE, image_loaders, make_baseline
 
-from mmprune.cli.commands import cli
-from mmprune.patterns import PATTERNS
-from mmprune.strategies import TEN
-
-README = (Path(__file__).parents[1] / "README.md").read_text()
-LINES = re.findall(r"^    (?:\$ )?(mmprune .*)$", README, re.MULTILINE)
-COMMANDS = [shlex.split(line, comments=True) for line in LINES]
+README = PAGES["README.md"]
+TOY = {"README.md": "onnx,mmrt", "docs/quick-start.md": "onnx,openvino-fp16"}  # page: formats that its build makes here
+BUDGET = ["--speedup", "2"]  # which no sparsity gives to a toy; test_for_budget.py builds for one
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_commands_parse(command):
-    name, *arguments = command[1:]
-    cli.commands[name].make_context(name, arguments)
+def test_a_newcomer_reads_it_to_the_end():
+    assert len(README.splitlines()) <= 130
 
 
-def test_every_command_is_named():
-    assert not [name for name in cli.commands if f"mmprune {name}" not in README]
-
-
-def test_the_session_runs(toy, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", TOY)
+def test_the_session_runs(page, toy, tmp_path, monkeypatch):
     """The commands of the session, on a toy and with fewer strategies, so that it takes seconds."""
     monkeypatch.chdir(tmp_path)
-    session = [c for c in COMMANDS if "mmprune-out" in c or (c[1] == "build" and "--model" not in c)]
-    assert [c[1] for c in session[:2]] == ["build", "choose"]
-    small = ["--model", MODEL, "--weights", toy / "toy.pth", "--data", toy / "toy.npz", "--strategies", "max",
-             "--formats", "onnx,openvino-fp16", "--profile", "smoke"]
+    session = [c for c in commands(PAGES[page]) if "mmprune-out" in c or (c[0] == "build" and "--model" not in c)]
+    if page == "README.md":
+        assert session[0][-2:] == BUDGET
+        del session[0][-2:]
+    assert [c[0] for c in session[:2]] == ["build", "choose"]
+    small = {"build": ["--model", MODEL, "--weights", toy / "toy.pth", "--data", toy / "toy.npz", "--profile", "smoke",
+                       "--epochs", "1", "--strategies", "max", "--formats", TOY[page]],
+             "choose": ["--max-latency-ms", "50"]}
     for command in session:
-        done = mmprune(*command[1:], *(small if command[1] == "build" else []))
+        done = mmprune(*command, *small.get(command[0], []))
         assert done.code == 0, done.stderr
     assert (tmp_path / "deploy" / "infer.py").is_file()
 
 
 def test_the_python_runs(tmp_path, monkeypatch):
+    """README's, then that of docs/python.md in the same folder."""
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (code,) = python_blocks(README)
     names = {"model": make_baseline().model, **image_loaders(tmp_path / "photos")}
     for word, small in (("(3, 224, 224)", str(INPUT_SHAPE)), ("measure()", "measure(how=mmprune.Measuring('smoke'))"),
                         ("max_latency_ms=40", "max_latency_ms=4000"), ("epochs=1", "epochs=1, strategies=('max',)")):
@@ -60,8 +55,12 @@ def test_the_python_runs(tmp_path, monkeypatch):
     done = subprocess.run([sys.executable, str(tmp_path / "deploy" / "infer.py"), str(image)], capture_output=True,
                           text=True, check=False, cwd="/")
     assert done.returncode == 0 and "%" in done.stdout, done.stderr
-
-
-def test_words():
-    assert all(f"`{name}`" in README for name in PATTERNS)
-    assert all(f"`{name}`" in README for name in TEN if "interp" not in name)
+    first, look, alone, built = python_blocks(PAGES["docs/python.md"])
+    same = [line for line in first.splitlines() if line and line.partition("  #")[0].rstrip() not in
+            [read.partition("  #")[0].rstrip() for read in README.splitlines()]]
+    assert not same, "the page and the README differ"
+    exec(look + alone.replace("(3, 224, 224)", str(INPUT_SHAPE)), names)
+    assert len(names["points"]) == 9 and names["member"].variant.strategy == "max"
+    options = re.sub(r"\nfamily = build.*", "", built)
+    exec(options, names)
+    assert names["options"].strategies == ("max",)

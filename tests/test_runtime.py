@@ -1,4 +1,4 @@
-"""mmrt: its own tests, natively; the kernels that are compiled in; the Python file; the README's C program."""
+"""mmrt: its own tests, natively; the kernels that are compiled in; the Python file; the C program of the docs."""
 
 import importlib.util
 import json
@@ -189,9 +189,9 @@ def test_kernels_ask_for_no_instruction_set(path):
     assert not re.findall(r"^\s*#\s*(?:if|ifdef|ifndef|elif)\b", path.read_text(), re.MULTILINE)
 
 
-def test_the_c_program_of_the_readme(built, model_file, tmp_path):
-    """Exactly the README's text is compiled and run."""
-    source = re.search(r"```c\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
+def test_the_c_program_of_the_docs(built, model_file, tmp_path):
+    """Exactly the text of docs/runtime.md is compiled and run."""
+    source = re.search(r"```c\n(.*?)```", (ROOT / "docs" / "runtime.md").read_text(), re.DOTALL).group(1)
     (tmp_path / "run.c").write_text(source)
     subprocess.run(["gcc", "-Wall", "-Werror", "-I", RUNTIME / "include", tmp_path / "run.c", "-L", built, "-lmmrt",
                     "-o", tmp_path / "run"], check=True)
