@@ -10,7 +10,8 @@ from typing import Any
 from mmprune import folder
 from mmprune.data import preprocess as preprocessing
 from mmprune.records import Artifact, Manifest, Preprocess
-from mmprune.results.choose import Choice, describe
+from mmprune.results.choice_words import describe
+from mmprune.results.choose import Choice
 from mmprune.results.points import Point, read_session
 from mmprune.runtime_files import runtime_files
 from targets.on_device import infer, runtimes
@@ -56,7 +57,7 @@ def _fill(root: Path, choice: Choice, point: Point, artifact: Artifact,
     manifest = folder.read_manifest(root)
     brought: tuple[Path, ...] = ()
     if point.runtime in RUNTIME_FILES:  # for the machine on which it was measured
-        machine = read_session(root).device.versions.get("machine", "")
+        machine = read_session(root, point.session).device.versions.get("machine", "")
         brought = RUNTIME_FILES[point.runtime](machine, root / "cache")
     for file in [*(root / file for file in artifact.files), *brought, *PROGRAMS]:
         shutil.copyfile(file, part / file.name)  # in one folder, because a model refers to its data by file name
@@ -97,7 +98,7 @@ def _packages(runtime: str) -> list[str]:
 
 
 def _readme(root: Path, choice: Choice, point: Point, artifact: Artifact) -> str:
-    session, manifest = read_session(root), folder.read_manifest(root)
+    session, manifest = read_session(root, point.session), folder.read_manifest(root)
     device = session.device
     against = "" if point.ratio is None else (
         f"Its latency is {point.ratio.value:.3f} of that of the dense model with the same runtime (99 % interval "

@@ -1,7 +1,7 @@
 """The command line. Each command: parse, call the library, print. Heavy packages load inside the command using them."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,15 @@ from mmprune.cli.options import (
     OUT,
     PATTERNS,
     PROFILE,
-    above_zero,
+    budget_options,
     build_options,
-    fraction,
     host_options,
     jetpack_option,
     model_options,
     one_of,
+    show_options,
 )
-from mmprune.progress import bars, say_loading
+from mmprune.progress import bars, say_loading, say_notes
 
 FAILURES = {"DataError", "WeightsError"}  # ValueErrors about the content of a file; all others are about the command
 EPILOG_BUILD = "Example: mmprune build --target x86 --model resnet18 --weights resnet18.pth --data photos/ --out family"
@@ -76,7 +76,8 @@ def _fail(message: str, code: int) -> None:
 @model_options
 @build_options
 @jetpack_option
-def build(quiet: bool, **words: Any) -> None:
+@show_options
+def build(quiet: bool, every: bool, as_json: bool, **words: Any) -> None:
     """Prune a model ten ways, fine-tune, export, verify and measure every variant, and write a report.
 
     If this machine is not a board of the target, --host measures on one over ssh; without it a bundle for the board is
@@ -91,7 +92,7 @@ def build(quiet: bool, **words: Any) -> None:
     if family.bundled:
         click.echo(what_to_do(family.root, options.target, family.bundled))
     elif family.artifacts:
-        _report(family.root)
+        _report([family.root], every, as_json)
     if family.failed:
         _fail("\n".join(family.failed), 1)
 
@@ -107,7 +108,9 @@ def build(quiet: bool, **words: Any) -> None:
 @click.option("--threads", type=click.IntRange(min=1), help="Inference threads. Default: the target's.")
 @host_options
 @click.option("--quiet", is_flag=True, help="Print one line per stage instead of progress bars.")
-def bench(family: Path, target: str | None, fleet: Path | None, quiet: bool, **words: Any) -> None:
+@show_options
+def bench(family: Path, target: str | None, fleet: Path | None, quiet: bool, every: bool, as_json: bool,
+          **words: Any) -> None:
     """Measure a family again; report and choose use the newest measurements.
 
     --host measures on a board over the system's ssh and leaves nothing there unless --keep-on-board is given. Several
@@ -120,7 +123,7 @@ def bench(family: Path, target: str | None, fleet: Path | None, quiet: bool, **w
     opened = Family(family)
     with bars(quiet) as progress:
         measure_on(family, opened.artifacts, where, arguments.measuring(words, again=True), progress)
-    _report(family)
+    _report([family], every, as_json)
 
 
 @cli.command(epilog="Example: mmprune bundle mmprune-out --target raspberry-pi-5")
@@ -140,49 +143,64 @@ def bundle(family: Path, target: str, profile: str, threads: int | None, jetpack
 @cli.command("import", epilog="Example: mmprune import mmprune-out results.jsonl")
 @click.argument("family", type=OUT)
 @click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def import_(family: Path, results: Path) -> None:
+@show_options
+def import_(family: Path, results: Path, every: bool, as_json: bool) -> None:
     """Import what a bundle's ./run measured on a board: all of it, or nothing if anything is wrong."""
     from mmprune.handles import Family
 
-    click.echo(Family(family).import_results(results))
-    _report(family)
+    click.echo(Family(family).import_results(results), err=as_json)
+    _report([family], every, as_json)
 
 
-@cli.command(epilog="Example: mmprune choose mmprune-out --max-latency-ms 12 --min-accuracy 0.9 --out deploy")
-@click.argument("family", type=OUT)
-@click.option("--max-latency-ms", **above_zero(), help="Largest latency, at the percentile of --percentile.")
-@click.option("--percentile", type=click.Choice(["50", "90", "99"]), default="90", show_default=True,
-              help="Percentile of the latency.")
-@click.option("--max-size-mb", **above_zero(), help="Largest download, in MiB.")
-@click.option("--max-memory-mb", **above_zero(), help="Largest peak memory of the whole process, in MiB.")
-@click.option("--min-accuracy", metavar="SHARE", callback=fraction,
-              help="Lowest accuracy on test data: 0.92 or 92%.")
-@click.option("--runtime", help="Choose only among files of this runtime.")
+@cli.command(epilog="Example: mmprune choose mmprune-out --max-drop 1 --out deploy")
+@click.argument("families", metavar="FAMILY ...", type=OUT, nargs=-1, required=True)
+@budget_options
+@click.option("--explain", is_flag=True, help="Say why each of the nearest others lost.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs (docs/json.md).")
 @click.option("--out", type=OUT, help="Copy the winner there with everything needed to run it.")
-def choose(family: Path, out: Path | None, **words: Any) -> None:
-    """Choose the most accurate model within a budget; shows its margin, the runner-up and the nearest miss.
+def choose(families: tuple[Path, ...], explain: bool, as_json: bool, out: Path | None, **words: Any) -> None:
+    """Choose the model that fits a budget best; shows its margins, the runner-up and the nearest miss.
 
-    Exits with 1 if nothing fits.
+    \b
+    --max-drop 1                         the fastest, at most one point less accurate than dense
+    --min-accuracy 90%                   the fastest that is right on 90 % of the test images
+    --max-latency-ms 5                   the most accurate that takes 5 ms
+    --max-latency-ms 5 --prefer size     the smallest that takes 5 ms
+    no limit                             as --max-drop 1
+
+    Limits may be given together: all must be kept, on every device that is named. Several families (of one data set, on
+    one device) are chosen from as if they were one. Exits with 1 if nothing fits.
     """
     from mmprune.handles import Chosen, Family
-    from mmprune.results.choose import describe
+    from mmprune.results.among import Devices, choose_among, headlines
+    from mmprune.results.as_json import choice_json
+    from mmprune.results.choice_words import describe
+    from mmprune.results.choice_words import explain as why
+    from mmprune.results.terminal import filled, folded
 
-    opened = Family(family)
-    choice = opened.choice(arguments.budget(words))
-    click.echo(describe(choice))
+    devices = Devices(words["devices"], words["targets"])
+    choice, notes = choose_among(families, arguments.budget(words), devices)
+    say_notes(notes)
+    if as_json:
+        click.echo(choice_json(choice))
+    else:
+        click.echo("\n".join(filled(line) for line in headlines(families, devices)) + f"\n\n{folded(describe(choice))}")
+        if explain:
+            click.echo(folded(why(choice)))
     if choice.winner is None:
         sys.exit(1)
     if out is not None:
-        Chosen(opened, choice).deploy(out)
-        click.echo(f"\ncopied to {out}: python {out}/infer.py IMAGE")
+        Chosen(Family(Path(choice.winner.family)), choice).deploy(out)
+        click.echo(f"\ncopied to {out}: python {out}/infer.py IMAGE", err=as_json)
 
 
 @cli.command(epilog="Example: mmprune report mmprune-out")
-@click.argument("family", type=OUT)
-def report(family: Path) -> None:
-    """Write report.md and front.png from what was measured."""
+@click.argument("families", metavar="FAMILY ...", type=OUT, nargs=-1, required=True)
+@show_options
+def report(families: tuple[Path, ...], every: bool, as_json: bool) -> None:
+    """Write report.md and front.png from what was measured, and show the headline and the front."""
     say_loading("matplotlib")
-    _report(family)
+    _report(families, every, as_json)
 
 
 @cli.command(epilog="Example: mmprune strategies --model resnet18 --num-classes 10 --img-size 64")
@@ -247,13 +265,17 @@ def doctor() -> None:
         _fail("mmprune build does not run here; see the lines marked MISSING", 1)
 
 
-def _report(root: Path) -> None:
-    """Write report and plot, and print the table."""
-    from mmprune.results.headline import find_headline, headline_words
+def _report(roots: Sequence[Path], every: bool, as_json: bool) -> None:
+    """Write report and plot of each family; print headlines and tables, or a line of JSON each."""
+    from mmprune.results.as_json import family_json
     from mmprune.results.report import report_points
-    from mmprune.results.table import table
+    from mmprune.results.terminal import summary
 
-    path, points = report_points(root)
-    click.echo(table(points))
-    click.echo(f"\n{headline_words(find_headline(root, points))}")
-    click.echo(f"\nreport: {path}\nfront:  {path.with_name('front.png')}")
+    for number, root in enumerate(roots):
+        path, points = report_points(root)
+        if as_json:
+            click.echo(family_json(root, points))
+            continue
+        head = f"{root}\n" if len(roots) > 1 else ""
+        click.echo(("\n" if number else "") + head + summary(root, points, every))
+        click.echo(f"\nreport: {path}\nfront:  {path.with_name('front.png')}")
