@@ -1,4 +1,4 @@
-"""Whether an accuracy is hardly better than guessing."""
+"""What chance does to an accuracy: whether it is hardly better than guessing, and whether two differ."""
 
 import math
 
@@ -14,3 +14,8 @@ def is_near_chance(accuracy: float, chance: float, images: int) -> bool:
     """
     unsure = 2 * math.sqrt(chance * (1 - chance) / images) if images >= FEWEST else 0.0
     return accuracy - chance < max(unsure, min(NEAR * (1 - chance), 2 * chance))
+
+
+def differ(a: float, b: float, images: int) -> bool:
+    """Whether two accuracies on so many images are more than two standard errors of their difference apart."""
+    return abs(a - b) > 2 * math.sqrt((a * (1 - a) + b * (1 - b)) / images)

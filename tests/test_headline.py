@@ -31,8 +31,8 @@ def test_the_fastest_within_one_point_is_compared_with_the_fastest_dense_rival_a
     assert words == (
         "2.50 times as fast (2.50 to 2.50) as the fastest dense file of onnxruntime, dense in onnxruntime f32 (10.0 "
         "ms, 90.00 %): mid in mmrt f32, 4.00 ms, 89.00 %, 9.54 MiB to download, 200 MiB of memory, within 1 point of "
-        "the dense model's 90.00 %. 3.00 times as fast (3.00 to 3.00) as mmrt's own fastest dense file, dense in mmrt f32 "
-        "(12.0 ms, 90.00 %).")
+        "the dense model's 90.00 %. 3.00 times as fast (3.00 to 3.00) as mmrt's own fastest dense file, dense in mmrt "
+        "f32 (12.0 ms, 90.00 %).")
     assert write_report(tmp_path).read_text().split("\n\n")[1] == words, "it is what the report begins with"
 
 

@@ -11,6 +11,7 @@ import click
 from mmprune import __version__
 from mmprune.cli import arguments
 from mmprune.cli.options import (
+    FILE,
     OUT,
     PATTERNS,
     PROFILE,
@@ -201,6 +202,76 @@ def report(families: tuple[Path, ...], every: bool, as_json: bool) -> None:
     """Write report.md and front.png from what was measured, and show the headline and the front."""
     say_loading("matplotlib")
     _report(families, every, as_json)
+
+
+@cli.command(epilog="Example: mmprune compare family:dense/openvino-int8 family:max/mmrt-int8")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--runtime", help="Compare only files of this runtime.")
+@click.option("--across-versions", is_flag=True, help="Compare although versions or settings of a runtime differ.")
+@show_options
+def compare(first: str, second: str, runtime: str | None, across_versions: bool, every: bool, as_json: bool) -> None:
+    """Say whether B is faster than A, or that there is no difference.
+
+    A and B are FOLDER[@SESSION][:VARIANT[/FORMAT-PRECISION]]: two runs, two sessions of a family, two variants or two
+    files. What was measured side by side is compared round by round; two sessions by a dense file that ran in both.
+    Runs on other devices, with other threads or versions are not compared; exits with 1 if nothing is comparable.
+
+    \b
+    mmprune compare old new                           every file that both families have
+    mmprune compare family@20261130T0956-f538 family  a session with the newest one
+    mmprune compare family:dense family:max           two variants, each file with its like
+    """
+    from mmprune.results.compare_runs import compare_runs, comparison_json, comparison_words
+    from mmprune.results.sides import read_spec
+    from mmprune.results.terminal import folded
+
+    found = compare_runs(read_spec(first), read_spec(second), runtime, not across_versions)
+    click.echo(comparison_json(found) if as_json else folded(comparison_words(found, every)))
+    if not found.comparable:
+        sys.exit(1)
+
+
+@cli.command(epilog="Example: mmprune gate budget.toml mmprune-out --junit gate.xml --markdown gate.md")
+@click.argument("budget", type=click.Path(path_type=Path))
+@click.argument("family", type=OUT)
+@click.option("--junit", type=FILE, help="Write JUnit's XML there, with a test case for each limit.")
+@click.option("--markdown", type=FILE, help="Write a Markdown table there.")
+@click.option("--strict", is_flag=True, help="Fail, too, where a limit cannot be judged.")
+def gate(budget: Path, family: Path, junit: Path | None, markdown: Path | None, strict: bool) -> None:
+    """Fail, with exit status 1, if a measured family breaks a budget: for CI, after `mmprune bench`.
+
+    \b
+    baseline = "released"         # for max_slowdown_percent: a family, FOLDER@SESSION,
+                                  # or @SESSION of the gated family
+    [[check]]
+    name = "edge box"
+    file = "max/mmrt-int8"        # VARIANT/FORMAT-PRECISION, * and ? may stand for
+                                  # several; without it: what `choose` takes
+    max_latency_ms = 5            # at percentile = 90
+    max_size_mb = 2
+    max_memory_mb = 100
+    max_drop = 1                  # points below the dense model
+    min_accuracy = 0.9
+    min_speedup = 1.5             # over the fastest dense file of another runtime
+    max_slowdown_percent = 5      # against the baseline
+    runtime = "mmrt"              # optional, as device = "pi 5"
+
+    A latency fails where its whole 99 % interval breaks the limit; min_speedup and max_slowdown_percent compare with
+    dense files of the same run, so that a slow day of the machine does not count. What cannot be judged (a busy
+    machine, a baseline of another device) is told and skipped, and with --strict fails.
+    """
+    from mmprune.results import gate_files
+    from mmprune.results.gate import passes, run_gate
+
+    outcomes = run_gate(budget, family)
+    click.echo(gate_files.lines(outcomes))
+    if junit is not None:
+        junit.write_text(gate_files.junit(outcomes, strict), encoding="utf-8")
+    if markdown is not None:
+        markdown.write_text(gate_files.markdown(outcomes), encoding="utf-8")
+    if not passes(outcomes, strict):
+        sys.exit(1)
 
 
 @cli.command(epilog="Example: mmprune strategies --model resnet18 --num-classes 10 --img-size 64")

@@ -24,17 +24,21 @@ def device_differences(mine: Device, other: Device) -> list[str]:
     return found
 
 
-def run_differences(mine: Measurement, other: Measurement) -> list[str]:
-    """Why latencies of two runs say nothing about their files; [] if they do."""
+def run_differences(mine: Measurement, other: Measurement, versions: bool = True) -> list[str]:
+    """Why latencies of two runs say nothing about their files; [] if they do.
+
+    versions  whether another version of the runtime, or other settings, are a reason
+    """
     found = device_differences(mine.device, other.device)
     found += [f"{name} {getattr(mine, name)} and {getattr(other, name)}" for name in ("threads", "batch")
               if getattr(mine, name) != getattr(other, name)]
-    if mine.runtime == other.runtime and mine.runtime_version != other.runtime_version:
-        found.append(f"{mine.runtime} {mine.runtime_version} and {other.runtime_version}")
-    if mine.runtime == other.runtime and mine.settings != other.settings:
-        found.append(f"{mine.runtime}'s settings {_words(mine.settings)} and {_words(other.settings)}")
     if mine.pinned_clocks != other.pinned_clocks:
         found.append(f"clocks {' and '.join('pinned' if m.pinned_clocks else 'free' for m in (mine, other))}")
+    if versions and mine.runtime == other.runtime:
+        if mine.runtime_version != other.runtime_version:
+            found.append(f"{mine.runtime} {mine.runtime_version} and {other.runtime_version}")
+        if mine.settings != other.settings:
+            found.append(f"{mine.runtime}'s settings {_words(mine.settings)} and {_words(other.settings)}")
     return found
 
 
