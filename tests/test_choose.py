@@ -184,8 +184,8 @@ def test_the_deployed_folder_runs_by_itself(tmp_path, runtime):
     artifact = made_artifact(root, folder.read_variants(root)[0], content=model)
     folder.append_measurement(root, made_measurement(artifact, 0.01, runtime, session="new.1"))
     assert deploy(root, choose(read_points(root), Budget(max_latency_s=0.02)), out) == out
-    files = {"README.md", "infer.py", "labels.txt", "model.json", "model.onnx", "preprocess.json", "preprocess.py",
-             "runtimes.py"}
+    files = {"README.md", "infer.py", "labels.txt", "manifest.json", "model.json", "model.onnx", "preprocess.json",
+             "preprocess.py", "runtimes.py", "verify.py"}
     assert {p.name for p in out.iterdir()} == files
     readme = (out / "README.md").read_text()
     assert "p90 12.00 ms of 20 ms" in readme and artifact.sha256 in readme and "A board" in readme

@@ -195,6 +195,22 @@ def choose(families: tuple[Path, ...], explain: bool, as_json: bool, out: Path |
         click.echo(f"\ncopied to {out}: python {out}/infer.py IMAGE", err=as_json)
 
 
+@cli.command(epilog="Example: mmprune verify deploy")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def verify(folder: Path) -> None:
+    """Check a folder that `choose --out` wrote: every file by its digest, and the model's answers on this machine.
+
+    The folder has the same program for a device without mmprune: python3 deploy/verify.py. Exits with 1 if a file was
+    changed, or if the model answers test images otherwise than where it was deployed.
+    """
+    import subprocess
+
+    from targets.on_device import verify as program
+
+    done = subprocess.run([sys.executable, "-Es", str(program.__file__), str(folder)], check=False)
+    sys.exit(done.returncode)
+
+
 @cli.command(epilog="Example: mmprune report mmprune-out")
 @click.argument("families", metavar="FAMILY ...", type=OUT, nargs=-1, required=True)
 @show_options
