@@ -16,8 +16,8 @@ from mmprune.boards import Measuring
 from mmprune.choices import pick
 from mmprune.progress import Progress, say_loading, say_notes, shown
 from mmprune.records import Artifact, Preprocess, Variant
-from mmprune.results.among import LAST, Devices, choose_among
-from mmprune.results.choice_words import describe
+from mmprune.results.among import LAST, Devices, choose_among, gather
+from mmprune.results.choice_words import describe, explain
 from mmprune.results.choose import Budget, Choice
 from mmprune.results.points import Point, PointsError, read_points
 from mmprune.results.table import aligned, table_rows
@@ -173,7 +173,7 @@ class Family:
 
     def choice(self, budget: Budget, devices: Devices = LAST) -> Choice:
         """The choice for the budget: the winner, or the nearest miss."""
-        return choose_among([self.root], budget, devices)[0]
+        return choose_among(gather([self.root], devices), budget)[0]
 
     def report(self) -> Path:
         """Write report.md and front.png. Without measurements: write the rest of the report, then raise PointsError."""
@@ -266,13 +266,17 @@ class Chosen:
 
         return deploy(self.family.root, self.choice, Path(out), preprocess)
 
+    def explain(self) -> str:
+        """Why each of the nearest others lost."""
+        return explain(self.choice)
+
     def __repr__(self) -> str:
         return describe(self.choice)
 
 
 def chosen(families: Sequence[Family], budget: Budget, devices: Devices = LAST) -> Chosen:
     """The file of any of the families that fits the budget best. FamilyError if nothing fits."""
-    choice, notes = choose_among([family.root for family in families], budget, devices)
+    choice, notes = choose_among(gather([family.root for family in families], devices), budget)
     say_notes(notes)
     if choice.winner is None:
         raise FamilyError(describe(choice))

@@ -10,7 +10,7 @@ from families import DEVICE, made_family, made_measurement
 import mmprune
 from mmprune import folder
 from mmprune.cli.commands import cli
-from mmprune.results.among import Devices, choose_among, headlines, newest_sessions
+from mmprune.results.among import Devices, choose_among, gather, headlines, newest_sessions
 from mmprune.results.choice_words import describe
 from mmprune.results.choose import Budget
 
@@ -34,7 +34,7 @@ def two_devices(tmp_path):
 
 
 def winner(roots, devices=(), targets=(), **limits):
-    return choose_among(roots, Budget(**limits), Devices(devices, targets))[0]
+    return choose_among(gather(roots, Devices(devices, targets)), Budget(**limits))[0]
 
 
 def test_one_device_or_the_worst_of_several(two_devices):
@@ -102,24 +102,24 @@ def families(tmp_path, **changes):
 
 def test_several_families_are_one_to_choose_from(tmp_path):
     roots = families(tmp_path)
-    choice, notes = choose_among(roots, Budget(max_drop=0.01))
+    choice, notes = choose_among(gather(roots), Budget(max_drop=0.01))
     assert choice.winner.family == str(roots[1]) and choice.winner.strategy == "max"
     assert choice.dense_accuracy == 0.91 and [p.strategy for p in choice.ranked] == ["max", "dense", "dense"]
     assert any("latencies within 5 % count as equal" in note for note in notes)
     assert f"the dense model of {roots[1]} is the most accurate, and drops are from it" in notes
     assert f"\n{roots[1]}: max-0001/onnx-f32 with onnxruntime: 90.00% accurate" in describe(choice)
-    lines = headlines(roots)
+    lines = headlines(gather(roots))
     assert lines[0].startswith(f"{roots[0]}: 5.00 times as fast") and lines[1].startswith(f"{roots[1]}: 6.32 times")
 
 
 def test_families_of_other_devices_or_test_images_are_refused(tmp_path):
     roots = families(tmp_path, cpu="Another cpu")
     with pytest.raises(ValueError, match="measure both on one device, or name one that both have"):
-        choose_among(roots, Budget())
+        gather(roots)
     (tmp_path / "c").mkdir()
     roots = families(tmp_path / "c", cores=4)
     with pytest.raises(ValueError, match="cannot be compared: cores 2 and 4"):
-        choose_among(roots, Budget())
+        gather(roots)
     (tmp_path / "d").mkdir()
     roots = families(tmp_path / "d")
     manifest = folder.read_manifest(roots[1])
@@ -127,7 +127,7 @@ def test_families_of_other_devices_or_test_images_are_refused(tmp_path):
     folder.write_manifest(roots[1], dataclasses.replace(manifest, source=dataclasses.replace(manifest.source,
                                                                                              data=data)))
     with pytest.raises(ValueError, match="tested on other images"):
-        choose_among(roots, Budget())
+        gather(roots)
 
 
 def test_from_the_command_line(two_devices, tmp_path):
@@ -158,6 +158,7 @@ def test_from_python(two_devices):
     assert family.choose(max_drop=1, device="pi 5").point.strategy == "uniform"
     assert family.choose(max_drop=1, target=["x86"]).point.strategy == "lamp"
     assert family.choose(max_latency_ms=20).point.strategy == "dense"
+    assert "fits, but slower: 8.000 ms, not 2.000: uniform-0001" in family.choose(max_drop=1).explain()
     assert family.choose(max_latency_ms=20, prefer="speed").point.strategy == "lamp"
     with pytest.raises(ValueError, match="no goal called 'fast'"):
         family.choose(prefer="fast")

@@ -114,6 +114,13 @@ def test_without_a_file_what_choose_takes_is_judged(family):
     assert (found.file, found.limit, found.result) == ("any", "choice", FAILED) and "nearest miss" in found.words
 
 
+def test_several_devices_are_judged_one_by_one(family):
+    noisy_session(family, "b", 2, device=dataclasses.replace(DEVICE, board="B board"), day=2)
+    found = judged(family, check(file="max/mmrt-f32", max_latency_ms=8.0, device="all"))
+    assert [(o.file, o.result) for o in found] == [("max/mmrt-f32 on x86, A board, A cpu", PASSED),
+                                                   ("max/mmrt-f32 on x86, B board, A cpu", FAILED)]
+
+
 @pytest.mark.parametrize("text, words", [
     ("check = 3", "check"), ("", "check"), ("[[check]]\nfile = 'max'", "name"),
     (check(max_latency=5), "no field called 'max_latency'"), (check(max_latency_ms="5 ms"), "max_latency_ms"),

@@ -173,19 +173,19 @@ def choose(families: tuple[Path, ...], explain: bool, as_json: bool, out: Path |
     one device) are chosen from as if they were one. Exits with 1 if nothing fits.
     """
     from mmprune.handles import Chosen, Family
-    from mmprune.results.among import Devices, choose_among, headlines
+    from mmprune.results.among import Devices, choose_among, gather, headlines
     from mmprune.results.as_json import choice_json
     from mmprune.results.choice_words import describe
     from mmprune.results.choice_words import explain as why
     from mmprune.results.terminal import filled, folded
 
-    devices = Devices(words["devices"], words["targets"])
-    choice, notes = choose_among(families, arguments.budget(words), devices)
+    among = gather(families, Devices(words["devices"], words["targets"]))
+    choice, notes = choose_among(among, arguments.budget(words))
     say_notes(notes)
     if as_json:
         click.echo(choice_json(choice))
     else:
-        click.echo("\n".join(filled(line) for line in headlines(families, devices)) + f"\n\n{folded(describe(choice))}")
+        click.echo("\n".join(filled(line) for line in headlines(among)) + f"\n\n{folded(describe(choice))}")
         if explain:
             click.echo(folded(why(choice)))
     if choice.winner is None:

@@ -66,26 +66,37 @@ def _named(name: str, found: dict[str, Measured], root: Path) -> list[str]:
     return labels
 
 
-def choose_among(roots: Sequence[Path], budget: Budget, devices: Devices = LAST) -> tuple[Choice, list[str]]:
-    """The choice among the files of all families, and notes on it. Without a limit: at most TOLERANCE below dense.
+@dataclass(frozen=True)
+class Among:
+    """The sessions and points that a choice is among."""
+
+    sessions: tuple[Measured, ...]
+    points: tuple[Point, ...]
+    test_images: int
+    dense_accuracy: float  # of the best dense model of all families
+    notes: tuple[str, ...]  # on what the comparison of several families is worth
+
+
+def gather(roots: Sequence[Path], devices: Devices = LAST) -> Among:
+    """What was measured of the families on the devices that are meant.
 
     ValueError where families cannot be compared: other test images, or no device in common.
     """
-    notes = []
+    manifests = {root: folder.read_manifest(root) for root in dict.fromkeys(roots)}
+    sessions = tuple(row for root in manifests for row in newest_sessions(root, devices))
+    notes = tuple(_comparable(manifests, sessions)) if len(manifests) > 1 else ()
+    points = tuple(p for row in sessions for p in read_points(row.root, row.session))
+    return Among(sessions, points, min(m.images.test for m in manifests.values()), max(map(dense_accuracy, manifests)),
+                 notes)
+
+
+def choose_among(among: Among, budget: Budget) -> tuple[Choice, tuple[str, ...]]:
+    """The choice, and notes on it. A budget without a limit is: at most TOLERANCE below dense."""
+    notes = among.notes
     if not budget.limited:
         budget = replace(budget, max_drop=TOLERANCE)
-        notes.append(f"no limit is given: as with --max-drop {100 * TOLERANCE:g}")
-    manifests = {root: folder.read_manifest(root) for root in dict.fromkeys(roots)}
-    sessions = [row for root in manifests for row in newest_sessions(root, devices)]
-    if len(manifests) > 1:
-        notes += _comparable(manifests, sessions)
-    points = [p for row in sessions for p in _points(row)]
-    images = min(m.images.test for m in manifests.values())
-    return choose(points, budget, images, max(map(dense_accuracy, manifests))), notes
-
-
-def _points(row: Measured) -> list[Point]:
-    return read_points(row.root, row.session)
+        notes = (f"no limit is given: as with --max-drop {100 * TOLERANCE:g}", *notes)
+    return choose(among.points, budget, among.test_images, among.dense_accuracy), notes
 
 
 def _comparable(manifests: dict[Path, Manifest], sessions: Sequence[Measured]) -> list[str]:
@@ -114,13 +125,13 @@ def _comparable(manifests: dict[Path, Manifest], sessions: Sequence[Measured]) -
     return [*notes, f"the dense model of {best} is the most accurate, and drops are from it"]
 
 
-def headlines(roots: Sequence[Path], devices: Devices = LAST) -> list[str]:
+def headlines(among: Among) -> list[str]:
     """The headline of each family on each device; which one it is of is said where there are several."""
-    rows = [row for root in dict.fromkeys(roots) for row in newest_sessions(root, devices)]
-    lines = []
+    rows, lines = among.sessions, []
     for row in rows:
         names = [str(row.root)] if len({r.root for r in rows}) > 1 else []
         names += [place(row.device)] if len({r.session for r in rows if r.root == row.root}) > 1 else []
-        text = headline_words(find_headline(row.root, session=row.session))
+        points = [p for p in among.points if (p.family, p.session) == (str(row.root), row.session)]
+        text = headline_words(find_headline(row.root, points, row.session))
         lines.append(f"{', '.join(names)}: {text}" if names else text)
     return lines

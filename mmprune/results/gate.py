@@ -16,9 +16,10 @@ from pathlib import Path
 
 from mmprune.from_json import from_json
 from mmprune.results.across import compare_files
-from mmprune.results.among import Devices, choose_among, newest_sessions
+from mmprune.results.among import Devices, choose_among, gather, newest_sessions
 from mmprune.results.choice_words import describe
 from mmprune.results.choose import Budget
+from mmprune.results.devices import place
 from mmprune.results.headline import OURS, interval, speed
 from mmprune.results.points import Point, dense_accuracy
 from mmprune.results.sides import File, Side, beside, open_side, read_spec
@@ -136,7 +137,8 @@ def _judge(check: Check, root: Path, base: Side | None, path: Path) -> list[Outc
         found = [(side, file) for side in sides for file in side.named(name, runtime)]
     except ValueError as err:
         raise ValueError(f"{path}: check {check.name!r}: {err}") from err
-    return [outcome for side, file in found for outcome in _outcomes(check, side, file, base)]
+    return [replace(outcome, file=f"{outcome.file} on {place(file.run.device)}") if len(sides) > 1 else outcome
+            for side, file in found for outcome in _outcomes(check, side, file, base)]
 
 
 def _chosen(check: Check, root: Path) -> Point | Outcome:
@@ -146,9 +148,10 @@ def _chosen(check: Check, root: Path) -> Point | Outcome:
     budget = Budget(None if check.max_latency_ms is None else check.max_latency_ms / 1e3, check.percentile,
                     _bytes(check.max_size_mb), _bytes(check.max_memory_mb), check.floor, check.runtime, drop)
     devices = Devices((check.device,) if check.device else ())
-    choice, _ = choose_among([root], budget, devices)
+    among = gather([root], devices)
+    choice, _ = choose_among(among, budget)
     if choice.winner is None:
-        choice, _ = choose_among([root], replace(budget, max_latency_s=None, prefer="speed"), devices)
+        choice, _ = choose_among(among, replace(budget, max_latency_s=None, prefer="speed"))
     if choice.winner is None:
         return Outcome(check.name, "any", "choice", FAILED, describe(choice).replace("\n", "; "))
     return choice.winner
