@@ -196,7 +196,7 @@ def choose(families: tuple[Path, ...], explain: bool, as_json: bool, out: Path |
 
 
 @cli.command(epilog="Example: mmprune verify deploy")
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folder", type=OUT)
 def verify(folder: Path) -> None:
     """Check a folder that `choose --out` wrote: every file by its digest, and the model's answers on this machine.
 
