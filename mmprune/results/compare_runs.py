@@ -1,5 +1,6 @@
 """Two runs of a family, or two of its variants, side by side."""
 
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,8 +89,7 @@ def _name(file: File) -> str:
 
 
 def _median(file: File) -> float:
-    samples = sorted(file.run.samples_s)
-    return samples[len(samples) // 2]
+    return statistics.median(file.run.samples_s)
 
 
 def _verdict(found: Comparison) -> str:
