@@ -7,6 +7,7 @@
                              the files of each artifact and its <format>-<precision>.json (written last)
     budget/                  plan.json, and the files and measurements that it was found with
     measurements.jsonl       one Measurement per line, append-only
+    golden.npy               a few test images
     front.png, report.md
 If an export fails, <format>-<precision>.log in the variant's folder holds the details.
 """
@@ -29,6 +30,7 @@ from mmprune.records import MANIFEST_SCHEMA, Artifact, Manifest, Measurement, St
 T = TypeVar("T")
 MANIFEST = "manifest.json"
 MEASUREMENTS = "measurements.jsonl"
+IMAGES = "golden.npy"  # a few test images, on which a board's and a deployed model's answers are compared
 
 
 class FolderError(RuntimeError):

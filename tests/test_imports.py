@@ -30,6 +30,7 @@ TRAVELLERS = {  # what runs on a board: what it may import beside the standard l
     "targets/on_device/jetson.py": {"numpy"},
     "targets/on_device/runtimes.py": {"numpy", "onnxruntime", "openvino"},
     "targets/on_device/start.py": {"on_device"},
+    "targets/on_device/verify.py": {"numpy", "runtimes"},  # so does that
     "mmprune/data/preprocess.py": {"numpy", "PIL"},
 }
 HEAVY = ("torch", "timm", "onnx", "onnxruntime", "openvino", "numpy", "matplotlib", "PIL")
@@ -96,7 +97,7 @@ def test_exporters_know_of_boards_how_runtimes_are_opened_and_no_more():
 def test_what_travels_runs_in_no_circle_and_leaves_import_nothing_of_ours():
     graph = {path.stem: siblings(path) for path in ON_DEVICE.glob("*.py")}
     assert {name for part in graph.values() for name in part} <= set(graph)
-    assert not any(graph[name] for name in (*LEAVES, "infer", "remote"))
+    assert not any(graph[name] for name in (*LEAVES, "infer", "remote", "verify"))
     assert list(TopologicalSorter(graph).static_order())  # CycleError
 
 

@@ -106,9 +106,10 @@ def budget(words: dict[str, Any]) -> Budget:
     from mmprune.handles import mib
     from mmprune.results.choose import Budget
 
-    latency = words["max_latency_ms"]
-    return Budget(latency and latency / 1e3, int(words["percentile"]), mib(words["max_size_mb"]),
-                  mib(words["max_memory_mb"]), words["min_accuracy"], words["runtime"])
+    latency, drop, percentile = words["max_latency_ms"], words["max_drop"], words["percentile"]
+    return Budget(latency and latency / 1e3, percentile and int(percentile), mib(words["max_size_mb"]),
+                  mib(words["max_memory_mb"]), words["min_accuracy"], words["runtime"],
+                  None if drop is None else drop / 100, words["prefer"])
 
 
 def hosts_and_targets(target: str | None, fleet: Path | None, hosts: tuple[str, ...]) -> list[tuple[str | None, str]]:

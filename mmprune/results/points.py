@@ -1,11 +1,13 @@
 """A family's measured points: the cost of each artifact with each runtime on one device, and its accuracy."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmprune import folder
+from mmprune.choices import pick
 from mmprune.records import TUNED, Artifact, Device, Measurement, Variant
+from mmprune.results.devices import place
 from mmprune.results.disturbed import disturbed_rounds
 from mmprune.results.percentiles import latency_s
 from mmprune.results.speedup import Ratio, compare, stability_notes
@@ -44,6 +46,9 @@ class Point:
     told: tuple[str, ...]  # notes of the measuring program
     disturbed: int = 0  # rounds in which other programs took the CPU; the percentiles include them
     dense: bool = False  # whether it is the model that the others are compared with
+    session: str = ""  # see session_name
+    device: str = ""  # see devices.place
+    family: str = ""  # the family's folder
 
     @property
     def tuned(self) -> bool:
@@ -72,10 +77,10 @@ def session_name(measurement: Measurement) -> str:
     return measurement.session.split(".")[0]
 
 
-def newest_session(root: Path) -> list[Measurement]:
-    """The measurements of the session that was written last: of one device, with provenance "measured" only.
+def measured(root: Path) -> list[Measurement]:
+    """All measurements with provenance "measured", as they were written: fixtures and emulated runs cost no device.
 
-    PointsError if there are none: fixtures and emulated runs are not a device's cost.
+    PointsError if there are none.
     """
     every = folder.read_measurements(root)
     real = [m for m in every if m.provenance == "measured"]
@@ -85,27 +90,44 @@ def newest_session(root: Path) -> list[Measurement]:
                           "measured ones: run `mmprune bench` on the device")
     if not real:
         raise PointsError(f"{root} has no measurements yet: run `mmprune bench {root} --target x86`")
-    found = [m for m in real if session_name(m) == session_name(real[-1])]
+    return real
+
+
+def one_session(root: Path, name: str = "") -> list[Measurement]:
+    """The measurements of a session, all of one device; "" is the session that was written last.
+
+    PointsError if there are none, and ValueError for a name that no session has.
+    """
+    real = measured(root)
+    names = list(dict.fromkeys(map(session_name, real)))
+    name = pick("session", name, names, owner=str(root)) if name else session_name(real[-1])
+    found = [m for m in real if session_name(m) == name]
     if len({m.device.fingerprint for m in found}) > 1:
-        raise PointsError(f"session {session_name(real[-1])} in {root} mixes devices; delete its lines, measure again")
+        raise PointsError(f"session {name} in {root} mixes devices; delete its lines, measure again")
     return found
 
 
-def read_session(root: Path) -> Session:
-    found = newest_session(root)
+def dense_accuracy(root: Path) -> float:
+    """The accuracy on test data of the dense model, untouched or fine-tuned as the others, whichever is better."""
+    return max((v.accuracy for v in folder.read_variants(root) if v.dense), default=0.0)
+
+
+def read_session(root: Path, name: str = "") -> Session:
+    """The session; "" is the one that was written last."""
+    found = one_session(root, name)
     first = found[0]
     return Session(session_name(first), first.device, first.profile, first.started, first.commit,
                    min(len(m.latencies_s) for m in found), {m.runtime: m.settings for m in found})
 
 
-def read_points(root: Path) -> list[Point]:
-    """One point for each artifact and runtime of the newest session, in the order of the variants.
+def read_points(root: Path, session: str = "") -> list[Point]:
+    """One point for each artifact and runtime of a session ("": the newest), in the order of the variants.
 
     Measurements of files that were exported again afterwards are left out. PointsError if nothing is left.
     """
     variants = {v.id: v for v in folder.read_variants(root)}
     artifacts = {a.id: a for a in folder.read_artifacts(root)}
-    current = [m for m in newest_session(root)
+    current = [m for m in one_session(root, session)
                if m.artifact in artifacts and artifacts[m.artifact].sha256 == m.artifact_sha256]
     if not current:
         raise PointsError(f"every artifact in {root} was exported again after it was measured; measure again")
@@ -120,7 +142,8 @@ def read_points(root: Path) -> list[Point]:
             variant = variants[artifact.variant]
             found[key] = _point(variant, artifact, m, reference, _sparsity(variant, artifact, sizes))
     order = list(artifacts)
-    return sorted(found.values(), key=lambda p: order.index(p.artifact))
+    points = sorted(found.values(), key=lambda p: order.index(p.artifact))
+    return [replace(p, family=str(root)) for p in points]
 
 
 def _reference(m: Measurement, artifact: Artifact, current: Sequence[Measurement], artifacts: dict[str, Artifact],
@@ -149,7 +172,8 @@ def _point(variant: Variant, artifact: Artifact, m: Measurement, reference: Meas
         p50_s=latency_s(samples, 50) or 0.0, p90_s=latency_s(samples, 90), p99_s=latency_s(samples, 99),
         file_bytes=artifact.file_bytes, download_bytes=artifact.download_bytes, peak_bytes=m.peak_bytes,
         memory_bytes=m.memory_bytes, ratio=compare(m, reference) if reference else None,
-        notes=tuple(stability_notes(m)), told=m.notes, disturbed=sum(disturbed_rounds(m)), dense=artifact.reference)
+        notes=tuple(stability_notes(m)), told=m.notes, disturbed=sum(disturbed_rounds(m)), dense=artifact.reference,
+        session=session_name(m), device=place(m.device))
 
 
 def pareto(points: Sequence[Point], cost: Callable[[Point], float | None]) -> list[Point]:

@@ -64,8 +64,8 @@ def write_report(root: Path, points: Sequence[Point] | None = None) -> Path:
         sections.append(f"## Measurements\n\nNone: {err}.")
     else:
         draw(root, points)
-        headline = headline_words(find_headline(root, points))
-        sections += [_device(session), _costs(points, headline),
+        sections.insert(1, headline_words(find_headline(root, points)))
+        sections += [_device(session), _costs(points),
                      "![Accuracy against latency, download and memory](front.png)",
                      _notes(points), _files(points, artifacts),
                      "## How it was measured\n\n" + HOW.format(p90=samples_needed(90), p99=samples_needed(99))]
@@ -151,10 +151,10 @@ def _device(session: Session) -> str:
     return "## The device\n\n" + "\n".join(f"- {key}: {value}" for key, value in rows if value)
 
 
-def _costs(points: Sequence[Point], headline: str) -> str:
+def _costs(points: Sequence[Point]) -> str:
     rows = _markdown(HEAD, [cells(p) for p in points])
     flag = f" \\* {FLAG}." if any(p.disturbed for p in points) else ""
-    return f"## Costs\n\n{headline}\n\n{rows}\n\nAccuracies are those of these files on test data.{flag}"
+    return f"## Costs\n\n{rows}\n\nAccuracies are those of these files on test data.{flag}"
 
 
 def _notes(points: Sequence[Point]) -> str:
