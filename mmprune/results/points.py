@@ -72,6 +72,33 @@ def session_name(measurement: Measurement) -> str:
     return measurement.session.split(".")[0]
 
 
+def newest_sessions(root: Path) -> list[list[Measurement]]:
+    """The session that was written last on each board and in each of its power modes, the newest first.
+
+    Emulated sessions come after all measured ones: their sizes and memory are real, their times are not. Fixtures are
+    left out, and so are sessions that mix devices.
+    """
+    sessions = dict[str, list[Measurement]]()
+    for m in folder.read_measurements(root):
+        if m.provenance in ("measured", "emulated"):
+            found = sessions.pop(session_name(m), [])  # and to the end: the order is that of the last lines
+            sessions[session_name(m)] = [*found, m]
+    newest = dict[tuple[object, ...], list[Measurement]]()
+    for found in reversed(sessions.values()):
+        if _is_one_device(found):
+            newest.setdefault((found[0].provenance, *_board(found[0].device)), found)
+    return sorted(newest.values(), key=lambda found: found[0].provenance != "measured")
+
+
+def _board(device: Device) -> tuple[object, ...]:
+    """What is the same after an update of the system or of a runtime; memory in GiB, of which kernels keep a part."""
+    return (device.target, device.board, device.cpu, device.soc, round(device.ram_bytes / 2**30), device.power_mode)
+
+
+def _is_one_device(found: Sequence[Measurement]) -> bool:
+    return len({(m.device.fingerprint, m.provenance) for m in found}) == 1
+
+
 def newest_session(root: Path) -> list[Measurement]:
     """The measurements of the session that was written last: of one device, with provenance "measured" only.
 
@@ -86,13 +113,17 @@ def newest_session(root: Path) -> list[Measurement]:
     if not real:
         raise PointsError(f"{root} has no measurements yet: run `mmprune bench {root} --target x86`")
     found = [m for m in real if session_name(m) == session_name(real[-1])]
-    if len({m.device.fingerprint for m in found}) > 1:
+    if not _is_one_device(found):
         raise PointsError(f"session {session_name(real[-1])} in {root} mixes devices; delete its lines, measure again")
     return found
 
 
 def read_session(root: Path) -> Session:
-    found = newest_session(root)
+    return session_of(newest_session(root))
+
+
+def session_of(found: Sequence[Measurement]) -> Session:
+    """The Session of its measurements."""
     first = found[0]
     return Session(session_name(first), first.device, first.profile, first.started, first.commit,
                    min(len(m.latencies_s) for m in found), {m.runtime: m.settings for m in found})
@@ -103,24 +134,34 @@ def read_points(root: Path) -> list[Point]:
 
     Measurements of files that were exported again afterwards are left out. PointsError if nothing is left.
     """
+    points = points_of(root, newest_session(root))
+    if not points:
+        raise PointsError(f"every artifact in {root} was exported again after it was measured; measure again")
+    return points
+
+
+def points_of(root: Path, found: Sequence[Measurement]) -> list[Point]:
+    """One point for each artifact and runtime of a session, as read_points; emulated times are compared with nothing.
+
+    found   the session's measurements
+    returns [] if every artifact was exported again since
+    """
     variants = {v.id: v for v in folder.read_variants(root)}
     artifacts = {a.id: a for a in folder.read_artifacts(root)}
-    current = [m for m in newest_session(root)
-               if m.artifact in artifacts and artifacts[m.artifact].sha256 == m.artifact_sha256]
-    if not current:
-        raise PointsError(f"every artifact in {root} was exported again after it was measured; measure again")
+    current = [m for m in found if m.artifact in artifacts and artifacts[m.artifact].sha256 == m.artifact_sha256]
     dense = {a.id for a in artifacts.values() if a.reference}
     sizes = {layer.name: layer.params for layer in folder.read_manifest(root).layers}
-    found: dict[tuple[str, str, int], Point] = {}
+    points: dict[tuple[str, str, int], Point] = {}
     for m in current:
         key = (m.artifact, m.runtime, m.threads)
-        if key not in found:  # the reference is in every part of a session; the first is used
+        if key not in points:  # the reference is in every part of a session; the first is used
             artifact = artifacts[m.artifact]
-            reference = None if m.artifact in dense else _reference(m, artifact, current, artifacts, dense)
+            real = m.artifact not in dense and m.provenance != "emulated"
+            reference = _reference(m, artifact, current, artifacts, dense) if real else None
             variant = variants[artifact.variant]
-            found[key] = _point(variant, artifact, m, reference, _sparsity(variant, artifact, sizes))
+            points[key] = _point(variant, artifact, m, reference, _sparsity(variant, artifact, sizes))
     order = list(artifacts)
-    return sorted(found.values(), key=lambda p: order.index(p.artifact))
+    return sorted(points.values(), key=lambda p: order.index(p.artifact))
 
 
 def _reference(m: Measurement, artifact: Artifact, current: Sequence[Measurement], artifacts: dict[str, Artifact],
