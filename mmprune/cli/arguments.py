@@ -106,9 +106,9 @@ def budget(words: dict[str, Any]) -> Budget:
     from mmprune.handles import mib
     from mmprune.results.choose import Budget
 
-    latency = words["max_latency_ms"]
+    latency, energy = words["max_latency_ms"], words["max_energy_mj"]
     return Budget(latency and latency / 1e3, int(words["percentile"]), mib(words["max_size_mb"]),
-                  mib(words["max_memory_mb"]), words["min_accuracy"], words["runtime"])
+                  mib(words["max_memory_mb"]), words["min_accuracy"], words["runtime"], energy and energy / 1e3)
 
 
 def hosts_and_targets(target: str | None, fleet: Path | None, hosts: tuple[str, ...]) -> list[tuple[str | None, str]]:

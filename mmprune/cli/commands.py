@@ -155,6 +155,7 @@ def import_(family: Path, results: Path) -> None:
               help="Percentile of the latency.")
 @click.option("--max-size-mb", **above_zero(), help="Largest download, in MiB.")
 @click.option("--max-memory-mb", **above_zero(), help="Largest peak memory of the whole process, in MiB.")
+@click.option("--max-energy-mj", **above_zero(), help="Largest energy per inference above idle power, in millijoules.")
 @click.option("--min-accuracy", metavar="SHARE", callback=fraction,
               help="Lowest accuracy on test data: 0.92 or 92%.")
 @click.option("--runtime", help="Choose only among files of this runtime.")
@@ -177,12 +178,18 @@ def choose(family: Path, out: Path | None, **words: Any) -> None:
         click.echo(f"\ncopied to {out}: python {out}/infer.py IMAGE")
 
 
-@cli.command(epilog="Example: mmprune report mmprune-out")
+@cli.command(epilog="Example: mmprune report mmprune-out --open")
 @click.argument("family", type=OUT)
-def report(family: Path) -> None:
-    """Write report.md and front.png from what was measured."""
+@click.option("--open", "show", is_flag=True, help="Open report.html in the browser.")
+def report(family: Path, show: bool) -> None:
+    """Write report.html, report.md and front.png from what was measured.
+
+    report.html is one file that needs no network: fronts, table, details of every file, and a budget that chooses.
+    """
     say_loading("matplotlib")
-    _report(family)
+    page = _report(family)
+    if show:
+        click.launch(page.resolve().as_uri())
 
 
 @cli.command(epilog="Example: mmprune strategies --model resnet18 --num-classes 10 --img-size 64")
@@ -247,13 +254,14 @@ def doctor() -> None:
         _fail("mmprune build does not run here; see the lines marked MISSING", 1)
 
 
-def _report(root: Path) -> None:
-    """Write report and plot, and print the table."""
+def _report(root: Path) -> Path:
+    """Write report and plot, and print the table; returns the page."""
     from mmprune.results.headline import find_headline, headline_words
     from mmprune.results.report import report_points
     from mmprune.results.table import table
 
-    path, points = report_points(root)
+    page, points = report_points(root)
     click.echo(table(points))
     click.echo(f"\n{headline_words(find_headline(root, points))}")
-    click.echo(f"\nreport: {path}\nfront:  {path.with_name('front.png')}")
+    click.echo(f"\nreport: {page}\nfront:  {page.with_name('front.png')}")
+    return page

@@ -18,11 +18,12 @@ class Budget:
     max_memory_bytes: int | None = None  # peak of the process, including interpreter and runtime
     min_accuracy: float | None = None
     runtime: str | None = None
+    max_energy_j: float | None = None  # per inference, above idle power
 
     def __post_init__(self) -> None:
         if self.percentile not in (50, 90, 99):
             raise ValueError(f"the latency's percentile must be 50, 90 or 99, not {self.percentile}")
-        limits = (self.max_latency_s, self.max_size_bytes, self.max_memory_bytes)
+        limits = (self.max_latency_s, self.max_size_bytes, self.max_memory_bytes, self.max_energy_j)
         if any(limit is not None and limit <= 0 for limit in limits):
             raise ValueError(f"a limit must be above zero, got {min(limit for limit in limits if limit is not None)}")
         if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
@@ -33,9 +34,9 @@ class Budget:
 class Room:
     """One limit and a point's value. `share` is the margin as a fraction of the limit; negative if it is broken."""
 
-    limit: str  # "latency", "size", "memory" or "accuracy"
+    limit: str  # "latency", "size", "memory", "energy" or "accuracy"
     allowed: float
-    value: float | None  # None: unknown because of too few samples; then it does not fit
+    value: float | None  # None: unknown, for there are too few samples or no power sensor; then it does not fit
     share: float
 
 
@@ -90,7 +91,8 @@ def _ranked(points: Sequence[Point], budget: Budget, tie: float) -> list[Point]:
 def _rooms(point: Point, budget: Budget) -> tuple[Room, ...]:
     upper = {"latency": (budget.max_latency_s, point.latency_s(budget.percentile)),
              "size": (budget.max_size_bytes, point.download_bytes),
-             "memory": (budget.max_memory_bytes, point.peak_bytes)}
+             "memory": (budget.max_memory_bytes, point.peak_bytes),
+             "energy": (budget.max_energy_j, point.energy_j)}
     rooms = [Room(name, limit, value, -float("inf") if value is None else 1 - value / limit)
              for name, (limit, value) in upper.items() if limit is not None]
     if budget.min_accuracy:
@@ -121,6 +123,8 @@ def describe(choice: Choice) -> str:
 
 
 def _room_text(room: Room, budget: Budget) -> str:
+    if room.value is None and room.limit == "energy":
+        return "energy was not measured: no power sensor was found on the device"
     if room.value is None:
         need = samples_needed(budget.percentile)
         return f"p{budget.percentile} needs {need} samples or more: measure with a longer profile"
@@ -130,6 +134,9 @@ def _room_text(room: Room, budget: Budget) -> str:
     if room.limit == "latency":
         value, allowed = _apart(room.value * 1e3, room.allowed * 1e3, 2)
         return f"p{budget.percentile} {value} ms of {allowed} ms"
+    if room.limit == "energy":
+        value, allowed = _apart(room.value * 1e3, room.allowed * 1e3, 2)
+        return f"energy {value} mJ of {allowed} mJ"
     name = {"size": "download", "memory": "peak memory"}[room.limit]
     value, allowed = _apart(room.value / 2**20, room.allowed / 2**20, 1)
     return f"{name} {value} MiB of {allowed} MiB"

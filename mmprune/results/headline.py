@@ -24,6 +24,12 @@ class Headline:
     own: Point | None  # mmrt's fastest dense file: the comparison tells what the zeros alone give
     of_own: Ratio | None
 
+    @property
+    def fastest_dense(self) -> tuple[Point, Ratio | None] | None:
+        """The fastest dense file of any runtime, and the sparse file's latency over its; None without a dense file."""
+        both = [(p, ratio) for p, ratio in ((self.rival, self.of_rival), (self.own, self.of_own)) if p is not None]
+        return min(both, key=lambda pair: pair[0].p50_s, default=None)
+
 
 def find_headline(root: Path, points: Sequence[Point] | None = None) -> Headline:
     """The headline of the newest session in the folder.

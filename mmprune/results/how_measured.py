@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mmprune.records import Artifact
+from mmprune.records import Artifact, Measurement
 from mmprune.results.grouped_notes import grouped_notes
 from mmprune.results.percentiles import samples_needed
 from mmprune.results.points import Point, Session
@@ -47,6 +47,27 @@ def device_rows(session: Session) -> list[tuple[str, str]]:
             ("measured", f"{session.started}, profile {session.profile}, {session.rounds} rounds or more, session "
                          f"{session.name}")]
     return [(key, value) for key, value in rows if value]
+
+
+def conditions(runs: Sequence[Measurement]) -> list[tuple[str, str]]:
+    """(name, value) of heat, clocks and throttling over a session; what the device does not report is left out."""
+    heat = [c for m in runs if m.temperature_c is not None for c in m.temperature_c]
+    clocks = [hz / 1e9 for m in runs if m.clock_hz is not None for hz in m.clock_hz]
+    waits = [m.gate.waited_s for m in runs if m.gate is not None]
+    rails = dict.fromkeys(rail for m in runs for rail in m.power_rails)
+    rows = [("temperature", f"{min(heat):.0f} to {max(heat):.0f} °C" if heat else ""),
+            ("clock while measuring", f"{min(clocks):.2f} to {max(clocks):.2f} GHz" if clocks else ""),
+            ("clocks pinned", "yes" if any(m.pinned_clocks for m in runs) else ""),
+            ("throttled", f"{sum(m.throttled for m in runs)} of {len(runs)} runs"),
+            ("waited until idle and cool", f"{max(waits):.0f} s at most" if waits else ""),
+            ("power rails", ", ".join(rails)), ("processes", _processes(runs))]
+    return [(key, value) for key, value in rows if value]
+
+
+def _processes(runs: Sequence[Measurement]) -> str:
+    counts = [len(m.processes) or 1 for m in runs]
+    low, high = min(counts), max(counts)
+    return f"{low if low == high else f'{low} to {high}'} fresh for each file"
 
 
 def measurement_notes(points: Sequence[Point]) -> list[str]:

@@ -44,6 +44,7 @@ class Point:
     told: tuple[str, ...]  # notes of the measuring program
     disturbed: int = 0  # rounds in which other programs took the CPU; the percentiles include them
     dense: bool = False  # whether it is the model that the others are compared with
+    energy_j: float | None = None  # per inference, above idle power; None: not measured
 
     @property
     def tuned(self) -> bool:
@@ -190,7 +191,8 @@ def _point(variant: Variant, artifact: Artifact, m: Measurement, reference: Meas
         p50_s=latency_s(samples, 50) or 0.0, p90_s=latency_s(samples, 90), p99_s=latency_s(samples, 99),
         file_bytes=artifact.file_bytes, download_bytes=artifact.download_bytes, peak_bytes=m.peak_bytes,
         memory_bytes=m.memory_bytes, ratio=compare(m, reference) if reference else None,
-        notes=tuple(stability_notes(m)), told=m.notes, disturbed=sum(disturbed_rounds(m)), dense=artifact.reference)
+        notes=tuple(stability_notes(m)), told=m.notes, disturbed=sum(disturbed_rounds(m)), dense=artifact.reference,
+        energy_j=m.energy_j)
 
 
 def pareto(points: Sequence[Point], cost: Callable[[Point], float | None]) -> list[Point]:

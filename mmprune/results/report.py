@@ -7,9 +7,11 @@ from typing import Any
 
 from mmprune import folder
 from mmprune.records import TUNED, Artifact, Manifest, Variant
+from mmprune.results.boards import read_boards
 from mmprune.results.budget_lines import budget_lines
 from mmprune.results.headline import find_headline, headline_words
 from mmprune.results.how_measured import device_rows, file_notes, measurement_notes, protocol
+from mmprune.results.page import write_page
 from mmprune.results.plot import draw
 from mmprune.results.points import Point, PointsError, read_points, read_session
 from mmprune.results.starts import start_lines
@@ -17,14 +19,18 @@ from mmprune.results.table import FLAG, HEAD, cells
 
 
 def report_points(root: Path) -> tuple[Path, list[Point]]:
-    """Write report.md and front.png; (report.md, the points in it). Without measurements the report has only the other
-    sections, and PointsError is raised."""
-    try:
-        points = read_points(root)
-    except PointsError:
+    """Write report.html, report.md and front.png; (report.html, the newest session's points).
+
+    Without measurements report.md has only the other sections, and PointsError is raised; report.html is then written
+    only if there are sizes from an emulator.
+    """
+    boards = read_boards(root)
+    page = write_page(root, f"{_title(folder.read_manifest(root))}, pruned", boards)
+    if page is None or not boards[0].newest:
         write_report(root)
-        raise
-    return write_report(root, points), points
+        return root / "report.md", read_points(root)  # which says why there are none
+    write_report(root, boards[0].points)
+    return page, list(boards[0].points)
 
 
 def write_report(root: Path, points: Sequence[Point] | None = None) -> Path:
@@ -33,9 +39,8 @@ def write_report(root: Path, points: Sequence[Point] | None = None) -> Path:
     points  read_points(root), if the caller has it already
     """
     manifest, variants = folder.read_manifest(root), folder.read_variants(root)
-    title = _file_name(manifest.source.model.model) if manifest.source.model else "Model"
     artifacts = folder.read_artifacts(root)
-    sections = [f"# {title}, pruned", _asked(manifest), _variants(variants, artifacts) + _starts(root)]
+    sections = [f"# {_title(manifest)}, pruned", _asked(manifest), _variants(variants, artifacts) + _starts(root)]
     if lines := budget_lines(root):
         sections.append("## The budget\n\n" + "\n".join(f"- {line.removeprefix('budget: ')}" for line in lines))
     try:
@@ -66,6 +71,10 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _file_name(value: Any) -> str:
     """The last part of a path: a report that is passed on must not contain this machine's folders."""
     return Path(value).name if isinstance(value, str) and "/" in value else str(value)
+
+
+def _title(manifest: Manifest) -> str:
+    return _file_name(manifest.source.model.model) if manifest.source.model else "Model"
 
 
 def _asked(manifest: Manifest) -> str:
