@@ -7,7 +7,7 @@ const AXES = [
   { cost: "size", title: "download", unit: "MiB" },
   { cost: "energy", title: "energy per inference above idle", unit: "mJ" },
 ];
-const PLOTS = [];  // {place, board, axis, drawn}
+const PLOTS = [];  // {place, board, axis, visible, stale: to be drawn when it is visible, clicks: whether it takes them}
 const CONFIG = { displayModeBar: false, responsive: true };
 
 /** The colours of the page, which plots and page share. */
@@ -18,21 +18,25 @@ function theme() {
 
 /** What every plot has in common. */
 function layout(colours, x, y) {
-  const axis = { gridcolor: colours.line, linecolor: colours.soft, zeroline: false, automargin: true, ticks: "outside",
+  const axis = { gridcolor: colours.line, linecolor: colours.soft, zeroline: false, ticks: "outside",
     tickcolor: colours.line, fixedrange: matchMedia("(pointer: coarse)").matches };
   return {
     paper_bgcolor: colours.paper, plot_bgcolor: colours.paper, showlegend: false, hovermode: "closest",
-    font: { family: "system-ui, sans-serif", size: 12, color: colours.ink }, margin: { l: 50, r: 15, t: 10, b: 45 },
+    font: { family: "system-ui, sans-serif", size: 12, color: colours.ink }, margin: { l: 62, r: 15, t: 10, b: 45 },
     hoverlabel: { bgcolor: colours.paper, bordercolor: colours.soft, font: { color: colours.ink }, align: "left" },
     xaxis: { ...axis, title: { text: x, standoff: 8 } }, yaxis: { ...axis, title: { text: y, standoff: 5 } },
     dragmode: axis.fixedrange ? false : "zoom",
   };
 }
 
-/** The places of all plots; each is drawn when it comes into view, or by drawAll. */
+/** The places of all plots; each is drawn when it comes into view. */
 function addFronts(view) {
   const seen = new IntersectionObserver((entries) => {
-    for (const entry of entries.filter((e) => e.isIntersecting)) drawPlot(PLOTS[entry.target.dataset.plot], view);
+    for (const { target, isIntersecting } of entries) {
+      const plot = PLOTS[target.dataset.plot];
+      plot.visible = isIntersecting;
+      if (plot.visible && plot.stale) drawPlot(plot, view);
+    }
   }, { rootMargin: "200px" });
   FAMILY.boards.forEach((board) => {
     const plots = el("div", { class: "plots" });
@@ -41,7 +45,7 @@ function addFronts(view) {
       if (known === undefined || known.every((value) => value === null)) continue;
       const place = el("div", { class: "plot", role: "img", "data-plot": PLOTS.length,
         "aria-label": `Accuracy against ${axis.title}, ${board.name}; the table has the same figures` });
-      PLOTS.push({ place, board, axis, drawn: false });
+      PLOTS.push({ place, board, axis, visible: false, stale: true, clicks: false });
       plots.append(place);
       seen.observe(place);
     }
@@ -56,16 +60,20 @@ function boardTitle(board) {
 function drawPlot(plot, view) {
   const { traces, layout: frame } = figure(plot.board, plot.axis, view);
   Plotly.react(plot.place, traces, frame, CONFIG);
-  if (!plot.drawn) plot.place.on("plotly_click", ({ points }) => {
-    const index = points[0].customdata;
-    if (index !== undefined) openDetails(plot.board, index, view.percentile);
+  plot.stale = false;
+  if (plot.clicks) return;
+  plot.clicks = true;
+  plot.place.on("plotly_click", ({ points: [mark] }) => {
+    if (mark.customdata !== undefined) openDetails(plot.board, mark.customdata, view.percentile);
   });
-  plot.drawn = true;
 }
 
-/** Draw again what is drawn; every plot if `all`. */
+/** Draw again what is seen, and the rest when it comes into view; every plot at once if `all`. */
 function drawAll(view, all = false) {
-  for (const plot of PLOTS) if (plot.drawn || all) drawPlot(plot, view);
+  for (const plot of PLOTS) {
+    if (all || plot.visible) drawPlot(plot, view);
+    else plot.stale = true;
+  }
 }
 
 /** The plot's traces: for each runtime the line of its front, then its points. */

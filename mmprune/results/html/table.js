@@ -31,7 +31,7 @@ function addTable(view) {
   for (const board of FAMILY.boards) board.points.forEach((point, index) => {
     const open = el("button", { type: "button", title: title(point), click: () => openDetails(board, index, view.percentile) }, point.strategy);
     const cells = columns.map((column, k) => el("td", { class: column.words ? "text" : "" }, k ? cellText(column, board, index) : open));
-    const row = el("tr", { "data-file": point.file, "data-runtime": point.runtime }, cells);
+    const row = el("tr", { "data-board": FAMILY.boards.indexOf(board), "data-file": point.file, "data-runtime": point.runtime }, cells);
     ROWS.push({ board, index, row, status: cells[STATUS], order: ROWS.length });
     body.append(row);
   });
