@@ -7,7 +7,7 @@
                              the files of each artifact and its <format>-<precision>.json (written last)
     budget/                  plan.json, and the files and measurements that it was found with
     measurements.jsonl       one Measurement per line, append-only
-    front.png, report.md
+    report.html, report.md, front.png
 If an export fails, <format>-<precision>.log in the variant's folder holds the details.
 """
 

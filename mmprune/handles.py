@@ -170,7 +170,7 @@ class Family:
         return choose(self.points, budget, folder.read_manifest(self.root).images.test)
 
     def report(self) -> Path:
-        """Write report.md and front.png. Without measurements: write the rest of the report, then raise PointsError."""
+        """Write report.html, report.md and front.png. Without measurements: write what can be, raise PointsError."""
         from mmprune.results.report import report_points
 
         return report_points(self.root)[0]

@@ -18,6 +18,7 @@ from mmprune.results.page import write_page
 from mmprune.results.page_data import COSTS
 from mmprune.results.points import pareto, read_points
 
+pytestmark = pytest.mark.slow  # a browser starts for it
 MIB = 2**20
 EVERY_PLOT = """PLOTS.map(({place, board, axis}) => ({board: FAMILY.boards.indexOf(board), cost: axis.cost,
   fronts: place.data.filter(t => t.mode === "lines").map(t => [t.x, t.y]),
@@ -281,7 +282,8 @@ def test_phone_dark_and_print(browser, family):
     assert phone.page.evaluate("document.documentElement.scrollWidth") == 375, "nothing but the table scrolls sideways"
     assert phone.page.locator("#fronts .plot").first.bounding_box()["width"] <= 375
     light = phone.page.evaluate("PLOTS[0].place.layout?.paper_bgcolor ?? theme().paper")
-    dark = opened(browser, family / "report.html", color_scheme="dark").page
+    report = opened(browser, family / "report.html", color_scheme="dark")
+    dark = report.page
     see_fronts(dark)
     colour = "PLOTS[0].place.layout.paper_bgcolor"
     assert dark.evaluate(colour) != light
@@ -291,7 +293,8 @@ def test_phone_dark_and_print(browser, family):
     dark.evaluate("dispatchEvent(new Event('afterprint'))")
     assert dark.evaluate(colour) != light
     dark.emulate_media(color_scheme="light")
-    dark.wait_for_function(f"{colour} === '{light}'")
+    report.frame()
+    assert dark.evaluate(colour) == light
 
 
 def test_a_hundred_files_on_three_boards_load_in_under_a_second(browser, tmp_path):

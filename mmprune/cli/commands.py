@@ -263,5 +263,5 @@ def _report(root: Path) -> Path:
     page, points = report_points(root)
     click.echo(table(points))
     click.echo(f"\n{headline_words(find_headline(root, points))}")
-    click.echo(f"\nreport: {page}\nfront:  {page.with_name('front.png')}")
+    click.echo(f"\nreport: {page} (in a browser; report.md and front.png are beside it)")
     return page

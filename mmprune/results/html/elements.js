@@ -17,7 +17,11 @@ function el(tag, attributes = {}, ...children) {
 
 /** A list of names and values. */
 function pairs(rows) {
-  return el("dl", {}, rows.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
+  return el(
+    "dl",
+    {},
+    rows.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]),
+  );
 }
 
 /** A command with a button that copies it. */
@@ -31,8 +35,13 @@ function command(text) {
       said.textContent = "select it and copy it by hand: the browser does not allow it here";
     }
   };
-  return el("p", { class: "command" }, el("code", {}, text), el("button", { type: "button", class: "copy", click: copy },
-    "Copy"), said);
+  return el(
+    "p",
+    { class: "command" },
+    el("code", {}, text),
+    el("button", { type: "button", class: "copy", click: copy }, "Copy"),
+    said,
+  );
 }
 
 /** Text in which plotly.js finds no markup: it reads some tags in labels, and turns entities back into characters. */
@@ -62,7 +71,8 @@ function title(point) {
 function besideDense(point) {
   const { ratio } = point;
   if (!ratio) return null;
-  const between = ratio.low === null || ratio.high === null ? "" : ` (${ratio.low.toFixed(3)} to ${ratio.high.toFixed(3)})`;
+  const between =
+    ratio.low === null || ratio.high === null ? "" : ` (${ratio.low.toFixed(3)} to ${ratio.high.toFixed(3)})`;
   const why = ratio.busy ? `: ${ratio.busy}` : "";
   return `${ratio.value.toFixed(3)}${between} of the dense model's latency: ${ratio.verdict}${why}`;
 }

@@ -18,8 +18,13 @@ function update() {
 function choosing() {
   const limits = readLimits();
   VIEW.percentile = limits.budget.percentile;
-  VIEW.choices = new Map(limits.wrong.length ? [] : FAMILY.boards.filter((board) => !board.emulated)
-    .map((board) => [board, choose(board, limits.budget, FAMILY.tie)]));
+  VIEW.choices = new Map(
+    limits.wrong.length
+      ? []
+      : FAMILY.boards
+          .filter((board) => !board.emulated)
+          .map((board) => [board, choose(board, limits.budget, FAMILY.tie)]),
+  );
   showChosen(limits, VIEW.choices);
   markRows(VIEW.choices);
 }
@@ -29,18 +34,38 @@ function addMeasured() {
   for (const board of FAMILY.boards) {
     place.append(el("h3", {}, boardTitle(board)), pairs([...board.device, ...board.conditions]));
     const notes = [...board.notes, ...board.file_notes];
-    if (notes.length) place.append(el("ul", {}, notes.map((note) => el("li", {}, note))));
+    if (notes.length)
+      place.append(
+        el(
+          "ul",
+          {},
+          notes.map((note) => el("li", {}, note)),
+        ),
+      );
   }
-  place.append(el("details", {}, el("summary", {}, "The protocol"), FAMILY.protocol.map((text) => el("p", {}, text))),
-    el("details", {}, el("summary", {}, "The family"), pairs(FAMILY.about)));
+  place.append(
+    el(
+      "details",
+      {},
+      el("summary", {}, "The protocol"),
+      FAMILY.protocol.map((text) => el("p", {}, text)),
+    ),
+    el("details", {}, el("summary", {}, "The family"), pairs(FAMILY.about)),
+  );
 }
 
+/** How exactly accuracies are known, and the box that draws it. */
 function addConfidence() {
+  const between = Object.values(FAMILY.files).map((file) => file.accuracy_interval);
+  if (between.every((ends) => ends !== null)) {
+    const half = Math.max(...between.map(([low, high]) => (high - low) / 2));
+    document.getElementById("confidence-words").textContent =
+      `Accuracies are known within ${(half * 100).toFixed(1)} points (99 %, ${FAMILY.images} test images); all ` +
+      "files answered the same images, so that a difference between two is surer than that. Level intervals are of " +
+      "the median latency, relative to the dense model's (percentile 50); p90 and p99 are upper estimates themselves.";
+  }
   document.getElementById("confidence").addEventListener("change", (event) => {
     VIEW.confidence = event.target.checked;
-    document.getElementById("confidence-words").textContent = VIEW.confidence
-      ? `Upright: accuracy, from ${FAMILY.images} test images; files are compared on the same images, so a difference is surer than `
-      + "the whiskers look. Level: the median latency against the dense model's, with the percentile 50; p90 and p99 are upper estimates already." : "";
     drawAll(VIEW);
   });
 }
@@ -64,7 +89,7 @@ document.getElementById("lead").textContent = FAMILY.headline.lead;
 document.getElementById("facts").append(pairs(FAMILY.headline.facts));
 document.getElementById("words").textContent = FAMILY.headline.words;
 document.getElementById("details").addEventListener("click", (event) => {
-  if (event.target === event.currentTarget) event.currentTarget.close();  // on the backdrop
+  if (event.target === event.currentTarget) event.currentTarget.close(); // on the backdrop
 });
 addLegend();
 addLimits(update);
