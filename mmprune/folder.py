@@ -8,7 +8,7 @@
     budget/                  plan.json, and the files and measurements that it was found with
     measurements.jsonl       one Measurement per line, append-only
     golden.npy               a few test images
-    front.png, report.md
+    report.html, report.md, front.png
 If an export fails, <format>-<precision>.log in the variant's folder holds the details.
 """
 

@@ -156,8 +156,9 @@ class Family:
 
     def choose(self, max_latency_ms: float | None = None, *, max_drop: float | None = None,  # noqa: PLR0913
                percentile: int | None = None, max_size_mb: float | None = None, max_memory_mb: float | None = None,
-               min_accuracy: float | None = None, runtime: str | None = None, prefer: str | None = None,
-               device: str | Sequence[str] = (), target: str | Sequence[str] = ()) -> "Chosen":
+               max_energy_mj: float | None = None, min_accuracy: float | None = None, runtime: str | None = None,
+               prefer: str | None = None, device: str | Sequence[str] = (),
+               target: str | Sequence[str] = ()) -> "Chosen":
         """The best file within the budget; sizes in MiB, accuracy as a fraction, max_drop in percentage points.
 
         With a latency limit, or without a limit on accuracy, the most accurate is taken; where accuracy has a limit and
@@ -167,8 +168,9 @@ class Family:
         device, target  among the measured ones, such as "pi 5" or "all"; of several the worst counts; (): the last one
         FamilyError if nothing fits; the message names the nearest miss.
         """
-        budget = Budget(None if max_latency_ms is None else max_latency_ms / 1e3, percentile, mib(max_size_mb),
-                        mib(max_memory_mb), min_accuracy, runtime, None if max_drop is None else max_drop / 100, prefer)
+        latency, energy = (None if value is None else value / 1e3 for value in (max_latency_ms, max_energy_mj))
+        budget = Budget(latency, percentile, mib(max_size_mb), mib(max_memory_mb), min_accuracy, runtime,
+                        None if max_drop is None else max_drop / 100, prefer, energy)
         return chosen([self], budget, Devices(_several(device), _several(target)))
 
     def choice(self, budget: Budget, devices: Devices = LAST) -> Choice:
@@ -176,7 +178,7 @@ class Family:
         return choose_among(gather([self.root], devices), budget)[0]
 
     def report(self) -> Path:
-        """Write report.md and front.png. Without measurements: write the rest of the report, then raise PointsError."""
+        """Write report.html, report.md and front.png. Without measurements: write what can be, raise PointsError."""
         from mmprune.results.report import report_points
 
         return report_points(self.root)[0]

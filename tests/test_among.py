@@ -10,9 +10,10 @@ from families import DEVICE, made_family, made_measurement
 import mmprune
 from mmprune import folder
 from mmprune.cli.commands import cli
-from mmprune.results.among import Devices, choose_among, gather, headlines, newest_sessions
+from mmprune.results.among import Devices, choose_among, gather, headlines, sessions_on
 from mmprune.results.choice_words import describe
 from mmprune.results.choose import Budget
+from mmprune.results.devices import place
 
 PI = dataclasses.replace(DEVICE, target="raspberry-pi-5", board="Raspberry Pi 5", cpu="Cortex-A76")
 ROWS = [("dense", 0.90, 0.0, 0.010), ("uniform", 0.895, 0.5, 0.008), ("lamp", 0.89, 0.8, 0.002)]
@@ -74,7 +75,7 @@ def test_a_file_that_was_not_measured_everywhere_is_not_chosen(two_devices):
     (Devices(("pi 5",), ("x86",)), "has no measured device of target x86 that is called pi 5")])
 def test_a_device_that_was_not_measured_is_refused_with_those_that_were(two_devices, devices, words):
     with pytest.raises(ValueError) as err:
-        newest_sessions(two_devices, devices)
+        sessions_on(two_devices, devices)
     assert words in str(err.value)
 
 
@@ -82,8 +83,9 @@ def test_two_power_modes_are_two_devices(two_devices):
     slow = dataclasses.replace(PI, power_mode="7W")
     for m in [m for m in folder.read_measurements(two_devices) if m.device == PI]:
         folder.append_measurement(two_devices, dataclasses.replace(m, device=slow, session="slow.1"))
-    assert [row.session for row in newest_sessions(two_devices, Devices(("pi 5",)))] == ["pi", "slow"]
-    assert [row.session for row in newest_sessions(two_devices, Devices(("7w",)))] == ["slow"]
+    assert [row.session for row in sessions_on(two_devices, Devices(("pi 5",)))] == ["pi", "slow"]
+    assert [row.session for row in sessions_on(two_devices, Devices(("7w",)))] == ["slow"]
+    assert [row.session for row in sessions_on(two_devices, Devices((place(PI),)))] == ["pi"], "a whole name is one"
 
 
 def families(tmp_path, **changes):

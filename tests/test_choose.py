@@ -116,6 +116,16 @@ def test_a_percentile_that_too_few_samples_give_does_not_fit(points):
     assert choice.winner is None and "p99 needs 662 samples or more" in describe(choice)
 
 
+def test_energy_has_a_limit_which_what_was_not_measured_does_not_keep(points):
+    drawing = [dataclasses.replace(p, energy_j=None if p.strategy == "dense" else p.p50_s * 5) for p in points]
+    choice = choose(drawing, Budget(max_energy_j=0.045), TEST_IMAGES)  # 40, 45 and 10 mJ
+    assert choice.winner.strategy == "uniform" and choice.runner_up.strategy == "erk"
+    assert "energy 40.00 mJ of 45 mJ: 11% to spare" in describe(choice)
+    assert "energy was not measured: no power sensor was found" in explain(choice)
+    with pytest.raises(ValueError, match="must be above zero"):
+        Budget(max_energy_j=0.0)
+
+
 @pytest.mark.parametrize(("budget", "words"), [
     (Budget(max_size_bytes=9_999_999), "fails by less than 0.0001%: download 9.54 MiB of 9.53674 MiB"),
     (Budget(max_size_bytes=9_750_000), "fails by 2.6%: download 9.5 MiB of 9.29832 MiB"),
@@ -144,7 +154,7 @@ def test_an_accuracy_may_be_said_as_it_is_printed(points, tmp_path, text):
 @pytest.mark.parametrize("option, text", [
     *(("--min-accuracy", text) for text in ("101", "-1", "nan", "inf", "92,5", "120%", "%", "good")),
     *(("--max-drop", text) for text in ("-1", "101", "nan", "1 point")),
-    *((option, text) for option in ("--max-latency-ms", "--max-size-mb", "--max-memory-mb")
+    *((option, text) for option in ("--max-latency-ms", "--max-size-mb", "--max-memory-mb", "--max-energy-mj")
       for text in ("nan", "inf", "0", "-3", "5ms")),
 ])
 def test_a_limit_that_is_none_is_a_sentence(points, tmp_path, option, text):

@@ -107,9 +107,10 @@ def budget(words: dict[str, Any]) -> Budget:
     from mmprune.results.choose import Budget
 
     latency, drop, percentile = words["max_latency_ms"], words["max_drop"], words["percentile"]
+    energy = words["max_energy_mj"]
     return Budget(latency and latency / 1e3, percentile and int(percentile), mib(words["max_size_mb"]),
                   mib(words["max_memory_mb"]), words["min_accuracy"], words["runtime"],
-                  None if drop is None else drop / 100, words["prefer"])
+                  None if drop is None else drop / 100, words["prefer"], energy and energy / 1e3)
 
 
 def hosts_and_targets(target: str | None, fleet: Path | None, hosts: tuple[str, ...]) -> list[tuple[str | None, str]]:

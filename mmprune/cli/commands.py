@@ -211,13 +211,19 @@ def verify(folder: Path) -> None:
     sys.exit(done.returncode)
 
 
-@cli.command(epilog="Example: mmprune report mmprune-out")
+@cli.command(epilog="Example: mmprune report mmprune-out --open")
 @click.argument("families", metavar="FAMILY ...", type=OUT, nargs=-1, required=True)
+@click.option("--open", "show", is_flag=True, help="Open report.html in the browser.")
 @show_options
-def report(families: tuple[Path, ...], every: bool, as_json: bool) -> None:
-    """Write report.md and front.png from what was measured, and show the headline and the front."""
+def report(families: tuple[Path, ...], show: bool, every: bool, as_json: bool) -> None:
+    """Write report.html, report.md and front.png from what was measured; show the headline and the front.
+
+    report.html is one file that needs no network: fronts, table, details of every file, and a budget that chooses.
+    """
     say_loading("matplotlib")
-    _report(families, every, as_json)
+    for page in _report(families, every, as_json):
+        if show:
+            click.launch(page.resolve().as_uri())
 
 
 @cli.command(epilog="Example: mmprune compare family:dense/openvino-int8 family:max/mmrt-int8")
@@ -352,17 +358,20 @@ def doctor() -> None:
         _fail("mmprune build does not run here; see the lines marked MISSING", 1)
 
 
-def _report(roots: Sequence[Path], every: bool, as_json: bool) -> None:
-    """Write report and plot of each family; print headlines and tables, or a line of JSON each."""
+def _report(roots: Sequence[Path], every: bool, as_json: bool) -> list[Path]:
+    """Write report and plot of each family; print headlines and tables, or a line of JSON each; returns the pages."""
     from mmprune.results.as_json import family_json
     from mmprune.results.report import report_points
     from mmprune.results.terminal import summary
 
+    pages = []
     for number, root in enumerate(roots):
-        path, points = report_points(root)
+        page, points = report_points(root)
+        pages.append(page)
         if as_json:
             click.echo(family_json(root, points))
             continue
         head = f"{root}\n" if len(roots) > 1 else ""
         click.echo(("\n" if number else "") + head + summary(root, points, every))
-        click.echo(f"\nreport: {path}\nfront:  {path.with_name('front.png')}")
+        click.echo(f"\nreport: {page} (in a browser; report.md and front.png are beside it)")
+    return pages

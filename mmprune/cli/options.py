@@ -210,6 +210,8 @@ def budget_options(command: Command) -> Command:
         click.option("--prefer", **one_of("goal", *GOALS),
                      help="What is wanted within the limits. Default: speed where accuracy has a limit and latency has "
                           "none, else accuracy."),
+        click.option("--max-energy-mj", **above_zero(),
+                     help="Largest energy per inference above idle power, in millijoules."),
         click.option("--runtime", help="Choose only among files of this runtime."),
         click.option("--device", "devices", metavar="NAME", multiple=True,
                      help="A measured device, by a part of its name (`pi 5`), or `all`; of several, which may be named "

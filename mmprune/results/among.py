@@ -19,7 +19,7 @@ ALL = "all"
 class Devices:
     """Which of the measured devices are meant; neither names the one that was measured last."""
 
-    names: tuple[str, ...] = ()  # each a part of devices.place, the start of a fingerprint, or ALL
+    names: tuple[str, ...] = ()  # each devices.place or a part of it, the start of a fingerprint, or ALL
     targets: tuple[str, ...] = ()
 
 
@@ -35,7 +35,7 @@ class Measured:
     device: Device
 
 
-def newest_sessions(root: Path, devices: Devices = LAST) -> list[Measured]:
+def sessions_on(root: Path, devices: Devices = LAST) -> list[Measured]:
     """The newest session of each device that is meant, the one that was written last at the end.
 
     PointsError if nothing was measured, ValueError for a device or target that was not.
@@ -59,6 +59,8 @@ def newest_sessions(root: Path, devices: Devices = LAST) -> list[Measured]:
 
 
 def _named(name: str, found: dict[str, Measured], root: Path) -> list[str]:
+    if name in found:
+        return [name]  # although it may be a part of other names, such as of the same board's in a power mode
     labels = [label for label, row in found.items() if name == ALL or name.casefold() in label.casefold()
               or (len(name) > 3 and row.device.fingerprint.startswith(name))]
     if not labels:
@@ -83,7 +85,7 @@ def gather(roots: Sequence[Path], devices: Devices = LAST) -> Among:
     ValueError where families cannot be compared: other test images, or no device in common.
     """
     manifests = {root: folder.read_manifest(root) for root in dict.fromkeys(roots)}
-    sessions = tuple(row for root in manifests for row in newest_sessions(root, devices))
+    sessions = tuple(row for root in manifests for row in sessions_on(root, devices))
     notes = tuple(_comparable(manifests, sessions)) if len(manifests) > 1 else ()
     points = tuple(p for row in sessions for p in read_points(row.root, row.session))
     return Among(sessions, points, min(m.images.test for m in manifests.values()), max(map(dense_accuracy, manifests)),

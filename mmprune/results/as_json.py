@@ -63,7 +63,7 @@ def file_fields(p: Point) -> dict[str, Any]:
     """A measured file; times in seconds, sizes in bytes, shares as fractions."""
     plain = ("family", "variant", "strategy", "artifact", "format", "precision", "runtime", "runtime_version",
              "threads", "device", "session", "accuracy", "sparsity", "samples", "p50_s", "p90_s", "p99_s", "file_bytes",
-             "download_bytes", "peak_bytes", "memory_bytes", "dense", "tuned")
+             "download_bytes", "peak_bytes", "memory_bytes", "energy_j", "dense", "tuned")
     return {**{name: getattr(p, name) for name in plain}, "of_dense": ratio_fields(p.ratio), "notes": list(p.notes)}
 
 

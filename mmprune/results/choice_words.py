@@ -103,6 +103,8 @@ def _missed(miss: Miss, choice: Choice) -> str:
 
 def _room_text(room: Room, budget: Budget) -> str:
     where = f" on {room.device}" if room.device else ""
+    if room.value is None and room.limit == "energy":
+        return f"energy was not measured: no power sensor was found{where or ' on the device'}"
     if room.value is None:
         need = samples_needed(budget.limit_percentile)
         return f"p{budget.limit_percentile} needs {need} samples or more{where}: measure with a longer profile"
@@ -116,6 +118,9 @@ def _room_text(room: Room, budget: Budget) -> str:
     if room.limit == "latency":
         value, allowed = _apart(room.value * 1e3, room.allowed * 1e3, 2)
         return f"p{budget.limit_percentile} {value} ms of {allowed} ms{where}"
+    if room.limit == "energy":
+        value, allowed = _apart(room.value * 1e3, room.allowed * 1e3, 2)
+        return f"energy {value} mJ of {allowed} mJ{where}"
     name = {"size": "download", "memory": "peak memory"}[room.limit]
     value, allowed = _apart(room.value / 2**20, room.allowed / 2**20, 1)
     return f"{name} {value} MiB of {allowed} MiB{where}"

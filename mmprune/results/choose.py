@@ -9,6 +9,8 @@ from mmprune.results.points import Point
 from mmprune.results.ranking import Order
 from mmprune.results.speedup import RESOLUTION, RESOLUTION_FEW
 
+LIMITS = ("latency", "size", "memory", "energy", "accuracy", "drop")
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -22,11 +24,12 @@ class Budget:
     runtime: str | None = None
     max_drop: float | None = None  # accuracy below the dense model's, as a fraction
     prefer: str | None = None  # one of GOALS; None: as `goal` says
+    max_energy_j: float | None = None  # per inference, above idle power
 
     def __post_init__(self) -> None:
         if self.percentile not in (None, 50, 90, 99):
             raise ValueError(f"the latency's percentile must be 50, 90 or 99, not {self.percentile}")
-        limits = (self.max_latency_s, self.max_size_bytes, self.max_memory_bytes)
+        limits = (self.max_latency_s, self.max_size_bytes, self.max_memory_bytes, self.max_energy_j)
         if any(limit is not None and limit <= 0 for limit in limits):
             raise ValueError(f"a limit must be above zero, got {min(limit for limit in limits if limit is not None)}")
         for name in ("min_accuracy", "max_drop"):
@@ -39,7 +42,8 @@ class Budget:
     @property
     def limited(self) -> bool:
         """Whether it has a limit or a goal."""
-        limits = (self.max_latency_s, self.max_size_bytes, self.max_memory_bytes, self.min_accuracy, self.max_drop)
+        limits = (self.max_latency_s, self.max_size_bytes, self.max_memory_bytes, self.max_energy_j, self.min_accuracy,
+                  self.max_drop)
         return self.prefer is not None or any(limit is not None for limit in limits)
 
     @property
@@ -63,9 +67,9 @@ class Budget:
 class Room:
     """One limit and a point's value. `share` is the margin as a fraction of the limit; negative if it is broken."""
 
-    limit: str  # "latency", "size", "memory", "accuracy" or "drop"
+    limit: str  # one of LIMITS
     allowed: float  # of a drop: the accuracy that is left
-    value: float | None  # None: unknown because of too few samples; then it does not fit
+    value: float | None  # None: unknown, for there are too few samples or no power sensor; then it does not fit
     share: float
     device: str = ""  # where several were asked for
 
@@ -152,7 +156,8 @@ def _rooms(group: Sequence[Point], budget: Budget, dense: float, several: bool) 
     rooms = []
     for p in group:
         upper = {"latency": (budget.max_latency_s, p.latency_s(budget.limit_percentile)),
-                 "memory": (budget.max_memory_bytes, p.peak_bytes)}
+                 "memory": (budget.max_memory_bytes, p.peak_bytes),
+                 "energy": (budget.max_energy_j, p.energy_j)}
         if p is group[0]:  # the same on all devices
             upper["size"] = (budget.max_size_bytes, p.download_bytes)
         device = p.device if several else ""
@@ -162,5 +167,4 @@ def _rooms(group: Sequence[Point], budget: Budget, dense: float, several: bool) 
     accuracy = group[0].accuracy
     rooms += [Room(name, floor, accuracy, accuracy / floor - 1 if accuracy < floor - 1e-9 else max(
         0.0, accuracy / floor - 1)) for name, floor in floors.items() if floor and floor > 0]
-    order = ("latency", "size", "memory", "accuracy", "drop")
-    return tuple(sorted(rooms, key=lambda r: order.index(r.limit)))
+    return tuple(sorted(rooms, key=lambda r: LIMITS.index(r.limit)))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mmprune.from_json import from_json
 from mmprune.results.across import compare_files
-from mmprune.results.among import Devices, choose_among, gather, newest_sessions
+from mmprune.results.among import Devices, choose_among, gather, sessions_on
 from mmprune.results.choice_words import describe
 from mmprune.results.choose import Budget
 from mmprune.results.devices import place
@@ -126,7 +126,7 @@ def run_gate(path: Path, root: Path) -> list[Outcome]:
 
 def _judge(check: Check, root: Path, base: Side | None, path: Path) -> list[Outcome]:
     try:
-        rows = newest_sessions(root, Devices((check.device,) if check.device else ()))
+        rows = sessions_on(root, Devices((check.device,) if check.device else ()))
         sides = [open_side(root, row.session) for row in rows]
         name, runtime = check.file, check.runtime
         if not name:

@@ -36,6 +36,12 @@ class Headline:
         ratios = [ratio for point, ratio in ((self.rival, self.of_rival), (self.own, self.of_own)) if point is not None]
         return bool(self.sparse and ratios) and all(r is not None and r.verdict == "faster" for r in ratios)
 
+    @property
+    def fastest_dense(self) -> tuple[Point, Ratio | None] | None:
+        """The fastest dense file of any runtime, and the sparse file's latency over its; None without a dense file."""
+        both = [(p, ratio) for p, ratio in ((self.rival, self.of_rival), (self.own, self.of_own)) if p is not None]
+        return min(both, key=lambda pair: pair[0].p50_s, default=None)
+
 
 def find_headline(root: Path, points: Sequence[Point] | None = None, session: str = "") -> Headline:
     """The headline of a session in the folder ("": the newest).
