@@ -15,6 +15,8 @@ from exporters.mmrt import read_values as values
 from exporters.mmrt.graph import INSTEAD, MOST_AXES, RELU, Graph, Node, without_dead
 from exporters.mmrt.proto import Integers, Reader, Reading, name_of, refuse
 from exporters.mmrt.read_checks import check_window
+from exporters.mmrt.read_resize import resize
+from exporters.mmrt.read_windows import windowed
 
 OPSETS = range(11, 29)  # opsets for which the readers in READERS were compared with ONNX's definitions
 FLOAT = onnx.TensorProto.FLOAT
@@ -23,12 +25,12 @@ RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "Rando
 READERS: dict[str, Reader] = {
     "Abs": values.unary(("abs", 0.0, 0.0)),
     "Add": values.binary("add"),
-    "AveragePool": products.pool("mean"),
+    "AveragePool": windowed(products.pool("mean")),
     "BatchNormalization": values.batch_norm,
     "Clip": values.clip,
     "Concat": moves.concat,
-    "Conv": products.conv,
-    "ConvTranspose": products.conv_transpose,
+    "Conv": windowed(products.conv),
+    "ConvTranspose": windowed(products.conv_transpose),
     "DepthToSpace": moves.depth_to_space,
     "DequantizeLinear": values.quantize("dequantize"),
     "Div": values.binary("div"),
@@ -52,7 +54,7 @@ READERS: dict[str, Reader] = {
     "Log": values.unary(("log", 0.0, 0.0)),
     "MatMul": products.matmul,
     "Max": values.variadic("max"),
-    "MaxPool": products.pool("max"),
+    "MaxPool": windowed(products.pool("max")),
     "Min": values.variadic("min"),
     "Mish": values.unary(("mish", 0.0, 0.0)),
     "Mul": values.binary("mul"),
@@ -69,6 +71,7 @@ READERS: dict[str, Reader] = {
     "ReduceSum": values.reduce("sum"),
     "Relu": values.unary(RELU),
     "Reshape": moves.same,
+    "Resize": resize,
     "Sigmoid": values.unary(("sigmoid", 0.0, 0.0)),
     "Slice": moves.slices,
     "Softmax": values.softmax,
