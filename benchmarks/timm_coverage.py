@@ -5,7 +5,7 @@
     python benchmarks/timm_coverage.py --json OUT --failed                            # those again that were refused
 
 A family is a module of timm.models; its model here is the one with the fewest parameters that has at most 60 million.
-Weights are random, constant ones (gains, zero biases, layer scales) are disturbed so that no branch is without effect,
+Weights are random, constant and tiny ones (gains, biases, layer scales) are disturbed so that all have an effect,
 and BatchNorm has the statistics of images. Half of the weights are zero, in blocks of 1x4, but for those of stem,
 depthwise convolutions and classifier. The image is the smallest of SIZES that the model takes. Then, as `mmprune build`
 does it: ONNX, which must answer as torch does; mmrt in float32, which must answer as torch and as ONNX Runtime do
@@ -63,7 +63,8 @@ WITHOUT_ONNX = "it is made from the ONNX file, which there is not"
 CLOSE = 1e-4  # of the largest output: mmrt's float32 against ONNX Runtime's
 OWN_NOISE = 0.25  # of what int8 itself changes
 OPTIMIZED = 2.0  # times what ONNX Runtime's optimizations change
-DISTURBED = 0.1  # standard deviation
+DISTURBED, FAINT = 0.1, 1e-3  # standard deviation; the largest of weights that hardly do anything
+DIFFERENT = 1e-3  # of the largest answer
 CPU_S, WALL_S = 120, 1800
 FORK = multiprocessing.get_context("fork")  # the packages, which take seconds to import, are imported once
 Row = dict[str, Any]
@@ -102,7 +103,7 @@ def lively(name: str, size: int) -> nn.Module:
     except TypeError:  # it takes any size
         model = timm.create_model(name, num_classes=CLASSES)
     for tensor in model.parameters():
-        if (tensor == tensor.reshape(-1)[0]).all():
+        if (tensor == tensor.reshape(-1)[0]).all() or tensor.abs().max() < FAINT:
             tensor.add_(DISTURBED * torch.randn_like(tensor))
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) and m.track_running_stats]
     model.eval()
@@ -126,22 +127,22 @@ def noise(count: int, channels: int, size: int, seed: int) -> np.ndarray:
 
 
 def prepared(name: str) -> tuple[nn.Module, np.ndarray]:
-    """The masked model and its images, of the smallest size at which different images have different answers."""
+    """The masked model and its images, of the smallest size at which images and weights have an effect."""
     last: Exception | None = None
     config = timm.get_pretrained_cfg(name)
     for size in (*SIZES, *(config.input_size[1:2] if config else ())):
         images = noise(IMAGES, channels_of(name), size, 1)
         try:
             made = lively(name, size)
-            with torch.no_grad():
-                answers = made(torch.from_numpy(images))
+            answers = made(torch.from_numpy(images))
         except Exception as err:  # the model's own code: it does not take images of this size
             last = err
             continue
-        if answers.isfinite().all() and (answers - answers.mean(0)).abs().max() > 1e-3 * answers.abs().max():
+        if answers.isfinite().all() and (answers - answers.mean(0)).abs().max() > DIFFERENT * answers.abs().max() and \
+                all_have_effects(made, answers):
             break
     else:
-        raise ValueError(f"no size up to {SIZES[-1]} works: {last}")
+        raise ValueError(f"no size up to {SIZES[-1]} works: {last or 'its answers do not depend on image and weights'}")
     model = adopt(made, name, images[:1].shape)[0]
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
     for layer in find_layers(model, images[:1].shape):
@@ -149,6 +150,14 @@ def prepared(name: str) -> tuple[nn.Module, np.ndarray]:
             weight = weights[layer.name]
             weight[~PATTERNS[PATTERN](weight.abs(), SPARSITY, layer.kind)] = 0
     return model, images
+
+
+def all_have_effects(model: nn.Module, answers: torch.Tensor) -> bool:
+    """Whether each weight that takes part has a gradient: a softmax over a single position has none."""
+    (answers * torch.randn_like(answers)).sum().backward()
+    grads = [p.grad for p in model.parameters() if p.dim() > 1 and p.grad is not None]
+    model.zero_grad()
+    return all(bool(grad.any()) for grad in grads)
 
 
 # ---- its files ---------------------------------------------------------------------------------------------------

@@ -27,6 +27,9 @@ def resize(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
             continue
         if max(wanted[axis], shape[axis]) > LARGEST:
             raise refuse(proto, f"its axis {axis} has {max(wanted[axis], shape[axis])} elements, more than {LARGEST}")
+        if wanted[axis] == 1 and attribute(proto, "mode", b"nearest") == b"cubic":
+            raise refuse(proto, f"it is cubic and makes one element of the {shape[axis]} of axis {axis}, which "
+                                f"runtimes interpret differently")
         matrix = _matrix(proto, reading.opset, shape[axis], wanted[axis], scale)
         if np.array_equal(matrix.sum(1), np.ones(len(matrix))) and ((matrix == 0) | (matrix == 1)).all():
             more, x = taken(reading, proto, x, axis, matrix.argmax(1))
@@ -62,7 +65,7 @@ def _matrix(proto: onnx.NodeProto, opset: int, length: int, size: int, scale: fl
             for name, rows in (("x", length), ("y", size)))
     graph = onnx.helper.make_graph([node], "one", [x], [y], [how])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", max(13, opset))])  # 11 needs roi
-    found = ReferenceEvaluator(model).run(None, {"x": np.eye(length, dtype=np.float32)})[0]
+    found, *_ = ReferenceEvaluator(model).run(None, {"x": np.eye(length, dtype=np.float32)})
     return np.asarray(found, np.float32)
 
 
