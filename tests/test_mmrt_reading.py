@@ -100,6 +100,18 @@ RIGHT = {  # nodes, shape of x, constants, opset
         [2, 3, 10], {"i": np.array([k * 2 + j for k in range(4) for j in range(4)]), "w": noise(16, 3)}, 17),
     "every second, twice each": ([("Gather", ["x", "i"], "y", {"axis": 2})], TOKENS, {"i": [1, 1, 3, 3, 5, 5, 7, 7]},
                                  17),
+    **{f"einsum {equation}, {name}": (
+        [("Relu", ["x"], "r", {}), *second, ("Einsum", ["r", "v"], "y", {"equation": equation})], a, {"w": noise(*b)},
+        17)
+       for equation, a, b in (
+           ("byhwc,hkc->byhwk", [2, 3, 4, 5, 6], [4, 7, 6]), ("abc,cd->abd", TOKENS, [8, 5]), ("i,j->ij", [3], [4]),
+           ("bnc,bmc->bnm", TOKENS, [2, 5, 8]), ("ab,ab->a", [3, 4], [3, 4]))
+       for name, second in (("constant", [("Identity", ["w"], "v", {})]),
+                            ("computed", [("ReduceSum", ["x"], "s", {"keepdims": 0}), ("Add", ["w", "s"], "v", {})]))},
+    **{f"windows added up, {name}": ([("Col2Im", ["x", "i", "k"], "y", attrs)], [2, 18, count],
+                                     {"i": [5, 6], "k": [3, 2]}, 18)
+       for name, count, attrs in (("close", 15, {}), ("apart", 6, {"strides": [2, 2]}),
+                                  ("padded", 9, {"pads": [1, 0, 1, 1], "strides": [2, 2], "dilations": [1, 2]}))},
     "in no order": ([("Gather", ["x", "i"], "y", {"axis": 2})], TOKENS, {"i": [7, 0, 1, 2, 2, 2, 5, 4, 6]}, 17),
     "slope for each element": ([("PRelu", ["x", "s"], "y", {})], ONE_IMAGE, {"s": noise(4, 4, 6)}, 17),
     "slope that is computed": ([("Sigmoid", ["x"], "s", {}), ("PRelu", ["x", "s"], "y", {})], ONE_IMAGE, {}, 17),
@@ -194,6 +206,11 @@ REFUSED = {  # nodes, shape of x, constants, opset, what the sentence says
                                   17, "negative padding in the mode reflect"),
     "cubic to one element": ([("Resize", ["x", "", "", "s"], "y", {"mode": "cubic"})], ONE_IMAGE, {"s": [1, 4, 1, 4]},
                              17, "one element of the 4 of axis 2"),
+    "sums of one tensor alone": ([("Einsum", ["x", "x"], "y", {"equation": "abc,adc->ac"})], TOKENS, {}, 17,
+                                 "sums over b of one tensor alone"),
+    "windows of another number": ([("Col2Im", ["x", "i", "k"], "y", {})], [1, 18, 16], {"i": [5, 6], "k": [3, 2]}, 18,
+                                  "16 windows, but 3 x 5"),
+    "a diagonal": ([("Einsum", ["x"], "y", {"equation": "aac->ac"})], [3, 3, 4], {}, 17, "equation is aac->ac"),
     "a part, resized": ([("Resize", ["x", "r", "s"], "y", {"coordinate_transformation_mode": "tf_crop_and_resize"})],
                         ONE_IMAGE, {"r": np.float32([0, 0, 0, 0, 1, 1, 1, 1]), "s": np.float32([1, 1, 2, 2])}, 17,
                         "cuts out a part"),

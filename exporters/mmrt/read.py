@@ -15,8 +15,9 @@ from exporters.mmrt import read_values as values
 from exporters.mmrt.graph import INSTEAD, MOST_AXES, RELU, Graph, Node, without_dead
 from exporters.mmrt.proto import Integers, Reader, Reading, name_of, refuse
 from exporters.mmrt.read_checks import check_window
+from exporters.mmrt.read_einsum import einsum
 from exporters.mmrt.read_resize import resize
-from exporters.mmrt.read_windows import windowed
+from exporters.mmrt.read_windows import col2im, windowed
 
 OPSETS = range(11, 29)  # opsets for which the readers in READERS were compared with ONNX's definitions
 FLOAT = onnx.TensorProto.FLOAT
@@ -28,6 +29,7 @@ READERS: dict[str, Reader] = {
     "AveragePool": windowed(products.pool("mean")),
     "BatchNormalization": values.batch_norm,
     "Clip": values.clip,
+    "Col2Im": col2im,
     "Concat": moves.concat,
     "Conv": windowed(products.conv),
     "ConvTranspose": windowed(products.conv_transpose),
@@ -35,6 +37,7 @@ READERS: dict[str, Reader] = {
     "DequantizeLinear": values.quantize("dequantize"),
     "Div": values.binary("div"),
     "Dropout": moves.dropout,
+    "Einsum": einsum,
     "Elu": values.unary(values.alpha("elu", 1.0)),
     "Erf": values.unary(("erf", 0.0, 0.0)),
     "Exp": values.unary(("exp", 0.0, 0.0)),

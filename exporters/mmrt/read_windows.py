@@ -7,8 +7,9 @@ import onnx
 
 from exporters.graph.onnx_graph import attribute
 from exporters.mmrt.graph import Node
-from exporters.mmrt.proto import Integers, Reader, Reading, constant, name_of, new, new_constant, one, required
+from exporters.mmrt.proto import Integers, Reader, Reading, constant, name_of, new, new_constant, one, refuse, required
 from exporters.mmrt.read_checks import check_window
+from exporters.mmrt.read_products import conv_transpose
 
 ONE_BEFORE = {"kernel_shape": 1, "strides": 1, "dilations": 1, "output_padding": 0, "output_shape": 1}
 
@@ -26,6 +27,28 @@ def windowed(read: Reader) -> Reader:
         return read(reading, proto)
 
     return reader
+
+
+def col2im(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
+    """Windows (N, C kh kw, L) added up where they overlap (torch's F.fold): a transposed convolution by ones."""
+    x, out = proto.input[0], proto.output[0]
+    size, kernel = (required(reading, proto, index).tolist() for index in (1, 2))
+    if len(kernel) != 2:
+        raise refuse(proto, f"its windows have {len(kernel)} axes, but only two are supported")
+    stride, dilation = (attribute(proto, name, (1, 1)) for name in ("strides", "dilations"))
+    pads = attribute(proto, "pads", (0, 0, 0, 0))
+    whole = [size[i] + pads[i] + pads[i + 2] - (kernel[i] - 1) * dilation[i] - 1 for i in (0, 1)]
+    images, channels = reading.shapes[out][:2]
+    rows, columns = (whole[i] // stride[i] + 1 for i in (0, 1))
+    if reading.shapes[x][2] != rows * columns:
+        raise refuse(proto, f"its input has {reading.shapes[x][2]} windows, but {rows} x {columns} are in its image")
+    windows = new(reading, f"{out}#windows", (images, channels * kernel[0] * kernel[1], rows, columns))
+    ones = np.tile(np.eye(kernel[0] * kernel[1], dtype=np.float32), (channels, 1))
+    weight = new_constant(reading, f"{out}#ones", ones.reshape(-1, 1, *kernel))
+    inner = onnx.helper.make_node(
+        "ConvTranspose", [windows, weight], [out], name_of(proto), kernel_shape=kernel, strides=stride, group=channels,
+        dilations=dilation, pads=pads, output_padding=[whole[i] % stride[i] for i in (0, 1)])
+    return [Node("reshape", name_of(proto), (x,), windows), *windowed(conv_transpose)(reading, inner)]
 
 
 def _along_one_axis(reading: Reading, proto: onnx.NodeProto, read: Reader) -> list[Node]:
