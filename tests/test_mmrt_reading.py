@@ -112,6 +112,15 @@ RIGHT = {  # nodes, shape of x, constants, opset
                                      {"i": [5, 6], "k": [3, 2]}, 18)
        for name, count, attrs in (("close", 15, {}), ("apart", 6, {"strides": [2, 2]}),
                                   ("padded", 9, {"pads": [1, 0, 1, 1], "strides": [2, 2], "dilations": [1, 2]}))},
+    "places changed": ([("ScatterND", ["x", "i", "u"], "y", {})], [4, 3, 8],
+                       {"i": np.array([[2, 1], [0, 0], [3, 1], [3, 2], [0, 2], [-4, 1]]), "u": noise(6, 8)}, 17),
+    **{f"a box changed, {name}": (
+        [("Sigmoid", ["x"], "s", {}), ("Slice", ["s", *"feg"], "u", {}), ("ScatterND", ["x", "i", "u"], "y", {})],
+        ONE_IMAGE, {"i": np.stack(np.meshgrid(*(np.arange(a, b) for a, b in zip(first, end, strict=True)),
+                                              indexing="ij"), -1), "f": first, "e": end, "g": list(range(len(first)))},
+        17)
+       for name, first, end in (("inside", [0, 1, 1, 2], [1, 3, 3, 5]), ("from the start", [0, 0, 0], [1, 2, 4]),
+                                ("to the end", [0, 0, 1, 1], [1, 4, 4, 6]), ("whole", [0], [1]))},
     "in no order": ([("Gather", ["x", "i"], "y", {"axis": 2})], TOKENS, {"i": [7, 0, 1, 2, 2, 2, 5, 4, 6]}, 17),
     "slope for each element": ([("PRelu", ["x", "s"], "y", {})], ONE_IMAGE, {"s": noise(4, 4, 6)}, 17),
     "slope that is computed": ([("Sigmoid", ["x"], "s", {}), ("PRelu", ["x", "s"], "y", {})], ONE_IMAGE, {}, 17),
@@ -210,6 +219,10 @@ REFUSED = {  # nodes, shape of x, constants, opset, what the sentence says
                                  "sums over b of one tensor alone"),
     "windows of another number": ([("Col2Im", ["x", "i", "k"], "y", {})], [1, 18, 16], {"i": [5, 6], "k": [3, 2]}, 18,
                                   "16 windows, but 3 x 5"),
+    "written twice": ([("ScatterND", ["x", "i", "u"], "y", {})], TOKENS, {"i": np.array([[0, 1], [1, 1], [0, 1]]),
+                                                                         "u": noise(3, 8)}, 17, "an element twice"),
+    "added to a box": ([("ScatterND", ["x", "i", "u"], "y", {"reduction": "add"})], TOKENS,
+                       {"i": np.array([[0]]), "u": noise(1, 3, 8)}, 17, "reduction is add"),
     "a diagonal": ([("Einsum", ["x"], "y", {"equation": "aac->ac"})], [3, 3, 4], {}, 17, "equation is aac->ac"),
     "a part, resized": ([("Resize", ["x", "r", "s"], "y", {"coordinate_transformation_mode": "tf_crop_and_resize"})],
                         ONE_IMAGE, {"r": np.float32([0, 0, 0, 0, 1, 1, 1, 1]), "s": np.float32([1, 1, 2, 2])}, 17,

@@ -1,6 +1,6 @@
 """Reads an ONNX model into the nodes of graph.py and computes its constant parts. Unsupported models are refused."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from exporters.mmrt.proto import Integers, Reader, Reading, name_of, refuse
 from exporters.mmrt.read_checks import check_window
 from exporters.mmrt.read_einsum import einsum
 from exporters.mmrt.read_resize import resize
+from exporters.mmrt.read_scatter import scatter_nd
 from exporters.mmrt.read_windows import col2im, windowed
 
 OPSETS = range(11, 29)  # opsets for which the readers in READERS were compared with ONNX's definitions
@@ -75,6 +76,7 @@ READERS: dict[str, Reader] = {
     "Relu": values.unary(RELU),
     "Reshape": moves.same,
     "Resize": resize,
+    "ScatterND": scatter_nd,
     "Sigmoid": values.unary(("sigmoid", 0.0, 0.0)),
     "Slice": moves.slices,
     "Softmax": values.softmax,
@@ -190,7 +192,32 @@ def _read_node(reading: Reading, proto: onnx.NodeProto, model: onnx.ModelProto, 
     for name in used:
         if proto.op_type != "QuantizeLinear" and net.types.get(name, FLOAT) != FLOAT:
             raise refuse(proto, f"its output {name} is {_type_name(net.types[name])}, but mmrt computes in float32")
-    return READERS[proto.op_type](reading, proto)
+    return _without_constant_moves(reading, READERS[proto.op_type](reading, proto))
+
+
+def _without_constant_moves(reading: Reading, nodes: list[Node]) -> list[Node]:
+    """A reader may move a constant, such as the tensor that a ScatterND writes into: that is done here."""
+    left = []
+    for node in nodes:
+        array = reading.constants.get(node.inputs[0])
+        if node.op not in MOVES or array is None:
+            left.append(node)
+        else:
+            moved = MOVES[node.op](array, node, reading.shapes[node.output])
+            reading.constants[node.output] = np.ascontiguousarray(moved)
+    return left
+
+
+def _sliced(array: np.ndarray, node: Node, shape: Sequence[int]) -> np.ndarray:
+    places = zip(node["starts"], node["steps"], shape, strict=True)
+    return array[tuple(slice(start, start + step * count, step) for start, step, count in places)]
+
+
+MOVES: dict[str, Callable[[np.ndarray, Node, Sequence[int]], np.ndarray]] = {
+    "reshape": lambda array, node, shape: array.reshape(shape),
+    "slice": _sliced,
+    "transpose": lambda array, node, shape: array.transpose(node["perm"]),
+}
 
 
 def _names_read(node: onnx.NodeProto) -> Iterator[str]:
