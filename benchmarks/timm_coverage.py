@@ -21,6 +21,7 @@ JSON for each; families that are in the file are not done again. One line of a f
 """
 
 import argparse
+import copy
 import importlib.metadata
 import json
 import logging
@@ -136,12 +137,13 @@ def prepared(name: str) -> tuple[nn.Module, np.ndarray]:
         images = noise(IMAGES, channels_of(name), size, 1)
         try:
             made = lively(name, size)
-            answers = made(torch.from_numpy(images))
+            tried = copy.deepcopy(made)  # some keep tensors of their last pass
+            answers = tried(torch.from_numpy(images))
         except Exception as err:  # the model's own code: it does not take images of this size
             last = err
             continue
         if answers.isfinite().all() and (answers - answers.mean(0)).abs().max() > DIFFERENT * answers.abs().max() and \
-                all_have_effects(made, answers):
+                all_have_effects(tried, answers):
             break
     else:
         raise ValueError(f"no size up to {SIZES[-1]} works: {last or 'its answers do not depend on image and weights'}")
@@ -159,7 +161,6 @@ def all_have_effects(model: nn.Module, answers: torch.Tensor) -> bool:
     """
     (answers * torch.randn_like(answers)).sum().backward()
     grads = [float(p.grad.abs().max()) for p in model.parameters() if p.dim() > 1 and p.grad is not None]
-    model.zero_grad()
     return min(grads) > ROUNDED * max(grads)
 
 
