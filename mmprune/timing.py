@@ -139,7 +139,7 @@ def time_files(setting: Setting, files: Sequence[TimingFile], *, steps: bool) ->
     how = setting.measuring
     profile = PROFILES["smoke" if how.profile == "smoke" else "quick"]  # ten files of ten minutes would take two hours
     options = Options(threads=how.threads, runtimes=(MMRT,), host=setting.host, ssh_config=how.ssh_config,
-                      keep=how.keep, pin_clocks=how.pin_clocks, steps=steps, progress=setting.progress,
+                      keep=how.keep, pin_clocks=how.pin_clocks, steps=(MMRT,) * steps, progress=setting.progress,
                       note=lambda text: say_notes((text,)))
     found = measure(setting.folder, [f.artifact for f in files], setting.target, profile, options)
     newest = {m.artifact: m for m in found}  # the reference may have several parts

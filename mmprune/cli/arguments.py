@@ -111,6 +111,13 @@ def budget(words: dict[str, Any]) -> Budget:
                   mib(words["max_memory_mb"]), words["min_accuracy"], words["runtime"])
 
 
+def one_host(hosts: tuple[str, ...]) -> str | None:
+    """The host of a command that measures on one board; None for this machine. UsageError for several."""
+    if len(hosts) > 1:
+        raise click.UsageError(f"give --host once, not {len(hosts)} times")
+    return hosts[0] if hosts else None
+
+
 def hosts_and_targets(target: str | None, fleet: Path | None, hosts: tuple[str, ...]) -> list[tuple[str | None, str]]:
     """The (host, target) pairs of `bench`, from --target and --host or from --fleet. UsageError without either."""
     from targets.fleet import read_fleet

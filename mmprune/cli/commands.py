@@ -185,6 +185,40 @@ def report(family: Path) -> None:
     _report(family)
 
 
+@cli.command(epilog="Example: mmprune why mmprune-out max --target x86")
+@click.argument("family", type=OUT)
+@click.argument("variant")
+@click.option("--target", default="local", show_default=True, help="Device family; `mmprune targets` lists them.")
+@click.option("--runtime", "runtimes", metavar="NAME,NAME", help="Only on these runtimes. Default: all of the target.")
+@click.option("--profile", **{**PROFILE, "default": "smoke"})
+@click.option("--threads", type=click.IntRange(min=1), help="Inference threads. Default: the target's.")
+@host_options
+@click.option("--all", "every", is_flag=True, help="Show every layer, not only those that take most time.")
+@click.option("--again", is_flag=True, help="Measure again what was measured before.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@click.option("--quiet", is_flag=True, help="Print one line per stage instead of progress bars.")
+def why(family: Path, variant: str, every: bool, as_json: bool, **words: Any) -> None:
+    """Explain where the time of a variant goes, layer by layer on each runtime, and why zeros save time or not.
+
+    VARIANT is a strategy's name, such as max, or a variant's id. It is measured beside the dense model, with the
+    settings of `bench`; every step is timed by the runtime's own profile. What was found is added to why.jsonl in the
+    family's folder.
+    """
+    from mmprune.handles import Family
+    from mmprune.why.explain import Asked, explain
+    from mmprune.why.show import why_json, why_text
+
+    host = arguments.one_host(words["hosts"])
+    try:
+        chosen = Family(family)[variant].variant
+    except KeyError as err:
+        raise click.UsageError(str(err.args[0])) from err
+    how = arguments.measuring(words, again=words["again"])
+    with bars(words["quiet"]) as progress:
+        found = explain(Asked(family, chosen, words["target"], host, how), progress)
+    click.echo(why_json(found) if as_json else why_text(found, every))
+
+
 @cli.command(epilog="Example: mmprune strategies --model resnet18 --num-classes 10 --img-size 64")
 @model_options
 @click.option("--pattern", **one_of("pattern", *PATTERNS), default="unstructured", show_default=True,
