@@ -103,9 +103,15 @@ def make_table(setting: Setting) -> Table:
     rows = [(sparsity, m, seconds_by_layer(m.steps, step_medians_s(m), file.nodes))
             for sparsity, m, file in zip(SPARSITIES, found, files, strict=True)]
     table = measured_table(rows, setting.layers, (setting.precision, setting.pattern))
-    name = f"table-{table.device}-{setting.precision}-{setting.pattern.replace(':', '')}.json"
-    folder.write_json(setting.folder / name, asdict(table))
+    write_table(setting.folder, table)
     return table
+
+
+def write_table(where: Path, table: Table) -> Path:
+    """Store a measured table; one for each device, precision and pattern."""
+    path = where / f"table-{table.device}-{table.precision}-{table.pattern.replace(':', '')}.json"
+    folder.write_json(path, asdict(table))
+    return path
 
 
 def why_unmeasurable(setting: Setting) -> str:

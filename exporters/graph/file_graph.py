@@ -62,7 +62,7 @@ def onnx_file_graph(model: onnx.ModelProto, layers: Collection[str]) -> FileGrap
     nodes = [FileNode(n.name or n.output[0], n.op_type, tuple(n.input), tuple(n.output)) for n in graph.node]
     held = {i.name: torch.from_numpy(numpy_helper.to_array(i).copy()) for i in graph.initializer
             if layer_of(i.name) in layers}
-    turned = _turned(graph)
+    turned = across(graph)
     weights = {}
     for name, array in held.items():
         rows = array.T if name in turned and array.ndim == MATRIX else array
@@ -70,8 +70,8 @@ def onnx_file_graph(model: onnx.ModelProto, layers: Collection[str]) -> FileGrap
     return FileGraph(tuple(nodes), _products(nodes, set(held)), _by_layer(weights))
 
 
-def _turned(graph: onnx.GraphProto) -> set[str]:
-    """The constants that are (in, out), also behind a DequantizeLinear."""
+def across(graph: onnx.GraphProto) -> set[str]:
+    """The names of constants that are (in, out) and not (out, in), also behind a DequantizeLinear."""
     source = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "DequantizeLinear"}
     across = [n for n in graph.node if n.op_type == "MatMul" or (n.op_type == "Gemm" and not attribute(n, "transB", 0))]
     return {source.get(n.input[1], n.input[1]) for n in across}

@@ -35,9 +35,9 @@ def sentence(row: Why) -> str:
     """Where the time of a file goes, in one sentence."""
     timed = [layer for layer in row.layers if layer.seconds]
     shares = [f"{_share(sum(x.seconds or 0 for x in some), row)} % of the time goes into {len(some)} "
-              f"layer{'s' * (len(some) > 1)} that {said}"
-              for some, said in (([x for x in timed if not x.skips], "skip no zeros"),
-                                 ([x for x in timed if x.skips], "skip zeros")) if some]
+              f"{'layers that skip' if len(some) > 1 else 'layer that skips'} {said}"
+              for some, said in (([x for x in timed if not x.skips], "no zeros"),
+                                 ([x for x in timed if x.skips], "zeros")) if some]
     rest = row.latency_s - sum(x.seconds or 0 for x in timed)
     shares.append(f"{_share(rest, row)} % into other steps")
     against = "" if row.dense_latency_s is None else f" ({row.latency_s / row.dense_latency_s:.2f} of the dense model)"
