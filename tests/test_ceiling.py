@@ -80,21 +80,31 @@ FOUND = Ceiling("net", "x86", "f" * 16, "A cpu", 1,
 def test_the_answer_is_yes_with_the_first_sparsity_that_gains_and_the_most():
     said = answer(FOUND)
     assert said.startswith("Yes, from 80% zeros on: net on x86 is up to 2.50 times as fast (2.44 to 2.56) as the "
-                           "fastest dense file (openvino int8, 20.0 ms), with int8 block-1x4 at 90%: 8.000 ms.")
+                           "fastest dense file of the other runtimes (openvino int8, 20.0 ms), with int8 block-1x4 at "
+                           "90%: 8.000 ms.")
     assert said.endswith("The first that is faster is int8 block-1x4 at 80%: 1.67 times.")
 
 
 def test_the_answer_is_no_where_nothing_is_faster_than_the_fastest_dense_file():
     slow = replace(FOUND, masked=(masked("unstructured", 0.9, 30, verdict="slower"),
                                   masked("unstructured", 0.95, 19.9, verdict="no difference")))
-    assert answer(slow).startswith("No: no pattern makes net faster on x86 than the fastest dense file (openvino int8, "
-                                   "20.0 ms); the best, fp32 unstructured at 95%, takes 19.9 ms, 1.01 times as fast")
+    assert answer(slow).startswith("No: no pattern makes net faster on x86 than the fastest dense file of the other "
+                                   "runtimes (openvino int8, 20.0 ms); the best, fp32 unstructured at 95%, takes 19.9 "
+                                   "ms, 1.01 times as fast")
+
+
+def test_mmrts_own_dense_file_is_named_where_it_is_the_faster_one():
+    own = replace(FOUND, dense=(DenseTime("mmrt", "int8", 0.015), *FOUND.dense))
+    assert answer(own).endswith("mmrt's own dense file takes 15.0 ms already.") and own.rival.runtime == "openvino"
 
 
 def test_text_fits_80_columns_and_every_pattern_and_strategy_is_in_it(tmp_path):
+    wide = replace(FOUND, masked=tuple(masked(p, s, 100.25, kind) for kind in ("fp32", "int8") for p in ZEROS
+                                       for s in (0.5, 0.7, 0.8, 0.9, 0.95)))
+    assert max(map(len, ceiling_text(wide).splitlines())) <= 80
     text = ceiling_text(FOUND)
     assert max(map(len, text.splitlines())) <= 80 and text.startswith("Yes, from")
-    assert "16.0 (1.25)" in text and "8.000 (2.50)" in text and "8 more layers" in text
+    assert "16.0 1.25x" in text and "8.000 2.50x" in text and "8 more layers" in text
     assert any(line.split() == ["max", "30.0", "11.0"] for line in text.splitlines())
     path = draw_ceiling(FOUND, tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000

@@ -14,6 +14,7 @@ from mmprune.why.explain import explained, step_cost_s
 from mmprune.why.reasons import Facts, reason
 from mmprune.why.record import append_why, read_why
 from mmprune.why.show import main_reason, why_json, why_text
+from mmprune.why.tensorrt import explained_in_tensorrt
 
 
 def told(kind="conv", sparsity=0.9, work=(1.0, 0.6), runtime="mmrt", **more):
@@ -156,6 +157,13 @@ def test_text_fits_80_columns_and_leads_with_the_answer(family):
     assert [row["runtime"] for row in json.loads(why_json(rows))] == ["mmrt", "onnxruntime"]
 
 
+def test_a_busy_machine_is_named(family):
+    m = replace(measured(family[3], 0.010, (0.004, 0.001, 0.003)), waited_s=(0.05,) * 10, waits=(9,) * 10)
+    (row,) = asked(family, m)
+    assert "took the CPU in all 10 rounds" in row.notes[0]
+    assert "note: other programs took the CPU in all 10 rounds" in why_text([row], every=True)
+
+
 def test_the_newest_record_of_a_file_counts(family):
     root = family[0]
     assert read_why(root) == []
@@ -175,6 +183,39 @@ def test_a_mmrt_file_without_its_onnx_file_is_refused(family):
     lone = replace(sparse, id="max-0001/mmrt-int8", format="mmrt", precision="int8")
     with pytest.raises(RuntimeError, match="made from an ONNX file that is no longer here"):
         explained(manifest, [lone], [lone], root, [measured(lone, 0.01, (0.004, 0.001, 0.003))])
+
+
+WIDE = (("fits", (256, 256)), ("narrow", (64, 64)), ("odd", (12, 64)), ("dense", (256, 256)))  # (outputs, inputs)
+
+
+def test_tensorrt_is_explained_from_the_file_and_what_the_board_said(tmp_path):
+    """Of four layers three are 2:4; of these one has too few outputs, and 12 is no multiple of 8."""
+    layers = tuple(Layer(f"{name}.weight", "linear", i / 3, shape, 1) for i, (name, shape) in enumerate(WIDE))
+    manifest = Manifest("mmprune build", Spec(RECIPE, ("magnitude",), "2:4", 0), SOURCE, ImageCounts(8, 1, 1), "e" * 64,
+                        layers, {}, {}, "dense-0001", (Task("max-0001", "magnitude", "max"),))
+    nodes = [helper.make_node("MatMul", [f"x{i}", x.name], [f"y{i}"], x.name) for i, x in enumerate(layers)]
+    constants = [helper.make_tensor(x.name, TensorProto.FLOAT, x.shape[::-1],
+                                    [float(x.name.startswith("dense") or i // x.shape[0] % 4 < 2)
+                                     for i in range(x.params)]) for x in layers]
+    ports = [[helper.make_tensor_value_info(f"{p}{i}", TensorProto.FLOAT, None) for i in range(4)] for p in "xy"]
+    model = helper.make_model(helper.make_graph(nodes, "g", *ports, constants))
+    artifact = made_artifact(tmp_path, made_variant(tmp_path, "max", 0.9, 0.5), "tensorrt", model.SerializeToString())
+    m = made_measurement(artifact, 0.010, "tensorrt")
+    for chosen, fits in (("2, 1", "2:4 eligible, a sparse tactic is likely"),
+                         ("0, 0", "2:4 eligible, dense tactic picked: TensorRT measured it to be faster")):
+        settings = {"eligible layers": "2, 2", "chosen layers": chosen, "sparse kernels": chosen}
+        folder.append_measurement(tmp_path, replace(m, settings=settings))
+        (row,) = explained_in_tensorrt(tmp_path, manifest, "max-0001", [artifact])
+        assert [x.why for x in row.layers[2:]] == [
+            "2:4, but no sparse kernel takes its shape: 64 inputs and 12 outputs are not multiples of 16 and 8",
+            "not 2:4: some groups of four weights have more than two that are not zero"]
+        assert row.layers[0].why == fits and row.layers[3].helps == "--pattern 2:4"
+        narrow = row.layers[1].why
+        assert narrow == fits if chosen == "0, 0" else "sums over 64, 64 outputs: below 256" in narrow
+        text = why_text([row], every=True)
+        assert max(map(len, text.splitlines())) <= 80
+        assert f"found 2, 2 layers eligible and chose sparse tactics for {chosen}" in " ".join(text.split())
+    assert explained_in_tensorrt(tmp_path, manifest, "max-0001", []) == []
 
 
 def test_onnx_is_what_the_fixture_says(family):

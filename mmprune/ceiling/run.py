@@ -31,6 +31,7 @@ from mmprune.progress import Progress, quiet, say_notes
 from mmprune.ranges import find_bounds
 from mmprune.recipes import RECIPES
 from mmprune.records import Layer, Manifest, Measurement, Variant
+from mmprune.results.disturbed import disturbed_rounds
 from mmprune.results.speedup import compare
 from mmprune.timing import MMRT, write_table
 from targets.jobs import Profile
@@ -180,7 +181,7 @@ def _ceiling(options: CeilingOptions, manifest: Manifest, timed: Sequence[tuple[
              notes: Sequence[str]) -> Ceiling:
     bounds = find_bounds(manifest.layers)
     dense = sorted(((c, m) for c, m in timed if not c.pattern), key=lambda row: median_s(row[1]))
-    rival = dense[0][1]
+    rival = next((m for case, m in dense if not case.is_mmrt), dense[0][1])
     masked = tuple(_masked(case, m, rival, manifest.layers) for case, m in timed if case.pattern)
     tables = {kind: _table(timed, manifest.layers, kind) for kind in WHOLE}
     best = min(masked, key=lambda m: m.seconds)
@@ -190,6 +191,9 @@ def _ceiling(options: CeilingOptions, manifest: Manifest, timed: Sequence[tuple[
                   for name, sparsity in manifest.strategies.items()}
     layers = tuple(LayerCeiling(x.name, x.kind, x.macs, bounds[x.name].high <= 0, shown.layers[x.name])
                    for x in manifest.layers)
+    if busy := sum(all(disturbed_rounds(m)) for _, m in timed):
+        notes = [*notes, f"other programs took the CPU in all rounds of {busy} of {len(timed)} files: measure again "
+                         "when the machine is idle"]
     return Ceiling(options.source.model or "the embedded model", options.target, rival.device.fingerprint,
                    rival.device.cpu, rival.threads,
                    tuple(DenseTime(m.runtime, c.precision, median_s(m)) for c, m in dense), masked, shown.sparsities,

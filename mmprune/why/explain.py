@@ -17,6 +17,7 @@ from mmprune.records import Artifact, Layer, Manifest, Measurement, Range, Step,
 from mmprune.results.disturbed import disturbed_rounds
 from mmprune.why.reasons import Facts, no_faster, reason
 from mmprune.why.record import LayerWhy, OtherSteps, Why, append_why
+from mmprune.why.tensorrt import TENSORRT, explained_in_tensorrt
 from targets.jobs import profile_named
 from targets.measure import MeasureError, Options, measure
 from targets.on_device.profiles import PROFILERS
@@ -46,6 +47,8 @@ def explain(asked: Asked, progress: Progress = quiet) -> list[Why]:
     """
     check_runtimes(asked.how.runtimes, [asked.target])
     manifest, files = folder.read_manifest(asked.root), folder.read_artifacts(asked.root)
+    if TENSORRT in targets.load(asked.target).runtimes:
+        return _in_tensorrt(asked, manifest, files)
     timed = [a for a in files if a.variant in (asked.variant.id, manifest.dense) and a.format in _timed(asked.target)]
     mine = {(a.format, a.precision) for a in timed if a.variant == asked.variant.id}
     if not mine:
@@ -54,6 +57,15 @@ def explain(asked: Asked, progress: Progress = quiet) -> list[Why]:
     for artifact in timed:
         folder.check_files(asked.root, artifact)
     found = explained(manifest, timed, files, asked.root, _measured(asked, timed, progress))
+    append_why(asked.root, found)
+    return found
+
+
+def _in_tensorrt(asked: Asked, manifest: Manifest, files: Sequence[Artifact]) -> list[Why]:
+    found = explained_in_tensorrt(asked.root, manifest, asked.variant.id, files)
+    if not found:
+        raise MeasureError(f"no board has measured a TensorRT file of {asked.variant.id} yet: `mmprune bench "
+                           f"{asked.root} --target {asked.target} --host user@board`, or import a bundle's results")
     append_why(asked.root, found)
     return found
 
@@ -151,6 +163,11 @@ def step_cost_s(m: Measurement, steps_s: Sequence[float], latency_s: float) -> f
     return min(*steps_s, longer / len(steps_s))
 
 
+def busy_note(m: Measurement) -> str:
+    return (f"other programs took the CPU in all {len(m.latencies_s)} rounds: the latency is theirs, too; measure "
+            "again (--again) when the machine is idle")
+
+
 def profiled_s(m: Measurement) -> float:
     """The median inference while steps are timed, over the same rounds as the latency."""
     out = disturbed_rounds(m)
@@ -164,7 +181,7 @@ def _why(manifest: Manifest, own: _Seen, dense: _Seen | None) -> Why:
     others = tuple(sorted((OtherSteps(op, len(s), sum(s), None if dense is None else sum(dense.others_s.get(op, ())))
                            for op, s in own.others_s.items()), key=lambda other: -other.seconds))
     unseen = own.latency_s - own.total_s
-    notes = []
+    notes = [busy_note(m)] if all(disturbed_rounds(m)) else []
     if abs(unseen) > ADDS_UP * own.latency_s:
         notes.append(f"the steps add up to {own.total_s / own.latency_s:.0%} of the latency")
     strategy = next((task.strategy for task in manifest.tasks if task.id == a.variant), a.variant)

@@ -34,13 +34,16 @@ def why_text(found: Sequence[Why], every: bool) -> str:
 def sentence(row: Why) -> str:
     """Where the time of a file goes, in one sentence."""
     timed = [layer for layer in row.layers if layer.seconds]
+    against = "" if row.dense_latency_s is None else f" ({row.latency_s / row.dense_latency_s:.2f} of the dense model)"
+    if not timed:
+        notes = "; ".join(row.notes)
+        return f"{_ms(row.latency_s)} ms{against}; {row.runtime} tells no time of single layers. {notes}."
     shares = [f"{_share(sum(x.seconds or 0 for x in some), row)} % of the time goes into {len(some)} "
               f"{'layers that skip' if len(some) > 1 else 'layer that skips'} {said}"
               for some, said in (([x for x in timed if not x.skips], "no zeros"),
                                  ([x for x in timed if x.skips], "zeros")) if some]
     rest = row.latency_s - sum(x.seconds or 0 for x in timed)
     shares.append(f"{_share(rest, row)} % into other steps")
-    against = "" if row.dense_latency_s is None else f" ({row.latency_s / row.dense_latency_s:.2f} of the dense model)"
     return f"{_ms(row.latency_s)} ms{against}; {', '.join(shares)}."
 
 
@@ -72,8 +75,11 @@ def _table(row: Why, every: bool) -> str:
               for other in others[:NAMED]]
     if more := others[NAMED:]:
         lines.append(_row(f"other: {len(more)} more kinds", sum(x.seconds for x in more), row, None))
-    lines.append(_row("between the steps", row.unseen_s, row, None))
-    return "\n".join([_wrapped(f"{_file(row)}: {sentence(row)}"), "", HEAD, *lines, *_legend(reasons), *_sums(row)])
+    is_timed = any(x.seconds for x in row.layers)
+    if is_timed:
+        lines.append(_row("between the steps", row.unseen_s, row, None))
+    sums = _sums(row) if is_timed else []
+    return "\n".join([_wrapped(f"{_file(row)}: {sentence(row)}"), "", HEAD, *lines, *_legend(reasons), *sums])
 
 
 def _letter(layer: LayerWhy, reasons: dict[tuple[str, str], str]) -> str:
@@ -108,7 +114,7 @@ def _sums(row: Why) -> list[str]:
     if row.step_cost_s:
         said += (f" Timing takes {row.step_cost_s * 1e6:.1f} us within each step, as the cheapest one shows; that is "
                  "taken off.")
-    return [_wrapped(said)]
+    return [_wrapped(said), *(_wrapped(f"note: {note}") for note in row.notes)]
 
 
 def _file(row: Why) -> str:
