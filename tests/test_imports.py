@@ -161,6 +161,9 @@ MISTYPED = [  # a command, and the name that it should have had
     (["bundle", "FAMILY", "--target", "pi-4"], "raspberry-pi-4"),
     (["bundle", "FAMILY", "--target", "jetson-orin", "--jetpack", "7.20"], "7.2"),
     (["choose", "FAMILY", "--runtime", "onnxruntme"], "onnxruntime"),
+    (["why", "FAMILY", "dens"], "dense"), (["why", "FAMILY", "dense", "--target", "x68"], "x86"),
+    (["why", "FAMILY", "dense", "--target", "x86", "--runtime", "onnxruntme"], "onnxruntime"),
+    (["ceiling", "--target", "x68"], "x86"),
     (["runtime", "build", "--target", "x86-avx"], "x86-avx2"),
 ]
 

@@ -205,16 +205,19 @@ def why(family: Path, variant: str, every: bool, as_json: bool, **words: Any) ->
     settings of `bench`; every step is timed by the runtime's own profile. What was found is added to why.jsonl in the
     family's folder.
     """
+    from mmprune.boards import check_runtimes
     from mmprune.handles import Family
-    from mmprune.why.explain import Asked, explain
-    from mmprune.why.show import why_json, why_text
 
-    host = arguments.one_host(words["hosts"])
+    host, how = arguments.one_host(words["hosts"]), arguments.measuring(words, again=words["again"])
     try:
         chosen = Family(family)[variant].variant
     except KeyError as err:
         raise click.UsageError(str(err.args[0])) from err
-    how = arguments.measuring(words, again=words["again"])
+    check_runtimes(how.runtimes, [words["target"]])
+    say_loading("torch and the runtimes")
+    from mmprune.why.explain import Asked, explain
+    from mmprune.why.show import why_json, why_text
+
     with bars(words["quiet"]) as progress:
         found = explain(Asked(family, chosen, words["target"], host, how), progress)
     click.echo(why_json(found) if as_json else why_text(found, every))
@@ -237,6 +240,10 @@ def ceiling(target: str, sparsities: tuple[float, ...], out: Path, as_json: bool
     The model gets random masks of every pattern at several sparsities and is timed beside the dense model on every
     runtime, fp32 and int8: whether it is worth it, per layer and in total, in minutes. No data is needed.
     """
+    from targets import load
+
+    load(target)
+    say_loading("torch and the runtimes")
     from mmprune.ceiling.plot import draw_ceiling
     from mmprune.ceiling.run import CeilingOptions, find_ceiling
     from mmprune.ceiling.show import ceiling_json, ceiling_text

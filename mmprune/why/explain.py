@@ -10,7 +10,7 @@ import targets
 from exporters.graph.file_graph import FileGraph, read_file_graph
 from exporters.step_layers import layers_of_steps
 from mmprune import folder
-from mmprune.boards import Measuring, check_runtimes
+from mmprune.boards import Measuring
 from mmprune.budget.table import median_s, step_medians_s
 from mmprune.progress import Progress, quiet, say_notes
 from mmprune.records import Artifact, Layer, Manifest, Measurement, Range, Step, Variant
@@ -45,8 +45,9 @@ def explain(asked: Asked, progress: Progress = quiet) -> list[Why]:
     A complete session of the same files, device and commit is used again, unless how.again is set. MeasureError if
     nothing can be measured, as in targets.measure.
     """
-    check_runtimes(asked.how.runtimes, [asked.target])
     manifest, files = folder.read_manifest(asked.root), folder.read_artifacts(asked.root)
+    if asked.variant.id == manifest.dense:
+        raise ValueError(f"{asked.variant.strategy} is what the others are explained beside: name another variant")
     if TENSORRT in targets.load(asked.target).runtimes:
         return _in_tensorrt(asked, manifest, files)
     timed = [a for a in files if a.variant in (asked.variant.id, manifest.dense) and a.format in _timed(asked.target)]
