@@ -6,6 +6,8 @@
                              variant.json (written last: it marks the variant as done), weights.safetensors,
                              the files of each artifact and its <format>-<precision>.json (written last)
     budget/                  plan.json, and the files and measurements that it was found with
+    why.jsonl                one record (mmprune/why/record.py) per line for each file and runtime that was explained;
+                             its measurements, whose steps were timed, are in why/
     measurements.jsonl       one Measurement per line, append-only
     golden.npy               a few test images
     report.html, report.md, front.png

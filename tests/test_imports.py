@@ -18,7 +18,8 @@ ALLOWED = {  # package: which of ours it may import
     "targets": {"targets", "mmprune"},
 }
 # the whole way, from Python and from the command line
-OUTWARD = {f"mmprune/{name}.py" for name in ("__init__", "workflow", "handles", "from_python", "boards", "timing")}
+OUTWARD = {f"mmprune/{name}.py" for name in ("__init__", "workflow", "handles", "from_python", "boards", "timing",
+                                         "why/explain", "why/tensorrt", "ceiling/run")}
 OURS = {*ALLOWED, "benchmarks"}
 ON_DEVICE = ROOT / "targets" / "on_device"
 LEAVES = {"runtimes", "jetpacks"}  # of on_device: what exporters may import, too; they import nothing of ours
@@ -161,6 +162,9 @@ MISTYPED = [  # a command, and the name that it should have had
     (["bundle", "FAMILY", "--target", "pi-4"], "raspberry-pi-4"),
     (["bundle", "FAMILY", "--target", "jetson-orin", "--jetpack", "7.20"], "7.2"),
     (["choose", "FAMILY", "--runtime", "onnxruntme"], "onnxruntime"),
+    (["why", "FAMILY", "dens"], "dense"), (["why", "FAMILY", "dense", "--target", "x68"], "x86"),
+    (["why", "FAMILY", "dense", "--target", "x86", "--runtime", "onnxruntme"], "onnxruntime"),
+    (["ceiling", "--target", "x68"], "x86"),
     (["runtime", "build", "--target", "x86-avx"], "x86-avx2"),
 ]
 

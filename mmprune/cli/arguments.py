@@ -113,6 +113,13 @@ def budget(words: dict[str, Any]) -> Budget:
                   None if drop is None else drop / 100, words["prefer"], energy and energy / 1e3)
 
 
+def one_host(hosts: tuple[str, ...]) -> str | None:
+    """The host of a command that measures on one board; None for this machine. UsageError for several."""
+    if len(hosts) > 1:
+        raise click.UsageError(f"give --host once, not {len(hosts)} times")
+    return hosts[0] if hosts else None
+
+
 def hosts_and_targets(target: str | None, fleet: Path | None, hosts: tuple[str, ...]) -> list[tuple[str | None, str]]:
     """The (host, target) pairs of `bench`, from --target and --host or from --fleet. UsageError without either."""
     from targets.fleet import read_fleet

@@ -17,6 +17,7 @@ from mmprune.cli.options import (
     PROFILE,
     budget_options,
     build_options,
+    fractions,
     host_options,
     jetpack_option,
     model_options,
@@ -294,6 +295,77 @@ def gate(budget: Path, family: Path, junit: Path | None, markdown: Path | None, 
         markdown.write_text(gate_files.markdown(outcomes), encoding="utf-8")
     if not passes(outcomes, strict):
         sys.exit(1)
+
+
+@cli.command(epilog="Example: mmprune why mmprune-out max --target x86")
+@click.argument("family", type=OUT)
+@click.argument("variant")
+@click.option("--target", default="local", show_default=True, help="Device family; `mmprune targets` lists them.")
+@click.option("--runtime", "runtimes", metavar="NAME,NAME", help="Only on these runtimes. Default: all of the target.")
+@click.option("--profile", **{**PROFILE, "default": "smoke"})
+@click.option("--threads", type=click.IntRange(min=1), help="Inference threads. Default: the target's.")
+@host_options
+@click.option("--all", "every", is_flag=True, help="Show every layer, not only those that take most time.")
+@click.option("--again", is_flag=True, help="Measure again what was measured before.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@click.option("--quiet", is_flag=True, help="Print one line per stage instead of progress bars.")
+def why(family: Path, variant: str, every: bool, as_json: bool, **words: Any) -> None:
+    """Explain where the time of a variant goes, layer by layer on each runtime, and why zeros save time or not.
+
+    VARIANT is a strategy's name, such as max, or a variant's id. It is measured beside the dense model, with the
+    settings of `bench`; every step is timed by the runtime's own profile. What was found is added to why.jsonl in the
+    family's folder.
+    """
+    from mmprune.boards import check_runtimes
+    from mmprune.handles import Family
+
+    host, how = arguments.one_host(words["hosts"]), arguments.measuring(words, again=words["again"])
+    try:
+        chosen = Family(family)[variant].variant
+    except KeyError as err:
+        raise click.UsageError(str(err.args[0])) from err
+    check_runtimes(how.runtimes, [words["target"]])
+    say_loading("torch and the runtimes")
+    from mmprune.why.explain import Asked, explain
+    from mmprune.why.show import why_json, why_text
+
+    with bars(words["quiet"]) as progress:
+        found = explain(Asked(family, chosen, words["target"], host, how), progress)
+    click.echo(why_json(found) if as_json else why_text(found, every))
+
+
+@cli.command(epilog="Example: mmprune ceiling --model resnet50 --target x86")
+@click.option("--target", default="local", show_default=True, help="Device family; `mmprune targets` lists them.")
+@model_options
+@click.option("--sparsities", metavar="X,X", default="0.5,0.7,0.8,0.9,0.95", show_default=True, callback=fractions,
+              help="Sparsities of the random masks.")
+@click.option("--threads", type=click.IntRange(min=1), help="Inference threads. Default: the target's.")
+@host_options
+@click.option("--out", type=OUT, default=Path("mmprune-ceiling"), show_default=True,
+              help="Folder for ceiling.json, ceiling.png and the latency tables.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@click.option("--quiet", is_flag=True, help="Print one line per stage instead of progress bars.")
+def ceiling(target: str, sparsities: tuple[float, ...], out: Path, as_json: bool, **words: Any) -> None:
+    """Measure the most that sparsity can give a model on a device, before anything is trained.
+
+    The model gets random masks of every pattern at several sparsities and is timed beside the dense model on every
+    runtime, fp32 and int8: whether it is worth it, per layer and in total, in minutes. No data is needed.
+    """
+    from targets import load
+
+    load(target)
+    say_loading("torch and the runtimes")
+    from mmprune.ceiling.plot import draw_ceiling
+    from mmprune.ceiling.run import CeilingOptions, find_ceiling
+    from mmprune.ceiling.show import ceiling_json, ceiling_text
+
+    how = arguments.measuring({**words, "profile": "smoke"}, again=True)
+    options = CeilingOptions(target, arguments.named(words), out, arguments.one_host(words["hosts"]), sparsities, how,
+                             arguments.names(words["strategies"]), words["ranges"], words["total_sparsity"])
+    with bars(words["quiet"]) as progress:
+        found = find_ceiling(options, progress)
+    click.echo(ceiling_json(found) if as_json else ceiling_text(found))
+    click.echo(f"\nplot:   {draw_ceiling(found, out)}\ntables: {', '.join(found.tables)} in {out}", err=as_json)
 
 
 @cli.command(epilog="Example: mmprune strategies --model resnet18 --num-classes 10 --img-size 64")

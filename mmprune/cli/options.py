@@ -66,6 +66,11 @@ def fraction(_context: click.Context, _param: click.Parameter, text: str | None)
     return value
 
 
+def fractions(context: click.Context, param: click.Parameter, text: str) -> tuple[float, ...]:
+    """Callback: fractions with commas between, each as `fraction` reads it, in rising order."""
+    return tuple(sorted({value for part in text.split(",") if (value := fraction(context, param, part)) is not None}))
+
+
 def _length(profile: Profile) -> str:
     samples = "" if profile.samples is None else f"{profile.samples:,} inferences or "
     return f"{profile.name} {samples}{profile.seconds:g} s"
