@@ -1,7 +1,7 @@
 """report.html in a browser: it opens without a network, draws every front, and chooses as `mmprune choose` does."""
 
+import json
 import random
-import re
 import shlex
 from dataclasses import replace
 
@@ -14,9 +14,10 @@ from many_boards import BOARDS, many_boards
 from mmprune import folder
 from mmprune.cli.commands import cli
 from mmprune.results.boards import read_boards
+from mmprune.results.goals import GOALS
 from mmprune.results.page import write_page
 from mmprune.results.page_data import COSTS
-from mmprune.results.points import pareto, read_points
+from mmprune.results.points import pareto
 
 pytestmark = pytest.mark.slow  # a browser starts for it
 MIB = 2**20
@@ -58,57 +59,62 @@ def see_fronts(page):
 def chosen_by_command(family, monkeypatch, words):
     """What the command that the page printed says: {"winner", "runner-up", "nearest miss": "file with runtime"}."""
     monkeypatch.chdir(family.parent)
-    done = CliRunner().invoke(cli, shlex.split(words)[1:])
-    assert done.exit_code in (0, 1) and "Usage" not in done.output, done.output
-    first = re.match(r"(.+) with (\S+): [\d.]+% accurate", done.stdout)
-    said = {"winner": f"{first[1]} with {first[2]}" if first else None}
-    for name in ("runner-up", "nearest miss"):
-        found = re.search(rf"^{name}: (.+ with [^,]+),", done.stdout, re.MULTILINE)
-        said[name] = found and found[1]
-    return said
+    done = CliRunner().invoke(cli, [*shlex.split(words)[1:], "--json"])
+    assert done.exit_code in (0, 1) and done.stdout, done.output
+    said = json.loads(done.stdout)
+    first = {"winner": [said["winner"]], "runner-up": said["others"][:1], "nearest miss": said["misses"][:1]}
+    return {name: next((f"{p['artifact']} with {p['runtime']}" for p in found if p), None)
+            for name, found in first.items()}
 
 
-def chosen_by_page(report):
-    """The same of the page, for the board that was measured last, and the command that it prints."""
-    return report.page.evaluate("""() => {
-      const board = FAMILY.boards[0], choice = VIEW.choices.get(board);
+def chosen_by_page(report, number=0):
+    """The same of the page, for the board of that number, and the command that it prints."""
+    return report.page.evaluate("""number => {
+      const board = FAMILY.boards[number], choice = VIEW.choices.get(board);
+      const shown = document.querySelectorAll("#chosen > div")[number];
       const named = i => i === null ? null : `${board.points[i].file} with ${board.points[i].runtime}`;
       return {winner: named(choice.winner), "runner-up": named(choice.runnerUp),
               "nearest miss": choice.miss && named(choice.miss.index),
-              command: document.querySelector("#chosen code").textContent,
-              row: [...document.querySelectorAll("tr.winner[data-board='0']")].map(
+              command: shown.querySelector("code").textContent,
+              row: [...document.querySelectorAll(`tr.winner[data-board='${number}']`)].map(
                 r => `${r.dataset.file} with ${r.dataset.runtime}`)[0] ?? null,
-              star: document.querySelector("#chosen > div").querySelector(".won")?.textContent ?? null}
-    }""")
+              star: shown.querySelector(".won")?.textContent ?? null}
+    }""", number)
 
 
-def random_budgets(points, count):
-    """Limits as a user types them; some are exactly a file's own cost, some nothing fits."""
+def random_budgets(boards, count):
+    """A board, limits as a user types them, and what is selected; some limits are a file's cost, some none keeps."""
     drawn = random.Random(7)
     for _ in range(count):
-        p, near = drawn.choice(points), drawn.choice([1.0, drawn.uniform(0.3, 1.6)])
-        q = drawn.choice([50, 90, 99])
-        every = {"latency": (p.latency_s(q) or p.p50_s) * 1e3 * near, "size": p.download_bytes / MIB * near,
-                 "memory": p.peak_bytes / MIB * near, "accuracy": round(p.accuracy * 100 * drawn.choice([1, 0.99]), 3)}
-        typed = {name: every[name] for name in drawn.sample(sorted(every), drawn.randrange(1, 4))}
-        yield typed, q, drawn.choice(["", "", "onnxruntime", "openvino"])
+        number = drawn.randrange(len(boards))
+        p, near = drawn.choice(boards[number].points), drawn.choice([1.0, drawn.uniform(0.3, 1.6)])
+        q = drawn.choice(["", 50, 90, 99])
+        every = {"latency": (p.latency_s(q or 90) or p.p50_s) * 1e3 * near, "size": p.download_bytes / MIB * near,
+                 "memory": p.peak_bytes / MIB * near, "accuracy": round(p.accuracy * 100 * drawn.choice([1, 0.99]), 3),
+                 "drop": drawn.choice([0, 1, round(drawn.uniform(0, 15), 1)])}
+        if p.energy_j is not None:
+            every["energy"] = p.energy_j * 1e3 * near
+        typed = {name: every[name] for name in drawn.sample(sorted(every), drawn.randrange(4))}
+        yield number, typed, {"percentile": str(q), "runtime": drawn.choice(["", "", "onnxruntime", "openvino"]),
+                              "prefer": drawn.choice(["", "", *GOALS])}
 
 
 def test_what_it_chooses_is_what_the_printed_command_chooses(report, family, monkeypatch):
-    winners, points = set(), read_points(family)
-    for typed, percentile, runtime in random_budgets(points, 20):
+    winners, boards = set(), read_boards(family)
+    for number, typed, selected in random_budgets(boards, 40):
         report.page.click("button[type=reset]")
         for name, value in typed.items():
             report.page.fill(f"input[name={name}]", repr(value))
-        report.page.select_option("select[name=percentile]", str(percentile))
-        report.page.select_option("#limits select[name=runtime]", runtime)
+        for name, value in selected.items():
+            report.page.select_option(f"#limits select[name={name}]", value)
         report.frame()
-        page = chosen_by_page(report)
+        page = chosen_by_page(report, number)
         command = page.pop("command")
-        assert ("--percentile" in command) == (percentile != 90) and ("--runtime" in command) == bool(runtime)
+        assert all((f"--{name}" in command) == bool(value) for name, value in selected.items())
+        assert ("--device" in command) == bool(number)
         assert all(repr(value) in command or f"{value:g}" in command for value in typed.values()), command
-        assert page.pop("row") == page["winner"], "the table marks the winner on the newest board"
-        named = next((f"★ {p.strategy}, {p.format} {p.precision} with {p.runtime}" for p in points
+        assert page.pop("row") == page["winner"], "the table marks the winner"
+        named = next((f"★ {p.strategy}, {p.format} {p.precision} with {p.runtime}" for p in boards[number].points
                       if f"{p.artifact} with {p.runtime}" == page["winner"]), None)
         assert page.pop("star") == named
         assert page == chosen_by_command(family, monkeypatch, command), command

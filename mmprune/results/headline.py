@@ -33,14 +33,19 @@ class Headline:
     @property
     def faster(self) -> bool:
         """Whether the sparse file is faster than every dense file, beyond the noise."""
-        ratios = [ratio for point, ratio in ((self.rival, self.of_rival), (self.own, self.of_own)) if point is not None]
-        return bool(self.sparse and ratios) and all(r is not None and r.verdict == "faster" for r in ratios)
+        dense = [point for point in (self.rival, self.own) if point is not None]
+        verdicts = [ratio.verdict for ratio in self.ratios]
+        return bool(dense) and verdicts == ["faster"] * len(dense)
 
     @property
-    def fastest_dense(self) -> tuple[Point, Ratio | None] | None:
-        """The fastest dense file of any runtime, and the sparse file's latency over its; None without a dense file."""
-        both = [(p, ratio) for p, ratio in ((self.rival, self.of_rival), (self.own, self.of_own)) if p is not None]
-        return min(both, key=lambda pair: pair[0].p50_s, default=None)
+    def ratios(self) -> tuple[Ratio, ...]:
+        """The sparse file's latency over those of the dense files that were measured side by side with it."""
+        return tuple(ratio for ratio in (self.of_rival, self.of_own) if ratio is not None)
+
+    @property
+    def busy(self) -> str:
+        """Why the machine was too busy to tell whether the sparse file is faster; "" if it was not."""
+        return next((ratio.busy for ratio in self.ratios if ratio.busy), "")
 
 
 def find_headline(root: Path, points: Sequence[Point] | None = None, session: str = "") -> Headline:
@@ -113,9 +118,8 @@ def headline_words(found: Headline) -> str:
     if found.faster:
         return f"{first.times[0].upper()}{first.times[1:]}: {named}.{rest}"
     assert first.ratio is not None
-    busy = next((row.ratio.busy for row in against if row.ratio and row.ratio.busy), "")
-    start = (f"Whether a sparse file is faster at this accuracy cannot be told: {busy}; measure again on an idle "
-             "machine" if busy else "No sparse file is faster at this accuracy")
+    start = (f"Whether a sparse file is faster at this accuracy cannot be told: {found.busy}; measure again on an idle "
+             "machine" if found.busy else "No sparse file is faster at this accuracy")
     return f"{start}. The fastest: {named}; it is {first.times}.{rest}"
 
 

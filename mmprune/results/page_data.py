@@ -12,12 +12,15 @@ import numpy as np
 from mmprune import folder
 from mmprune.records import Artifact, Layer, Manifest, Measurement, Variant
 from mmprune.results.boards import Board
+from mmprune.results.devices import place
+from mmprune.results.headline import TOLERANCE
 from mmprune.results.how_measured import conditions, device_rows, file_notes, measurement_notes, protocol
 from mmprune.results.page_headline import headline
 from mmprune.results.percentiles import samples_needed
 from mmprune.results.plot import COLOURS, device_name
-from mmprune.results.points import Point, pareto
+from mmprune.results.points import Point, dense_accuracy, pareto
 from mmprune.results.proportion import interval
+from mmprune.results.ranking import Order
 from mmprune.results.speedup import Ratio
 
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "cross")  # plotly's, each with an "-open" variant
@@ -36,14 +39,15 @@ def page_data(root: Path, boards: Sequence[Board]) -> dict[str, Any]:
     variants = {v.id: v for v in folder.read_variants(root)}
     runtimes = list(dict.fromkeys(p.runtime for board in boards for p in board.points))
     images = manifest.images.test
+    order = Order("accuracy", 50, images)
     name = root.resolve().name
     return {
         "family": shlex.quote(f"./{name}" if name.startswith("-") else name), "images": images,
-        "headline": headline(root, boards[0]), "percentiles": {str(q): samples_needed(q) for q in PERCENTILES},
-        "tie": 0.5 / images if images else 1e-9,
+        "percentiles": {str(q): samples_needed(q) for q in PERCENTILES},
+        "rule": {"tie": order.tie, "resolution": order.resolution, "drop": TOLERANCE, "dense": dense_accuracy(root)},
         "runtimes": {r: {"colour": COLOURS[i % 5], "symbol": SYMBOLS[i % 5], "word": shlex.quote(r)}
                      for i, r in enumerate(runtimes)},
-        "boards": [_board(board, artifacts) for board in boards],
+        "boards": [{**_board(board, artifacts), "headline": headline(root, board)} for board in boards],
         "files": {a.id: _file(a, variants[a.variant], images) for a in artifacts},
         "layers": {layer.name: _layer(layer) for layer in manifest.layers},
         "about": _about(manifest), "protocol": protocol().split("\n\n"),
@@ -69,7 +73,7 @@ def _board(board: Board, artifacts: Sequence[Artifact]) -> dict[str, Any]:
             fronts.setdefault(name, {})[runtime] = [points.index(p) for p in front]
     return {
         "name": device_name(session.device, points[0].threads), "emulated": board.emulated,
-        "newest": board.newest,
+        "newest": board.newest, "word": shlex.quote(place(session.device) or session.device.fingerprint),
         "date": session.started[:10], "profile": session.profile, "power_mode": session.device.power_mode,
         "device": device_rows(session), "conditions": conditions(list(board.runs.values())),
         "notes": [] if board.emulated else measurement_notes(points), "file_notes": file_notes(points, artifacts),

@@ -19,6 +19,11 @@ class Order:
     test_images: int = 0  # that accuracies are of; 0 if unknown: then only equal ones are equal
     resolution: float = RESOLUTION  # of latencies and memories, as a fraction
 
+    @property
+    def tie(self) -> float:
+        """Accuracies closer than that are equal: half a test image."""
+        return 0.5 / self.test_images if self.test_images else 1e-9
+
     def cost(self, name: str) -> Callable[[Point], float]:
         """What is to be small, for one of GOALS; infinite if it is unknown."""
         return {"accuracy": lambda p: -p.accuracy, "size": lambda p: p.download_bytes, "memory": lambda p: p.peak_bytes,
@@ -27,7 +32,7 @@ class Order:
     def equal(self, name: str, a: float, b: float) -> bool:
         """Whether two costs are equal, `a` the lower."""
         if name == "accuracy":
-            return b - a < (0.5 / self.test_images if self.test_images else 1e-9)
+            return b - a < self.tie
         return b <= a * (1 + self.resolution) if name in ("speed", "memory") else a == b
 
     @property

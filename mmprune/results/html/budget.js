@@ -3,6 +3,13 @@
 
 const STEPS = 200; // of a slider
 
+const WANTED = {
+  accuracy: "the most accurate",
+  speed: "the fastest",
+  size: "the smallest",
+  memory: "the one with the least memory",
+};
+
 /** Build the controls; `changed` is called with the budget whenever one moves. */
 function addLimits(changed) {
   const form = document.getElementById("limits"),
@@ -10,12 +17,14 @@ function addLimits(changed) {
   for (const limit of LIMITS) {
     const values = measured
       .flatMap((board) =>
-        board.points.map(
-          (_, i) => valueOf(board, i, limit.name, 90) ?? (limit.name === "latency" ? board.costs.p50[i] : null),
+        board.points.map((point, i) =>
+          limit.name === "drop"
+            ? Math.max(0, FAMILY.rule.dense - point.accuracy)
+            : (valueOf(board, i, limit.name, 90) ?? (limit.name === "latency" ? board.costs.p50[i] : null)),
         ),
       )
       .filter((value) => value !== null);
-    if (values.length)
+    if (values.length && (limit.name !== "drop" || FAMILY.rule.dense > 0))
       form.append(
         control(
           limit,
@@ -27,9 +36,14 @@ function addLimits(changed) {
   const percentile = el(
     "select",
     { name: "percentile", change: changed },
-    Object.keys(FAMILY.percentiles).map((q) =>
-      el("option", { value: q, selected: q === "90" }, q === "50" ? "50, the median" : q),
-    ),
+    el("option", { value: "" }, "90 of a limit, else the median"),
+    Object.keys(FAMILY.percentiles).map((q) => el("option", { value: q }, q === "50" ? "50, the median" : q)),
+  );
+  const prefer = el(
+    "select",
+    { name: "prefer", change: changed },
+    el("option", { value: "" }, "as the limits ask"),
+    Object.entries(WANTED).map(([name, words]) => el("option", { value: name }, words)),
   );
   const runtimes = new Set(measured.flatMap((board) => board.points.map((p) => p.runtime)));
   const runtime = el(
@@ -40,6 +54,7 @@ function addLimits(changed) {
   );
   form.append(
     el("label", {}, "Latency's percentile", percentile),
+    el("label", {}, "Take", prefer),
     el("label", {}, "Runtime", runtime),
     el("button", { type: "reset" }, "No limits"),
   );
@@ -51,7 +66,8 @@ function addLimits(changed) {
 function control(limit, values, changed) {
   const low = Math.min(...values),
     high = Math.max(...values),
-    atLeast = limit.name === "accuracy";
+    atLeast = limit.name === "accuracy",
+    ofAccuracy = OF_ACCURACY.includes(limit.name);
   const from = atLeast ? Math.max(0, low - 1) : low * 0.95,
     to = atLeast ? high : high * 1.05;
   const none = atLeast ? 0 : STEPS;
@@ -59,8 +75,8 @@ function control(limit, values, changed) {
     type: "number",
     name: limit.name,
     step: "any",
-    min: atLeast ? 0 : null,
-    max: atLeast ? 100 : null,
+    min: ofAccuracy ? 0 : null,
+    max: ofAccuracy ? 100 : null,
     placeholder: "no limit",
     inputmode: "decimal",
   });
@@ -84,38 +100,54 @@ function control(limit, values, changed) {
   return el("div", {}, el("label", {}, `${limit.label}, ${limit.unit}`, number), slider);
 }
 
-/** {typed, budget, wrong}: the limits as typed, in base units, and why a limit is none. */
+/** {typed, budget, wrong}: the limits as typed, the budget that is meant, and why a limit is none. */
 function readLimits() {
   const form = document.getElementById("limits"),
     typed = {},
     wrong = [];
-  const budget = { percentile: Number(form.elements.percentile.value), runtime: form.elements.runtime.value };
+  const { percentile, runtime, prefer } = form.elements;
+  const budget = { percentile: Number(percentile.value) || undefined, runtime: runtime.value, prefer: prefer.value };
   for (const { name, unit, label } of LIMITS) {
     const input = form.elements[name];
     if (!input) continue;
     const value = input.valueAsNumber,
-      bad = input.validity.badInput || (name === "accuracy" ? value < 0 || value > 100 : value <= 0);
+      ofAccuracy = OF_ACCURACY.includes(name),
+      bad = input.validity.badInput || (ofAccuracy ? value < 0 || value > 100 : value <= 0);
     input.setCustomValidity(bad ? "not a limit" : "");
-    if (bad) wrong.push(`${label}: ${name === "accuracy" ? "between 0 and 100" : "a number above zero"}`);
+    if (bad) wrong.push(`${label}: ${ofAccuracy ? "between 0 and 100" : "a number above zero"}`);
     else if (!Number.isNaN(value)) {
       typed[name] = value;
       budget[name] = inBaseUnits(value, unit);
     }
   }
-  return { typed, budget, wrong };
+  if (meant(budget).drop !== undefined && !FAMILY.rule.dense)
+    wrong.push("Set a limit: the accuracy of the dense model is not known");
+  return { typed, budget: meant(budget), wrong };
 }
 
 /** Show what is chosen on every measured board. */
 function showChosen({ typed, budget, wrong }, choices) {
-  const used = Object.keys(typed).length > 0 || budget.runtime !== "";
+  const used = Object.keys(typed).length > 0 || budget.runtime !== "" || budget.prefer !== "";
   document.getElementById("budget").classList.toggle("used", used);
   const boards = FAMILY.boards.filter((board) => !board.emulated);
   const chosen = wrong.length
     ? wrong.map((text) => el("p", {}, text))
-    : boards.map((board) => chosenOn(board, choices.get(board), typed, budget));
+    : [
+        el("p", { class: "hint" }, wantedText(typed, budget)),
+        ...boards.map((board) => chosenOn(board, choices.get(board), typed, budget)),
+      ];
   if (!boards.length)
     chosen.push(el("p", {}, "Nothing was measured on a device, so nothing can be chosen by its speed."));
   document.getElementById("chosen").replaceChildren(...chosen);
+}
+
+/** What the limits ask for, in words. */
+function wantedText(typed, budget) {
+  const goal = goalOf(budget),
+    by = goal === "speed" ? ` by p${rankPercentile(budget)}` : "",
+    none = budget.drop !== undefined && typed.drop === undefined;
+  const within = none ? `at most ${PER_UNIT.points * budget.drop} point below the dense model` : "within the limits";
+  return `${none ? "Without a limit" : "Wanted"}: ${WANTED[goal]}${by}, ${within}.`;
 }
 
 function chosenOn(board, choice, typed, budget) {
@@ -137,20 +169,12 @@ function chosenOn(board, choice, typed, budget) {
     );
   } else if (budget.runtime && choice.broken.every((room) => room === undefined)) {
     part.append(el("p", {}, `No file was measured with ${budget.runtime} here.`));
+    return part;
   } else part.append(el("p", {}, el("strong", {}, "Nothing fits the budget.")));
   if (choice.runnerUp !== null) part.append(line(board, choice.runnerUp, "Runner-up"));
   if (choice.miss)
     part.append(line(board, choice.miss.index, "Nearest miss", `, ${roomText(choice.miss.room, budget)}`));
-  part.append(
-    board.newest
-      ? command(chooseCommand(typed, budget.percentile, budget.runtime))
-      : el(
-          "p",
-          { class: "hint" },
-          "mmprune choose judges the session that was measured last; to choose for this board with it, ",
-          "measure here again.",
-        ),
-  );
+  part.append(command(chooseCommand(board, typed, budget)));
   return part;
 }
 
@@ -161,16 +185,18 @@ function line(board, index, words, more = "") {
 
 function roomText({ name, unit, allowed, value }, budget) {
   if (value === null && name === "energy") return "energy was not measured";
-  if (value === null) return `p${budget.percentile} needs ${FAMILY.percentiles[budget.percentile]} samples or more`;
+  const q = limitPercentile(budget);
+  if (value === null) return `p${q} needs ${FAMILY.percentiles[q]} samples or more`;
   const words = {
-    latency: `p${budget.percentile}`,
+    latency: `p${q}`,
     size: "download",
     memory: "peak memory",
     energy: "energy",
     accuracy: "accuracy",
+    drop: "accuracy",
   };
   const [mine, limit] = apart(value * PER_UNIT[unit], allowed * PER_UNIT[unit]);
-  return `${words[name]} ${mine} ${unit} ${name === "accuracy" ? "of at least" : "of"} ${limit} ${unit}`;
+  return `${words[name]} ${mine} ${unit} ${OF_ACCURACY.includes(name) ? "of at least" : "of"} ${limit} ${unit}`;
 }
 
 /** Both with as many digits as tell which of the two is larger. */

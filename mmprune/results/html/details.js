@@ -87,18 +87,16 @@ function fileRows(point, file) {
 /** The command whose choice is this file: limits at its own costs, as few as are needed; else, which file is better. */
 function deployment(board, index, percentile) {
   if (board.emulated) return [el("p", {}, "It was not measured on a device yet.")];
-  if (!board.newest)
-    return [el("p", {}, "mmprune choose judges the session that was measured last: measure here again first.")];
   const point = board.points[index],
     used = valueOf(board, index, "latency", percentile) === null ? 50 : percentile;
   const typed = {},
-    budget = { percentile: used, runtime: point.runtime };
-  let choice = choose(board, budget, FAMILY.tie);
+    budget = { percentile: used === 90 ? undefined : used, runtime: point.runtime };
+  let choice = choose(board, meant(budget));
   for (const { name, unit } of LIMITS.filter((limit) => ["latency", "size", "memory"].includes(limit.name))) {
     if (choice.winner === index) break;
     typed[name] = roundedUp(valueOf(board, index, name, used) * PER_UNIT[unit]);
     budget[name] = inBaseUnits(typed[name], unit);
-    choice = choose(board, budget, FAMILY.tie);
+    choice = choose(board, meant(budget));
   }
   if (choice.winner !== index) {
     return [
@@ -111,7 +109,7 @@ function deployment(board, index, percentile) {
     ];
   }
   return [
-    command(chooseCommand(typed, used, point.runtime, "deploy")),
+    command(chooseCommand(board, typed, budget, "deploy")),
     el("p", {}, "Then, with an image of yours:"),
     command("python deploy/infer.py IMAGE"),
   ];

@@ -54,7 +54,7 @@ function addFronts(view) {
     },
     { rootMargin: "200px" },
   );
-  FAMILY.boards.forEach((board) => {
+  FAMILY.boards.forEach((board, number) => {
     const plots = el("div", { class: "plots" });
     for (const axis of AXES) {
       const known = axis.cost === "latency" ? board.costs.p50 : board.costs[axis.cost];
@@ -69,7 +69,8 @@ function addFronts(view) {
       plots.append(place);
       seen.observe(place);
     }
-    document.getElementById("fronts").append(el("section", {}, el("h3", {}, boardTitle(board)), plots));
+    const words = number ? el("p", { class: "hint" }, board.headline.words) : null; // the first one's are on top
+    document.getElementById("fronts").append(el("section", {}, el("h3", {}, boardTitle(board)), words, plots));
   });
 }
 
@@ -113,7 +114,7 @@ function figure(board, axis, view) {
       .map((_, i) => i)
       .filter((i) => board.points[i].runtime === runtime && costs[i] !== null);
     const onFront = new Set(front),
-      fails = (i) => choice !== undefined && choice.broken[i] !== null;
+      fails = (i) => view.limited && choice !== undefined && choice.broken[i] !== null;
     traces.push({
       x: front.map(x),
       y: front.map(y),

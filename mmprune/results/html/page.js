@@ -1,7 +1,7 @@
 "use strict";
 // Puts the page together, and keeps plots, table and choice in step with the budget.
 
-const VIEW = { percentile: 90, confidence: false, choices: new Map() };
+const VIEW = { percentile: 90, confidence: false, limited: false, choices: new Map() };
 let waiting = false;
 
 /** Read the controls and show what follows; once a frame however often a slider moves. */
@@ -17,13 +17,14 @@ function update() {
 
 function choosing() {
   const limits = readLimits();
-  VIEW.percentile = limits.budget.percentile;
+  VIEW.percentile = limitPercentile(limits.budget);
+  VIEW.limited = Object.keys(limits.typed).length > 0 || limits.budget.runtime !== "";
   VIEW.choices = new Map(
     limits.wrong.length
       ? []
       : FAMILY.boards
           .filter((board) => !board.emulated)
-          .map((board) => [board, choose(board, limits.budget, FAMILY.tie)]),
+          .map((board) => [board, choose(board, limits.budget)]),
   );
   showChosen(limits, VIEW.choices);
   markRows(VIEW.choices);
@@ -85,9 +86,10 @@ function addPrinting() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawAll(VIEW));
 }
 
-document.getElementById("lead").textContent = FAMILY.headline.lead;
-document.getElementById("facts").append(pairs(FAMILY.headline.facts));
-document.getElementById("words").textContent = FAMILY.headline.words;
+const { lead, facts, words } = FAMILY.boards[0].headline;
+document.getElementById("lead").textContent = lead;
+document.getElementById("facts").append(pairs(facts));
+document.getElementById("words").textContent = facts.length ? "" : words;
 document.getElementById("details").addEventListener("click", (event) => {
   if (event.target === event.currentTarget) event.currentTarget.close(); // on the backdrop
 });
