@@ -44,7 +44,7 @@ bench: .venv/installed-dev
 	$(BIN)/python benchmarks/probe_vs_peers.py
 
 screenshots: .venv/installed-dev
-	$(BIN)/python benchmarks/report_screenshot.py $(FAMILY) --out docs/report.png
+	$(BIN)/python benchmarks/report_screenshot.py $(FAMILY) --out docs/report.png --latency-ms 0.05
 
 # MMPRUNE_ARCH=aarch64 make wheel: for a Raspberry Pi or a Jetson, with g++-aarch64-linux-gnu
 wheel: .venv/installed-dev

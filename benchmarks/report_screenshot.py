@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("family", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--width", type=int, default=1280)
-    parser.add_argument("--height", type=int, default=1100)
+    parser.add_argument("--height", type=int, default=1340)
     parser.add_argument("--dark", action="store_true")
     parser.add_argument("--latency-ms", type=float, help="a limit to show")
     words = parser.parse_args()

@@ -36,7 +36,7 @@ function addLimits(changed) {
   const percentile = el(
     "select",
     { name: "percentile", change: changed },
-    el("option", { value: "" }, "90 of a limit, else the median"),
+    el("option", { value: "" }, "default"),
     Object.keys(FAMILY.percentiles).map((q) => el("option", { value: q }, q === "50" ? "50, the median" : q)),
   );
   const prefer = el(

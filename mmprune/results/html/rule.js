@@ -9,7 +9,7 @@ const LIMITS = [
   { name: "memory", option: "--max-memory-mb", unit: "MiB", label: "Max. memory" },
   { name: "energy", option: "--max-energy-mj", unit: "mJ", label: "Max. energy" },
   { name: "accuracy", option: "--min-accuracy", unit: "%", label: "Min. accuracy" },
-  { name: "drop", option: "--max-drop", unit: "points", label: "Max. loss beside dense" },
+  { name: "drop", option: "--max-drop", unit: "points", label: "Max. drop" },
 ];
 const OF_ACCURACY = ["accuracy", "drop"];
 const PER_UNIT = { ms: 1e3, MiB: 1 / MIB, mJ: 1e3, "%": 100, points: 100 }; // base units to those that are shown
