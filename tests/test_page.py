@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from many_boards import BOARDS, many_boards
 
 from mmprune import folder
 from mmprune.cli.commands import cli
+from mmprune.results.among import Devices, gather, headlines
 from mmprune.results.boards import read_boards
 from mmprune.results.headline import Headline
 from mmprune.results.page import LIBRARY, PARTS, PROGRAM, write_page
@@ -95,6 +97,17 @@ def test_a_board_has_a_part_for_each_power_mode_and_its_newest_session_alone(tmp
     assert [p.p50_s for p in boards[0].points] == [0.123]
 
 
+def test_every_board_has_its_own_headline_and_the_name_that_choose_knows_it_by(tmp_path):
+    many_boards(tmp_path, 12)
+    _, data, _ = parts_of(write_page(tmp_path, "toy"))
+    words = {board["headline"]["words"] for board in data["boards"]}
+    assert len(words) == 3
+    for board in data["boards"]:
+        (name,) = shlex.split(board["word"])
+        (text,) = headlines(gather([tmp_path], Devices((name,))))
+        assert board["headline"]["words"] == text
+
+
 def test_an_emulators_times_are_nowhere_and_its_sizes_stand(tmp_path):
     artifacts = made_family(tmp_path, ROWS)
     (tmp_path / folder.MEASUREMENTS).unlink()
@@ -155,6 +168,10 @@ def test_the_lead_says_what_holds(tmp_path):
     faster = replace(dense, p50_s=0.001)
     both = Headline(0.9, sparse, dense, Ratio(0.5, 0.49, 0.52, 10, 10), faster, Ratio(4, 3.9, 4.1, 10, 10))
     assert lead(both) == "No sparse file is faster at this accuracy", "the fastest dense file counts, of any runtime"
+    slower = replace(dense, p50_s=0.02)
+    both = Headline(0.9, sparse, dense, Ratio(0.5, 0.49, 0.52, 10, 10), slower, Ratio(0.25, 0.24, 0.26, 10, 10))
+    assert lead(both).startswith("2.00 times as fast as the fastest dense file")
+    assert lead(replace(both, guessing="10 %")).startswith("These results mean nothing")
     alone = Headline(0.9, sparse, None, None, None, None)
     assert lead(alone).startswith("No dense file was measured beside")
 
