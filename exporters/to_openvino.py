@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from exporters import ExportError
 from exporters.artifact import Made, artifact_path, finish
@@ -54,6 +55,19 @@ def export(given: ExportInput, precision: str) -> Artifact:
     files = _save(model, path, precision)
     sparsity = sparsity_after(given, source, constants, _constants(path, constants), label)
     return finish(given, Made("openvino", precision, files, sparsity, notes), open_file(path))
+
+
+def in_openvino(graph: onnx.ModelProto, path: Path, images: np.ndarray | None) -> tuple[Path, ...]:
+    """Write a float32 ONNX graph as an IR, in INT8 with images; its files. Nothing is checked or recorded."""
+    with tempfile.TemporaryDirectory() as room:
+        source = Path(room) / "model.onnx"
+        onnx.save(graph, str(source))
+        model = openvino.Core().read_model(str(source))
+        _name_the_nameless(model)
+        if images is not None:
+            model = quantize(model, images, read_constants(source))
+            _name_the_nameless(model)
+        return _save(model, path, "fp32")
 
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:

@@ -27,7 +27,7 @@ from targets.measure import Options as MeasureOptions
 if TYPE_CHECKING:  # it imports torch and timm, which measuring does not need
     from mmprune.finetune import Split
 
-IMAGES, N_IMAGES = "golden.npy", 8  # in the family's folder: images on which a board's outputs are compared
+N_IMAGES = 8  # in folder.IMAGES
 
 
 @dataclass(frozen=True)
@@ -94,19 +94,19 @@ def keep_golden_images(root: Path, split: "Split") -> None:
         with open(part, "wb") as f:  # np.save would append a suffix to a path
             np.save(f, images.numpy())
 
-    folder.write_whole(root / IMAGES, write)
+    folder.write_whole(root / folder.IMAGES, write)
 
 
 def golden_outputs(root: Path, artifacts: Sequence[Artifact]) -> golden.Golden | None:
     """The artifacts' outputs on this machine for the stored images; None if no images were stored."""
-    if not (root / IMAGES).is_file():
+    if not (root / folder.IMAGES).is_file():
         return None
 
     def open_whole(artifact: Artifact) -> Callable[[np.ndarray], np.ndarray]:
         folder.check_files(root, artifact)
         return load(artifact.format).open_file(root / artifact.path)
 
-    return golden.answer(np.load(root / IMAGES), artifacts, open_whole)
+    return golden.answer(np.load(root / folder.IMAGES), artifacts, open_whole)
 
 
 def bundle(root: Path, artifacts: Sequence[Artifact], target: str, how: Measuring = Measuring()) -> Bundle:

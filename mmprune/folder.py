@@ -6,8 +6,11 @@
                              variant.json (written last: it marks the variant as done), weights.safetensors,
                              the files of each artifact and its <format>-<precision>.json (written last)
     budget/                  plan.json, and the files and measurements that it was found with
+    why.jsonl                one record (mmprune/why/record.py) per line for each file and runtime that was explained;
+                             its measurements, whose steps were timed, are in why/
     measurements.jsonl       one Measurement per line, append-only
-    front.png, report.md
+    golden.npy               a few test images
+    report.html, report.md, front.png
 If an export fails, <format>-<precision>.log in the variant's folder holds the details.
 """
 
@@ -29,6 +32,7 @@ from mmprune.records import MANIFEST_SCHEMA, Artifact, Manifest, Measurement, St
 T = TypeVar("T")
 MANIFEST = "manifest.json"
 MEASUREMENTS = "measurements.jsonl"
+IMAGES = "golden.npy"  # a few test images, on which a board's and a deployed model's answers are compared
 
 
 class FolderError(RuntimeError):

@@ -16,9 +16,12 @@ from mmprune.boards import Measuring
 from mmprune.choices import pick
 from mmprune.progress import Progress, say_loading, say_notes, shown
 from mmprune.records import Artifact, Preprocess, Variant
-from mmprune.results.choose import Budget, Choice, choose, describe
+from mmprune.results.among import LAST, Devices, choose_among, gather
+from mmprune.results.choice_words import describe, explain
+from mmprune.results.choose import Budget, Choice
 from mmprune.results.points import Point, PointsError, read_points
 from mmprune.results.table import aligned, table_rows
+from mmprune.results.terminal import summary
 from targets.on_device.jetpacks import DEFAULT
 
 if TYPE_CHECKING:  # they import torch and timm, which choosing and measuring do not need
@@ -151,26 +154,31 @@ class Family:
 
         return describe_import(import_results(self.root, Path(path)))
 
-    def choose(self, max_latency_ms: float | None = None, *, percentile: int = 90, max_size_mb: float | None = None,
-               max_memory_mb: float | None = None, min_accuracy: float | None = None,
-               runtime: str | None = None) -> "Chosen":
-        """The most accurate file within the budget; sizes in MiB, accuracy as a fraction.
+    def choose(self, max_latency_ms: float | None = None, *, max_drop: float | None = None,  # noqa: PLR0913
+               percentile: int | None = None, max_size_mb: float | None = None, max_memory_mb: float | None = None,
+               max_energy_mj: float | None = None, min_accuracy: float | None = None, runtime: str | None = None,
+               prefer: str | None = None, device: str | Sequence[str] = (),
+               target: str | Sequence[str] = ()) -> "Chosen":
+        """The best file within the budget; sizes in MiB, accuracy as a fraction, max_drop in percentage points.
 
+        With a latency limit, or without a limit on accuracy, the most accurate is taken; where accuracy has a limit and
+        latency has none, the fastest; `prefer` ("accuracy", "speed", "size" or "memory") says otherwise. Without any
+        limit: the fastest at most one point less accurate than the dense model.
+        percentile  of the latency: 50, 90 or 99; None: 90 for a limit, and without one the median finds the fastest
+        device, target  among the measured ones, such as "pi 5" or "all"; of several the worst counts; (): the last one
         FamilyError if nothing fits; the message names the nearest miss.
         """
-        budget = Budget(None if max_latency_ms is None else max_latency_ms / 1e3, percentile, mib(max_size_mb),
-                        mib(max_memory_mb), min_accuracy, runtime)
-        choice = self.choice(budget)
-        if choice.winner is None:
-            raise FamilyError(describe(choice))
-        return Chosen(self, choice)
+        latency, energy = (None if value is None else value / 1e3 for value in (max_latency_ms, max_energy_mj))
+        budget = Budget(latency, percentile, mib(max_size_mb), mib(max_memory_mb), min_accuracy, runtime,
+                        None if max_drop is None else max_drop / 100, prefer, energy)
+        return chosen([self], budget, Devices(_several(device), _several(target)))
 
-    def choice(self, budget: Budget) -> Choice:
+    def choice(self, budget: Budget, devices: Devices = LAST) -> Choice:
         """The choice for the budget: the winner, or the nearest miss."""
-        return choose(self.points, budget, folder.read_manifest(self.root).images.test)
+        return choose_among(gather([self.root], devices), budget)[0]
 
     def report(self) -> Path:
-        """Write report.md and front.png. Without measurements: write the rest of the report, then raise PointsError."""
+        """Write report.html, report.md and front.png. Without measurements: write what can be, raise PointsError."""
         from mmprune.results.report import report_points
 
         return report_points(self.root)[0]
@@ -183,7 +191,11 @@ class Family:
             return [_HEAD, *(_cells(v) for v in self.variants)]
 
     def __repr__(self) -> str:
-        return f"Family of {len(self)} models in {self.root}\n{aligned(self.rows())}"
+        try:
+            text = summary(self.root, self.points)
+        except PointsError:
+            text = aligned(self.rows())
+        return f"Family of {len(self)} models in {self.root}\n{text}"
 
     def _repr_html_(self) -> str:
         """The table as HTML for notebooks."""
@@ -256,8 +268,25 @@ class Chosen:
 
         return deploy(self.family.root, self.choice, Path(out), preprocess)
 
+    def explain(self) -> str:
+        """Why each of the nearest others lost."""
+        return explain(self.choice)
+
     def __repr__(self) -> str:
         return describe(self.choice)
+
+
+def chosen(families: Sequence[Family], budget: Budget, devices: Devices = LAST) -> Chosen:
+    """The file of any of the families that fits the budget best. FamilyError if nothing fits."""
+    choice, notes = choose_among(gather([family.root for family in families], devices), budget)
+    say_notes(notes)
+    if choice.winner is None:
+        raise FamilyError(describe(choice))
+    return Chosen(next(family for family in families if str(family.root) == choice.winner.family), choice)
+
+
+def _several(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _html_row(tag: str, cells: Sequence[str]) -> str:

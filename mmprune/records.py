@@ -351,7 +351,11 @@ class Step:
     name: str  # of the ONNX node that it was made from; several steps may share it
     op: str
     kernel: str
-    seconds: tuple[float, ...]  # the median in each round
+    seconds: tuple[float, ...]  # one in each round
+    parts: tuple[str, ...] = ()  # the names of what the runtime fused into it, where it tells them
+    # mmrt: (the share of the dense layer's multiplications that the kernel does, the share of weights that are not zero
+    # under which a kernel that skips zeros is taken; in int8 the share of blocks)
+    work: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -399,6 +403,7 @@ class Measurement:
     preemptions: tuple[int, ...] = ()  # involuntary context switches
     stolen_s: tuple[float, ...] = ()  # given to other guests by the hypervisor, over all cores; in ticks of 10 ms
     steps: tuple[Step, ...] = ()  # () if steps were not timed
+    profiled_s: tuple[float, ...] = ()  # one per round if steps were timed: of an inference in which they are
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -417,6 +422,8 @@ class Measurement:
                      f"{self.artifact}: {name} has {len(getattr(self, name))} values for {rounds} rounds")
         _require(all(len(step.seconds) == rounds for step in self.steps),
                  f"{self.artifact}: every step needs a time for each of {rounds} rounds")
+        _require(len(self.profiled_s) in (0, rounds),
+                 f"{self.artifact}: profiled_s has {len(self.profiled_s)} values for {rounds} rounds")
         _require(len(self.waited_s) == len(self.waits), f"{self.artifact}: waited_s and waits must both be given")
         for name in ("burst_s", "sustained_s", "energy_j", "energy_gross_j", "idle_w", "shared_bytes"):
             value = getattr(self, name)

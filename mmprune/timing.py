@@ -103,9 +103,15 @@ def make_table(setting: Setting) -> Table:
     rows = [(sparsity, m, seconds_by_layer(m.steps, step_medians_s(m), file.nodes))
             for sparsity, m, file in zip(SPARSITIES, found, files, strict=True)]
     table = measured_table(rows, setting.layers, (setting.precision, setting.pattern))
-    name = f"table-{table.device}-{setting.precision}-{setting.pattern.replace(':', '')}.json"
-    folder.write_json(setting.folder / name, asdict(table))
+    write_table(setting.folder, table)
     return table
+
+
+def write_table(where: Path, table: Table) -> Path:
+    """Store a measured table; one for each device, precision and pattern."""
+    path = where / f"table-{table.device}-{table.precision}-{table.pattern.replace(':', '')}.json"
+    folder.write_json(path, asdict(table))
+    return path
 
 
 def why_unmeasurable(setting: Setting) -> str:
@@ -139,7 +145,7 @@ def time_files(setting: Setting, files: Sequence[TimingFile], *, steps: bool) ->
     how = setting.measuring
     profile = PROFILES["smoke" if how.profile == "smoke" else "quick"]  # ten files of ten minutes would take two hours
     options = Options(threads=how.threads, runtimes=(MMRT,), host=setting.host, ssh_config=how.ssh_config,
-                      keep=how.keep, pin_clocks=how.pin_clocks, steps=steps, progress=setting.progress,
+                      keep=how.keep, pin_clocks=how.pin_clocks, steps=(MMRT,) * steps, progress=setting.progress,
                       note=lambda text: say_notes((text,)))
     found = measure(setting.folder, [f.artifact for f in files], setting.target, profile, options)
     newest = {m.artifact: m for m in found}  # the reference may have several parts

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import targets
 from exporters import ExportError
@@ -26,6 +26,9 @@ from mmprune.results.starts import ending_lines
 from mmprune.scores import scores_named
 from mmprune.strategies import BY_SCORE, check_strategies
 from targets.on_device.jetpacks import DEFAULT
+
+if TYPE_CHECKING:  # it imports torch
+    from mmprune.family import Baseline
 
 AUTO = "auto"  # the pattern that is fastest on the target
 
@@ -131,6 +134,12 @@ def plan(source: Named, recipe: Recipe, strategies: tuple[str, ...] = (), patter
 
     ValueError for an unknown strategy, a total sparsity that one cannot have, or a model that cannot be opened.
     """
+    return open_plan(source, recipe, strategies, pattern, ranges, total_sparsity)[1]
+
+
+def open_plan(source: Named, recipe: Recipe, strategies: tuple[str, ...] = (), pattern: str = "unstructured",
+              ranges: Path | None = None, total_sparsity: float | None = None) -> "tuple[Baseline, Manifest]":
+    """The dense model, without data, and the manifest of `plan`."""
     check_strategies(strategies)
     say_loading("torch and timm")
     from mmprune.data.splits import LoaderSplit, describe_data
@@ -149,12 +158,13 @@ def plan(source: Named, recipe: Recipe, strategies: tuple[str, ...] = (), patter
     none = LoaderSplit(())
     request = Request(recipe, ("magnitude",), strategies, pattern, source.seed,
                       read_overrides(ranges) if ranges else {}, opened.spec.model, total_sparsity=total_sparsity)
-    manifest = plan_family(Baseline(opened.model, none, none, none, opened.preprocess.input_shape), request)
+    baseline = Baseline(opened.model, none, none, none, opened.preprocess.input_shape)
+    manifest = plan_family(baseline, request)
     say_notes(notes_of_plan(manifest))
     if set(strategies) & set(BY_SCORE):
         say_notes((f"{' and '.join(s for s in strategies if s in BY_SCORE)}: with the score magnitude; other scores "
                    "give layers other sparsities",))
-    return manifest
+    return baseline, manifest
 
 
 def check_device(name: str) -> None:

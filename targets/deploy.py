@@ -3,24 +3,29 @@
 import json
 import os
 import shutil
-from dataclasses import asdict
+import subprocess
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mmprune import folder
+from mmprune import __version__, folder
 from mmprune.data import preprocess as preprocessing
 from mmprune.records import Artifact, Manifest, Preprocess
-from mmprune.results.choose import Choice, describe
+from mmprune.results.as_json import SCHEMA, file_fields, session_fields
+from mmprune.results.choice_words import describe
+from mmprune.results.choose import Choice
 from mmprune.results.points import Point, read_session
 from mmprune.runtime_files import runtime_files
-from targets.on_device import infer, runtimes
+from targets.on_device import infer, runtimes, verify
 
 
 class DeployError(RuntimeError):
     """Nothing can be deployed; the message says why and what to do."""
 
 
-PROGRAMS = tuple(Path(str(m.__file__)) for m in (infer, runtimes, preprocessing))  # copied unchanged
+PROGRAMS = tuple(Path(str(m.__file__)) for m in (infer, verify, runtimes, preprocessing))  # copied unchanged
+ANSWER_S = 120  # longest time for the answers to a few images
 RUNTIME_FILES = {"mmrt": runtime_files}  # files copied with the model, because no package contains them
 
 
@@ -56,7 +61,7 @@ def _fill(root: Path, choice: Choice, point: Point, artifact: Artifact,
     manifest = folder.read_manifest(root)
     brought: tuple[Path, ...] = ()
     if point.runtime in RUNTIME_FILES:  # for the machine on which it was measured
-        machine = read_session(root).device.versions.get("machine", "")
+        machine = read_session(root, point.session).device.versions.get("machine", "")
         brought = RUNTIME_FILES[point.runtime](machine, root / "cache")
     for file in [*(root / file for file in artifact.files), *brought, *PROGRAMS]:
         shutil.copyfile(file, part / file.name)  # in one folder, because a model refers to its data by file name
@@ -67,6 +72,37 @@ def _fill(root: Path, choice: Choice, point: Point, artifact: Artifact,
     labels = "".join(_one_line(label) + "\n" for label in _labels(manifest))
     (part / infer.LABELS).write_text(labels, encoding="utf-8")  # as infer.py reads it, in any locale
     (part / "README.md").write_text(_readme(root, choice, point, artifact))
+    _write_manifest(root, choice, artifact, part, _record_answers(root, part))
+
+
+def _record_answers(root: Path, part: Path) -> str:
+    """Write the model's answers on this machine for verify.py, in a child, since runtimes are heavy and may crash; why
+    there are none, "" if there are."""
+    images = root / folder.IMAGES
+    if not images.is_file():
+        return "the family keeps no test images"
+    command = [sys.executable, "-Es", str(part / Path(str(verify.__file__)).name), "--record", str(images), str(part)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=ANSWER_S)
+    except subprocess.TimeoutExpired:
+        return f"the model did not answer within {ANSWER_S} s on the machine that deployed it"
+    finally:
+        shutil.rmtree(part / "__pycache__", ignore_errors=True)
+    if done.returncode == 0:
+        return ""
+    (part / verify.GOLDEN).unlink(missing_ok=True)
+    last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+    return f"the model does not run on the machine that deployed it ({last[0]})"
+
+
+def _write_manifest(root: Path, choice: Choice, artifact: Artifact, part: Path, no_answers: str) -> None:
+    """Write manifest.json: the digest of every file, and the measurement that the model was chosen by."""
+    assert choice.winner is not None
+    row = {"schema": SCHEMA, "mmprune": __version__, "files": verify.digests(part), "no_answers": no_answers,
+           "chosen": file_fields(replace(choice.winner, family="")), "goal": choice.order.goal,
+           "budget": asdict(choice.budget), "margins": [asdict(room) for room in choice.rooms],
+           "artifact_sha256": artifact.sha256, "session": session_fields(root, choice.winner.session)}
+    (part / verify.MANIFEST).write_text(json.dumps(row, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _settings(manifest: Manifest, preprocess: Preprocess | None) -> dict[str, Any]:
@@ -97,7 +133,7 @@ def _packages(runtime: str) -> list[str]:
 
 
 def _readme(root: Path, choice: Choice, point: Point, artifact: Artifact) -> str:
-    session, manifest = read_session(root), folder.read_manifest(root)
+    session, manifest = read_session(root, point.session), folder.read_manifest(root)
     device = session.device
     against = "" if point.ratio is None else (
         f"Its latency is {point.ratio.value:.3f} of that of the dense model with the same runtime (99 % interval "
@@ -111,6 +147,9 @@ def _readme(root: Path, choice: Choice, point: Point, artifact: Artifact) -> str
 
 `preprocess.py` prepares images as in training, with the settings in `preprocess.json`: they are rotated by their EXIF
 orientation, resized, cropped and normalized.
+
+`python3 verify.py` checks on the device that every file is as it was deployed, by the digests in `manifest.json`, and
+that the model answers test images as it did where it was deployed.
 
 ## Why this model
 

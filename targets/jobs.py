@@ -71,4 +71,4 @@ def job(root: str, profile: Profile, entries: list[dict[str, Any]], target: Targ
     """The complete job without changes to the device; callers add `gate` and `pin_clocks` if needed."""
     return {"schema": SCHEMA, "root": root, "profile": asdict(profile), "timeout_s": timeout_s, "memory_bytes": None,
             "entries": entries, "power": target.power or None, "gate": None, "pin_clocks": False,
-            "power_mode": None, "golden": None, "steps": False}
+            "power_mode": None, "golden": None, "steps": []}

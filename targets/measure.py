@@ -51,7 +51,8 @@ class Options:
     gate: bool = True  # wait until a board is idle and cool
     note: Callable[[str], None] = lambda text: None  # called with notes for the user
     connected: Callable[[Board], None] = lambda board: None  # called with the established connection
-    steps: bool = False  # time each step of an inference as well, where the runtime reports them
+    into: Path | None = None  # the folder whose measurements are read and added to; None: the family's
+    steps: tuple[str, ...] = ()  # runtimes that also time each step of an inference
     power_modes: bool = False  # Jetson: measure in each power mode that needs no reboot; needs root there
     # returns the artifacts' outputs on this machine, to compare a board's outputs with; None: no comparison
     golden: Callable[[Sequence[Artifact]], Golden | None] = lambda artifacts: None
@@ -119,7 +120,7 @@ class _Run:
                           options.timeout_s),
                "memory_bytes": options.memory_bytes, "pin_clocks": options.pin_clocks,
                "gate": jobs.GATE if self.board and options.gate else None, "power_mode": self.power_mode,
-               "golden": expected, "steps": options.steps,
+               "golden": expected, "steps": list(options.steps),
                "first_part": 1 + max((int(m.session.rpartition(".")[2]) for m in found), default=0)}
         reader = reader_of(entries, SessionInfo(self.device, self.emulated, profile.name, name, options.commit))
         with output(self.place, (self.place.python, *on_device.words("measure", "-")), json.dumps(job)) as lines:
@@ -161,8 +162,9 @@ class _Run:
             said = taken(reader, row, self.place.name)
             if isinstance(said, Measurement):
                 made.append(said)
-                with _exclusively(self.root / folder.MEASUREMENTS):
-                    folder.append_measurement(self.root, said)
+                store = options.into or self.root
+                with _exclusively(store / folder.MEASUREMENTS):
+                    folder.append_measurement(store, said)
             elif isinstance(said, Progress):
                 stage, item = (("measure", f"part {said.part}") if said.part else
                                ("compare" if said.comparing else "memory", ""))
@@ -200,7 +202,7 @@ class _Run:
         wanted = {entry_key(e) for e in entries}
         same = (self.device.fingerprint, profile.name, options.commit, options.pin_clocks)
         sessions: dict[str, list[Measurement]] = {}
-        for m in folder.read_measurements(self.root):
+        for m in folder.read_measurements(options.into or self.root):
             if (m.device.fingerprint, m.profile, m.commit, m.pinned_clocks) == same:
                 sessions.setdefault(m.session.partition(".")[0], []).append(m)
         fitting = [found for found in sessions.values() if {_key(m) for m in found} <= wanted]

@@ -21,7 +21,7 @@ from linear_models import real_family
 
 from mmprune import folder
 from mmprune.results.points import PointsError, read_points
-from mmprune.results.table import table
+from mmprune.results.terminal import summary
 from targets import TARGETS, answers, importing, load, mismatch, unpacking
 from targets.bundle import START, Options, make_bundle
 from targets.golden import Golden, answer
@@ -332,7 +332,7 @@ def test_real_models_are_compared_measured_and_reported(tmp_path):
     points = read_points(root)
     assert {p.runtime for p in points} == set(made.runtimes) and len(points) == len(artifacts)
     assert all(p.ratio is not None for p in points if not p.dense)
-    assert "uniform" in table(points)
+    assert "uniform" in summary(root, points, every=True)
 
 
 def test_a_model_that_does_not_load_is_an_error_of_its_own(tmp_path, family):

@@ -13,7 +13,8 @@ from PIL import Image
 
 from mmprune import folder
 from mmprune.cli.commands import cli
-from mmprune.results.choose import Budget, choose, describe
+from mmprune.results.choice_words import describe, explain
+from mmprune.results.choose import Budget, choose
 from mmprune.results.points import read_points
 from targets.deploy import RUNTIME_FILES, DeployError, _one_line, deploy
 
@@ -44,6 +45,55 @@ def test_the_winner_its_margin_the_runner_up_and_the_nearest_miss(points):
     assert "fails by 8.0%: p90 10.80 ms of 10 ms" in describe(choice)
 
 
+def test_what_is_wanted_follows_from_the_limits(points):
+    """dense 90 % 10 ms, uniform 88 % 8 ms, erk 88 % 9 ms, lamp 80 % 2 ms."""
+    for budget, winner in ((Budget(max_drop=0.02), "uniform"), (Budget(max_drop=0.1), "lamp"),
+                           (Budget(max_drop=0.0199), "dense"), (Budget(min_accuracy=0.88), "uniform"),
+                           (Budget(max_drop=0.1, min_accuracy=0.85), "uniform"),
+                           (Budget(max_drop=0.1, max_latency_s=0.011), "uniform"),
+                           (Budget(max_drop=0.1, max_latency_s=0.011, prefer="speed"), "lamp"),
+                           (Budget(max_drop=0.02, prefer="accuracy"), "dense")):
+        assert choose(points, budget, TEST_IMAGES).winner.strategy == winner, budget
+    words = describe(choose(points, Budget(max_drop=0.02), TEST_IMAGES))
+    assert words.startswith("wanted: the fastest by p50 within the limits; of those as fast (within 1%) the most accur")
+    assert "accuracy 88.00%, at least 88% (2 points below dense): 0% to spare" in words
+    assert describe(choose(points, Budget(max_latency_s=1), TEST_IMAGES)).startswith(
+        "wanted: the most accurate within the limits; of those as accurate (within half a test image) the fastest by p")
+
+
+def test_what_is_as_fast_within_a_hundredth_is_no_slower_and_the_more_accurate_wins(points):
+    lamp = next(p for p in points if p.strategy == "lamp")
+    for factor, winner in ((1.0099, "lamp-2"), (1.0101, "lamp")):
+        other = dataclasses.replace(lamp, strategy="lamp-2", artifact="b", accuracy=0.81, p50_s=lamp.p50_s * factor)
+        assert choose([*points, other], Budget(max_drop=0.2), TEST_IMAGES).winner.strategy == winner
+
+
+def test_the_smallest_and_the_one_with_the_least_memory(points):
+    small = [dataclasses.replace(p, download_bytes=MIB) if p.strategy == "erk" else p for p in points]
+    assert choose(small, Budget(prefer="size", max_drop=0.02)).winner.strategy == "erk"
+    lean = [dataclasses.replace(p, peak_bytes=MIB) if p.strategy == "erk" else p for p in points]
+    assert choose(lean, Budget(prefer="memory")).winner.strategy == "erk"
+
+
+def test_a_drop_needs_a_dense_model(points):
+    sparse = [p for p in points if not p.dense]
+    with pytest.raises(ValueError, match="use min_accuracy"):
+        choose(sparse, Budget(max_drop=0.01))
+    assert choose(sparse, Budget(max_drop=0.01), dense_accuracy=0.89).winner.strategy == "uniform"
+
+
+def test_why_each_near_candidate_lost(points):
+    lines = explain(choose(points, Budget(max_drop=0.02), TEST_IMAGES)).splitlines()
+    assert lines == ["why not:", "  fits, but slower: 9.000 ms, not 8.000: erk-0001/onnx-f32 with onnxruntime",
+                     "  fits, but slower: 10.000 ms, not 8.000: dense-0001/onnx-f32 with onnxruntime",
+                     "  does not fit: lamp-0001/onnx-f32 with onnxruntime, 80.00%, fails by 9.1%: accuracy 80.00%, at "
+                     "least 88% (2 points below dense)"]
+    lines = explain(choose(points, Budget(max_latency_s=0.011), TEST_IMAGES)).splitlines()
+    assert "  fits, but as accurate, but slower: 10.800 ms, not 9.600: erk-0001/onnx-f32 with onnxruntime" in lines
+    assert "  fits, but less accurate: 80.00 %, not 88.00: lamp-0001/onnx-f32 with onnxruntime" in lines
+    assert explain(choose(points[:1], Budget())) == "why not: there is no other"
+
+
 def test_within_half_a_test_image_the_faster_wins(points):
     near = [dataclasses.replace(p, accuracy=0.884) if p.strategy == "erk" else p for p in points]
     budget = Budget(max_latency_s=0.011)
@@ -58,12 +108,22 @@ def test_nothing_fits_and_the_nearest_miss_says_by_which_limit(points, budget, l
     choice = choose(points, budget)
     assert choice.winner is None and choice.runner_up is None
     assert choice.nearest_miss.room.limit == limit
-    assert describe(choice).startswith("nothing fits the budget\nnearest miss: ")
+    assert describe(choice).partition("\n")[2].startswith("nothing fits the budget\nnearest miss: ")
 
 
 def test_a_percentile_that_too_few_samples_give_does_not_fit(points):
     choice = choose(points, Budget(max_latency_s=1.0, percentile=99))
     assert choice.winner is None and "p99 needs 662 samples or more" in describe(choice)
+
+
+def test_energy_has_a_limit_which_what_was_not_measured_does_not_keep(points):
+    drawing = [dataclasses.replace(p, energy_j=None if p.strategy == "dense" else p.p50_s * 5) for p in points]
+    choice = choose(drawing, Budget(max_energy_j=0.045), TEST_IMAGES)  # 40, 45 and 10 mJ
+    assert choice.winner.strategy == "uniform" and choice.runner_up.strategy == "erk"
+    assert "energy 40.00 mJ of 45 mJ: 11% to spare" in describe(choice)
+    assert "energy was not measured: no power sensor was found" in explain(choice)
+    with pytest.raises(ValueError, match="must be above zero"):
+        Budget(max_energy_j=0.0)
 
 
 @pytest.mark.parametrize(("budget", "words"), [
@@ -88,12 +148,13 @@ def choose_in(family, *words):
 @pytest.mark.parametrize("text", ["0.85", "85%", "85 %", "85", "85.0"])
 def test_an_accuracy_may_be_said_as_it_is_printed(points, tmp_path, text):
     code, out, _ = choose_in(tmp_path, "--min-accuracy", text)
-    assert code == 0 and "accuracy 90.00%, at least 85%: 6% to spare" in out
+    assert code == 0 and "accuracy 88.00%, at least 85%: 4% to spare" in out and "wanted: the fastest" in out
 
 
 @pytest.mark.parametrize("option, text", [
     *(("--min-accuracy", text) for text in ("101", "-1", "nan", "inf", "92,5", "120%", "%", "good")),
-    *((option, text) for option in ("--max-latency-ms", "--max-size-mb", "--max-memory-mb")
+    *(("--max-drop", text) for text in ("-1", "101", "nan", "1 point")),
+    *((option, text) for option in ("--max-latency-ms", "--max-size-mb", "--max-memory-mb", "--max-energy-mj")
       for text in ("nan", "inf", "0", "-3", "5ms")),
 ])
 def test_a_limit_that_is_none_is_a_sentence(points, tmp_path, option, text):
@@ -102,7 +163,8 @@ def test_a_limit_that_is_none_is_a_sentence(points, tmp_path, option, text):
 
 
 def test_nonsense_budgets_are_refused(points):
-    for wrong in ({"percentile": 95}, {"max_latency_s": 0.0}, {"min_accuracy": 75.0}):
+    for wrong in ({"percentile": 95}, {"max_latency_s": 0.0}, {"min_accuracy": 75.0},
+                  {"max_drop": 1.5}):
         with pytest.raises(ValueError, match="must be"):
             Budget(**wrong)
     with pytest.raises(ValueError, match="choose from onnxruntime"):
@@ -132,8 +194,8 @@ def test_the_deployed_folder_runs_by_itself(tmp_path, runtime):
     artifact = made_artifact(root, folder.read_variants(root)[0], content=model)
     folder.append_measurement(root, made_measurement(artifact, 0.01, runtime, session="new.1"))
     assert deploy(root, choose(read_points(root), Budget(max_latency_s=0.02)), out) == out
-    files = {"README.md", "infer.py", "labels.txt", "model.json", "model.onnx", "preprocess.json", "preprocess.py",
-             "runtimes.py"}
+    files = {"README.md", "infer.py", "labels.txt", "manifest.json", "model.json", "model.onnx", "preprocess.json",
+             "preprocess.py", "runtimes.py", "verify.py"}
     assert {p.name for p in out.iterdir()} == files
     readme = (out / "README.md").read_text()
     assert "p90 12.00 ms of 20 ms" in readme and artifact.sha256 in readme and "A board" in readme
@@ -246,7 +308,7 @@ def test_a_deployment_is_whole_or_absent(tmp_path, points):
 
 def test_what_the_winner_gains_is_said_and_so_is_a_machine_too_busy_to_tell(points):
     fastest = Budget(max_latency_s=0.005)
-    assert "  0.20 to 0.20 of the dense model's latency: faster\n" in describe(choose(points, fastest))
+    assert "  0.20 to 0.20 of the dense model's latency with onnxruntime: faster\n" in describe(choose(points, fastest))
     assert "dense model's latency" not in describe(choose(points, Budget()))  # it is the winner
     busy = [dataclasses.replace(p, ratio=p.ratio and dataclasses.replace(p.ratio, busy="other programs disturbed 7 of "
                                                                                        "8 rounds")) for p in points]

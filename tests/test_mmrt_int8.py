@@ -208,6 +208,32 @@ def test_a_depthwise_convolution_to_one_pixel(image, tmp_path):
         assert np.array_equal(model(picture)[0], session.run(None, {"input": picture})[0])
 
 
+class Lines(nn.Module):
+    """Convolutions along one axis between those of images, and of images that are that axis."""
+
+    def __init__(self, pixels) -> None:
+        super().__init__()
+        self.pixels, self.wide, self.along = pixels, nn.Conv2d(3, 27, 1), nn.Conv1d(27, 27, 3, padding=1)
+        self.depth, self.alike = nn.Conv2d(27, 27, 3, padding=1, groups=27), nn.Conv2d(9, 9, 3, padding=1, groups=9)
+        self.fc = nn.Linear(27, 5)
+
+    def forward(self, x):
+        x = self.wide(x)[..., :self.pixels, :self.pixels]
+        x = self.depth(self.along(x.flatten(2)).reshape(x.shape))
+        return self.fc(self.alike(x.reshape(3, 9, *x.shape[2:])).reshape(x.shape).mean((2, 3)))
+
+
+@pytest.mark.parametrize("pixels", [1, 3])
+def test_lines_and_several_images(pixels, tmp_path):
+    file = qdq(Lines(pixels), 0.0)
+    (tmp_path / "m.mmrt").write_bytes(pack(file, "int8"))
+    model = load_runtime().Model(str(tmp_path / "m.mmrt"))
+    session = onnxruntime.InferenceSession(file.SerializeToString(), providers=["CPUExecutionProvider"])
+    step = next(float(onnx.numpy_helper.to_array(i)) for i in file.graph.initializer if i.name == "logits_scale")
+    for picture in np.random.default_rng(7).standard_normal((4, 1, 3, 21, 26), np.float32):
+        assert np.abs(model(picture)[0] - session.run(None, {"input": picture})[0]).max() <= 1.001 * step
+
+
 class Responding(nn.Module):
     """ConvNeXt V2's global response normalization, whose gain and shift are constants of bytes with a zero point."""
 

@@ -65,6 +65,63 @@ RIGHT = {  # nodes, shape of x, constants, opset
                                {"s": np.float32([-0.5, 0, 0.25, 3]).reshape(4, 1, 1)}, 17),
     "slope below 1": ([("PRelu", ["x", "s"], "y", {})], ONE_IMAGE,
                       {"s": np.float32([-0.5, 1, 0.25, 0.5]).reshape(4, 1, 1)}, 17),
+    **{f"{case}, {name}": ([(op, ["x", *"w"[:bool(weight)]], "y", attrs)], shape,
+                           {"w": noise(*weight, *kernel)} if weight else {}, 17)
+       for case, shape, kernel, attrs in (
+           ("two images", TWO_IMAGES, (2, 3), {"pads": [1, 0, 1, 2], "strides": [1, 2]}),
+           ("one line", [1, 4, 7], (3,), {"pads": [1, 1], "dilations": [2]}),
+           ("three lines", [3, 4, 7], (3,), {"pads": [0, 2], "strides": [2]}))
+       for name, op, weight, attrs in (
+           ("convolution", "Conv", (6, 4), attrs), ("depthwise", "Conv", (8, 1), {**attrs, "group": 4}),
+           ("groups", "Conv", (6, 2), {**attrs, "group": 2}), ("transposed", "ConvTranspose", (4, 3), attrs),
+           ("largest", "MaxPool", (), {**attrs, "kernel_shape": kernel}))},
+    "two images of one channel": ([("Conv", ["x", "w"], "y", {})], [2, 1, 3, 5], {"w": noise(3, 1, 2, 2)}, 17),
+    "mean of two images": ([("AveragePool", ["x"], "y", {"kernel_shape": [2, 2], "pads": [1, 1, 0, 0]})], TWO_IMAGES,
+                           {}, 17),
+    **{f"padding, {mode}": ([("Pad", ["x", "p"], "q", {"mode": mode}), ("Conv", ["q", "w"], "y", {})], ONE_IMAGE,
+                            {"p": [0, 0, 2, 3, 0, 0, 1, 2], "w": noise(2, 4, 3, 3)}, 19)
+       for mode in ("reflect", "edge", "wrap")},
+    "cutting": ([("Pad", ["x", "p"], "y", {})], TOKENS, {"p": [1, 0, -3, 0, -1, 2]}, 17),
+    **{f"resized, {name}": (
+        [("Conv", ["x", "w"], "a", {}), ("Resize", ["a", "", "", "s"], "b", attrs), ("Relu", ["b"], "c", {}),
+         ("Conv", ["c", "v"], "y", {"pads": [1, 1, 1, 1]})], ONE_IMAGE,
+        {"w": noise(3, 4, 1, 1), "s": [1, 3, *size], "v": noise(2, 3, 3, 3)}, 17)
+       for name, size, attrs in (
+           ("twice", (8, 12), {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}),
+           ("nearest", (7, 4), {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}),
+           ("linear", (7, 12), {"mode": "linear", "coordinate_transformation_mode": "pytorch_half_pixel"}),
+           ("linear, corners", (3, 9), {"mode": "linear", "coordinate_transformation_mode": "align_corners"}),
+           ("cubic", (9, 12), {"mode": "cubic", "cubic_coeff_a": -0.75,
+                               "coordinate_transformation_mode": "pytorch_half_pixel"}))},
+    "resized features": ([("Resize", ["x", "", "s"], "y", {"mode": "linear"})], [1, 1, 3, 8],
+                         {"s": np.float32([1, 1, 2, 0.5])}, 17),
+    "windows that overlap, changed": (
+        [("Gather", ["x", "i"], "g", {"axis": 2}), ("Relu", ["g"], "r", {}), ("MatMul", ["r", "w"], "y", {})],
+        [2, 3, 10], {"i": np.array([k * 2 + j for k in range(4) for j in range(4)]), "w": noise(16, 3)}, 17),
+    "every second, twice each": ([("Gather", ["x", "i"], "y", {"axis": 2})], TOKENS, {"i": [1, 1, 3, 3, 5, 5, 7, 7]},
+                                 17),
+    **{f"einsum {equation}, {name}": (
+        [("Relu", ["x"], "r", {}), *second, ("Einsum", ["r", "v"], "y", {"equation": equation})], a, {"w": noise(*b)},
+        17)
+       for equation, a, b in (
+           ("byhwc,hkc->byhwk", [2, 3, 4, 5, 6], [4, 7, 6]), ("abc,cd->abd", TOKENS, [8, 5]), ("i,j->ij", [3], [4]),
+           ("bnc,bmc->bnm", TOKENS, [2, 5, 8]), ("ab,ab->a", [3, 4], [3, 4]))
+       for name, second in (("constant", [("Identity", ["w"], "v", {})]),
+                            ("computed", [("ReduceSum", ["x"], "s", {"keepdims": 0}), ("Add", ["w", "s"], "v", {})]))},
+    **{f"windows added up, {name}": ([("Col2Im", ["x", "i", "k"], "y", attrs)], [2, 18, count],
+                                     {"i": [5, 6], "k": [3, 2]}, 18)
+       for name, count, attrs in (("close", 15, {}), ("apart", 6, {"strides": [2, 2]}),
+                                  ("padded", 9, {"pads": [1, 0, 1, 1], "strides": [2, 2], "dilations": [1, 2]}))},
+    "places changed": ([("ScatterND", ["x", "i", "u"], "y", {})], [4, 3, 8],
+                       {"i": np.array([[2, 1], [0, 0], [3, 1], [3, 2], [0, 2], [-4, 1]]), "u": noise(6, 8)}, 17),
+    **{f"a box changed, {name}": (
+        [("Sigmoid", ["x"], "s", {}), ("Slice", ["s", *"feg"], "u", {}), ("ScatterND", ["x", "i", "u"], "y", {})],
+        ONE_IMAGE, {"i": np.stack(np.meshgrid(*(np.arange(a, b) for a, b in zip(first, end, strict=True)),
+                                              indexing="ij"), -1), "f": first, "e": end, "g": list(range(len(first)))},
+        17)
+       for name, first, end in (("inside", [0, 1, 1, 2], [1, 3, 3, 5]), ("from the start", [0, 0, 0], [1, 2, 4]),
+                                ("to the end", [0, 0, 1, 1], [1, 4, 4, 6]), ("whole", [0], [1]))},
+    "in no order": ([("Gather", ["x", "i"], "y", {"axis": 2})], TOKENS, {"i": [7, 0, 1, 2, 2, 2, 5, 4, 6]}, 17),
     "slope for each element": ([("PRelu", ["x", "s"], "y", {})], ONE_IMAGE, {"s": noise(4, 4, 6)}, 17),
     "slope that is computed": ([("Sigmoid", ["x"], "s", {}), ("PRelu", ["x", "s"], "y", {})], ONE_IMAGE, {}, 17),
     "tile": ([("Tile", ["x", "n"], "y", {})], ONE_IMAGE, {"n": [2, 1, 3, 2]}, 17),
@@ -148,13 +205,28 @@ ONE = np.ones(4, np.float32)
 REFUSED = {  # nodes, shape of x, constants, opset, what the sentence says
     "dropout in training": ([("Dropout", ["x", "r", "t"], "y", {})], TOKENS,
                             {"r": np.float32(0.5), "t": np.array(True)}, 17, "Dropout_y.*training mode"),
-    "two images": ([("Conv", ["x", "w"], "y", {})], TWO_IMAGES, {"w": noise(4, 4, 1, 1)}, 17, "one image"),
-    "two images transposed": ([("ConvTranspose", ["x", "w"], "y", {})], TWO_IMAGES, {"w": noise(4, 4, 1, 1)}, 17,
-                              "ConvTranspose_y.*one image"),
+    "a volume": ([("Conv", ["x", "w"], "y", {})], [1, 4, 3, 3, 3], {"w": noise(4, 4, 1, 1, 1)}, 17,
+                 r"Conv_y.*images \(N, C, H, W\) and lines"),
     "steps back": ([("Slice", ["x", "e", "s", "a", "b"], "y", {})], TOKENS,
                    {"e": [-1], "s": [-9], "a": [2], "b": [-1]}, 17, "step -1"),
-    "reflection": ([("Pad", ["x", "p"], "y", {"mode": "reflect"})], TOKENS, {"p": [0, 0, 1, 0, 0, 1]}, 17, "reflect"),
-    "cutting": ([("Pad", ["x", "p"], "y", {})], TOKENS, {"p": [0, 0, -1, 0, 0, 0]}, 17, "negative padding"),
+    "reflection beyond the other edge": ([("Pad", ["x", "p"], "y", {"mode": "reflect"})], TOKENS,
+                                         {"p": [0, 3, 0, 0, 0, 0]}, 17, "reflects 3 elements of an axis of length 3"),
+    "reflection of what is cut": ([("Pad", ["x", "p"], "y", {"mode": "reflect"})], TOKENS, {"p": [0, 0, 2, 0, 0, -1]},
+                                  17, "negative padding in the mode reflect"),
+    "cubic to one element": ([("Resize", ["x", "", "", "s"], "y", {"mode": "cubic"})], ONE_IMAGE, {"s": [1, 4, 1, 4]},
+                             17, "one element of the 4 of axis 2"),
+    "sums of one tensor alone": ([("Einsum", ["x", "x"], "y", {"equation": "abc,adc->ac"})], TOKENS, {}, 17,
+                                 "sums over b of one tensor alone"),
+    "windows of another number": ([("Col2Im", ["x", "i", "k"], "y", {})], [1, 18, 16], {"i": [5, 6], "k": [3, 2]}, 18,
+                                  "16 windows, but 3 x 5"),
+    "written twice": ([("ScatterND", ["x", "i", "u"], "y", {})], TOKENS, {"i": np.array([[0, 1], [1, 1], [0, 1]]),
+                                                                         "u": noise(3, 8)}, 17, "an element twice"),
+    "added to a box": ([("ScatterND", ["x", "i", "u"], "y", {"reduction": "add"})], TOKENS,
+                       {"i": np.array([[0]]), "u": noise(1, 3, 8)}, 17, "reduction is add"),
+    "a diagonal": ([("Einsum", ["x"], "y", {"equation": "aac->ac"})], [3, 3, 4], {}, 17, "equation is aac->ac"),
+    "a part, resized": ([("Resize", ["x", "r", "s"], "y", {"coordinate_transformation_mode": "tf_crop_and_resize"})],
+                        ONE_IMAGE, {"r": np.float32([0, 0, 0, 0, 1, 1, 1, 1]), "s": np.float32([1, 1, 2, 2])}, 17,
+                        "cuts out a part"),
     "a window that starts behind": (
         [("MaxPool", ["x"], "y", {"kernel_shape": [1, 1], "strides": [2, 2], "ceil_mode": 1})], ONE_IMAGE, {}, 17,
         "MaxPool_y.*ceil_mode"),

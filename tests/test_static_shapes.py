@@ -55,6 +55,46 @@ def test_attention_may_work_out_its_arguments(tmp_path, how):
     assert "forward" not in vars(given.model)
 
 
+class ThreeLinears(nn.Module):
+    """Attention of two heads with a layer each for queries, keys and values, which read the same tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(9, 8), nn.Linear(9, 8), nn.Linear(9, 8)
+        self.proj, self.fc = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        y = x[:, 0]
+        q, k, v = (layer(y).reshape(len(y), -1, 2, 4).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.fc(self.proj(y.transpose(1, 2).flatten(2)).mean(1))
+
+
+def test_layers_that_read_the_same_stay_apart(tmp_path):
+    given = with_model(tmp_path, ThreeLinears())
+    artifact = export_one(given, "onnx", "fp32")
+    assert {"q.weight", "k.weight", "v.weight", "proj.weight"} < set(artifact.layer_sparsity)
+    assert {node.domain for node in onnx.load(tmp_path / artifact.path).graph.node} <= {"", "ai.onnx"}
+    assert artifact.max_abs_difference <= 1e-5 * np.abs(given.logits).max()
+
+
+class Windows(nn.Module):
+    """Overlapping windows of a padded tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(16, 3)
+
+    def forward(self, x):
+        y = F.pad(x[:, 0], (1, 1, 1, 1)).unfold(1, 4, 2).unfold(2, 4, 3)
+        return self.fc(y.flatten(3).mean((1, 2)))
+
+
+def test_windows_of_what_was_padded(tmp_path):
+    given = with_model(tmp_path, Windows())
+    assert export_one(given, "onnx", "fp32").max_abs_difference <= 1e-5 * np.abs(given.logits).max()
+
+
 def test_queries_may_share_keys(tmp_path):
     artifact = export_one(with_model(tmp_path, Attention(lambda *_: {"enable_gqa": True})), "onnx", "fp32")
     assert artifact.top1_agreement == 1

@@ -15,7 +15,8 @@ from exporters.export_input import ExportInput
 from exporters.mmrt import download as mmrt_download
 from exporters.mmrt.file import Data, add_weights
 from exporters.mmrt.graph import Window
-from exporters.mmrt.layout import View, arrange, cut, expand, reshape, row_stride, segments, transpose
+from exporters.mmrt.layout import View, arrange, cut, expand, grid, repeats, reshape, row_stride, segments, transpose
+from exporters.mmrt.read_moves import grid_of
 from exporters.mmrt.windows import find_taps, least_pitch, reach
 from mmprune.records import Variant
 
@@ -227,6 +228,31 @@ def test_views_are_those_of_numpy():
     assert (as_array(reshape(view, (2, 2, 30))) == array.reshape(2, 2, 30)).all()
     assert reshape(transpose(view, (0, 2, 1)), (4, 30)) is None
     assert (as_array(expand(View(0, 0, (3, 1), (1, 7)), (2, 3, 4))) == np.arange(3)[:, None]).all()
+    assert (as_array(grid(view, 1, 1, (2, 3), (2, 1))) == array[:, [[1, 2, 3], [3, 4, 5]]]).all()
+
+
+def test_an_element_with_two_indices_is_found():
+    view = View(0, 3, (4, 6, 5), (32, 5, 1))
+    assert not any(repeats(v) for v in (view, transpose(view, (2, 0, 1)), grid(view, 1, 0, (3, 2), (2, 1)),
+                                        View(0, 0, (4, 1), (1, 0))))
+    assert repeats(expand(View(0, 0, (4, 1), (1, 0)), (4, 2)))
+    assert repeats(grid(view, 1, 1, (2, 3), (2, 1)))
+
+
+@pytest.mark.parametrize(("indices", "found"), [
+    ([4], (4, (1,), (1,))), ([2, 3, 4], (2, (3,), (1,))), ([1, 1, 3, 3, 5, 5], (1, (3, 2), (2, 0))),
+    ([0, 1, 2, 2, 3, 4], (0, (2, 3), (2, 1))), ([0, 0, 0], (0, (3,), (0,))),
+    ([0, 1, 4, 5, 2, 3, 6, 7], (0, (2, 2, 2), (2, 4, 1))), ([3, 2, 1], None), ([0, 1, 3], None), ([0, 1, 0, 2], None)])
+def test_indices_that_are_a_grid(indices, found):
+    assert grid_of(np.array(indices)) == found
+
+
+def test_windows_by_index_are_a_view(tmp_path):
+    nodes = [("Gather", ["x", "i"], "g", {"axis": 2}), ("Reshape", ["g", "s"], "w", {}),
+             ("MatMul", ["w", "m"], "y", {})]
+    index = np.array([2 * k + j for k in range(4) for j in range(3)])
+    model = make_onnx(nodes, {"x": [1, 2, 10]}, {"i": index, "s": np.array([1, 2, 4, 3]), "m": noise(3, 5)})
+    assert opcodes(assert_same(model, tmp_path)).count(5) <= 1, "one copy at most"
 
 
 def test_segments():

@@ -17,7 +17,8 @@ class StaticShapes(TorchFunctionMode):
 
     Otherwise values computed from sizes are tensors, which attention refuses as is_causal, dropout_p or scale, and
     branches that depend on sizes cannot be traced. For attention whose queries share keys (enable_gqa), which the
-    exporter lacks, each key is repeated as often as it is used.
+    exporter lacks, each key is repeated as often as it is used. Windows along an axis (Tensor.unfold) are read by
+    index: the exporter has none of a tensor that came from a padding.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -27,7 +28,19 @@ class StaticShapes(TorchFunctionMode):
             return torch.Size(map(int, found)) if isinstance(found, tuple) else int(found)
         if func is F.scaled_dot_product_attention and kwargs.get("enable_gqa"):
             return _shared_keys(*args, **{**kwargs, "enable_gqa": False})
+        if func is Tensor.unfold and torch.jit.is_tracing():
+            return _windows(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+def _windows(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
+    """As Tensor.unfold: the number of windows instead of the axis, and their elements along a new last axis."""
+    axis = dimension % x.dim()
+    count = (int(x.shape[axis]) - size) // step + 1
+    index = [window * step + place for window in range(count) for place in range(size)]
+    shape = [int(dim) for dim in x.shape]
+    taken = x.index_select(axis, torch.tensor(index, device=x.device))
+    return taken.reshape(*shape[:axis], count, size, *shape[axis + 1:]).movedim(axis + 1, -1)
 
 
 def _shared_keys(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Tensor:

@@ -10,6 +10,8 @@
                              transpose(reshape(x, split), perm) that is reshaped
     transpose x              perm
     slice     x              starts, steps: one an axis; sizes are those of the output
+    grid      x              axis, start, sizes, steps: instead of the axis as many axes as sizes, where (i, j...) is
+                             element start + i * steps[0] + j * steps[1]... of it; may repeat elements
     expand    x
     concat    x...           axis
     pad       x              before, value

@@ -152,7 +152,8 @@ def _join_reshape(graph: Graph, node: Node, end: Node, sources: list[Node], roun
     """(1, C, 1, 1) and (1, C)"""
     same = _is_same(sources[0], end, rounding)
     short = [without_ones(graph.shapes[name]) for name in (node.inputs[0], node.output)]
-    channels = [graph.shapes[name][1] for name in (node.inputs[0], node.output) if len(graph.shapes[name]) > 1]
+    channels = [shape[1] if len(shape) == 4 else shape[-1] for name in (node.inputs[0], node.output)
+                if len(shape := graph.shapes[name]) > 1]
     if not same or short[0] != short[1] or len(set(channels)) != 1 or len(channels) != 2 or len(short[0]) > 1:
         return None
     return with_attrs(node, scale=end["scale"], zero=end["zero"])

@@ -76,6 +76,13 @@ def cut(view: View, starts: Sequence[int], steps: Sequence[int], dims: Sequence[
     return View(view.buffer, view.offset + offset, tuple(dims), strides)
 
 
+def grid(view: View, axis: int, start: int, sizes: Sequence[int], steps: Sequence[int]) -> View:
+    """Instead of an axis several: (i, j...) is element start + i * steps[0] + j * steps[1]... of it."""
+    stride = view.strides[axis]
+    return View(view.buffer, view.offset + start * stride, (*view.dims[:axis], *sizes, *view.dims[axis + 1:]),
+                (*view.strides[:axis], *(step * stride for step in steps), *view.strides[axis + 1:]))
+
+
 def expand(view: View, dims: Sequence[int]) -> View:
     """Broadcast as numpy does: new elements are repeats with stride 0."""
     extra = len(dims) - len(view.dims)
@@ -131,7 +138,13 @@ def outer_to_inner(view: View) -> list[int]:
 
 
 def repeats(view: View) -> bool:
-    return any(dim != 1 and stride == 0 for dim, stride in zip(view.dims, view.strides, strict=True))
+    """Whether two of its indices may be the same element: an axis stands still, or does not step over those inside."""
+    reach = 0  # from the first to the last element of the axes inside
+    for axis in reversed(outer_to_inner(view)):
+        if view.strides[axis] <= reach:
+            return True
+        reach += view.strides[axis] * (view.dims[axis] - 1)
+    return False
 
 
 def pack(dims: Sequence[int], order: Sequence[int], rows: int = 0) -> tuple[tuple[int, ...], int]:

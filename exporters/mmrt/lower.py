@@ -9,7 +9,7 @@ from exporters import ExportError
 from exporters.mmrt import file as f
 from exporters.mmrt import plan as p
 from exporters.mmrt.graph import INSTEAD, NO_ACT, Act, Graph, Node, scalar
-from exporters.mmrt.layout import DATA, View, cut, expand, reshape, segments, transpose
+from exporters.mmrt.layout import DATA, View, cut, expand, grid, reshape, segments, transpose
 from exporters.mmrt.lower_conv import lower_conv, lower_pool
 from exporters.mmrt.lower_int8 import lower_dequantize, lower_qadd, lower_qmean, lower_qtable, lower_quantize
 from exporters.mmrt.lower_linear import lower_linear, lower_matmul
@@ -77,6 +77,10 @@ def lower_transpose(plan: p.Plan, node: Node) -> View:
 
 def lower_slice(plan: p.Plan, node: Node) -> View:
     return cut(p.read(plan, node.inputs[0]), node["starts"], node["steps"], p.dims_of(plan, node))
+
+
+def lower_grid(plan: p.Plan, node: Node) -> View:
+    return grid(p.read(plan, node.inputs[0]), node["axis"], node["start"], node["sizes"], node["steps"])
 
 
 def lower_expand(plan: p.Plan, node: Node) -> View:
@@ -224,6 +228,7 @@ OPS: dict[str, Callable[[p.Plan, Node], View]] = {
     "conv": lower_conv,
     "dequantize": lower_dequantize,
     "expand": lower_expand,
+    "grid": lower_grid,
     "linear": lower_linear,
     "matmul": lower_matmul,
     "norm": lower_norm,

@@ -1,6 +1,6 @@
 """Reads an ONNX model into the nodes of graph.py and computes its constant parts. Unsupported models are refused."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,10 @@ from exporters.mmrt import read_values as values
 from exporters.mmrt.graph import INSTEAD, MOST_AXES, RELU, Graph, Node, without_dead
 from exporters.mmrt.proto import Integers, Reader, Reading, name_of, refuse
 from exporters.mmrt.read_checks import check_window
+from exporters.mmrt.read_einsum import einsum
+from exporters.mmrt.read_resize import resize
+from exporters.mmrt.read_scatter import scatter_nd
+from exporters.mmrt.read_windows import col2im, windowed
 
 OPSETS = range(11, 29)  # opsets for which the readers in READERS were compared with ONNX's definitions
 FLOAT = onnx.TensorProto.FLOAT
@@ -23,16 +27,18 @@ RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "Rando
 READERS: dict[str, Reader] = {
     "Abs": values.unary(("abs", 0.0, 0.0)),
     "Add": values.binary("add"),
-    "AveragePool": products.pool("mean"),
+    "AveragePool": windowed(products.pool("mean")),
     "BatchNormalization": values.batch_norm,
     "Clip": values.clip,
+    "Col2Im": col2im,
     "Concat": moves.concat,
-    "Conv": products.conv,
-    "ConvTranspose": products.conv_transpose,
+    "Conv": windowed(products.conv),
+    "ConvTranspose": windowed(products.conv_transpose),
     "DepthToSpace": moves.depth_to_space,
     "DequantizeLinear": values.quantize("dequantize"),
     "Div": values.binary("div"),
     "Dropout": moves.dropout,
+    "Einsum": einsum,
     "Elu": values.unary(values.alpha("elu", 1.0)),
     "Erf": values.unary(("erf", 0.0, 0.0)),
     "Exp": values.unary(("exp", 0.0, 0.0)),
@@ -52,7 +58,7 @@ READERS: dict[str, Reader] = {
     "Log": values.unary(("log", 0.0, 0.0)),
     "MatMul": products.matmul,
     "Max": values.variadic("max"),
-    "MaxPool": products.pool("max"),
+    "MaxPool": windowed(products.pool("max")),
     "Min": values.variadic("min"),
     "Mish": values.unary(("mish", 0.0, 0.0)),
     "Mul": values.binary("mul"),
@@ -69,6 +75,8 @@ READERS: dict[str, Reader] = {
     "ReduceSum": values.reduce("sum"),
     "Relu": values.unary(RELU),
     "Reshape": moves.same,
+    "Resize": resize,
+    "ScatterND": scatter_nd,
     "Sigmoid": values.unary(("sigmoid", 0.0, 0.0)),
     "Slice": moves.slices,
     "Softmax": values.softmax,
@@ -184,7 +192,32 @@ def _read_node(reading: Reading, proto: onnx.NodeProto, model: onnx.ModelProto, 
     for name in used:
         if proto.op_type != "QuantizeLinear" and net.types.get(name, FLOAT) != FLOAT:
             raise refuse(proto, f"its output {name} is {_type_name(net.types[name])}, but mmrt computes in float32")
-    return READERS[proto.op_type](reading, proto)
+    return _without_constant_moves(reading, READERS[proto.op_type](reading, proto))
+
+
+def _without_constant_moves(reading: Reading, nodes: list[Node]) -> list[Node]:
+    """A reader may move a constant, such as the tensor that a ScatterND writes into: that is done here."""
+    left = []
+    for node in nodes:
+        array = reading.constants.get(node.inputs[0])
+        if node.op not in MOVES or array is None:
+            left.append(node)
+        else:
+            moved = MOVES[node.op](array, node, reading.shapes[node.output])
+            reading.constants[node.output] = np.ascontiguousarray(moved)
+    return left
+
+
+def _sliced(array: np.ndarray, node: Node, shape: Sequence[int]) -> np.ndarray:
+    places = zip(node["starts"], node["steps"], shape, strict=True)
+    return array[tuple(slice(start, start + step * count, step) for start, step, count in places)]
+
+
+MOVES: dict[str, Callable[[np.ndarray, Node, Sequence[int]], np.ndarray]] = {
+    "reshape": lambda array, node, shape: array.reshape(shape),
+    "slice": _sliced,
+    "transpose": lambda array, node, shape: array.transpose(node["perm"]),
+}
 
 
 def _names_read(node: onnx.NodeProto) -> Iterator[str]:

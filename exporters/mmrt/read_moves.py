@@ -6,10 +6,12 @@ import numpy as np
 import onnx
 
 from exporters.graph.onnx_graph import attribute
-from exporters.mmrt.graph import Node
+from exporters.mmrt.graph import MOST_AXES, Node
 from exporters.mmrt.proto import Reading, constant, name_of, new, one, rank_of, refuse, required
 
-MOST_RUNS = 64  # of a Gather: each is a slice
+MOST_RUNS = 1024  # of indices: each is a copy
+MOST_GRID = 3  # axes that a list of indices becomes
+PAD_MODES = ("constant", "reflect", "edge", "wrap")
 
 
 def same(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
@@ -55,24 +57,68 @@ def split(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
 
 
 def gather(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
-    """With constant indices: a slice for each run of consecutive indices, and a concat."""
-    rank, shape, out = rank_of(reading, proto), reading.shapes[proto.input[0]], proto.output[0]
+    """With constant indices."""
+    rank, shape = rank_of(reading, proto), reading.shapes[proto.input[0]]
     axis, indices = attribute(proto, "axis", 0) % rank, required(reading, proto, 1)
-    flat = (indices.reshape(-1) % shape[axis]).tolist()
-    cuts = [0, *(i for i in range(1, len(flat)) if flat[i] != flat[i - 1] + 1), len(flat)]
+    nodes, name = taken(reading, proto, proto.input[0], axis, indices.reshape(-1) % shape[axis])
+    return [*nodes, *one(proto, "reshape", (name,))]
+
+
+def taken(reading: Reading, proto: onnx.NodeProto, x: str, axis: int, indices: np.ndarray) -> tuple[list[Node], str]:
+    """x[..., indices, ...] and its name: without a copy where the indices are a grid, else a part for each run of
+    indices at equal distances, and a concat."""
+    shape, name, stem = reading.shapes[x], name_of(proto), f"{proto.output[0]}#{x}#{axis}"
+    whole = new(reading, f"{stem}#taken", (*shape[:axis], len(indices), *shape[axis + 1:]))
+    found = grid_of(indices)
+    if found is not None:
+        start, sizes, steps = found
+        axes = new(reading, f"{stem}#grid", (*shape[:axis], *sizes, *shape[axis + 1:]))
+        if len(reading.shapes[axes]) <= MOST_AXES:
+            return [Node("grid", name, (x,), axes, {"axis": axis, "start": start, "sizes": sizes, "steps": steps}),
+                    Node("reshape", name, (axes,), whole)], whole
+    cuts = _runs(indices)
     if len(cuts) - 1 > MOST_RUNS:
         raise refuse(proto, f"its indices form {len(cuts) - 1} separate runs, but at most {MOST_RUNS} are supported")
     nodes, parts = [], []
     for begin, end in pairwise(cuts):
-        starts = tuple(flat[begin] if k == axis else 0 for k in range(rank))
-        parts.append(new(reading, f"{out}#{begin}", (*shape[:axis], end - begin, *shape[axis + 1:])))
-        nodes.append(Node("slice", name_of(proto), (proto.input[0],), parts[-1],
-                          {"starts": starts, "steps": (1,) * rank}))
-    whole = parts[0]
-    if len(parts) > 1:
-        whole = new(reading, f"{out}#all", (*shape[:axis], len(flat), *shape[axis + 1:]))
-        nodes.append(Node("concat", name_of(proto), tuple(parts), whole, {"axis": axis}))
-    return [*nodes, *one(proto, "reshape", (whole,))]
+        step = int(indices[begin + 1] - indices[begin]) if end - begin > 1 else 1
+        parts.append(new(reading, f"{stem}#{begin}", (*shape[:axis], end - begin, *shape[axis + 1:])))
+        nodes.append(Node("grid", name, (x,), parts[-1], {"axis": axis, "start": int(indices[begin]),
+                                                          "sizes": (end - begin,), "steps": (step,)}))
+    return [*nodes, Node("concat", name, tuple(parts), whole, {"axis": axis})], whole
+
+
+def grid_of(indices: np.ndarray) -> tuple[int, tuple[int, ...], tuple[int, ...]] | None:
+    """(start, sizes, steps) with indices = start + i * steps[0] + j * steps[1]..., row-major, of at most three sizes
+    and no step backwards; None where they are no such grid."""
+    sizes: list[int] = []
+    steps: list[int] = []
+    rest = indices
+    while len(rest) > 1:
+        if len(sizes) == MOST_GRID:
+            return None
+        step = int(rest[1] - rest[0])
+        length = next((k for k in range(2, len(rest)) if rest[k] - rest[k - 1] != step), len(rest))
+        if step < 0 or len(rest) % length:
+            return None
+        blocks = rest.reshape(-1, length)
+        if (blocks != blocks[:, :1] + step * np.arange(length)).any():
+            return None
+        sizes.insert(0, length)
+        steps.insert(0, step)
+        rest = blocks[:, 0]
+    return int(indices[0]), tuple(sizes) or (1,), tuple(steps) or (1,)
+
+
+def _runs(indices: np.ndarray) -> list[int]:
+    """Where runs of indices at equal distances, none backwards, begin, and the end of the last."""
+    cuts, begin = [0], 0
+    for k in range(1, len(indices)):
+        step = indices[begin + 1] - indices[begin]
+        if indices[k] - indices[k - 1] != step or step < 0:
+            cuts.append(k)
+            begin = k
+    return [*cuts, len(indices)]
 
 
 def expand(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
@@ -111,17 +157,41 @@ def concat(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
 
 
 def pad(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
+    """Negative padding cuts; the modes that repeat the tensor's own elements take them by index, axis after axis."""
     rank = rank_of(reading, proto)
     pads, value, axes = required(reading, proto, 1), constant(reading, proto, 2), constant(reading, proto, 3)
     mode = attribute(proto, "mode", b"constant").decode()
+    if mode not in PAD_MODES:
+        raise refuse(proto, f"its mode is {mode}, but only {', '.join(PAD_MODES)} are supported")
+    before, after = [0] * rank, [0] * rank
+    given = range(rank) if axes is None else axes.tolist()
+    for axis, first, last in zip(given, *np.split(pads, 2), strict=True):
+        before[axis % rank], after[axis % rank] = int(first), int(last)
+    x, nodes = proto.input[0], []
+    for axis in range(rank):
+        length = reading.shapes[x][axis]
+        if mode != "constant" and (before[axis] or after[axis]):
+            more, x = taken(reading, proto, x, axis, _padded_indices(proto, mode, length, before[axis], after[axis]))
+            nodes += more
+        elif min(before[axis], after[axis]) < 0:
+            cut = np.arange(length)[max(0, -before[axis]):length - max(0, -after[axis])]
+            if not len(cut):
+                raise refuse(proto, f"its negative padding leaves nothing of axis {axis}, which has length {length}")
+            more, x = taken(reading, proto, x, axis, cut)
+            nodes += more
     if mode != "constant":
-        raise refuse(proto, f"its mode is {mode}, but only constant padding is supported")
-    if (pads < 0).any():
-        raise refuse(proto, "it has negative padding, which is not supported")
-    before = [0] * rank
-    for axis, count in zip(range(rank) if axes is None else axes.tolist(), pads[:len(pads) // 2].tolist(), strict=True):
-        before[axis % rank] = count
-    return one(proto, "pad", before=tuple(before), value=0.0 if value is None else float(value.reshape(())))
+        return [*nodes, *one(proto, "reshape", (x,))]
+    return [*nodes, *one(proto, "pad", (x,), before=tuple(max(0, count) for count in before),
+                         value=0.0 if value is None else float(value.reshape(())))]
+
+
+def _padded_indices(proto: onnx.NodeProto, mode: str, length: int, before: int, after: int) -> np.ndarray:
+    """Which elements of an axis stand where after its padding."""
+    if min(before, after) < 0:
+        raise refuse(proto, f"it has negative padding in the mode {mode}, which is not supported")
+    if mode == "reflect" and max(before, after) >= length:
+        raise refuse(proto, f"it reflects {max(before, after)} elements of an axis of length {length}")
+    return np.pad(np.arange(length), (before, after), mode)  # type: ignore[call-overload]
 
 
 def depth_to_space(reading: Reading, proto: onnx.NodeProto) -> list[Node]:

@@ -41,7 +41,7 @@ def one_image(reading: Reading, proto: onnx.NodeProto) -> tuple[tuple[int, ...],
     """The shapes of input and output, (1, C, H, W)."""
     x, y = reading.shapes[proto.input[0]], reading.shapes[proto.output[0]]
     if len(x) != 4 or x[0] != 1:
-        raise refuse(proto, f"its input has the shape {x}; only one image (1, C, H, W) at a time is supported")
+        raise refuse(proto, f"its input has the shape {x}; only images (N, C, H, W) and lines (N, C, L) are supported")
     return x, y
 
 

@@ -57,6 +57,11 @@ class Table:
         known = dict(sorted(zip(sums, self.rests, strict=True)))
         return layers + float(np.interp(layers, list(known), list(known.values())))
 
+    def predicted(self, sparsity: Mapping[str, float]) -> float:
+        """Of a network with these sparsities, which may lie between those of the table."""
+        return self.cost(sum(float(np.interp(sparsity.get(name, 0.0), self.sparsities, costs))
+                             for name, costs in self.layers.items()))
+
     def room(self, cost: float) -> float:
         """What the layers may cost together in a network of this cost; 0 if the rest alone exceeds it."""
         low, high = 0.0, cost

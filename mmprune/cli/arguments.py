@@ -106,9 +106,18 @@ def budget(words: dict[str, Any]) -> Budget:
     from mmprune.handles import mib
     from mmprune.results.choose import Budget
 
-    latency = words["max_latency_ms"]
-    return Budget(latency and latency / 1e3, int(words["percentile"]), mib(words["max_size_mb"]),
-                  mib(words["max_memory_mb"]), words["min_accuracy"], words["runtime"])
+    latency, drop, percentile = words["max_latency_ms"], words["max_drop"], words["percentile"]
+    energy = words["max_energy_mj"]
+    return Budget(latency and latency / 1e3, percentile and int(percentile), mib(words["max_size_mb"]),
+                  mib(words["max_memory_mb"]), words["min_accuracy"], words["runtime"],
+                  None if drop is None else drop / 100, words["prefer"], energy and energy / 1e3)
+
+
+def one_host(hosts: tuple[str, ...]) -> str | None:
+    """The host of a command that measures on one board; None for this machine. UsageError for several."""
+    if len(hosts) > 1:
+        raise click.UsageError(f"give --host once, not {len(hosts)} times")
+    return hosts[0] if hosts else None
 
 
 def hosts_and_targets(target: str | None, fleet: Path | None, hosts: tuple[str, ...]) -> list[tuple[str | None, str]]:

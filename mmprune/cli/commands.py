@@ -1,7 +1,7 @@
 """The command line. Each command: parse, call the library, print. Heavy packages load inside the command using them."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,20 @@ import click
 from mmprune import __version__
 from mmprune.cli import arguments
 from mmprune.cli.options import (
+    FILE,
     OUT,
     PATTERNS,
     PROFILE,
-    above_zero,
+    budget_options,
     build_options,
-    fraction,
+    fractions,
     host_options,
     jetpack_option,
     model_options,
     one_of,
+    show_options,
 )
-from mmprune.progress import bars, say_loading
+from mmprune.progress import bars, say_loading, say_notes
 
 FAILURES = {"DataError", "WeightsError"}  # ValueErrors about the content of a file; all others are about the command
 EPILOG_BUILD = "Example: mmprune build --target x86 --model resnet18 --weights resnet18.pth --data photos/ --out family"
@@ -76,7 +78,8 @@ def _fail(message: str, code: int) -> None:
 @model_options
 @build_options
 @jetpack_option
-def build(quiet: bool, **words: Any) -> None:
+@show_options
+def build(quiet: bool, every: bool, as_json: bool, **words: Any) -> None:
     """Prune a model ten ways, fine-tune, export, verify and measure every variant, and write a report.
 
     If this machine is not a board of the target, --host measures on one over ssh; without it a bundle for the board is
@@ -91,7 +94,7 @@ def build(quiet: bool, **words: Any) -> None:
     if family.bundled:
         click.echo(what_to_do(family.root, options.target, family.bundled))
     elif family.artifacts:
-        _report(family.root)
+        _report([family.root], every, as_json)
     if family.failed:
         _fail("\n".join(family.failed), 1)
 
@@ -107,7 +110,9 @@ def build(quiet: bool, **words: Any) -> None:
 @click.option("--threads", type=click.IntRange(min=1), help="Inference threads. Default: the target's.")
 @host_options
 @click.option("--quiet", is_flag=True, help="Print one line per stage instead of progress bars.")
-def bench(family: Path, target: str | None, fleet: Path | None, quiet: bool, **words: Any) -> None:
+@show_options
+def bench(family: Path, target: str | None, fleet: Path | None, quiet: bool, every: bool, as_json: bool,
+          **words: Any) -> None:
     """Measure a family again; report and choose use the newest measurements.
 
     --host measures on a board over the system's ssh and leaves nothing there unless --keep-on-board is given. Several
@@ -120,7 +125,7 @@ def bench(family: Path, target: str | None, fleet: Path | None, quiet: bool, **w
     opened = Family(family)
     with bars(quiet) as progress:
         measure_on(family, opened.artifacts, where, arguments.measuring(words, again=True), progress)
-    _report(family)
+    _report([family], every, as_json)
 
 
 @cli.command(epilog="Example: mmprune bundle mmprune-out --target raspberry-pi-5")
@@ -140,49 +145,227 @@ def bundle(family: Path, target: str, profile: str, threads: int | None, jetpack
 @cli.command("import", epilog="Example: mmprune import mmprune-out results.jsonl")
 @click.argument("family", type=OUT)
 @click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def import_(family: Path, results: Path) -> None:
+@show_options
+def import_(family: Path, results: Path, every: bool, as_json: bool) -> None:
     """Import what a bundle's ./run measured on a board: all of it, or nothing if anything is wrong."""
     from mmprune.handles import Family
 
-    click.echo(Family(family).import_results(results))
-    _report(family)
+    click.echo(Family(family).import_results(results), err=as_json)
+    _report([family], every, as_json)
 
 
-@cli.command(epilog="Example: mmprune choose mmprune-out --max-latency-ms 12 --min-accuracy 0.9 --out deploy")
-@click.argument("family", type=OUT)
-@click.option("--max-latency-ms", **above_zero(), help="Largest latency, at the percentile of --percentile.")
-@click.option("--percentile", type=click.Choice(["50", "90", "99"]), default="90", show_default=True,
-              help="Percentile of the latency.")
-@click.option("--max-size-mb", **above_zero(), help="Largest download, in MiB.")
-@click.option("--max-memory-mb", **above_zero(), help="Largest peak memory of the whole process, in MiB.")
-@click.option("--min-accuracy", metavar="SHARE", callback=fraction,
-              help="Lowest accuracy on test data: 0.92 or 92%.")
-@click.option("--runtime", help="Choose only among files of this runtime.")
+@cli.command(epilog="Example: mmprune choose mmprune-out --max-drop 1 --out deploy")
+@click.argument("families", metavar="FAMILY ...", type=OUT, nargs=-1, required=True)
+@budget_options
+@click.option("--explain", is_flag=True, help="Say why each of the nearest others lost.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs (docs/json.md).")
 @click.option("--out", type=OUT, help="Copy the winner there with everything needed to run it.")
-def choose(family: Path, out: Path | None, **words: Any) -> None:
-    """Choose the most accurate model within a budget; shows its margin, the runner-up and the nearest miss.
+def choose(families: tuple[Path, ...], explain: bool, as_json: bool, out: Path | None, **words: Any) -> None:
+    """Choose the model that fits a budget best; shows its margins, the runner-up and the nearest miss.
 
-    Exits with 1 if nothing fits.
+    \b
+    --max-drop 1                         the fastest, at most one point less accurate than dense
+    --min-accuracy 90%                   the fastest that is right on 90 % of the test images
+    --max-latency-ms 5                   the most accurate that takes 5 ms
+    --max-latency-ms 5 --prefer size     the smallest that takes 5 ms
+    no limit                             as --max-drop 1
+
+    Limits may be given together: all must be kept, on every device that is named. Several families (of one data set, on
+    one device) are chosen from as if they were one. Exits with 1 if nothing fits.
     """
     from mmprune.handles import Chosen, Family
-    from mmprune.results.choose import describe
+    from mmprune.results.among import Devices, choose_among, gather, headlines
+    from mmprune.results.as_json import choice_json
+    from mmprune.results.choice_words import describe
+    from mmprune.results.choice_words import explain as why
+    from mmprune.results.terminal import filled, folded
 
-    opened = Family(family)
-    choice = opened.choice(arguments.budget(words))
-    click.echo(describe(choice))
+    among = gather(families, Devices(words["devices"], words["targets"]))
+    choice, notes = choose_among(among, arguments.budget(words))
+    say_notes(notes)
+    if as_json:
+        click.echo(choice_json(choice))
+    else:
+        click.echo("\n".join(filled(line) for line in headlines(among)) + f"\n\n{folded(describe(choice))}")
+        if explain:
+            click.echo(folded(why(choice)))
     if choice.winner is None:
         sys.exit(1)
     if out is not None:
-        Chosen(opened, choice).deploy(out)
-        click.echo(f"\ncopied to {out}: python {out}/infer.py IMAGE")
+        Chosen(Family(Path(choice.winner.family)), choice).deploy(out)
+        click.echo(f"\ncopied to {out}: python {out}/infer.py IMAGE", err=as_json)
 
 
-@cli.command(epilog="Example: mmprune report mmprune-out")
-@click.argument("family", type=OUT)
-def report(family: Path) -> None:
-    """Write report.md and front.png from what was measured."""
+@cli.command(epilog="Example: mmprune verify deploy")
+@click.argument("folder", type=OUT)
+def verify(folder: Path) -> None:
+    """Check a folder that `choose --out` wrote: every file by its digest, and the model's answers on this machine.
+
+    The folder has the same program for a device without mmprune: python3 deploy/verify.py. Exits with 1 if a file was
+    changed, or if the model answers test images otherwise than where it was deployed.
+    """
+    import subprocess
+
+    from targets.on_device import verify as program
+
+    done = subprocess.run([sys.executable, "-Es", str(program.__file__), str(folder)], check=False)
+    sys.exit(done.returncode)
+
+
+@cli.command(epilog="Example: mmprune report mmprune-out --open")
+@click.argument("families", metavar="FAMILY ...", type=OUT, nargs=-1, required=True)
+@click.option("--open", "show", is_flag=True, help="Open report.html in the browser.")
+@show_options
+def report(families: tuple[Path, ...], show: bool, every: bool, as_json: bool) -> None:
+    """Write report.html, report.md and front.png from what was measured; show the headline and the front.
+
+    report.html is one file that needs no network: fronts, table, details of every file, and a budget that chooses.
+    """
     say_loading("matplotlib")
-    _report(family)
+    for page in _report(families, every, as_json):
+        if show:
+            click.launch(page.resolve().as_uri())
+
+
+@cli.command(epilog="Example: mmprune compare family:dense/openvino-int8 family:max/mmrt-int8")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--runtime", help="Compare only files of this runtime.")
+@click.option("--across-versions", is_flag=True, help="Compare although versions or settings of a runtime differ.")
+@show_options
+def compare(first: str, second: str, runtime: str | None, across_versions: bool, every: bool, as_json: bool) -> None:
+    """Say whether B is faster than A, or that there is no difference.
+
+    A and B are FOLDER[@SESSION][:VARIANT[/FORMAT-PRECISION]]: two runs, two sessions of a family, two variants or two
+    files. What was measured side by side is compared round by round; two sessions by a dense file that ran in both.
+    Runs on other devices, with other threads or versions are not compared; exits with 1 if nothing is comparable.
+
+    \b
+    mmprune compare old new                           every file that both families have
+    mmprune compare family@20261130T0956-f538 family  a session with the newest one
+    mmprune compare family:dense family:max           two variants, each file with its like
+    """
+    from mmprune.results.compare_runs import compare_runs, comparison_json, comparison_words
+    from mmprune.results.sides import read_spec
+    from mmprune.results.terminal import folded
+
+    found = compare_runs(read_spec(first), read_spec(second), runtime, not across_versions)
+    click.echo(comparison_json(found) if as_json else folded(comparison_words(found, every)))
+    if not found.comparable:
+        sys.exit(1)
+
+
+@cli.command(epilog="Example: mmprune gate budget.toml mmprune-out --junit gate.xml --markdown gate.md")
+@click.argument("budget", type=click.Path(path_type=Path))
+@click.argument("family", type=OUT)
+@click.option("--junit", type=FILE, help="Write JUnit's XML there, with a test case for each limit.")
+@click.option("--markdown", type=FILE, help="Write a Markdown table there.")
+@click.option("--strict", is_flag=True, help="Fail, too, where a limit cannot be judged.")
+def gate(budget: Path, family: Path, junit: Path | None, markdown: Path | None, strict: bool) -> None:
+    """Fail, with exit status 1, if a measured family breaks a budget: for CI, after `mmprune bench`.
+
+    \b
+    baseline = "released"         # for max_slowdown_percent: a family, FOLDER@SESSION,
+                                  # or @SESSION of the gated family
+    [[check]]
+    name = "edge box"
+    file = "max/mmrt-int8"        # VARIANT/FORMAT-PRECISION, * and ? may stand for
+                                  # several; without it: what `choose` takes
+    max_latency_ms = 5            # at percentile = 90
+    max_size_mb = 2
+    max_memory_mb = 100
+    max_drop = 1                  # points below the dense model
+    min_accuracy = 0.9
+    min_speedup = 1.5             # over the fastest dense file of another runtime
+    max_slowdown_percent = 5      # against the baseline
+    runtime = "mmrt"              # optional, as device = "pi 5"
+
+    A latency fails where its whole 99 % interval breaks the limit; min_speedup and max_slowdown_percent compare with
+    dense files of the same run, so that a slow day of the machine does not count. What cannot be judged (a busy
+    machine, a baseline of another device) is told and skipped, and with --strict fails.
+    """
+    from mmprune.results import gate_files
+    from mmprune.results.gate import passes, run_gate
+
+    outcomes = run_gate(budget, family)
+    click.echo(gate_files.lines(outcomes))
+    if junit is not None:
+        junit.write_text(gate_files.junit(outcomes, strict), encoding="utf-8")
+    if markdown is not None:
+        markdown.write_text(gate_files.markdown(outcomes), encoding="utf-8")
+    if not passes(outcomes, strict):
+        sys.exit(1)
+
+
+@cli.command(epilog="Example: mmprune why mmprune-out max --target x86")
+@click.argument("family", type=OUT)
+@click.argument("variant")
+@click.option("--target", default="local", show_default=True, help="Device family; `mmprune targets` lists them.")
+@click.option("--runtime", "runtimes", metavar="NAME,NAME", help="Only on these runtimes. Default: all of the target.")
+@click.option("--profile", **{**PROFILE, "default": "smoke"})
+@click.option("--threads", type=click.IntRange(min=1), help="Inference threads. Default: the target's.")
+@host_options
+@click.option("--all", "every", is_flag=True, help="Show every layer, not only those that take most time.")
+@click.option("--again", is_flag=True, help="Measure again what was measured before.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@click.option("--quiet", is_flag=True, help="Print one line per stage instead of progress bars.")
+def why(family: Path, variant: str, every: bool, as_json: bool, **words: Any) -> None:
+    """Explain where the time of a variant goes, layer by layer on each runtime, and why zeros save time or not.
+
+    VARIANT is a strategy's name, such as max, or a variant's id. It is measured beside the dense model, with the
+    settings of `bench`; every step is timed by the runtime's own profile. What was found is added to why.jsonl in the
+    family's folder.
+    """
+    from mmprune.boards import check_runtimes
+    from mmprune.handles import Family
+
+    host, how = arguments.one_host(words["hosts"]), arguments.measuring(words, again=words["again"])
+    try:
+        chosen = Family(family)[variant].variant
+    except KeyError as err:
+        raise click.UsageError(str(err.args[0])) from err
+    check_runtimes(how.runtimes, [words["target"]])
+    say_loading("torch and the runtimes")
+    from mmprune.why.explain import Asked, explain
+    from mmprune.why.show import why_json, why_text
+
+    with bars(words["quiet"]) as progress:
+        found = explain(Asked(family, chosen, words["target"], host, how), progress)
+    click.echo(why_json(found) if as_json else why_text(found, every))
+
+
+@cli.command(epilog="Example: mmprune ceiling --model resnet50 --target x86")
+@click.option("--target", default="local", show_default=True, help="Device family; `mmprune targets` lists them.")
+@model_options
+@click.option("--sparsities", metavar="X,X", default="0.5,0.7,0.8,0.9,0.95", show_default=True, callback=fractions,
+              help="Sparsities of the random masks.")
+@click.option("--threads", type=click.IntRange(min=1), help="Inference threads. Default: the target's.")
+@host_options
+@click.option("--out", type=OUT, default=Path("mmprune-ceiling"), show_default=True,
+              help="Folder for ceiling.json, ceiling.png and the latency tables.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@click.option("--quiet", is_flag=True, help="Print one line per stage instead of progress bars.")
+def ceiling(target: str, sparsities: tuple[float, ...], out: Path, as_json: bool, **words: Any) -> None:
+    """Measure the most that sparsity can give a model on a device, before anything is trained.
+
+    The model gets random masks of every pattern at several sparsities and is timed beside the dense model on every
+    runtime, fp32 and int8: whether it is worth it, per layer and in total, in minutes. No data is needed.
+    """
+    from targets import load
+
+    load(target)
+    say_loading("torch and the runtimes")
+    from mmprune.ceiling.plot import draw_ceiling
+    from mmprune.ceiling.run import CeilingOptions, find_ceiling
+    from mmprune.ceiling.show import ceiling_json, ceiling_text
+
+    how = arguments.measuring({**words, "profile": "smoke"}, again=True)
+    options = CeilingOptions(target, arguments.named(words), out, arguments.one_host(words["hosts"]), sparsities, how,
+                             arguments.names(words["strategies"]), words["ranges"], words["total_sparsity"])
+    with bars(words["quiet"]) as progress:
+        found = find_ceiling(options, progress)
+    click.echo(ceiling_json(found) if as_json else ceiling_text(found))
+    click.echo(f"\nplot:   {draw_ceiling(found, out)}\ntables: {', '.join(found.tables)} in {out}", err=as_json)
 
 
 @cli.command(epilog="Example: mmprune strategies --model resnet18 --num-classes 10 --img-size 64")
@@ -247,13 +430,20 @@ def doctor() -> None:
         _fail("mmprune build does not run here; see the lines marked MISSING", 1)
 
 
-def _report(root: Path) -> None:
-    """Write report and plot, and print the table."""
-    from mmprune.results.headline import find_headline, headline_words
+def _report(roots: Sequence[Path], every: bool, as_json: bool) -> list[Path]:
+    """Write report and plot of each family; print headlines and tables, or a line of JSON each; returns the pages."""
+    from mmprune.results.as_json import family_json
     from mmprune.results.report import report_points
-    from mmprune.results.table import table
+    from mmprune.results.terminal import summary
 
-    path, points = report_points(root)
-    click.echo(table(points))
-    click.echo(f"\n{headline_words(find_headline(root, points))}")
-    click.echo(f"\nreport: {path}\nfront:  {path.with_name('front.png')}")
+    pages = []
+    for number, root in enumerate(roots):
+        page, points = report_points(root)
+        pages.append(page)
+        if as_json:
+            click.echo(family_json(root, points))
+            continue
+        head = f"{root}\n" if len(roots) > 1 else ""
+        click.echo(("\n" if number else "") + head + summary(root, points, every))
+        click.echo(f"\nreport: {page} (in a browser; report.md and front.png are beside it)")
+    return pages

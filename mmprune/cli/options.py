@@ -10,6 +10,7 @@ import click
 from exporters.int8.settings import METHODS
 from mmprune.choices import pick
 from mmprune.recipes import RECIPES
+from mmprune.results.goals import GOALS
 from mmprune.scores import ALL, SCORES
 from targets.jobs import PROFILES, Profile
 from targets.on_device.jetpacks import DEFAULT
@@ -40,6 +41,16 @@ def above_zero() -> dict[str, Any]:
     return {"type": float, "callback": check}
 
 
+def points() -> dict[str, Any]:
+    """For click.option: percentage points of accuracy. Unlike click.FloatRange, it refuses "nan"."""
+    def check(_context: click.Context, _param: click.Parameter, value: float | None) -> float | None:
+        if value is None or 0 <= value <= 100:
+            return value
+        raise click.BadParameter(f"{value:g} is not a number of percentage points from 0 to 100")
+
+    return {"type": float, "metavar": "POINTS", "callback": check}
+
+
 def fraction(_context: click.Context, _param: click.Parameter, text: str | None) -> float | None:
     """Callback: 0.92, 92% and 92 all mean 0.92, since accuracies are printed in percent."""
     if text is None:
@@ -53,6 +64,11 @@ def fraction(_context: click.Context, _param: click.Parameter, text: str | None)
     if not 0 <= value <= 1:
         raise click.BadParameter(f"{text!r} is not a fraction, such as 0.92 or 92%")
     return value
+
+
+def fractions(context: click.Context, param: click.Parameter, text: str) -> tuple[float, ...]:
+    """Callback: fractions with commas between, each as `fraction` reads it, in rising order."""
+    return tuple(sorted({value for part in text.split(",") if (value := fraction(context, param, part)) is not None}))
 
 
 def _length(profile: Profile) -> str:
@@ -166,7 +182,7 @@ def build_options(command: Command) -> Command:
                      help="How int8 calibration picks the range of activations, for ONNX Runtime and mmrt."),
         click.option("--bias-correction/--no-bias-correction", default=True, show_default=True,
                      help="Correct biases for the mean quantization error of int8 weights."),
-        click.option("--max-drop", metavar="POINTS", type=click.FloatRange(min=0),
+        click.option("--max-drop", **points(),
                      help="Accuracy, in percentage points, that int8 may lose on validation images; the layers that "
                           "lose most stay in float32."),
         click.option("--profile", **PROFILE),
@@ -179,6 +195,43 @@ def build_options(command: Command) -> Command:
         click.option("--out", type=OUT, default=Path("mmprune-out"), show_default=True,
                      help="Folder for everything that is built."),
         click.option("--quiet", is_flag=True, help="Print one line per stage instead of progress bars."),
+    ])
+
+
+def budget_options(command: Command) -> Command:
+    """The limits of `choose`, and the devices that they are for."""
+    return _add(command, [
+        click.option("--max-latency-ms", **above_zero(), help="Largest latency, at the percentile of --percentile."),
+        click.option("--percentile", type=click.Choice(["50", "90", "99"]),
+                     help="Percentile of the latency. Default: 90 for --max-latency-ms; without it the fastest is "
+                          "found by the median."),
+        click.option("--max-drop", **points(),
+                     help="Largest loss of accuracy, in percentage points below the dense model (the better one of "
+                          "dense and dense-tuned)."),
+        click.option("--min-accuracy", metavar="SHARE", callback=fraction,
+                     help="Lowest accuracy on test data: 0.92 or 92%."),
+        click.option("--max-size-mb", **above_zero(), help="Largest download, in MiB."),
+        click.option("--max-memory-mb", **above_zero(), help="Largest peak memory of the whole process, in MiB."),
+        click.option("--prefer", **one_of("goal", *GOALS),
+                     help="What is wanted within the limits. Default: speed where accuracy has a limit and latency has "
+                          "none, else accuracy."),
+        click.option("--max-energy-mj", **above_zero(),
+                     help="Largest energy per inference above idle power, in millijoules."),
+        click.option("--runtime", help="Choose only among files of this runtime."),
+        click.option("--device", "devices", metavar="NAME", multiple=True,
+                     help="A measured device, by a part of its name (`pi 5`), or `all`; of several, which may be named "
+                          "one by one, the worst counts. Default: the one that was measured last."),
+        click.option("--target", "targets", metavar="NAME", multiple=True,
+                     help="As --device, by the target that it was measured for."),
+    ])
+
+
+def show_options(command: Command) -> Command:
+    """How results are printed."""
+    return _add(command, [
+        click.option("--all", "every", is_flag=True,
+                     help="Show every measured file, not only the front and the dense files."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON for programs (docs/json.md)."),
     ])
 
 

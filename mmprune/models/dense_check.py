@@ -14,6 +14,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from mmprune.chance import is_near_chance
 from mmprune.data.class_order import Outputs
 from mmprune.data.splits import LoaderSplit, Split
 from mmprune.records import Preprocess
@@ -22,8 +23,6 @@ SAMPLE = 256
 EVERY = 2  # other kinds of preprocessing are tried on every second image
 BATCH = 32
 SURE = 0.01  # largest probability that a class order was chosen by chance
-FEWEST = 30  # images; with fewer the standard error of the accuracy means little
-NEAR = 0.15  # fraction of the way from guessing to all correct; a model trained for this data is far above it
 GAIN, FOUND = 0.1, 0.5  # a finding must be better by GAIN and reach at least the accuracy FOUND
 CAUSES = ("Fine-tuning would start from scratch. Likely causes: another class order than in training "
           "(--class-order), another mean and std (--mean, --std), another crop or size, channels in BGR order, "
@@ -171,16 +170,12 @@ def _is_near_chance(right: np.ndarray, labels: np.ndarray, answers: np.ndarray) 
     """Whether the predictions agree with the labels hardly more often than shuffled predictions would.
 
     Shuffled predictions are correct with probability c = sum over classes of (share of labels) * (share of
-    predictions), so always predicting the most frequent class is no better than chance. Near chance means:
-    (accuracy - c) / (1 - c) < NEAR (Cohen's kappa) and accuracy < 3 c, since with a hundred classes 10 % is far from
-    guessing; or, with at least FEWEST images, an accuracy within two standard errors of c.
+    predictions), so always predicting the most frequent class is no better than chance; see is_near_chance.
     """
     n = len(right)
     named = Counter(answers.tolist())
     chance = sum(count / n * named[label] / n for label, count in Counter(labels.tolist()).items())
-    above = right.mean() - chance
-    unsure = 2 * math.sqrt(chance * (1 - chance) / n) if n >= FEWEST else 0.0
-    return bool(above < max(unsure, min(NEAR * (1 - chance), 2 * chance)))
+    return is_near_chance(float(right.mean()), chance, n)
 
 
 def _reordered(labels: np.ndarray, answers: np.ndarray, outputs: Outputs,

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from mmprune import folder
+from mmprune.records import Device
 from mmprune.results.points import Point, Session, pareto, read_session
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")  # Okabe and Ito: safe for colour-blind readers
@@ -62,11 +63,16 @@ def _panels(points: Sequence[Point]) -> list[Panel]:
 
 
 def _heading(session: Session, points: Sequence[Point]) -> str:
-    device, threads = session.device, points[0].threads
+    return (f"Accuracy against cost, measured on {device_name(session.device, points[0].threads)}, "
+            f"{session.started[:10]}, profile {session.profile}")
+
+
+def device_name(device: Device, threads: int) -> str:
+    """The board and its CPU, as far as they are known, its power mode, and the number of threads."""
     known = "" if device.board.startswith("unknown") else device.board
     name = known if device.cpu in known else ", ".join(filter(None, (known, device.cpu)))
-    return (f"Accuracy against cost, measured on {name}, {threads} thread{'s' if threads > 1 else ''}, "
-            f"{session.started[:10]}, profile {session.profile}")
+    mode = "" if device.power_mode == "not reported" else device.power_mode
+    return ", ".join(filter(None, (name, mode, f"{threads} thread{'s' if threads > 1 else ''}")))
 
 
 def _draw_panel(axis: Axes, panel: Panel, points: Sequence[Point], styles: dict[str, tuple[str, str]]) -> None:

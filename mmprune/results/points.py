@@ -1,11 +1,13 @@
 """A family's measured points: the cost of each artifact with each runtime on one device, and its accuracy."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmprune import folder
+from mmprune.choices import pick
 from mmprune.records import TUNED, Artifact, Device, Measurement, Variant
+from mmprune.results.devices import place
 from mmprune.results.disturbed import disturbed_rounds
 from mmprune.results.percentiles import latency_s
 from mmprune.results.speedup import Ratio, compare, stability_notes
@@ -44,6 +46,10 @@ class Point:
     told: tuple[str, ...]  # notes of the measuring program
     disturbed: int = 0  # rounds in which other programs took the CPU; the percentiles include them
     dense: bool = False  # whether it is the model that the others are compared with
+    session: str = ""  # see session_name
+    device: str = ""  # see devices.place
+    family: str = ""  # the family's folder
+    energy_j: float | None = None  # per inference, above idle power; None: not measured
 
     @property
     def tuned(self) -> bool:
@@ -72,10 +78,32 @@ def session_name(measurement: Measurement) -> str:
     return measurement.session.split(".")[0]
 
 
-def newest_session(root: Path) -> list[Measurement]:
-    """The measurements of the session that was written last: of one device, with provenance "measured" only.
+def newest_sessions(root: Path) -> list[list[Measurement]]:
+    """The session that was written last on each device (see devices.place), the newest first.
 
-    PointsError if there are none: fixtures and emulated runs are not a device's cost.
+    Emulated sessions come after all measured ones: their sizes and memory are real, their times are not. Fixtures are
+    left out, and so are sessions that mix devices.
+    """
+    sessions = dict[str, list[Measurement]]()
+    for m in folder.read_measurements(root):
+        if m.provenance in ("measured", "emulated"):
+            found = sessions.pop(session_name(m), [])  # and to the end: the order is that of the last lines
+            sessions[session_name(m)] = [*found, m]
+    newest = dict[tuple[str, str], list[Measurement]]()
+    for found in reversed(sessions.values()):
+        if _is_one_device(found):
+            newest.setdefault((found[0].provenance, place(found[0].device)), found)
+    return sorted(newest.values(), key=lambda found: found[0].provenance != "measured")
+
+
+def _is_one_device(found: Sequence[Measurement]) -> bool:
+    return len({(m.device.fingerprint, m.provenance) for m in found}) == 1
+
+
+def measured(root: Path) -> list[Measurement]:
+    """All measurements with provenance "measured", as they were written: fixtures and emulated runs cost no device.
+
+    PointsError if there are none.
     """
     every = folder.read_measurements(root)
     real = [m for m in every if m.provenance == "measured"]
@@ -85,42 +113,73 @@ def newest_session(root: Path) -> list[Measurement]:
                           "measured ones: run `mmprune bench` on the device")
     if not real:
         raise PointsError(f"{root} has no measurements yet: run `mmprune bench {root} --target x86`")
-    found = [m for m in real if session_name(m) == session_name(real[-1])]
-    if len({m.device.fingerprint for m in found}) > 1:
-        raise PointsError(f"session {session_name(real[-1])} in {root} mixes devices; delete its lines, measure again")
+    return real
+
+
+def one_session(root: Path, name: str = "") -> list[Measurement]:
+    """The measurements of a session, all of one device; "" is the session that was written last.
+
+    PointsError if there are none, and ValueError for a name that no session has.
+    """
+    real = measured(root)
+    names = list(dict.fromkeys(map(session_name, real)))
+    name = pick("session", name, names, owner=str(root)) if name else session_name(real[-1])
+    found = [m for m in real if session_name(m) == name]
+    if not _is_one_device(found):
+        raise PointsError(f"session {name} in {root} mixes devices; delete its lines, measure again")
     return found
 
 
-def read_session(root: Path) -> Session:
-    found = newest_session(root)
+def dense_accuracy(root: Path) -> float:
+    """The accuracy on test data of the dense model, untouched or fine-tuned as the others, whichever is better."""
+    return max((v.accuracy for v in folder.read_variants(root) if v.dense), default=0.0)
+
+
+def read_session(root: Path, name: str = "") -> Session:
+    """The session; "" is the one that was written last."""
+    return session_of(one_session(root, name))
+
+
+def session_of(found: Sequence[Measurement]) -> Session:
+    """The Session of its measurements."""
     first = found[0]
     return Session(session_name(first), first.device, first.profile, first.started, first.commit,
                    min(len(m.latencies_s) for m in found), {m.runtime: m.settings for m in found})
 
 
-def read_points(root: Path) -> list[Point]:
-    """One point for each artifact and runtime of the newest session, in the order of the variants.
+def read_points(root: Path, session: str = "") -> list[Point]:
+    """One point for each artifact and runtime of a session ("": the newest), in the order of the variants.
 
     Measurements of files that were exported again afterwards are left out. PointsError if nothing is left.
     """
+    points = points_of(root, one_session(root, session))
+    if not points:
+        raise PointsError(f"every artifact in {root} was exported again after it was measured; measure again")
+    return points
+
+
+def points_of(root: Path, found: Sequence[Measurement]) -> list[Point]:
+    """One point for each artifact and runtime of a session, as read_points; emulated times are compared with nothing.
+
+    found   the session's measurements
+    returns [] if every artifact was exported again since
+    """
     variants = {v.id: v for v in folder.read_variants(root)}
     artifacts = {a.id: a for a in folder.read_artifacts(root)}
-    current = [m for m in newest_session(root)
-               if m.artifact in artifacts and artifacts[m.artifact].sha256 == m.artifact_sha256]
-    if not current:
-        raise PointsError(f"every artifact in {root} was exported again after it was measured; measure again")
+    current = [m for m in found if m.artifact in artifacts and artifacts[m.artifact].sha256 == m.artifact_sha256]
     dense = {a.id for a in artifacts.values() if a.reference}
     sizes = {layer.name: layer.params for layer in folder.read_manifest(root).layers}
-    found: dict[tuple[str, str, int], Point] = {}
+    points: dict[tuple[str, str, int], Point] = {}
     for m in current:
         key = (m.artifact, m.runtime, m.threads)
-        if key not in found:  # the reference is in every part of a session; the first is used
+        if key not in points:  # the reference is in every part of a session; the first is used
             artifact = artifacts[m.artifact]
-            reference = None if m.artifact in dense else _reference(m, artifact, current, artifacts, dense)
+            real = m.artifact not in dense and m.provenance != "emulated"
+            reference = _reference(m, artifact, current, artifacts, dense) if real else None
             variant = variants[artifact.variant]
-            found[key] = _point(variant, artifact, m, reference, _sparsity(variant, artifact, sizes))
+            points[key] = _point(variant, artifact, m, reference, _sparsity(variant, artifact, sizes))
     order = list(artifacts)
-    return sorted(found.values(), key=lambda p: order.index(p.artifact))
+    return [replace(p, family=str(root)) for p in sorted(points.values(), key=lambda p: order.index(p.artifact))]
 
 
 def _reference(m: Measurement, artifact: Artifact, current: Sequence[Measurement], artifacts: dict[str, Artifact],
@@ -149,7 +208,8 @@ def _point(variant: Variant, artifact: Artifact, m: Measurement, reference: Meas
         p50_s=latency_s(samples, 50) or 0.0, p90_s=latency_s(samples, 90), p99_s=latency_s(samples, 99),
         file_bytes=artifact.file_bytes, download_bytes=artifact.download_bytes, peak_bytes=m.peak_bytes,
         memory_bytes=m.memory_bytes, ratio=compare(m, reference) if reference else None,
-        notes=tuple(stability_notes(m)), told=m.notes, disturbed=sum(disturbed_rounds(m)), dense=artifact.reference)
+        notes=tuple(stability_notes(m)), told=m.notes, disturbed=sum(disturbed_rounds(m)), dense=artifact.reference,
+        session=session_name(m), device=place(m.device), energy_j=m.energy_j)
 
 
 def pareto(points: Sequence[Point], cost: Callable[[Point], float | None]) -> list[Point]:

@@ -87,6 +87,36 @@ def compare(measurement: Measurement, reference: Measurement) -> Ratio:
     return Ratio(float(value), float(lows.min()), float(highs.max()), left, len(groups), len(ratios) - left, busy)
 
 
+@dataclass(frozen=True)
+class Level:
+    """A percentile of the latency in the typical round, with 99 % confidence; of one session, whose machine may be
+    slower than another day's."""
+
+    value_s: float
+    low_s: float
+    high_s: float
+    busy: str = ""  # why the machine was too busy to tell; "" if it was not
+
+
+def level(measurement: Measurement, percentile: int = 50) -> Level:
+    """The median over undisturbed rounds of each round's percentile; the interval is from the bootstrap of `compare`.
+
+    The slow samples of a few rounds do not move it: it is a lower estimate of the percentile of all samples.
+    """
+    values = np.array([[float(np.quantile(samples, percentile / 100))] for samples in measurement.latencies_s])
+    lost = np.array(disturbed_rounds(measurement))
+    left = len(values) - int(lost.sum())
+    if len(values) < MIN_ROUNDS:
+        return Level(float(np.median(values)), 0.0, math.inf)
+    busy = ""
+    if left < max(MIN_ROUNDS, MIN_LEFT * len(values)):
+        busy, lost = f"other programs disturbed {len(values) - left} of {len(values)} rounds", np.zeros_like(lost)
+    ends = np.cumsum(measurement.processes[:-1])
+    groups = [group[~out] for group, out in zip(np.split(values, ends), np.split(lost, ends), strict=True)]
+    lows, highs = _bootstrap([group for group in groups if len(group)])
+    return Level(float(np.median(values[~lost])), float(lows.min()), float(highs.max()), busy)
+
+
 def _check_pair(measurement: Measurement, reference: Measurement) -> None:
     names = f"{measurement.artifact} with {reference.artifact}"
     for name in ("session", "threads", "batch"):

@@ -1,11 +1,11 @@
 """What the calibration losses before training decided, and how often they were right."""
 
-import math
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
 from mmprune import folder
+from mmprune.chance import differ
 
 
 def start_lines(root: Path) -> tuple[str, ...]:
@@ -65,5 +65,5 @@ def order_of(known: Sequence[tuple[float, float]], images: int = 0) -> tuple[int
     images  that the accuracies are of: only pairs more than two standard errors of a difference apart; 0: all
     """
     signs = [(a_loss - b_loss) * (a - b) for (a_loss, a), (b_loss, b) in combinations(known, 2)
-             if not images or abs(a - b) > 2 * math.sqrt((a * (1 - a) + b * (1 - b)) / images)]
+             if not images or differ(a, b, images)]
     return sum(sign < 0 for sign in signs), sum(sign != 0 for sign in signs)

@@ -1,16 +1,10 @@
-"""Measured points as a table of text."""
+"""Measured points as rows of text, with all that is known of them: for the report and notebooks."""
 
 from collections.abc import Sequence
 
 from mmprune.results.points import Point
 
 FLAG = "of all samples, including those in which other programs took the CPU"
-
-
-def table(points: Sequence[Point]) -> str:
-    """The measured points as aligned text for a terminal."""
-    text = aligned(table_rows(points))
-    return text + (f"\n* {FLAG}" if any(p.disturbed for p in points) else "")
 
 
 def table_rows(points: Sequence[Point]) -> list[tuple[str, ...]]:

@@ -45,7 +45,8 @@ MMRT_API int mmrt_output_shape(const mmrt_model* model, int index, int64_t dims[
  * represent them. The outputs are then undefined; the model can still be used. */
 MMRT_API int mmrt_run(mmrt_model* model, const float* const* inputs, float* const* outputs);
 
-/* Runs one inference and times each step. Writes JSON, [{"name", "op", "kernel", "seconds", "macs", "needed_macs"}, ...],
+/* Runs one inference and times each step. Writes JSON, [{"name", "op", "kernel", "seconds", "macs", "needed_macs", "done_macs",
+ * "sparse_below"}, ...],
  * of at most `bytes` bytes including the final zero; returns the number of bytes that are needed, which may be larger. */
 MMRT_API int64_t mmrt_profile(mmrt_model* model, const float* const* inputs, float* const* outputs, char* json, size_t bytes);
 

@@ -284,6 +284,8 @@ Step matvec_step(const LinearDesc& d, const Kernels& kernels, int threads, bool 
     return step;
 }
 
+constexpr double COLUMN_BELOW = 0.3;  // as SparseKernel::below, where y has one position
+
 }  // namespace
 
 Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads) { return make_linear(d, kernels, threads, nullptr); }
@@ -293,10 +295,10 @@ Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const
     const int64_t nonzeros = count_nonzeros(d.weights, int64_t(total));
     const double density = total > 0 ? double(nonzeros) / total : 0;
     const bool column = is_column(d.y), side_by_side = d.taps.size() == 1 && d.taps[0] == 0 && d.x.stride == 1;
-    const bool sparse = d.kernel == 2 || (d.kernel == 0 && density < (column ? 0.3 : kernels.sparse.below));
+    const bool sparse = d.kernel == 2 || (d.kernel == 0 && density < (column ? COLUMN_BELOW : kernels.sparse.below));
     const bool may_be_in_fours = !column && (d.kernel == 2 || (d.kernel == 0 && density < std::min(kernels.quads.below, NEARLY_DENSE)));
     std::optional<Step> quads = may_be_in_fours ? make_quads(d, nonzeros, kernels, threads, halo) : std::nullopt;
-    Step step = quads                                      ? *std::move(quads)
+    Step step = quads                                      ? *quads
                 : column                                   ? matvec_step(d, kernels, threads, sparse || !side_by_side)
                 : sparse                                   ? sparse_step(d, kernels, threads, halo)
                 : d.kernel == 0 && kernels.quads.below > 1 ? make_dense_quads(d, kernels, threads, halo)
@@ -304,6 +306,8 @@ Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const
     if (halo) step.kernel += " +halo";
     step.macs = total * d.y.positions;
     step.needed_macs = step.macs * density;
+    if (!quads) step.done_macs = sparse || (column && !side_by_side) ? step.needed_macs : step.macs;
+    step.sparse_below = column ? COLUMN_BELOW : kernels.sparse.below;
     return step;
 }
 

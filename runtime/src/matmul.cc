@@ -41,7 +41,7 @@ Step step_of(const MatmulDesc& d, const Kernels& kernels) {
     Step step;
     step.kernel = std::string("matmul ") + kernels.name;
     step.items = int(batch);
-    step.macs = step.needed_macs = double(batch) * d.c.dims[rank - 2] * d.c.dims[rank - 1] * d.a.dims[rank - 1];
+    step.macs = step.needed_macs = step.done_macs = double(batch) * d.c.dims[rank - 2] * d.c.dims[rank - 1] * d.a.dims[rank - 1];
     return step;
 }
 

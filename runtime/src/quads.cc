@@ -166,6 +166,7 @@ Step step_of(const LinearDesc& d, const Kernels& kernels, int threads, const Hal
         finish_halo(p.halo, arena, range.rows, panel, panel, width);
     };
     if (dense) return step;
+    for (const QuadRange& range : packed->ranges) step.done_macs += double(range.values.size()) * d.y.positions;
     step.add_zeros = [packed, width = kernels.width](float* arena) {
         add_zeros(packed->d, [&](auto see) { each_nonzero(*packed, see); }, arena);
         finish_halo(packed->halo, arena, {0, packed->d.y.count, 0}, packed->panels.front(), packed->panels.back(), width);

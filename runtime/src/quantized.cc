@@ -207,6 +207,8 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
     Step step;
     step.kernel = std::string(p.dense ? "dense " : "1x4 ") + kernels.name + " T" + std::to_string(p.panels.front().vectors);
     if (p.copies) step.kernel += " copied";
+    step.done_macs = 4.0 * double(p.dense ? blocks : d.blocks) * d.y.positions;
+    step.sparse_below = kernels.qdense.vectors ? kernels.qdense.from : 1;
     step.items = int(p.panels.size() * p.ranges.size());
     step.run = [packed, &kernels](int item, float* arena) {
         const QLinear& p = *packed;
@@ -276,6 +278,7 @@ Step column_step(const QLinearDesc& d, const Kernels& kernels, int threads) {
     p.d.mask = {}, p.d.values = {};
     Step step;
     step.kernel = std::string("1x4 matvec ") + kernels.name;
+    step.done_macs = 4.0 * outputs * p.words * d.y.positions;  // expanded, zeros and all
     step.items = (outputs + p.rows_per_item - 1) / p.rows_per_item;
     step.run = [packed, words_in, taps, outputs, &kernels](int item, float* arena) {
         const QMatvec& p = *packed;
@@ -380,7 +383,7 @@ Step make_qdepthwise(const QDepthwiseDesc& desc, const Kernels& kernels, int) {
         task.out = d.out;
         fit.qdepthwise.run(task);
     });
-    step.macs = step.needed_macs = 4.0 * desc.y.count * desc.y.positions * taps;
+    step.macs = step.needed_macs = step.done_macs = 4.0 * desc.y.count * desc.y.positions * taps;
     return step;
 }
 

@@ -15,6 +15,8 @@ namespace mmrt {
 struct Step {
     std::string name, op, kernel;      // node, operation, and what runs it, such as "sparse avx2"; the first two are the model's to fill in
     double macs = 0, needed_macs = 0;  // of the dense layer, and without its zeros
+    double done_macs = 0;              // that the kernel computes: all of them, or those whose zeros it does not skip
+    double sparse_below = 0;           // share of weights (int8: blocks of 1x4) that are not zero, under which a kernel that skips zeros is taken; 0: never
     int items = 1;
     std::function<void(int item, float* arena)> run;
     // Where zero weights were left out: makes NaN after all items what they times NaN or infinity would have. For runs whose inputs have such.

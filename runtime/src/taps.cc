@@ -42,7 +42,7 @@ Step make_depthwise(const DepthwiseDesc& desc, const Kernels& kernels, int) {
     auto shared = std::make_shared<DepthwiseDesc>(desc);
     Step step;
     step.kernel = std::string("taps ") + kernels.name;
-    step.macs = step.needed_macs = double(desc.y.count) * desc.y.positions * double(desc.taps.size());
+    step.macs = step.needed_macs = step.done_macs = double(desc.y.count) * desc.y.positions * double(desc.taps.size());
     step.items = items(desc.y);
     step.run = [shared, &kernels](int item, float* arena) {
         const DepthwiseDesc& d = *shared;

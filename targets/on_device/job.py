@@ -15,7 +15,7 @@ Optional fields:
                 `timeout_s`; without it there is no waiting
     power       the source of energy: "rapl", "ina3221" (Jetson), "pmic" (Raspberry Pi 5); without it energy_j is null
     pin_clocks  set the governors to performance (on a Jetson also jetson_clocks) and restore them; needs root
-    steps       true: time each step of an inference as well, where the runtime reports them (runtimes.STEPS)
+    steps       names of runtimes: each step of an inference is timed as well (profiles.py)
     sysroot     for tests: the folder that holds sys, proc and etc; any other than "/" marks every row as emulated
 
 Rows: {"kind": "progress", "part", "fraction"}, {"kind": "result", ...}, {"kind": "golden", ...} (see golden_run.py),

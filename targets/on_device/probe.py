@@ -27,8 +27,9 @@ from .clocks import ClockError, clocks_of
 from .install import advice
 from .job import Refused, end_in_order, read_job, say, say_error, unknown, wrong_file
 from .power import energy_per_inference
+from .profiles import PROFILERS, operations
 from .rounds import SEED, run_rounds, say_results, watched_part
-from .runtimes import RUNTIMES, STEPS
+from .runtimes import RUNTIMES
 from .sysfs import meminfo
 from .watch import stolen_s
 from .worker import LOST, TURN_SAMPLES, Worker
@@ -87,6 +88,7 @@ def take_turn(worker_, meter):
     worker_.facts["warmup_s"].extend(answer["lead_s"])
     worker_.rounds.append(answer["samples_s"])
     worker_.steps_s.append(answer.get("steps_s", []))
+    worker_.profiled_s += [answer["profiled_s"]] if "profiled_s" in answer else []
     worker_.count += len(answer["samples_s"])
     worker_.busy_s += sum(answer["samples_s"])
 
@@ -140,14 +142,18 @@ def result(entry, lives, watch):
                 warmup_s=[round(s, 9) for w in lives for s in w.facts["warmup_s"]],
                 load_s=statistics.median(w.facts["load_s"] for w in lives),
                 first_s=statistics.median(w.facts["first_s"] for w in lives),
-                burst_s=burst_s, sustained_s=sustained_s, notes=notes, steps=steps_of(lives), **energy)
+                burst_s=burst_s, sustained_s=sustained_s, notes=notes, steps=steps_of(lives),
+                profiled_s=[round(s, 9) for w in lives for s in w.profiled_s], **energy)
 
 
 def steps_of(lives):
-    """For each step of an inference its name, op and kernel, and its median time in every round; [] if not asked."""
+    """What a profile tells of each step of an inference, and its time in every round; [] if not asked."""
     rounds = [r for w in lives for r in w.steps_s]
-    return [dict(step, seconds=[round(r[i], 9) for r in rounds])
-            for i, step in enumerate(lives[0].facts.get("steps", ()))]
+    steps = lives[0].facts.get("steps", [])
+    if any(operations(w.facts.get("steps", [])) != operations(steps) for w in lives):
+        say_error(lives[0].entry, "it has other steps in another process, so their times are left out")
+        return []
+    return [dict(step, seconds=[round(r[i], 9) for r in rounds]) for i, step in enumerate(steps)]
 
 
 def run_part(entries, job, part):
@@ -203,7 +209,7 @@ def run_entries(job):
     root, timeout_s, usable = job["root"], job.get("timeout_s", 300), []
     for key, asked in enumerate(job["entries"]):
         entry = dict(asked, key=key, path=os.path.join(root, asked["path"]), sysroot=job["sysroot"],
-                     steps=bool(job.get("steps")) and asked["runtime"] in STEPS)
+                     steps=asked["runtime"] in (job.get("steps") or ()) and asked["runtime"] in PROFILERS)
         entry["files"] = [os.path.join(root, f) for f in asked["files"]]
         try:
             message = refusal(entry)

@@ -23,14 +23,19 @@ SEED = 0
 Opened = namedtuple("Opened", "shapes step settings model")
 
 
-def open_onnxruntime(model, threads, config=()):
-    """Open in ONNX Runtime. `model` may also be a file's bytes. `config`: pairs for its session configuration."""
+def open_onnxruntime(model, threads, config=(), profile=None):
+    """Open in ONNX Runtime. `model` may also be a file's bytes. `config`: pairs for its session configuration.
+
+    profile  the beginning of the path of a file that end_profiling() then writes; None: nothing is profiled
+    """
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3  # errors only: warnings about unused initializers do not help users
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     for key, value in config:
         options.add_session_config_entry(key, value)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -60,12 +65,13 @@ def no_telemetry():
             sys.modules["openvino_telemetry"] = hidden
 
 
-def open_openvino(path, threads):
+def open_openvino(path, threads, counting=False):
+    """Open in OpenVINO. `counting`: whether it takes the time of every step (PERF_COUNT)."""
     with no_telemetry():
         import openvino
     # f32 is the model's own precision: by default OpenVINO rounds to bf16 on CPUs that have it
     asked = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    model = openvino.Core().compile_model(path, "CPU", asked)
+    model = openvino.Core().compile_model(path, "CPU", dict(asked, PERF_COUNT=True) if counting else asked)
     request = model.create_infer_request()
 
     def step(*arrays):
@@ -123,9 +129,6 @@ RUNTIMES = {
 }
 
 
-STEPS = ("mmrt",)  # runtimes that report the time of each step of an inference
-
-
 def random_input(shape):
     """A float32 array from a fixed seed; an unknown batch size (first dimension) is 1."""
     import numpy
@@ -138,11 +141,6 @@ def random_input(shape):
 def timed_step(opened):
     """step() on inputs made from a fixed seed."""
     return opened.step(*[random_input(shape) for shape in opened.shapes])
-
-
-def profiled_step(opened):
-    """profile() on the same inputs, for runtimes of STEPS: a dict of "name", "op", "kernel", "seconds" per step."""
-    return functools.partial(opened.model.profile, *[random_input(shape) for shape in opened.shapes])
 
 
 def answers(opened):

@@ -19,13 +19,15 @@ from typing import Any, Dict, List
 
 from .job import Refused
 from .power import Window
-from .runtimes import RUNTIMES, no_telemetry, profiled_step, timed_step
+from .profiles import PROFILERS, operations
+from .runtimes import RUNTIMES, no_telemetry, timed_step
 from .sysfs import is_jetson, meminfo, read_text
 
 COMMAND = [sys.executable, "-m", "on_device.worker"]
 TURN_SAMPLES = 4  # least samples of the slowest model in a turn, so that one interruption does not change its median
 WARM_RUNS, WARM_MIN_S, WARM_MAX_S = 10, 0.2, 2.0
 WARM_FLAT = 0.02  # warm: the medians of the last ten runs and of the ten before differ by less
+PROFILED = 100  # inferences of a turn in which steps are timed, at most
 MEMORY_RUNS = 3  # inferences in the memory pass: lazily allocated buffers exist after the first or second
 # What delayed a turn, see Measurement: how long and how often threads were ready and waited, how often they were
 # interrupted, and the time that the hypervisor took.
@@ -41,7 +43,7 @@ def timed(step):
 def load(entry):
     """(step, profile, facts): open the model and run it once, with both times. The runtime is already imported.
 
-    profile  a function that runs it once and reports each step; None if the job does not ask for that
+    profile  as in profiles.py; None if the job does not ask for it
     """
     start = time.perf_counter()
     opened = RUNTIMES[entry["runtime"]].open(entry["path"], entry["threads"])
@@ -50,9 +52,16 @@ def load(entry):
     facts = {"load_s": load_s, "first_s": timed(step), "settings": opened.settings}
     if not entry.get("steps"):
         return step, None, facts
-    profile = profiled_step(opened)
-    facts["steps"] = [{key: row[key] for key in ("name", "op", "kernel")} for row in profile()]
-    return step, profile, facts
+    profile = PROFILERS[entry["runtime"]](entry["path"], entry["threads"], opened)
+    facts["steps"] = profile(1, 1).rows
+
+    def same_steps(lead, samples):
+        found = profile(lead, samples)
+        if operations(found.rows) != operations(facts["steps"]):
+            raise RuntimeError("the steps of an inference are not the same each time")
+        return found
+
+    return step, same_steps, facts
 
 
 def warm_up(step):
@@ -92,7 +101,8 @@ def waits_between(before, now):
 def turn(step, profile, lead, samples):
     """Run one turn. Statistics are read before the lead, because reading files evicts the model from the caches.
 
-    With a profile as many inferences follow in which each step is timed; those samples are never mixed with the others.
+    With a profile as many inferences follow in which each step is timed, at most PROFILED; those samples are never
+    mixed with the others.
     """
     gc.collect()
     before, preemptions = waits(), resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
@@ -101,8 +111,8 @@ def turn(step, profile, lead, samples):
     preemptions = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - preemptions
     answer.update(preemptions=preemptions, **waits_between(before, waits()))
     if profile:
-        times = [[row["seconds"] for row in profile()] for _ in range(samples)]
-        answer["steps_s"] = [statistics.median(column) for column in zip(*times)]  # noqa: B905  3.8
+        found = profile(lead, min(samples, PROFILED))
+        answer["steps_s"], answer["profiled_s"] = found.steps_s, statistics.median(found.inferences_s)
     return answer
 
 
@@ -164,7 +174,8 @@ class Worker:
         self.facts: Dict[str, Any] = {}
         self.lead, self.samples = 1, TURN_SAMPLES
         self.rounds: List[List[float]] = []
-        self.steps_s: List[List[float]] = []  # one per round if the job asks for steps, a median for each step
+        self.steps_s: List[List[float]] = []  # one per round if the job asks for steps: the time of each step
+        self.profiled_s: List[float] = []  # one per round then: of an inference whose steps are timed
         self.windows: List[Window] = []  # one per round
         self.lost: Dict[str, List[Any]] = {name: [] for name in LOST}  # one per round; None: not reported
         self.count, self.busy_s = 0, 0.0

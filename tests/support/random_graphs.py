@@ -167,7 +167,16 @@ def moved(b: Builder, x: str) -> list[str]:
               "Pad": [0, *b.numbers(0, 2, 3), 0, *b.numbers(0, 2, 3)], "Tile": [1, *b.numbers(1, 2, 3)],
               "Expand": [n if n > 1 else b.number(1, 3) for n in (c, h, w)]}[op]
     value = [b.constant(np.float32(b.pick(0, 1)))] if op == "Pad" else []
-    return b.add(op, [x, b.constant(np.array(second)), *value])
+    mode = {"mode": b.pick("constant", "edge")} if op == "Pad" else {}
+    return b.add(op, [x, b.constant(np.array(second)), *value], **mode)
+
+
+def resized(b: Builder, x: str) -> list[str]:
+    size = b.constant(np.array([*b.shapes[x][:2], *b.numbers(2, 12)]))  # one element: not cubic, which is refused
+    how = b.pick({"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
+                 {"mode": "linear", "coordinate_transformation_mode": b.pick("pytorch_half_pixel", "align_corners")},
+                 {"mode": "cubic", "coordinate_transformation_mode": "pytorch_half_pixel", "cubic_coeff_a": -0.75})
+    return b.add("Resize", [x, "", "", size], **how)
 
 
 def shuffled(b: Builder, x: str) -> list[str]:
@@ -187,7 +196,7 @@ def over_axes(b: Builder, x: str) -> list[str]:
 
 
 STEPS = (conv, conv, conv, conv_transpose, pool, norm, elementwise, elementwise, joined, joined, cut, moved, moved,
-         shuffled, over_axes)
+         shuffled, resized, over_axes)
 
 
 def random_graph(seed: int, nodes: int = 8, steps=STEPS) -> onnx.ModelProto:

@@ -1,0 +1,133 @@
+"""Checks a deployed folder where it runs: python3 verify.py [FOLDER]. Its files, then the model's answers.
+
+manifest.json has the SHA-256 of every file; golden.npz the answers of this file to a few test images on the machine
+that deployed it. Exit status 1 if a file is not what it was, or if an answer is another one.
+"""
+
+import hashlib
+import json
+import pathlib
+import sys
+
+# numpy and runtimes.py, which lies beside this file, are imported once the files are known to be whole
+
+MANIFEST, GOLDEN = "manifest.json", "golden.npz"
+PROGRAMS = (".py", ".pyc", ".so")  # what Python would import from the folder
+LARGEST = 0.05  # difference of the answers, as a share of the largest one: int8 kernels of two CPUs round differently
+
+
+class Broken(Exception):
+    """The folder is not what was deployed; the message says what is wrong."""
+
+
+def sha256(path):
+    """The digest of a file, in hex."""
+    digest = hashlib.sha256()
+    with open(str(path), "rb") as f:
+        for block in iter(lambda: f.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def digests(folder):
+    """{name: sha256} of every file of a deployed folder but its manifest."""
+    return {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != MANIFEST}
+
+
+def read_manifest(folder):
+    """The manifest. Broken if it is missing or damaged."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = manifest["files"]
+        plain = all(pathlib.PurePath(name).name == name for name in files)
+    except OSError as err:
+        raise Broken("{}: {}; only folders that `mmprune choose --out` wrote can be verified".format(
+            folder / MANIFEST, err.strerror)) from err
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
+        raise Broken("{} is damaged: deploy again".format(folder / MANIFEST)) from err
+    if not plain:
+        raise Broken("{} names files outside its folder: deploy again".format(folder / MANIFEST))
+    return manifest
+
+
+def check_files(folder, files):
+    """Notes on files that are there besides. Broken, naming each, if one is missing or another than was deployed."""
+    found = digests(folder)
+    wrong = ["{} is missing".format(name) for name in files if name not in found]
+    wrong += ["{} was changed".format(name) for name in files if name in found and found[name] != files[name]]
+    more = [name for name in found if name not in files]
+    wrong += ["{} was added".format(name) for name in more if name.endswith(PROGRAMS)]
+    if wrong:
+        raise Broken("{}: deploy again".format("; ".join(wrong)))
+    return more
+
+
+def answers(folder, images):
+    """(n, classes): what the model of the folder answers to the images, one by one."""
+    import numpy
+    import runtimes
+    model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    opened = runtimes.RUNTIMES[model["runtime"]].open(str(folder / model["model"]), model["threads"])
+    run = runtimes.answers(opened)
+    return numpy.concatenate([run(images[i:i + 1]) for i in range(len(images))])
+
+
+def check_answers(folder):
+    """A sentence on the answers. Broken if they are not those that were recorded."""
+    import numpy
+    with numpy.load(str(folder / GOLDEN)) as golden:
+        images, expected = golden["images"], golden["answers"]
+    given = answers(folder, images)
+    if given.shape != expected.shape or not numpy.isfinite(given).all():
+        raise Broken("the model answers {} numbers, not finite or not {}".format(given.shape, expected.shape))
+    off = float(abs(given - expected).max() / max(abs(expected).max(), 1e-9))
+    others = int((given.argmax(1) != expected.argmax(1)).sum())
+    words = "{} of {} images get another class than where it was deployed, answers are up to {:.2g} of the largest " \
+            "apart".format(others, len(images), off)
+    if others or off > LARGEST:
+        raise Broken("{}: another version of the runtime, or a CPU that it computes otherwise on".format(words))
+    return "{} images are answered as where it was deployed, up to {:.2g} of the largest answer".format(
+        len(images), off)
+
+
+def record(images, folder):
+    """Write the answers to the images in an .npy file to the folder."""
+    import numpy
+    loaded = numpy.load(images)
+    numpy.savez(str(folder / GOLDEN), images=loaded, answers=answers(folder, loaded))
+
+
+def verify(folder):
+    """Yield a sentence for each thing that was checked. Broken if one is not as it was deployed."""
+    manifest = read_manifest(folder)
+    more = check_files(folder, manifest["files"])
+    yield "{} files are as they were deployed".format(len(manifest["files"]))
+    if more:
+        yield "besides there are {}".format(", ".join(sorted(more)))
+    if GOLDEN not in manifest["files"]:
+        yield "answers were not compared: {}".format(manifest.get("no_answers") or "none were recorded")
+        return
+    sys.path.append(str(folder))  # for mmrt, which no package contains
+    yield check_answers(folder)
+
+
+def main():
+    words = sys.argv[1:]
+    if words[:1] == ["--record"] and len(words) == 3:
+        sys.path.append(words[2])
+        record(words[1], pathlib.Path(words[2]))
+        return
+    if len(words) > 1 or words[:1] in (["-h"], ["--help"]):
+        print(__doc__)
+        sys.exit(0 if len(words) == 1 else 2)
+    try:
+        for line in verify(pathlib.Path(words[0]) if words else pathlib.Path(__file__).resolve().parent):
+            print(line, flush=True)
+    except Broken as err:
+        sys.exit("verify.py: {}".format(err))
+    except ModuleNotFoundError as err:
+        sys.exit("verify.py: {}; the files are whole, but the answers need what infer.py needs".format(err))
+
+
+if __name__ == "__main__":
+    main()
