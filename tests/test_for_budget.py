@@ -335,7 +335,7 @@ def test_real_files_are_timed_step_by_step_and_the_model_stays_as_it_was(tmp_pat
     files = [timing_file(given, dict.fromkeys(names, s), f"uniform-{s:g}") for s in (0.0, 0.9)]
     assert all(torch.equal(before[n], w) for n, w in given.baseline.model.state_dict().items())
     dense, sparse = time_files(given, files, steps=True)
-    assert dense.artifact == "uniform-0-fp32.mmrt" and sparse.artifact == "uniform-0.9-fp32.mmrt"
+    assert dense.artifact == "uniform-0/mmrt-fp32" and sparse.artifact == "uniform-0.9/mmrt-fp32"
     for m, file in ((dense, files[0]), (sparse, files[1])):
         assert {s.name for s in m.steps} >= set(file.nodes) and m.runtime == "mmrt" and m.provenance == "measured"
         assert all(len(s.seconds) == len(m.latencies_s) and min(s.seconds) >= 0 for s in m.steps)
