@@ -77,8 +77,12 @@ Row = dict[str, Any]
 # ---- the model of a family ---------------------------------------------------------------------------------------
 
 
+class LeftOut(Exception):
+    """A family without a model that is tried."""
+
+
 def smallest(family: str) -> tuple[str, int]:
-    """The model of a family with the fewest parameters, and how many. LookupError if all are too large."""
+    """The model of a family with the fewest parameters, and how many. LeftOut if all are too large."""
     found = []
     names = [name for name in timm.list_models(module=family) if not name.startswith("test_")]
     for name in names:
@@ -92,9 +96,9 @@ def smallest(family: str) -> tuple[str, int]:
                  for name in names[:1]]
     params, name = min(found, default=(0, ""))
     if not name:
-        raise LookupError("it has no models")
+        raise LeftOut("it has no models")
     if params > MOST_PARAMS:
-        raise LookupError(f"its smallest model, {name}, has {params / 1e6:.0f} million parameters")
+        raise LeftOut(f"its smallest model, {name}, has {params / 1e6:.0f} million parameters")
     return name, params
 
 
@@ -284,7 +288,7 @@ def one_family(family: str, known: Row, out: IO[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         try:
             examine(family, known, Path(folder), told)
-        except LookupError as err:
+        except LeftOut as err:
             told({"left_out": str(err)})
         except Exception as err:
             told({"died": f"{type(err).__name__}: {short(err)}"})
@@ -358,7 +362,8 @@ def page(rows: dict[str, Row]) -> str:
     return "\n".join([
         "# timm's families", "",
         "Made by `benchmarks/timm_coverage.py`, whose head says what is compared; do not edit.", "",
-        f"{summary(known)} timm and torch: {', '.join(' and '.join(pair) for pair in versions)}.", "",
+        f"{summary(known)} {len(rows) - len(known)} more have no model of at most {MOST_PARAMS // 10**6} million "
+        f"parameters. timm and torch: {', '.join(' and '.join(pair) for pair in versions)}.", "",
         "A family is a module of `timm.models`; tried is its smallest model, with random weights, half of them zero in "
         "blocks of 1x4, on the smallest square image of 64 and more that it takes. *works*: the file was made and "
         "answers as torch (ONNX, mmrt fp32) and ONNX Runtime (mmrt) do. *refused*: no file, and an error that says why "
