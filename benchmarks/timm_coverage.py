@@ -7,17 +7,18 @@
 A family is a module of timm.models; its model here is the one with the fewest parameters that has at most 60 million.
 Weights are random, constant and tiny ones (gains, biases, layer scales) are disturbed so that all have an effect,
 and BatchNorm has the statistics of images. Half of the weights are zero, in blocks of 1x4, but for those of stem,
-depthwise convolutions and classifier. The image is the smallest of SIZES that the model takes. Then, as `mmprune build`
-does it: ONNX, which must answer as torch does; mmrt in float32, which must answer as torch and as ONNX Runtime do
-(1e-4 of the largest output); int8, calibrated on images of noise, in mmrt, which must answer as ONNX Runtime does for
-the same file. Sizes of downloads are not measured: packing random weights takes longer than all the rest.
+depthwise convolutions and classifier. The image is the smallest of SIZES that the model takes and at which weights
+have an effect (attention over a single position has none). Then, as `mmprune build` does it: ONNX, which must answer
+as torch does; mmrt in float32, which must answer as torch and as ONNX Runtime do (1e-4 of the largest output); int8,
+calibrated on images of noise, in mmrt, which must answer as ONNX Runtime does for the same file. Sizes of downloads
+are not measured: packing random weights takes longer than all the rest.
 
 int8 leaves open what float32 rounds to the other side of a step, and a random network makes much of it: a file works if
 mmrt's answers are within a step of ONNX Runtime's, or if their difference (root mean square) is less than a quarter of
 what rounding to int8 itself changes, or less than twice what ONNX Runtime's own graph optimizations change.
 
 Every family is a process of its own with two minutes of CPU time: what crashes or hangs costs only itself. A line of
-JSON for each; families that are in the file are not done again. One line of a family is its last.
+JSON for each; families that are in the file are not done again.
 """
 
 import argparse
@@ -76,8 +77,12 @@ Row = dict[str, Any]
 # ---- the model of a family ---------------------------------------------------------------------------------------
 
 
+class LeftOut(Exception):
+    """A family without a model that is tried."""
+
+
 def smallest(family: str) -> tuple[str, int]:
-    """The model of a family with the fewest parameters, and how many. LookupError if all are too large."""
+    """The model of a family with the fewest parameters, and how many. LeftOut if all are too large."""
     found = []
     names = [name for name in timm.list_models(module=family) if not name.startswith("test_")]
     for name in names:
@@ -91,9 +96,9 @@ def smallest(family: str) -> tuple[str, int]:
                  for name in names[:1]]
     params, name = min(found, default=(0, ""))
     if not name:
-        raise LookupError("it has no models")
+        raise LeftOut("it has no models")
     if params > MOST_PARAMS:
-        raise LookupError(f"its smallest model, {name}, has {params / 1e6:.0f} million parameters")
+        raise LeftOut(f"its smallest model, {name}, has {params / 1e6:.0f} million parameters")
     return name, params
 
 
@@ -129,24 +134,32 @@ def noise(count: int, channels: int, size: int, seed: int) -> np.ndarray:
     return np.ascontiguousarray(coarse.repeat(4, 2).repeat(4, 3), np.float32)
 
 
-def prepared(name: str) -> tuple[nn.Module, np.ndarray]:
-    """The masked model and its images, of the smallest size at which images and weights have an effect."""
-    last: Exception | None = None
-    config = timm.get_pretrained_cfg(name)
-    for size in (*SIZES, *(config.input_size[1:2] if config else ())):
+def sized(name: str) -> tuple[nn.Module, np.ndarray]:
+    """The model and images of the smallest size at which images and weights have an effect; if no size up to its own
+    lets all weights have one, of the smallest at which images have."""
+    first, last = None, "its answers do not depend on the image"
+    own = max(timm.get_pretrained_cfg(name).input_size[1:]) if timm.get_pretrained_cfg(name) else SIZES[-1]
+    for size in (*(size for size in SIZES if size < own), own):
         images = noise(IMAGES, channels_of(name), size, 1)
         try:
             made = lively(name, size)
             tried = copy.deepcopy(made)  # some keep tensors of their last pass
             answers = tried(torch.from_numpy(images))
         except Exception as err:  # the model's own code: it does not take images of this size
-            last = err
+            last = short(err)
             continue
-        if answers.isfinite().all() and (answers - answers.mean(0)).abs().max() > DIFFERENT * answers.abs().max() and \
-                all_have_effects(tried, answers):
-            break
-    else:
-        raise ValueError(f"no size up to {SIZES[-1]} works: {last or 'its answers do not depend on image and weights'}")
+        if answers.isfinite().all() and (answers - answers.mean(0)).abs().max() > DIFFERENT * answers.abs().max():
+            first = first or (made, images)
+            if all_have_effects(tried, answers):
+                return made, images
+    if first is None:
+        raise ValueError(f"no size up to {own} works: {last}")
+    return first
+
+
+def prepared(name: str) -> tuple[nn.Module, np.ndarray]:
+    """The model as a build takes it, masked, and its images."""
+    made, images = sized(name)
     model = adopt(made, name, images[:1].shape)[0]
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
     for layer in find_layers(model, images[:1].shape):
@@ -275,7 +288,7 @@ def one_family(family: str, known: Row, out: IO[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         try:
             examine(family, known, Path(folder), told)
-        except LookupError as err:
+        except LeftOut as err:
             told({"left_out": str(err)})
         except Exception as err:
             told({"died": f"{type(err).__name__}: {short(err)}"})
@@ -349,7 +362,8 @@ def page(rows: dict[str, Row]) -> str:
     return "\n".join([
         "# timm's families", "",
         "Made by `benchmarks/timm_coverage.py`, whose head says what is compared; do not edit.", "",
-        f"{summary(known)} timm and torch: {', '.join(' and '.join(pair) for pair in versions)}.", "",
+        f"{summary(known)} {len(rows) - len(known)} more have no model of at most {MOST_PARAMS // 10**6} million "
+        f"parameters. timm and torch: {', '.join(' and '.join(pair) for pair in versions)}.", "",
         "A family is a module of `timm.models`; tried is its smallest model, with random weights, half of them zero in "
         "blocks of 1x4, on the smallest square image of 64 and more that it takes. *works*: the file was made and "
         "answers as torch (ONNX, mmrt fp32) and ONNX Runtime (mmrt) do. *refused*: no file, and an error that says why "
