@@ -234,6 +234,30 @@ def test_lines_and_several_images(pixels, tmp_path):
         assert np.abs(model(picture)[0] - session.run(None, {"input": picture})[0]).max() <= 1.001 * step
 
 
+class Turned(nn.Module):
+    """A linear layer over the columns of images, between convolutions: channels cannot be both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.columns, self.last = nn.Conv2d(3, 8, 3), nn.Linear(24, 12, bias=False), nn.Conv2d(8, 5, 3)
+        self.fc = nn.Linear(5, 4)
+
+    def forward(self, x):
+        return self.fc(self.last(self.columns(self.first(x))).mean((2, 3)))
+
+
+def test_a_linear_between_convolutions_stays_in_float(tmp_path):
+    file = qdq(Turned(), 0.0)
+    (tmp_path / "m.mmrt").write_bytes(pack(file, "int8"))
+    model = load_runtime().Model(str(tmp_path / "m.mmrt"))
+    session = onnxruntime.InferenceSession(file.SerializeToString(), providers=["CPUExecutionProvider"])
+    step = next(float(onnx.numpy_helper.to_array(i)) for i in file.graph.initializer if i.name == "logits_scale")
+    images = np.random.default_rng(7).standard_normal((4, 1, 3, 21, 26), np.float32)
+    assert {s["op"] for s in model.profile(images[0])} >= {"QLINEAR", "LINEAR"}
+    for picture in images:
+        assert np.abs(model(picture)[0] - session.run(None, {"input": picture})[0]).max() <= 1.001 * step
+
+
 class Responding(nn.Module):
     """ConvNeXt V2's global response normalization, whose gain and shift are constants of bytes with a zero point."""
 

@@ -6,7 +6,7 @@ The arithmetic is that of ONNX Runtime's QLinearConv, QLinearMatMul and QLinearA
 float32 factor per output, rounding to even.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -50,6 +50,10 @@ class _Joining:
 
     def graph(self) -> Graph:
         nodes = [self._joined(node) or node if node.op == "quantize" else node for node in self.source.nodes]
+        joined = without_dead(replace(self.source, nodes=tuple(nodes)))
+        both = _in_both_orders(joined)
+        nodes = [old if new.op == "linear" and both & {*new.inputs, new.output} else new
+                 for old, new in zip(self.source.nodes, nodes, strict=True)]
         return without_dead(replace(self.source, nodes=tuple(nodes)))
 
     def _joined(self, node: Node) -> Node | None:
@@ -70,6 +74,14 @@ class _Joining:
 
     def _private(self, node: Node) -> bool:
         return self.readers[node.output] == 1
+
+
+def _in_both_orders(graph: Graph) -> set[str]:
+    """The uint8 tensors that are images for one operation and rows of features for another."""
+    orders: dict[str, set[int]] = {}
+    for name, axis, _ in _channels(graph):
+        orders.setdefault(name, set()).add(axis)
+    return {name for name, axes in orders.items() if len(axes) > 1}
 
 
 def _byte(value: float, node: Node) -> int:
@@ -268,19 +280,27 @@ def _in_words(graph: Graph) -> Graph:
     return replace(graph, nodes=tuple(nodes), shapes=shapes)
 
 
-def _channel_axes(graph: Graph) -> dict[str, int]:
-    """The channel axis of each uint8 tensor: 1 for images, the last for features of linears. ExportError if both."""
+def _channels(graph: Graph) -> Iterator[tuple[str, int, Node]]:
+    """Each uint8 tensor of each operation on uint8, and which of its axes are channels there: 1 of images, the last of
+    what a linear reads and writes."""
     tensors = uint8_tensors(graph)
-    axes: dict[str, int] = {}
     for node in graph.nodes:
         if node.op in ("quantize", "dequantize", "qtable"):
             continue
         for name in (*node.inputs, node.output):
-            rank = len(graph.shapes[name])
-            axis = rank - 1 if node.op == "linear" or rank != 4 else 1
-            if name in tensors and axes.setdefault(name, axis) != axis:
-                raise ExportError(f"mmrt cannot run node {node.name} on uint8: {name} is an image for one operation "
-                                  f"and rows of features for another; {INSTEAD}")
+            if name in tensors:
+                rank = len(graph.shapes[name])
+                yield name, rank - 1 if node.op == "linear" or rank != 4 else 1, node
+
+
+def _channel_axes(graph: Graph) -> dict[str, int]:
+    """The channel axis of each uint8 tensor. ExportError if it has two."""
+    tensors = uint8_tensors(graph)
+    axes: dict[str, int] = {}
+    for name, axis, node in _channels(graph):
+        if axes.setdefault(name, axis) != axis:
+            raise ExportError(f"mmrt cannot run node {node.name} on uint8: {name} is an image for one operation "
+                              f"and rows of features for another; {INSTEAD}")
     for name in tensors - axes.keys():  # only converted and converted back
         shape = graph.shapes[name]
         axes[name] = 1 if len(shape) == 4 and shape[0] == 1 else len(shape) - 1
