@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from mmprune import __version__, folder
@@ -139,7 +139,7 @@ def _readme(root: Path, choice: Choice, point: Point, artifact: Artifact) -> str
         f"Its latency is {point.ratio.value:.3f} of that of the dense model with the same runtime (99 % interval "
         f"{point.ratio.low:.3f} to {point.ratio.high:.3f}): {point.ratio.verdict}.\n")
     notes = "".join(f"- {note}\n" for note in (*artifact.remarks, *point.notes)) or "- none\n"
-    model = manifest.source.model.model if manifest.source.model else "the model"
+    model = PurePath(manifest.source.model.model).name if manifest.source.model else "the model"
     return f"""# {point.strategy} of {model}
 
     pip install {" ".join(_packages(point.runtime))}

@@ -73,7 +73,8 @@ def test_a_whole_folder_is_said_to_be_whole_here_and_by_its_own_program(deployed
     done = verified(deployed)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ("10 files are as they were deployed\n"
-                           "4 images are answered as where it was deployed, up to 0 of the largest answer\n")
+                           "4 images get the answers that they got where it was deployed; the largest difference is "
+                           "0 of the largest answer\n")
     own = subprocess.run([sys.executable, "verify.py"], capture_output=True, text=True, check=False, cwd=deployed)
     assert own.stdout == done.stdout and own.returncode == 0
     assert CliRunner().invoke(cli, ["verify", str(deployed)]).exit_code == 0

@@ -1,5 +1,7 @@
 """A choice in words: the winner and its margins, and why the others lost."""
 
+import math
+
 from mmprune.results.choose import Budget, Choice, Miss, Room
 from mmprune.results.percentiles import samples_needed
 from mmprune.results.points import Point
@@ -20,7 +22,7 @@ def describe(choice: Choice) -> str:
     else:
         lines.append(f"{_file(choice.winner, choice)}: {choice.winner.accuracy:.2%} accurate, "
                      f"{milliseconds(choice.winner.p50_s)} ms (p50)")
-        lines += [f"  {_room_text(room, choice.budget)}: {room.share:.0%} to spare" for room in choice.rooms]
+        lines += [f"  {_room_text(room, choice.budget)}: {_margin(room)} to spare" for room in choice.rooms]
         if (ratio := choice.winner.ratio) is not None:
             said = f"{ratio.verdict}: {ratio.busy}; measure again on an idle machine" if ratio.busy else ratio.verdict
             lines.append(f"  {ratio.low:.2f} to {ratio.high:.2f} of the dense model's latency with "
@@ -96,7 +98,7 @@ def _unlike(a: float, b: float, digits: int) -> tuple[str, str]:
 
 
 def _missed(miss: Miss, choice: Choice) -> str:
-    by = f"by {_percent(-miss.room.share)}" if miss.room.value is not None else "as unknown"
+    by = f"by {_margin(miss.room)}" if miss.room.value is not None else "as unknown"
     return (f"{_file(miss.point, choice)}, {miss.point.accuracy:.2%}, fails {by}: "
             f"{_room_text(miss.room, choice.budget)}")
 
@@ -126,8 +128,17 @@ def _room_text(room: Room, budget: Budget) -> str:
     return f"{name} {value} MiB of {allowed} MiB{where}"
 
 
+def _margin(room: Room) -> str:
+    """How far the value is from its limit: an accuracy in points, anything else as a share of the limit."""
+    if room.limit in ("accuracy", "drop") and room.value is not None:
+        points = 100 * abs(room.value - room.allowed)
+        return f"{points:.2f} points" if points >= 0.005 or not points else f"{points:.1g} points"
+    return f"{room.share:.0%}" if room.share >= 0 else _percent(-room.share)
+
+
 def _apart(value: float, allowed: float, digits: int) -> tuple[str, str]:
-    """Both as text, with `digits` decimals, or more if needed to show which of the two is larger."""
+    """Both as text, with `digits` decimals, or more if needed for two digits and to show which of the two is larger."""
+    digits = max(digits, 1 - math.floor(math.log10(value))) if value > 0 else digits
     for more in range(digits, 16):
         texts = f"{value:.{more}f}", f"{allowed:.{max(more, 6)}g}"
         shown = [float(text) for text in texts]

@@ -123,14 +123,15 @@ def _others(found: Comparison) -> list[str]:
     lines = [] if alike else ["accuracies are not comparable: they are of other test images"]
     for row in found.rows:
         a, b = row.other.artifact, row.mine.artifact
-        name = _name(row.mine)
+        before, name = _name(row.other), _name(row.mine)
+        of = f" of {name}" if before == name else f": {before}, then {name}"
         if alike and a.accuracy != b.accuracy and (len(found.rows) == 1 or differ(a.accuracy, b.accuracy, images)):
-            sure = "" if differ(a.accuracy, b.accuracy, images) else f": no difference in {images} test images"
-            lines.append(f"accuracy of {name}: {percent(a.accuracy)}, then {percent(b.accuracy)}{sure}")
+            sure = "" if differ(a.accuracy, b.accuracy, images) else f"; {images} test images are too few to tell"
+            lines.append(f"accuracy{of}: {percent(a.accuracy)}, then {percent(b.accuracy)}{sure}")
         for what, old, new in (("download", a.download_bytes, b.download_bytes),
                                ("peak memory", row.other.run.peak_bytes, row.mine.run.peak_bytes)):
             if abs(new / old - 1) > CHANGED and (what == "download" or len(found.rows) == 1):
-                lines.append(f"{what} of {name}: {mebibytes(old)} MiB, then {mebibytes(new)} MiB")
+                lines.append(f"{what}{of}: {mebibytes(old)} MiB, then {mebibytes(new)} MiB")
     more = len(lines) - MOST
     return lines if more <= 0 else [*lines[:MOST], f"and {more} more differences (--json has all)"]
 

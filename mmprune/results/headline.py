@@ -60,6 +60,8 @@ def find_headline(root: Path, points: Sequence[Point] | None = None, session: st
     sparse = fastest(near)
     rival, own = (min(group, key=lambda p: p.p50_s, default=None) for group in (
         [p for p in dense if p.runtime != OURS], [p for p in dense if p.runtime == OURS]))
+    if sparse is not None and sparse.runtime != OURS:  # its speed over ours would be the runtime's, not the zeros'
+        own = None
     return Headline(best, sparse, rival, pairs.ratio(sparse, rival), own, pairs.ratio(sparse, own),
                     tuple(dict.fromkeys(p.runtime for p in dense if p.runtime != OURS)),
                     _guessing(best, folder.read_manifest(root)))

@@ -86,8 +86,8 @@ def check_answers(folder):
             "apart".format(others, len(images), off)
     if others or off > LARGEST:
         raise Broken("{}: another version of the runtime, or a CPU that it computes otherwise on".format(words))
-    return "{} images are answered as where it was deployed, up to {:.2g} of the largest answer".format(
-        len(images), off)
+    return "{} images get the answers that they got where it was deployed; the largest difference is {:.2g} of the " \
+           "largest answer".format(len(images), off)
 
 
 def record(images, folder):

@@ -162,7 +162,7 @@ function chosenOn(board, choice, typed, budget) {
         el("span", { class: "won" }, `★ ${title(p)}`),
         ` ${percent(p.accuracy)} accurate. `,
         rooms(board, choice.winner, budget).map(
-          (room) => `${roomText(room, budget)}: ${Math.round(room.share * 100)} % to spare. `,
+          (room) => `${roomText(room, budget)}: ${margin(room)} to spare. `,
         ),
         besideDense(p) ? `${besideDense(p)}.` : null,
       ),
@@ -197,6 +197,11 @@ function roomText({ name, unit, allowed, value }, budget) {
   };
   const [mine, limit] = apart(value * PER_UNIT[unit], allowed * PER_UNIT[unit]);
   return `${words[name]} ${mine} ${unit} ${OF_ACCURACY.includes(name) ? "of at least" : "of"} ${limit} ${unit}`;
+}
+
+/** How far a value is from its limit: an accuracy in points, anything else as a share of the limit. */
+function margin({ name, share, allowed, value }) {
+  return OF_ACCURACY.includes(name) ? `${(100 * (value - allowed)).toFixed(2)} points` : `${Math.round(share * 100)} %`;
 }
 
 /** Both with as many digits as tell which of the two is larger. */
