@@ -243,9 +243,9 @@ def test_all_precisions_are_points_of_one_front(toy, tmp_path):
     words = ["--strategies", "min", "--formats", "onnx-fp32,onnx-int8,openvino-fp16", "--out", out]
     done = mmprune(*arguments(toy, tmp_path, *words, "--calibration", images))
     assert done.code == 0, done.stderr
-    rows = {line.partition("  ")[0] for line in done.stdout.splitlines()}
-    assert rows >= {f"{name}, {precision}" for name in ("min", "dense", "dense-tuned")
-                    for precision in ("fp32", "int8", "fp16")}
+    files = json.loads(mmprune("report", out, "--json").stdout)["files"]
+    assert {(file["strategy"], file["precision"]) for file in files} == {
+        (name, precision) for name in ("min", "dense", "dense-tuned") for precision in ("fp32", "int8", "fp16")}
     records = [json.loads(p.read_text()) for p in out.glob("variants/*/onnx-int8.json")]
     assert len(records) == 3 and all("calibrated on 20 images" in " ".join(r["notes"]) for r in records)
     done = mmprune(*arguments(toy, tmp_path, *words, "--formats", "onnx-fp32", "--calibration", images))
