@@ -59,6 +59,11 @@ def test_a_baseline_may_be_another_family_beside_the_file(family, tmp_path):
     assert {o.result for o in judged(family, SLOWDOWN.replace("@a", "released@x"))} == {PASSED}
 
 
+def test_the_gated_session_is_no_baseline(family):
+    with pytest.raises(ValueError, match="the baseline is the gated session a itself"):
+        judged(family, SLOWDOWN)
+
+
 def test_a_baseline_of_another_device_is_told_and_not_judged(family):
     noisy_session(family, "b", 2, device=dataclasses.replace(DEVICE, cpu="B"))
     found = judged(family, SLOWDOWN)

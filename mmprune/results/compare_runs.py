@@ -36,7 +36,7 @@ class Comparison:
 def compare_runs(first: Spec, second: Spec, runtime: str | None = None, versions: bool = True) -> Comparison:
     """Compare what the second names with what the first does; a file named in one of them alone is meant in both.
 
-    ValueError where a name is unknown, or where the two have no file in common.
+    ValueError where a name is unknown, or where the two have no file in common or are the same files.
     """
     sides = open_side(first.root, first.session), open_side(second.root, second.session)
     files = [side.named(name, runtime) for side, name in zip(
@@ -44,6 +44,10 @@ def compare_runs(first: Spec, second: Spec, runtime: str | None = None, versions
     pairs = _pairs(*files)
     if not pairs:
         raise ValueError(f"nothing in common: the first has {_names(files[0])}; the second has {_names(files[1])}")
+    if sides[0].is_session(sides[1]) and all((a.name, a.runtime, a.variant.id) == (b.name, b.runtime, b.variant.id)
+                                             for a, b in pairs):
+        raise ValueError(f"both are the same files of session {sides[0].session}: name two sessions (FOLDER@SESSION), "
+                         "two families or two variants")
     rows = tuple(compare_files(mine, other, (sides[1], sides[0]), versions) for other, mine in pairs)
     return Comparison(*sides, rows)
 

@@ -128,6 +128,9 @@ def _judge(check: Check, root: Path, base: Side | None, path: Path) -> list[Outc
     try:
         rows = sessions_on(root, Devices((check.device,) if check.device else ()))
         sides = [open_side(root, row.session) for row in rows]
+        if check.max_slowdown_percent is not None and base and any(side.is_session(base) for side in sides):
+            raise ValueError(f"the baseline is the gated session {base.session} itself, so nothing could be slower: "
+                             "measure again, or name another family or session")
         name, runtime = check.file, check.runtime
         if not name:
             chosen = _chosen(check, root)

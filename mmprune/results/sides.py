@@ -68,6 +68,9 @@ class Side:
     manifest: Manifest
     files: tuple[File, ...]
 
+    def is_session(self, other: "Side") -> bool:
+        return self.session == other.session and self.root.resolve() == other.root.resolve()
+
     @property
     def dense(self) -> list[File]:
         return [f for f in self.files if f.artifact.reference]
