@@ -22,6 +22,7 @@ from mmprune.results.choose import Budget, Choice
 from mmprune.results.points import Point, PointsError, read_points
 from mmprune.results.table import aligned, table_rows
 from mmprune.results.terminal import summary
+from mmprune.results.units import mib
 from targets.on_device.jetpacks import DEFAULT
 
 if TYPE_CHECKING:  # they import torch and timm, which choosing and measuring do not need
@@ -31,7 +32,6 @@ if TYPE_CHECKING:  # they import torch and timm, which choosing and measuring do
     from mmprune.family import Baseline
     from targets.bundle import Bundle
 
-MIB = 2**20
 
 
 class FamilyError(ValueError):
@@ -291,11 +291,6 @@ def _several(names: str | Sequence[str]) -> tuple[str, ...]:
 
 def _html_row(tag: str, cells: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-
-def mib(value: float | None) -> int | None:
-    """MiB as bytes; None stays None."""
-    return None if value is None else round(value * MIB)
 
 
 _HEAD = ("variant", "score", "pattern", "sparsity %", "accuracy %")

@@ -103,8 +103,8 @@ def goal(words: dict[str, Any]) -> Goal | None:
 
 def budget(words: dict[str, Any]) -> Budget:
     """The limits of `choose`."""
-    from mmprune.handles import mib
     from mmprune.results.choose import Budget
+    from mmprune.results.units import mib
 
     latency, drop, percentile = words["max_latency_ms"], words["max_drop"], words["percentile"]
     energy = words["max_energy_mj"]

@@ -24,14 +24,13 @@ from mmprune.results.headline import OURS, interval, speed
 from mmprune.results.points import Point, dense_accuracy
 from mmprune.results.sides import File, Side, beside, open_side, read_spec
 from mmprune.results.speedup import compare, level
-from mmprune.results.units import mebibytes, milliseconds, percent
+from mmprune.results.units import MIB, mebibytes, mib, milliseconds, percent
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-MIB = 2**20
 LIMITS = ("max_latency_ms", "max_size_mb", "max_memory_mb", "max_drop", "min_accuracy", "min_speedup",
           "max_slowdown_percent")
 PASSED, FAILED, UNDECIDED = "passed", "failed", "undecided"
@@ -149,7 +148,7 @@ def _chosen(check: Check, root: Path) -> Point | Outcome:
     by the noise; a failed Outcome if nothing keeps those."""
     drop = None if check.max_drop is None else check.max_drop / 100
     budget = Budget(None if check.max_latency_ms is None else check.max_latency_ms / 1e3, check.percentile,
-                    _bytes(check.max_size_mb), _bytes(check.max_memory_mb), check.floor, check.runtime, drop)
+                    mib(check.max_size_mb), mib(check.max_memory_mb), check.floor, check.runtime, drop)
     devices = Devices((check.device,) if check.device else ())
     among = gather([root], devices)
     choice, _ = choose_among(among, budget)
@@ -158,10 +157,6 @@ def _chosen(check: Check, root: Path) -> Point | Outcome:
     if choice.winner is None:
         return Outcome(check.name, "any", "choice", FAILED, describe(choice).replace("\n", "; "))
     return choice.winner
-
-
-def _bytes(mib: float | None) -> int | None:
-    return None if mib is None else round(mib * MIB)
 
 
 def _outcomes(check: Check, side: Side, file: File, base: Side | None) -> list[Outcome]:

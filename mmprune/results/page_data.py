@@ -1,6 +1,5 @@
 """What report.html shows, as plain values for JSON: every figure is computed here, the page only draws and compares."""
 
-import math
 import shlex
 import statistics
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ import numpy as np
 
 from mmprune import folder
 from mmprune.records import Artifact, Layer, Manifest, Measurement, Variant
+from mmprune.results.as_json import ratio_fields
 from mmprune.results.boards import Board
 from mmprune.results.devices import place
 from mmprune.results.headline import TOLERANCE
@@ -21,7 +21,6 @@ from mmprune.results.plot import COLOURS, device_name
 from mmprune.results.points import Point, dense_accuracy, pareto
 from mmprune.results.proportion import interval
 from mmprune.results.ranking import Order
-from mmprune.results.speedup import Ratio
 
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "cross")  # plotly's, each with an "-open" variant
 PERCENTILES = (50, 90, 99)
@@ -90,17 +89,9 @@ def _point(p: Point, m: Measurement, emulated: bool) -> dict[str, Any]:
     }
     if emulated:
         return shown
-    return {**shown, "ratio": _ratio(p.ratio), "disturbed": p.disturbed, "notes": (*p.notes, *p.told),
+    return {**shown, "ratio": ratio_fields(p.ratio), "disturbed": p.disturbed, "notes": (*p.notes, *p.told),
             "samples": p.samples, "histogram": _histogram(m), "turns": _turns(m), "load_s": m.load_s,
             "first_s": m.first_s}
-
-
-def _ratio(ratio: Ratio | None) -> dict[str, Any] | None:
-    """null for an end that is not known: a session of few rounds has none."""
-    if ratio is None:
-        return None
-    return {"value": ratio.value, "low": ratio.low or None, "high": ratio.high if math.isfinite(ratio.high) else None,
-            "verdict": ratio.verdict, "busy": ratio.busy}
 
 
 def _histogram(m: Measurement) -> dict[str, Any]:

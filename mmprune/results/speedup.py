@@ -70,21 +70,31 @@ def compare(measurement: Measurement, reference: Measurement) -> Ratio:
     ratios = np.array([_ratios(a, b) for a, b in pairs if a and b]).reshape(-1, 2)
     lost = np.logical_or(*(np.array(disturbed_rounds(m)[:len(pairs)]) for m in (measurement, reference)))
     lost = lost[[bool(a and b) for a, b in pairs]]
-    left = len(ratios) - int(lost.sum())
     if len(ratios) < MIN_ROUNDS:
         return Ratio(float(np.median(ratios[:, 0])) if len(ratios) else 1.0, 0.0, math.inf, len(ratios))
-    busy = ""
-    if left < max(MIN_ROUNDS, MIN_LEFT * len(ratios)):
-        busy = f"other programs disturbed {len(ratios) - left} of {len(ratios)} rounds"
-        lost, left = np.zeros_like(lost), len(ratios)  # use all rounds for the figures beside the verdict
-    ends = np.cumsum(measurement.processes[:-1])  # the same for both: all take part in every round
-    groups = [group[~out] for group, out in zip(np.split(ratios, ends), np.split(lost, ends), strict=True)]
-    groups = [group for group in groups if len(group)]
+    groups, busy = _undisturbed(ratios, lost, measurement.processes)  # the same for both: all ran in every round
     lows, highs = _bootstrap(groups)
-    value, low_value = np.median(ratios[~lost], axis=0)
+    kept = np.concatenate(groups)
+    value, low_value = np.median(kept, axis=0)
     if not busy and abs(math.log(value / low_value)) > math.log1p(CONTRADICTION):
         busy = f"the medians give a ratio of {value:.2f}, but the fastest tenths {low_value:.2f}"
-    return Ratio(float(value), float(lows.min()), float(highs.max()), left, len(groups), len(ratios) - left, busy)
+    return Ratio(float(value), float(lows.min()), float(highs.max()), len(kept), len(groups), len(ratios) - len(kept),
+                 busy)
+
+
+def _undisturbed(values: np.ndarray, lost: np.ndarray, processes: Sequence[int]) -> tuple[list[np.ndarray], str]:
+    """The rounds of each process that were not lost, and "". Where too few are left: all, and why that is too busy.
+
+    values     (rounds, columns)
+    processes  rounds of each process
+    """
+    busy, left = "", len(values) - int(lost.sum())
+    if left < max(MIN_ROUNDS, MIN_LEFT * len(values)):
+        busy = f"other programs disturbed {len(values) - left} of {len(values)} rounds"
+        lost = np.zeros_like(lost)  # the figures beside the verdict are of all rounds
+    ends = np.cumsum(processes[:-1])
+    groups = [group[~out] for group, out in zip(np.split(values, ends), np.split(lost, ends), strict=True)]
+    return [group for group in groups if len(group)], busy
 
 
 @dataclass(frozen=True)
@@ -104,17 +114,11 @@ def level(measurement: Measurement, percentile: int = 50) -> Level:
     The slow samples of a few rounds do not move it: it is a lower estimate of the percentile of all samples.
     """
     values = np.array([[float(np.quantile(samples, percentile / 100))] for samples in measurement.latencies_s])
-    lost = np.array(disturbed_rounds(measurement))
-    left = len(values) - int(lost.sum())
     if len(values) < MIN_ROUNDS:
         return Level(float(np.median(values)), 0.0, math.inf)
-    busy = ""
-    if left < max(MIN_ROUNDS, MIN_LEFT * len(values)):
-        busy, lost = f"other programs disturbed {len(values) - left} of {len(values)} rounds", np.zeros_like(lost)
-    ends = np.cumsum(measurement.processes[:-1])
-    groups = [group[~out] for group, out in zip(np.split(values, ends), np.split(lost, ends), strict=True)]
-    lows, highs = _bootstrap([group for group in groups if len(group)])
-    return Level(float(np.median(values[~lost])), float(lows.min()), float(highs.max()), busy)
+    groups, busy = _undisturbed(values, np.array(disturbed_rounds(measurement)), measurement.processes)
+    lows, highs = _bootstrap(groups)
+    return Level(float(np.median(np.concatenate(groups))), float(lows.min()), float(highs.max()), busy)
 
 
 def _check_pair(measurement: Measurement, reference: Measurement) -> None:

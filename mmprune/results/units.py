@@ -1,4 +1,6 @@
-"""Seconds, bytes and fractions as short text."""
+"""Seconds, bytes and fractions as short text, and MiB as bytes."""
+
+MIB = 2**20
 
 
 def milliseconds(value_s: float | None) -> str:
@@ -11,8 +13,13 @@ def milliseconds(value_s: float | None) -> str:
 
 def mebibytes(value: int) -> str:
     """Two decimals; of large values none."""
-    mib = value / 2**20
+    mib = value / MIB
     return f"{mib:.2f}" if mib < 10 else f"{mib:.0f}"
+
+
+def mib(value: float | None) -> int | None:
+    """MiB as bytes; None stays None."""
+    return None if value is None else round(value * MIB)
 
 
 def percent(fraction: float) -> str:

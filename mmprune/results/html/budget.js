@@ -53,7 +53,7 @@ function addLimits(changed) {
     [...runtimes].map((name) => el("option", { value: name }, name)),
   );
   form.append(
-    el("label", {}, "Latency's percentile", percentile),
+    el("label", { class: "row" }, "Latency's percentile", percentile),
     el("label", {}, "Take", prefer),
     el("label", {}, "Runtime", runtime),
     el("button", { type: "reset" }, "No limits"),
