@@ -105,7 +105,7 @@ def at_equal_accuracy() -> str:
     for row in read("at_equal_accuracy.jsonl"):
         sparse, of_rival, of_own = row["over_rival"], compared(row, "over_rival"), compared(row, "over_own")
         told = [MODELS.get(row["model"], row["model"]), f"{row['epochs']} epochs",
-                *(f"`--{key} {row[key]}`" for key in ("speedup", "keep") if row.get(key)), core(row),
+                *(f"`--{key} {row[key]}`" for key in ("strategies", "speedup", "keep") if row.get(key)), core(row),
                 row["started"][:10]]
         about = f"{sparse['file']}, {sparse['sparsity']:.0%} zeros: {sparse['accuracy']:.2%}" if sparse else "none"
         rows.append([", ".join(told), f"{row['dense']:.2%}", about,
