@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from mmprune.admm import LEVELS, admm_trace
 from mmprune.finetune import Split
 from mmprune.inputs import Statistics, columns_of, find_uses, statistics, weight_of
-from mmprune.obs import Trace, damped, repaired, trace
+from mmprune.obs import Trace, damped, trace
 from mmprune.patterns import PATTERNS, SHAPES, ZEROS, Shape
+from mmprune.repair import EXACT, repair
 
-EXACT = 2e10  # rows * columns^3 of a layer up to which exact surgery is used: seconds on one core
 IMAGES, BATCH = 1024, 64
 MEMORY = 2**30  # bytes of statistics at a time
 FEWEST = 4  # passes, however long they take
@@ -147,8 +147,8 @@ def _prune(name: str, weights: dict[str, nn.Parameter], bias: str | None, found:
     hessians = [damped(h) for h in found.inputs.cpu().numpy()]
     raised = [h - plain for h, plain in zip(hessians, found.inputs.cpu().numpy(), strict=True)]
     targets = [w @ (c + r) for w, c, r in zip(np.split(old, groups), found.cross.cpu().numpy(), raised, strict=True)]
+    best = [np.linalg.solve(h, t.T).T for h, t in zip(hessians, targets, strict=True)]
     if given is None:
-        best = [np.linalg.solve(h, t.T).T for h, t in zip(hessians, targets, strict=True)]
         shape = SHAPES[plan.pattern]
         levels = (plan.sparsity[name],)
         scores = np.concatenate([scores_of(w, h, shape, weight, levels) for w, h in zip(best, hessians, strict=True)])
@@ -157,8 +157,7 @@ def _prune(name: str, weights: dict[str, nn.Parameter], bias: str | None, found:
     else:
         kept = given.cpu()
     masks = np.split(columns_of(kept).numpy(), groups)
-    threads = torch.get_num_threads()
-    new = np.concatenate([repaired(t, h, m, threads) for t, h, m in zip(targets, hessians, masks, strict=True)])
+    new = np.concatenate([repair(b, h, m, weight) for b, h, m in zip(best, hessians, masks, strict=True)])
     weight.copy_(weight_of(torch.from_numpy(new).to(weight), weight.shape))
     if bias is not None:
         shift = [a @ dense_mean - b @ mean for a, b, dense_mean, mean in zip(

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from mmprune.inputs import Statistics, columns_of, weight_of
-from mmprune.obs import damped, repaired
+from mmprune.obs import damped
 from mmprune.patterns import make_masks
 from mmprune.reconstruct import Plan, surgery_scores
 from mmprune.records import Layer
+from mmprune.repair import repair
 
 # Layer.name: one weight per sparsity, in their order. Whoever fills it decides what is masked and what is repaired.
 Database = Mapping[str, Sequence[Tensor]]
@@ -79,7 +80,7 @@ def repaired_database(model: nn.Module, layers: Sequence[Layer], sparsities: Seq
         kept = []
         for level in range(len(sparsities)):
             masks = np.split(columns_of(removed > level).numpy(), len(hessians))
-            new = np.concatenate([repaired(w @ h, h, m, torch.get_num_threads())
+            new = np.concatenate([repair(w, h, m, weights[name])
                                   for w, h, m in zip(rows, hessians, masks, strict=True)])
             kept.append(weight_of(torch.from_numpy(new).float(), weights[name].shape)[removed > level])
         found[name] = Levels(removed, tuple(kept))
