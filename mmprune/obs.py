@@ -6,13 +6,14 @@ least-squares values of whatever is kept: Frantar and Alistarh, Optimal Brain Co
 and 5, which is Hassibi's and Stork's surgeon (1993) for a layer's squared error.
 """
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 DAMPING = 0.01  # of the mean of H's diagonal, added to it: inputs that hardly vary would let weights grow without bound
+TOGETHER = 64  # columns whose removal is taken out of the inverse by one product
 COMPACT = 8  # what is removed is dropped from the arrays every time that an eighth of the row is gone
 
 
@@ -63,13 +64,10 @@ def trace(weight: np.ndarray, hessian: np.ndarray, width: int = 1, height: int =
         raise ValueError(f"blocks of {height} x {width} do not divide a weight of {rows} x {columns}")
     inverse = np.linalg.inv(hessian.astype(np.float64)).astype(np.float32)
     bands = weight.astype(np.float32).reshape(-1, height, columns)
-    remove: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-    if width == 1:
-        def remove(band: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return _remove_columns(band, inverse, most)
-    else:
-        def remove(band: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return _remove_blocks(band, inverse, width)
+
+    def remove(band: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return _remove(band.copy(), inverse.copy(), width, most or (1, 1))
+
     with ThreadPoolExecutor(threads) as pool:
         found = list(pool.map(remove, bands)) if threads > 1 else [remove(band) for band in bands]
     losses = np.stack([losses for _, losses in found])
@@ -80,59 +78,53 @@ def trace(weight: np.ndarray, hessian: np.ndarray, width: int = 1, height: int =
     return Trace(np.stack([order for order, _ in found]), losses, width, height)
 
 
-def _remove_columns(w: np.ndarray, inverse: np.ndarray, most: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray]:
-    """(order, losses) of a band of rows, a column at a time."""
-    w, inverse, names = w.copy(), inverse.copy(), np.arange(w.shape[1])
-    order, losses, live = np.empty(len(names), int), np.empty(len(names)), np.ones(len(names), bool)
-    n, m = most or (1, 1)
-    left = np.full(-(-len(names) // m), n)  # of each group of m: removals that are allowed
-    step = max(1, len(names) // COMPACT)
-    for i in range(len(order)):
-        diagonal = inverse.diagonal()
-        costs = np.where(live, np.einsum("rc,rc->c", w, w) / diagonal, np.inf)
-        if most and left.any():
-            allowed = np.where(left[names // m] > 0, costs, np.inf)
-            p = int(allowed.argmin())
-        else:
-            p = int(costs.argmin())
-        left[names[p] // m] -= 1 if most and left.any() else 0
-        order[i], losses[i] = names[p], costs[p] / 2
-        column = inverse[p] / np.sqrt(diagonal[p])
-        w -= np.outer(w[:, p] / np.sqrt(diagonal[p]), column)
-        inverse -= np.outer(column, column)
-        live[p], inverse[p, p] = False, 1.0
-        if (i + 1) % step == 0:
-            w, names, inverse = w[:, live], names[live], inverse[np.ix_(live, live)]
-            live = np.ones(len(names), bool)
-    return order, losses
+def _remove(w: np.ndarray, inverse: np.ndarray, width: int, most: tuple[int, int]
+            ) -> tuple[np.ndarray, np.ndarray]:
+    """(order, losses) of a band of rows, a block of columns at a time; the arguments' arrays are used up.
 
-
-def _remove_blocks(w: np.ndarray, inverse: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """(order, losses) of a band of rows, a block of columns at a time."""
+    The inverse without a block is inverse - C^T I C, with C its rows and I the inverse of its part on the diagonal.
+    Such changes are collected, C in `outer` and I C in `inner`, and made many at a time: one product of large matrices
+    instead of many thin ones, which would take what reading and writing the whole inverse takes.
+    """
     count = w.shape[1] // width
-    w, inverse, names = w.copy(), inverse.copy(), np.arange(count)
-    order, losses, live = np.empty(count, int), np.empty(count), np.ones(count, bool)
+    names, live = np.arange(count), np.ones(count, bool)
+    order, losses = np.empty(count, int), np.empty(count)
+    n, m = most
+    left = np.full(-(-count // m), n)  # of each group of m: removals that are allowed first
+    outer, inner = np.empty((TOGETHER, w.shape[1]), np.float32), np.empty((TOGETHER, w.shape[1]), np.float32)
+    used, diagonal = 0, _on_diagonal(inverse, width)
     step = max(1, count // COMPACT)
     for i in range(count):
-        left = len(names)
-        diagonal = inverse.reshape(left, width, left, width)[np.arange(left), :, np.arange(left)]
-        inner = np.linalg.inv(diagonal)
-        parts = w.reshape(len(w), left, width)
-        moves = np.einsum("bij,rbj->rbi", inner, parts)
+        inverted = torch.linalg.inv_ex(torch.from_numpy(diagonal))[0].numpy() if width > 1 else 1 / diagonal
+        parts = w.reshape(len(w), -1, width)
+        moves = np.einsum("bij,rbj->rbi", inverted, parts)
         costs = np.where(live, np.einsum("rbi,rbi->b", parts, moves), np.inf)
-        p = int(costs.argmin())
-        at = slice(p * width, (p + 1) * width)
+        p = int((np.where(left[names // m] > 0, costs, np.inf) if m > 1 and left.any() else costs).argmin())
+        left[names[p] // m] -= 1 if left.any() else 0
         order[i], losses[i] = names[p], costs[p] / 2
-        columns = inverse[at]
-        w -= moves[:, p] @ columns
-        inverse -= columns.T @ inner[p] @ columns
-        live[p] = False
-        inverse[at, at] = np.eye(width)
-        if (i + 1) % step == 0:
+        at, new = slice(p * width, (p + 1) * width), slice(used, used + width)
+        outer[new] = inverse[at] - outer[:used, at].T @ inner[:used]
+        inner[new] = inverted[p] @ outer[new]
+        w -= moves[:, p] @ outer[new]
+        grouped = [x[new].reshape(width, -1, width) for x in (outer, inner)]
+        diagonal -= np.einsum("kbi,kbj->bij", *grouped)
+        live[p], diagonal[p] = False, np.eye(width)
+        used += width
+        compact = (i + 1) % step == 0
+        if compact or used + width > TOGETHER:
+            inverse -= outer[:used].T @ inner[:used]
+            used = 0
+        if compact:
             each = live.repeat(width)
-            w, names, inverse = w[:, each], names[live], inverse[np.ix_(each, each)]
-            live = np.ones(len(names), bool)
+            w, names, diagonal, inverse = w[:, each], names[live], diagonal[live], inverse[np.ix_(each, each)]
+            outer, inner, live = outer[:, each], inner[:, each], np.ones(len(names), bool)
     return order, losses
+
+
+def _on_diagonal(matrix: np.ndarray, width: int) -> np.ndarray:
+    """(blocks, width, width): the matrix's square blocks on its diagonal."""
+    count = len(matrix) // width
+    return matrix.reshape(count, width, count, width)[np.arange(count), :, np.arange(count)]
 
 
 def repaired(target: np.ndarray, hessian: np.ndarray, kept: np.ndarray, threads: int = 1) -> np.ndarray:
