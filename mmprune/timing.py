@@ -84,7 +84,7 @@ class Setting:
     def identity(self) -> str:
         row = [asdict(self.goal), self.pattern, self.precision, self.target, self.seed, self.measuring.threads,
                tensors_sha256(self.baseline.model.state_dict()), [asdict(x) for x in self.layers],
-               {n: asdict(r) for n, r in self.ranges.items()}, SPARSITIES, "repaired, rules"]
+               {n: asdict(r) for n, r in self.ranges.items()}, SPARSITIES, "repaired, rules on 256 images"]
         return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
 
 
