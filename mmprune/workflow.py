@@ -25,12 +25,13 @@ from mmprune.results.budget_lines import budget_lines
 from mmprune.results.starts import ending_lines
 from mmprune.scores import scores_named
 from mmprune.strategies import BY_SCORE, check_strategies
+from targets.device import fingerprint
 from targets.on_device.jetpacks import DEFAULT
 
 if TYPE_CHECKING:  # it imports torch
     from mmprune.family import Baseline
 
-AUTO = "auto"  # the pattern that is fastest on the target
+AUTO = "auto"  # the pattern that pays for the files on the target, see targets.pattern_for
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _build(options: BuildOptions, progress: Progress) -> Family:
     say_notes(opened.notes)
     say_warnings(opened.warnings)
     read = _calibration(options.calibration, wanted, opened.make_baseline.preprocess)
-    pattern = targets.pattern_for(target, wanted) if options.pattern == AUTO else options.pattern
+    pattern = _pattern(options, target, wanted)
     request = _request(options, opened.make_baseline.spec.model, opened.source, pattern)
     if options.goal is not None:
         fixed = _for_budget(options, request, opened.make_baseline, wanted, progress)
@@ -176,6 +177,17 @@ def check_device(name: str) -> None:
     except (RuntimeError, AssertionError) as err:
         reason = str(err).strip().splitlines()[0]
         raise ValueError(f"device: torch cannot use {name!r} here: {reason}") from err
+
+
+def _pattern(options: BuildOptions, target: targets.Target, wanted: tuple[tuple[str, str], ...]) -> str:
+    """The pattern that is asked for; of AUTO the one that pays there, with a note why."""
+    if options.pattern != AUTO:
+        return options.pattern
+    device = fingerprint(options.target)
+    here = not options.hosts and not targets.mismatch(target, device)
+    pattern, why = targets.pattern_for(target, wanted, device.isa if here else ())
+    say_notes((f"pattern {pattern}: {why} (another: --pattern)",))
+    return pattern
 
 
 def _request(options: BuildOptions, model: str, source: Source, pattern: str) -> Any:

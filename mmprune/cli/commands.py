@@ -391,8 +391,9 @@ def targets() -> None:
     for name in (*package.TARGETS, package.LOCAL):
         target = package.load(name)
         runtimes = ", ".join(f"{r} ({f})" for r, f in target.runtimes.items())
+        pattern = "by the files" if target.pattern == "unstructured" else target.pattern
         click.echo(f"{name:<17} {target.what}\n{'':<17} runtimes (formats): {runtimes}; "
-                   f"pattern: {target.pattern}; threads: {target.threads}")
+                   f"pattern: {pattern}; threads: {target.threads}")
     click.echo("FILE.toml         your own board: like = 'raspberry-pi-5' and the differences")
 
 

@@ -154,7 +154,8 @@ def build_options(command: Command) -> Command:
                      help="As --max-latency-ms, as a multiple of the speed of the dense model's own .mmrt file of the "
                           "same precision, which is measured beside it."),
         click.option("--pattern", **one_of("pattern", "auto", *PATTERNS), default="auto", show_default=True,
-                     help="Which weights are zeroed together; auto takes what is fastest on the target."),
+                     help="Which weights are zeroed together; auto takes what pays on the target for these files, "
+                          "and says why."),
         click.option("--class-order", metavar="ORDER", default="auto", show_default=True,
                      help="Class order of the trained weights: torchvision, timm, or a file (one name a line, or a "
                           "JSON class_to_idx). auto tries the known orders on training images."),
