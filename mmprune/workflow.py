@@ -98,9 +98,9 @@ def _build(options: BuildOptions, progress: Progress) -> Family:
     pattern = _pattern(options, target, wanted)
     request = _request(options, opened.make_baseline.spec.model, opened.source, pattern)
     if options.goal is not None:
-        fixed = _for_budget(options, request, opened.make_baseline, wanted, progress)
+        fixed, why_not = _for_budget(options, request, opened.make_baseline, wanted, progress)
         others = tuple(name for name in request.strategies if name != BUDGET or fixed)
-        request = replace(request, strategies=others, fixed=fixed)
+        request = replace(request, strategies=others, fixed=fixed, unfound={BUDGET: why_not} if why_not else {})
     jobs = options.jobs or (min(10, len(os.sched_getaffinity(0))) if options.device == "cpu" else 1)
     build_family(opened.make_baseline, request, options.out, Resources(options.device, jobs), progress)
     family = Family(options.out, opened.make_baseline)
@@ -203,8 +203,8 @@ def _request(options: BuildOptions, model: str, source: Source, pattern: str) ->
 
 
 def _for_budget(options: BuildOptions, request: Any, make_baseline: Any, wanted: tuple[tuple[str, str], ...],
-                progress: Progress) -> dict[str, dict[str, float]]:
-    """{"budget": its sparsities}; {} with a note if no sparsities fit and other strategies are built.
+                progress: Progress) -> tuple[dict[str, dict[str, float]], str]:
+    """({"budget": its sparsities}, ""); ({}, why) with a note if none fit and other strategies are built.
 
     BudgetError if nothing else is built.
     """
@@ -228,8 +228,8 @@ def _for_budget(options: BuildOptions, request: Any, make_baseline: Any, wanted:
         if set(options.strategies) == {BUDGET}:
             raise
         say_notes((f"the strategy budget is not built: {err}",))
-        return {}
-    return {BUDGET: plan.sparsity}
+        return {}, f"it was not built: {err}"
+    return {BUDGET: plan.sparsity}, ""
 
 
 def _calibration(path: Path | None, wanted: tuple[tuple[str, str], ...], preprocess: Any) -> Any:

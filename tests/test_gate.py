@@ -106,6 +106,20 @@ def test_what_has_no_noise_is_judged_as_it_is(family, limits, results):
     assert {o.limit: o.result for o in judged(family, check(file="max/mmrt-f32", **limits))} == results
 
 
+def test_energy_is_limited_where_it_was_measured_and_fails_with_a_word_elsewhere(family):
+    limited = check(file="max/mmrt-f32", max_energy_mj=5)
+    (found,) = judged(family, limited)
+    assert found.result == FAILED and "no energy was measured, of 5 mJ" in found.words
+    (found,) = judged(family, check(max_energy_mj=5))
+    assert (found.limit, found.result) == ("choice", FAILED) and "energy" in found.words
+    rows = folder.read_measurements(family)
+    (family / folder.MEASUREMENTS).unlink()
+    for m in rows:
+        folder.append_measurement(family, dataclasses.replace(m, energy_j=0.0049))
+    assert [o.result for text in (limited, check(max_energy_mj=5), check(file="max/mmrt-f32", max_energy_mj=4.8))
+            for o in judged(family, text)] == [PASSED, PASSED, FAILED]
+
+
 def test_without_a_file_what_choose_takes_is_judged(family):
     (found,) = judged(family, check(max_latency_ms=8.0))
     assert (found.file, found.result) == ("max/mmrt-f32", PASSED)
