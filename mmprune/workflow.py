@@ -11,13 +11,14 @@ from exporters import ExportError
 from exporters.int8.settings import Int8
 from exporters.jetson.jetpack import tensorrt_of
 from exporters.wanted import check_names, format_names, wanted_formats
-from mmprune import boards
+from mmprune import boards, folder
+from mmprune.announce import first_words, training_words
 from mmprune.boards import Measuring
 from mmprune.budget.plan import NAME as BUDGET
 from mmprune.budget.plan import BudgetError, Goal
 from mmprune.handles import Family
 from mmprune.models.named import Named
-from mmprune.progress import Progress, say_errors, say_loading, say_notes, say_warnings, shown
+from mmprune.progress import Progress, say_begin, say_errors, say_loading, say_notes, say_warnings, shown
 from mmprune.promising import check_keep
 from mmprune.recipes import RECIPES, Recipe, notes_of
 from mmprune.records import Manifest, Source
@@ -79,6 +80,10 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Family:
     Finished steps in the folder are not repeated. If a file cannot be made or is refused, the rest is still built and
     measured, and Family.failed names the file and the reason. `progress` None shows progress bars.
     """
+    measured = options.hosts or boards.is_here(options.target)
+    names = (*_without_budget(options.strategies or ("ten strategies",)), *([BUDGET] if options.goal else []))
+    where = (", ".join(options.hosts) or "this machine") if measured else ""
+    say_begin(first_words(options.out, options.recipe, names, where))
     say_loading("torch and timm")
     with shown(progress) as show:
         return _build(options, show)
@@ -97,11 +102,16 @@ def _build(options: BuildOptions, progress: Progress) -> Family:
     read = _calibration(options.calibration, wanted, opened.make_baseline.preprocess)
     pattern = _pattern(options, target, wanted)
     request = _request(options, opened.make_baseline.spec.model, opened.source, pattern)
+    jobs = options.jobs or (min(10, len(os.sched_getaffinity(0))) if options.device == "cpu" else 1)
+    if not folder.holds_family(options.out):
+        trained = len(_without_budget(request.names))
+        models = 1 + min(trained, options.keep or trained) + (options.goal is not None)
+        if words := training_words(opened.make_baseline(), options.recipe, models, jobs, options.device):
+            say_begin(words)
     if options.goal is not None:
         fixed, why_not = _for_budget(options, request, opened.make_baseline, wanted, progress)
         others = tuple(name for name in request.strategies if name != BUDGET or fixed)
         request = replace(request, strategies=others, fixed=fixed, unfound={BUDGET: why_not} if why_not else {})
-    jobs = options.jobs or (min(10, len(os.sched_getaffinity(0))) if options.device == "cpu" else 1)
     build_family(opened.make_baseline, request, options.out, Resources(options.device, jobs), progress)
     family = Family(options.out, opened.make_baseline)
     failed: list[str] = []
@@ -166,6 +176,10 @@ def open_plan(source: Named, recipe: Recipe, strategies: tuple[str, ...] = (), p
         say_notes((f"{' and '.join(s for s in strategies if s in BY_SCORE)}: with the score magnitude; other scores "
                    "give layers other sparsities",))
     return baseline, manifest
+
+
+def _without_budget(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name != BUDGET)
 
 
 def check_device(name: str) -> None:

@@ -355,7 +355,7 @@ def why(family: Path, variant: str, every: bool, as_json: bool, **words: Any) ->
 @click.option("--threads", type=click.IntRange(min=1), help="Inference threads. Default: the target's.")
 @host_options
 @click.option("--out", type=OUT, default=Path("mmprune-ceiling"), show_default=True,
-              help="Folder for ceiling.json, ceiling.png and the latency tables.")
+              help="Folder for ceiling.json, ceiling.png and the times of the layers as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 @click.option("--quiet", is_flag=True, help="Print one line per stage instead of progress bars.")
 def ceiling(target: str, sparsities: tuple[float, ...], out: Path, as_json: bool, **words: Any) -> None:
