@@ -59,6 +59,15 @@ def test_a_baseline_may_be_another_family_beside_the_file(family, tmp_path):
     assert {o.result for o in judged(family, SLOWDOWN.replace("@a", "released@x"))} == {PASSED}
 
 
+@pytest.mark.parametrize("name, words", [("gone", "gone holds no family"), ("@z", "has no session called 'z'")])
+def test_a_wrong_baseline_is_a_mistake_in_the_file_and_not_a_broken_limit(family, name, words):
+    path = family.parent / "budget.toml"
+    path.write_text(SLOWDOWN.replace("@a", name))
+    done = CliRunner().invoke(cli, ["gate", str(path), str(family)])
+    assert isinstance(done.exception, ValueError)  # exit status 2, see commands.main
+    assert f"{path}: baseline = '{name}': " in str(done.exception) and words in str(done.exception)
+
+
 def test_the_gated_session_is_no_baseline(family):
     with pytest.raises(ValueError, match="the baseline is the gated session a itself"):
         judged(family, SLOWDOWN)

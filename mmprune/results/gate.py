@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mmprune.folder import FolderError
 from mmprune.from_json import from_json
 from mmprune.results.across import compare_files
 from mmprune.results.among import Devices, choose_among, gather, sessions_on
@@ -21,7 +22,7 @@ from mmprune.results.choice_words import describe
 from mmprune.results.choose import Budget
 from mmprune.results.devices import place
 from mmprune.results.headline import OURS, interval, speed
-from mmprune.results.points import Point, dense_accuracy
+from mmprune.results.points import Point, PointsError, dense_accuracy
 from mmprune.results.sides import File, Side, beside, open_side, read_spec
 from mmprune.results.speedup import compare, level
 from mmprune.results.units import MIB, mebibytes, mib, milliseconds, percent
@@ -118,9 +119,12 @@ def run_gate(path: Path, root: Path) -> list[Outcome]:
     gate = read_gate(path)
     base = None
     if any(check.max_slowdown_percent is not None for check in gate.check):
-        spec = read_spec(gate.baseline if not gate.baseline.startswith("@") else f"{root.resolve()}{gate.baseline}",
-                         path.parent)
-        base = open_side(spec.root, spec.session)
+        try:
+            spec = read_spec(gate.baseline if not gate.baseline.startswith("@") else f"{root.resolve()}{gate.baseline}",
+                             path.parent)
+            base = open_side(spec.root, spec.session)
+        except (ValueError, FolderError, PointsError) as err:
+            raise ValueError(f"{path}: baseline = {gate.baseline!r}: {err}") from err
     return [outcome for check in gate.check for outcome in _judge(check, root, base, path)]
 
 
