@@ -76,6 +76,7 @@ class Request:
     bfloat16: bool | None = None  # fine-tune with products in bfloat16 if the model can take it; None: where it pays
     total_sparsity: float | None = None  # of every strategy, over all prunable weights; None: each strategy's own
     fixed: dict[str, dict[str, float]] = field(default_factory=dict)  # found strategies: {Layer.name: sparsity}
+    unfound: dict[str, str] = field(default_factory=dict)  # strategies that nothing was found for: why, for the record
     # Fine-tune this many of the variants, the most promising (mmprune/promising.py), besides those found; None: all.
     # No part of a family's identity
     keep: int | None = None
@@ -145,7 +146,7 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
             progress("fine-tune", task.strategy, sum(shares.values()), len(tasks))
 
         run_tasks(setup, make, open_tasks, how, report)
-        folder.write_manifest(root, replace(manifest, failures=failures, skipped=skipped))
+        folder.write_manifest(root, replace(manifest, failures={**request.unfound, **failures}, skipped=skipped))
     return folder.read_variants(root)
 
 

@@ -97,6 +97,10 @@ def read_manifest(root: Path) -> Manifest:
     if not holds_family(root):
         raise FolderError(f"{root} holds no family (it has no {MANIFEST}); build one with `mmprune build --out {root}`")
     row = read_json(root / MANIFEST)
+    if isinstance(row, dict) and {"files", "chosen"} <= row.keys():  # see targets/deploy.py
+        raise FolderError(f"{root} is a folder that `mmprune choose --out` wrote, with one model, not a family: "
+                          f"`mmprune verify {root}` checks it, `python {root}/infer.py IMAGE` runs it; give the family "
+                          "that it was chosen from")
     schema = row.get("schema") if isinstance(row, dict) else None
     if schema != MANIFEST_SCHEMA:
         raise FolderError(f"{root} holds a family of schema {schema}, but this mmprune reads schema {MANIFEST_SCHEMA}: "

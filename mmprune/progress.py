@@ -15,6 +15,11 @@ def quiet(stage: str, item: str, done: float, total: int) -> None:
     """The Progress that shows nothing."""
 
 
+def say_begin(words: str) -> None:
+    """Print what follows, and about how long it takes, before work begins."""
+    print(words, file=sys.stderr, flush=True)
+
+
 def say_loading(what: str) -> None:
     """Print that something is loading, before seconds without output."""
     print(f"loading {what} ...", file=sys.stderr, flush=True)

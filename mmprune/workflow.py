@@ -11,13 +11,14 @@ from exporters import ExportError
 from exporters.int8.settings import Int8
 from exporters.jetson.jetpack import tensorrt_of
 from exporters.wanted import check_names, format_names, wanted_formats
-from mmprune import boards
+from mmprune import boards, folder
+from mmprune.announce import first_words, training_words
 from mmprune.boards import Measuring
 from mmprune.budget.plan import NAME as BUDGET
 from mmprune.budget.plan import BudgetError, Goal
 from mmprune.handles import Family
 from mmprune.models.named import Named
-from mmprune.progress import Progress, say_errors, say_loading, say_notes, say_warnings, shown
+from mmprune.progress import Progress, say_begin, say_errors, say_loading, say_notes, say_warnings, shown
 from mmprune.promising import check_keep
 from mmprune.recipes import RECIPES, Recipe, notes_of
 from mmprune.records import Manifest, Source
@@ -25,12 +26,13 @@ from mmprune.results.budget_lines import budget_lines
 from mmprune.results.starts import ending_lines
 from mmprune.scores import scores_named
 from mmprune.strategies import BY_SCORE, check_strategies
+from targets.device import fingerprint
 from targets.on_device.jetpacks import DEFAULT
 
 if TYPE_CHECKING:  # it imports torch
     from mmprune.family import Baseline
 
-AUTO = "auto"  # the pattern that is fastest on the target
+AUTO = "auto"  # the pattern that pays for the files on the target, see targets.pattern_for
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,10 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Family:
     Finished steps in the folder are not repeated. If a file cannot be made or is refused, the rest is still built and
     measured, and Family.failed names the file and the reason. `progress` None shows progress bars.
     """
+    measured = options.hosts or boards.is_here(options.target)
+    names = (*_without_budget(options.strategies or ("ten strategies",)), *([BUDGET] if options.goal else []))
+    where = (", ".join(options.hosts) or "this machine") if measured else ""
+    say_begin(first_words(options.out, options.recipe, names, where))
     say_loading("torch and timm")
     with shown(progress) as show:
         return _build(options, show)
@@ -94,13 +100,18 @@ def _build(options: BuildOptions, progress: Progress) -> Family:
     say_notes(opened.notes)
     say_warnings(opened.warnings)
     read = _calibration(options.calibration, wanted, opened.make_baseline.preprocess)
-    pattern = targets.pattern_for(target, wanted) if options.pattern == AUTO else options.pattern
+    pattern = _pattern(options, target, wanted)
     request = _request(options, opened.make_baseline.spec.model, opened.source, pattern)
-    if options.goal is not None:
-        fixed = _for_budget(options, request, opened.make_baseline, wanted, progress)
-        others = tuple(name for name in request.strategies if name != BUDGET or fixed)
-        request = replace(request, strategies=others, fixed=fixed)
     jobs = options.jobs or (min(10, len(os.sched_getaffinity(0))) if options.device == "cpu" else 1)
+    if not folder.holds_family(options.out):
+        trained = len(_without_budget(request.names))
+        models = 1 + min(trained, options.keep or trained) + (options.goal is not None)
+        if words := training_words(opened.make_baseline(), options.recipe, models, jobs, options.device):
+            say_begin(words)
+    if options.goal is not None:
+        fixed, why_not = _for_budget(options, request, opened.make_baseline, wanted, progress)
+        others = tuple(name for name in request.strategies if name != BUDGET or fixed)
+        request = replace(request, strategies=others, fixed=fixed, unfound={BUDGET: why_not} if why_not else {})
     build_family(opened.make_baseline, request, options.out, Resources(options.device, jobs), progress)
     family = Family(options.out, opened.make_baseline)
     failed: list[str] = []
@@ -167,6 +178,10 @@ def open_plan(source: Named, recipe: Recipe, strategies: tuple[str, ...] = (), p
     return baseline, manifest
 
 
+def _without_budget(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name != BUDGET)
+
+
 def check_device(name: str) -> None:
     """ValueError if torch cannot use the device."""
     import torch
@@ -176,6 +191,17 @@ def check_device(name: str) -> None:
     except (RuntimeError, AssertionError) as err:
         reason = str(err).strip().splitlines()[0]
         raise ValueError(f"device: torch cannot use {name!r} here: {reason}") from err
+
+
+def _pattern(options: BuildOptions, target: targets.Target, wanted: tuple[tuple[str, str], ...]) -> str:
+    """The pattern that is asked for; of AUTO the one that pays there, with a note why."""
+    if options.pattern != AUTO:
+        return options.pattern
+    device = fingerprint(options.target)
+    here = not options.hosts and not targets.mismatch(target, device)
+    pattern, why = targets.pattern_for(target, wanted, device.isa if here else ())
+    say_notes((f"pattern {pattern}: {why} (another: --pattern)",))
+    return pattern
 
 
 def _request(options: BuildOptions, model: str, source: Source, pattern: str) -> Any:
@@ -191,8 +217,8 @@ def _request(options: BuildOptions, model: str, source: Source, pattern: str) ->
 
 
 def _for_budget(options: BuildOptions, request: Any, make_baseline: Any, wanted: tuple[tuple[str, str], ...],
-                progress: Progress) -> dict[str, dict[str, float]]:
-    """{"budget": its sparsities}; {} with a note if no sparsities fit and other strategies are built.
+                progress: Progress) -> tuple[dict[str, dict[str, float]], str]:
+    """({"budget": its sparsities}, ""); ({}, why) with a note if none fit and other strategies are built.
 
     BudgetError if nothing else is built.
     """
@@ -216,8 +242,8 @@ def _for_budget(options: BuildOptions, request: Any, make_baseline: Any, wanted:
         if set(options.strategies) == {BUDGET}:
             raise
         say_notes((f"the strategy budget is not built: {err}",))
-        return {}
-    return {BUDGET: plan.sparsity}
+        return {}, f"it was not built: {err}"
+    return {BUDGET: plan.sparsity}, ""
 
 
 def _calibration(path: Path | None, wanted: tuple[tuple[str, str], ...], preprocess: Any) -> Any:

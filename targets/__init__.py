@@ -34,7 +34,7 @@ class Target:
     arch: str  # as in `uname -m`
     runtimes: dict[str, str]  # runtime: the format that it runs; in order of preference
     threads: int  # default number of inference threads; all cores if the board runs only the model
-    pattern: str  # the fastest of patterns.PATTERNS for float files, see pattern_for
+    pattern: str  # of patterns.PATTERNS; "unstructured" leaves it to pattern_for
     formats: tuple[str, ...]  # formats that `build` makes: "onnx-fp32", or "openvino" for all its precisions
     isa: tuple[str, ...] = ()  # CPU features (kernel names) that every board of the family has
     lacks: tuple[str, ...] = ()  # CPU features that no board of it has, to distinguish a Pi 4 from a Pi 5
@@ -90,17 +90,24 @@ def load(name: str) -> Target:
     return TARGETS[pick("target", name, (*TARGETS, LOCAL), also="or your own .toml file")]
 
 
-def pattern_for(target: Target, wanted: Iterable[tuple[str, str]]) -> str:
-    """The pattern that costs least accuracy of those that the target's kernels gain from in these files, given as
-    (format, precision).
+def pattern_for(target: Target, wanted: Iterable[tuple[str, str]], isa: Iterable[str] = ()) -> tuple[str, str]:
+    """(the pattern for files of these formats and precisions, why in a few words). A family has one pattern.
 
-    Float kernels of mmrt skip every zero (blocks of four outputs faster), int8 kernels only all-zero blocks of four
-    inputs. A family has one pattern, and blocks also remove large weights, so blocks are chosen only if every file is
-    int8 and mmrt is among them.
+    wanted  (format, precision)
+    isa     CPU features of the machine that is measured, besides those that every board of the target has
     """
     wanted = set(wanted)
-    blocks = ("mmrt", "int8") in wanted and all(precision == "int8" for _, precision in wanted)
-    return "block-1x4" if blocks and target.pattern == "unstructured" else target.pattern
+    if target.pattern != "unstructured":
+        return target.pattern, f"the pattern of {target.name}"
+    if ("mmrt", "int8") in wanted:
+        return "block-1x4", "mmrt's int8 files are the fastest, and they skip zeros in blocks of four inputs"
+    if ("mmrt", "fp32") not in wanted:
+        return "unstructured", "it costs least accuracy, and no file that is made skips zeros"
+    if "avx512f" in {*target.isa, *isa}:
+        return "block-4x1", "with AVX-512 mmrt's float32 files gain more from blocks of four outputs than they lose"
+    where = f"mmrt's float32 files skip every zero; blocks are the default for AVX-512, which {target.name} " + (
+        "does not have" if "avx512f" in target.lacks else "is not known to have")
+    return "unstructured", where if target.arch == "x86_64" else "mmrt's float32 files skip every zero"
 
 
 def mismatch(target: Target, device: Device) -> str:

@@ -151,6 +151,11 @@ def test_an_accuracy_may_be_said_as_it_is_printed(points, tmp_path, text):
     assert code == 0 and "accuracy 88.00%, at least 85%: 3.00 points to spare" in out and "wanted: the fastest" in out
 
 
+def test_a_drop_may_be_said_with_a_percent_sign(points, tmp_path):
+    assert choose_in(tmp_path, "--max-drop", "3%") == choose_in(tmp_path, "--max-drop", "3")
+    assert choose_in(tmp_path, "--max-drop", "3")[0] == 0
+
+
 @pytest.mark.parametrize("option, text", [
     *(("--min-accuracy", text) for text in ("101", "-1", "nan", "inf", "92,5", "120%", "%", "good")),
     *(("--max-drop", text) for text in ("-1", "101", "nan", "1 point")),

@@ -96,7 +96,7 @@ def test_the_warning_comes_loud_before_anything_is_made(tmp_path):
         (tmp_path / "out" / "thesis.txt").write_text("years of work")
         done = mmprune("build", "--target", "x86", "--model", f"{TOYS}:shades", "--weights", weights, "--data", data,
                        "--std", "1", "--formats", "onnx", "--out", tmp_path / "out", *more)
-        assert done.code == 1 and "is not empty and holds no family" in done.stderr
+        assert done.code == 2 and "is not empty and holds no family" in done.stderr
         return done.stderr
 
     assert "\nWARNING: the dense model is correct on" in stopped("--mean", "0", "--class-order", "timm")

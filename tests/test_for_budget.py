@@ -231,6 +231,17 @@ def test_budgets_that_no_model_or_every_model_meets_name_what_would(tmp_path, bo
     assert read_plan(tmp_path / "family") is None
 
 
+def test_a_budget_that_was_not_found_is_on_record(tmp_path):
+    why = {"budget": "it was not built: why"}
+    request = Request(make_recipe("default", epochs=0), strategies=("max",), unfound=why)
+    build_family(make_baseline, request, tmp_path / "family", Resources())
+    assert folder.read_manifest(tmp_path / "family").failures == why
+    build_family(make_baseline, request, tmp_path / "family", Resources())
+    assert folder.read_manifest(tmp_path / "family").failures == why, "also again"
+    build_family(make_baseline, replace(request, unfound={}), tmp_path / "family", Resources())
+    assert folder.read_manifest(tmp_path / "family").failures == {}, "until it is built or not asked for"
+
+
 def test_the_fastest_that_can_be_is_found_where_only_that_fits(tmp_path, board):
     plan = find_plan(setting(tmp_path / "family", Goal(max_latency_s=2.3e-4)))
     assert set(plan.sparsity.values()) == {0.98} and plan.trial <= 2.3e-4

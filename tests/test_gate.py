@@ -59,6 +59,15 @@ def test_a_baseline_may_be_another_family_beside_the_file(family, tmp_path):
     assert {o.result for o in judged(family, SLOWDOWN.replace("@a", "released@x"))} == {PASSED}
 
 
+@pytest.mark.parametrize("name, words", [("gone", "gone holds no family"), ("@z", "has no session called 'z'")])
+def test_a_wrong_baseline_is_a_mistake_in_the_file_and_not_a_broken_limit(family, name, words):
+    path = family.parent / "budget.toml"
+    path.write_text(SLOWDOWN.replace("@a", name))
+    done = CliRunner().invoke(cli, ["gate", str(path), str(family)])
+    assert isinstance(done.exception, ValueError)  # exit status 2, see commands.main
+    assert f"{path}: baseline = '{name}': " in str(done.exception) and words in str(done.exception)
+
+
 def test_the_gated_session_is_no_baseline(family):
     with pytest.raises(ValueError, match="the baseline is the gated session a itself"):
         judged(family, SLOWDOWN)
@@ -104,6 +113,20 @@ def test_a_speedup_over_the_fastest_dense_file_of_another_runtime(family, least,
     ({"max_drop": 0, "min_accuracy": 89.5}, {"max_drop": FAILED, "min_accuracy": PASSED})])
 def test_what_has_no_noise_is_judged_as_it_is(family, limits, results):
     assert {o.limit: o.result for o in judged(family, check(file="max/mmrt-f32", **limits))} == results
+
+
+def test_energy_is_limited_where_it_was_measured_and_fails_with_a_word_elsewhere(family):
+    limited = check(file="max/mmrt-f32", max_energy_mj=5)
+    (found,) = judged(family, limited)
+    assert found.result == FAILED and "no energy was measured, of 5 mJ" in found.words
+    (found,) = judged(family, check(max_energy_mj=5))
+    assert (found.limit, found.result) == ("choice", FAILED) and "energy" in found.words
+    rows = folder.read_measurements(family)
+    (family / folder.MEASUREMENTS).unlink()
+    for m in rows:
+        folder.append_measurement(family, dataclasses.replace(m, energy_j=0.0049))
+    assert [o.result for text in (limited, check(max_energy_mj=5), check(file="max/mmrt-f32", max_energy_mj=4.8))
+            for o in judged(family, text)] == [PASSED, PASSED, FAILED]
 
 
 def test_without_a_file_what_choose_takes_is_judged(family):

@@ -32,6 +32,22 @@ def test_the_report_has_what_was_asked_what_came_out_and_what_it_costs(family):
     assert (family / "front.png").is_file()
 
 
+def test_the_command_has_no_folder_of_this_machine(family):
+    command = "mmprune build --data '/home/me/my photos/set' --model=/srv/net.py:make --weights ~/w.pth"
+    folder.write_manifest(family, replace(folder.read_manifest(family), command=f"{command} --crop-pct 7/8 --out a/b"))
+    assert ("- command: `mmprune build --data set --model=net.py:make --weights w.pth --crop-pct 7/8 --out a/b`"
+            in write_report(family).read_text())
+    folder.write_manifest(family, replace(folder.read_manifest(family), command="mmprune build --data ../'a"))
+    assert "../" not in write_report(family).read_text(), "a quote that nothing ends"
+
+
+def test_what_was_not_built_stands_there_with_the_reason(family):
+    failures = {"budget": "it was not built: no sparsities fit a budget of 9 times"}
+    folder.write_manifest(family, replace(folder.read_manifest(family), failures=failures))
+    text = write_report(family).read_text()
+    assert "## What failed\n\n- `budget`: it was not built: no sparsities fit" in text
+
+
 def test_what_export_and_board_say_stands_beside_the_numbers(tmp_path):
     dense, _ = made_family(tmp_path, [("dense", 0.90, 0.0, 0.010), ("uniform", 0.88, 0.5, 0.008)])
     folder.write_artifact(tmp_path, replace(dense, notes=("12 all-zero channels removed",)))

@@ -27,26 +27,40 @@ def test_every_target_is_whole(name):
     assert made == set(target.runtimes.values())
 
 
-MMRT, ONNX, ENGINE = ("mmrt", "int8"), ("onnx", "int8"), ("tensorrt", "int8")
+MMRT, FLOAT, ONNX, ENGINE = ("mmrt", "int8"), ("mmrt", "fp32"), ("onnx", "int8"), ("tensorrt", "int8")
+WIDE = ("avx2", "avx512f")
 
 
-@pytest.mark.parametrize(("name", "wanted", "pattern"), [
-    ("x86", [MMRT], "block-1x4"),
-    ("raspberry-pi-4", [MMRT, ONNX], "block-1x4"),
-    ("x86", [MMRT, ("mmrt", "fp32")], "unstructured"),  # one pattern a family, and fp32 skips any zero
-    ("x86", [MMRT, ("onnx", "fp32")], "unstructured"),
-    ("x86", [ONNX], "unstructured"),  # no other runtime skips blocks
-    ("x86", [], "unstructured"),
-    ("jetson-orin", [ENGINE], "2:4"),
-    ("jetson-orin-nano", [("tensorrt", "fp16"), ENGINE], "2:4"),
+@pytest.mark.parametrize(("name", "wanted", "isa", "pattern"), [
+    ("x86", [MMRT], (), "block-1x4"),
+    ("raspberry-pi-4", [MMRT, ONNX], (), "block-1x4"),
+    ("x86", [MMRT, FLOAT], WIDE, "block-1x4"),  # one pattern a family, and int8 is the faster one
+    ("x86", [MMRT, ("onnx", "fp32")], WIDE, "block-1x4"),
+    ("x86", [FLOAT, ONNX], WIDE, "block-4x1"),
+    ("x86", [FLOAT], ("avx2",), "unstructured"),
+    ("x86-avx2", [FLOAT], (), "unstructured"),
+    ("raspberry-pi-5", [FLOAT], (), "unstructured"),
+    ("x86", [ONNX, ("openvino", "fp32")], WIDE, "unstructured"),  # no other runtime skips blocks
+    ("x86", [], WIDE, "unstructured"),
+    ("jetson-orin", [ENGINE], (), "2:4"),
+    ("jetson-orin-nano", [("tensorrt", "fp16"), ENGINE], (), "2:4"),
 ])
-def test_the_pattern_that_pays(name, wanted, pattern):
-    assert pattern_for(load(name), wanted) == pattern
+def test_the_pattern_that_pays(name, wanted, isa, pattern):
+    found, why = pattern_for(load(name), wanted, isa)
+    assert found == pattern and why
+
+
+def test_single_zeros_on_x86_say_that_blocks_are_for_avx512():
+    assert "AVX-512, which x86-avx2 does not have" in pattern_for(load("x86-avx2"), [FLOAT])[1]
+    assert "AVX-512, which x86 is not known to have" in pattern_for(load("x86"), [FLOAT])[1]
+    assert "AVX-512" not in pattern_for(load("raspberry-pi-5"), [FLOAT])[1]
 
 
 def test_a_pattern_in_a_user_s_file_is_kept(tmp_path):
     (tmp_path / "b.toml").write_text('like = "raspberry-pi-5"\npattern = "2:4"')
-    assert pattern_for(load(str(tmp_path / "b.toml")), [MMRT]) == "2:4"
+    assert pattern_for(load(str(tmp_path / "b.toml")), [MMRT]) == ("2:4", "the pattern of b")
+    (tmp_path / "c.toml").write_text('like = "x86"\nisa = ["avx512f"]')
+    assert pattern_for(load(str(tmp_path / "c.toml")), [FLOAT])[0] == "block-4x1"
 
 
 @pytest.mark.parametrize(("name", "board", "why"), [

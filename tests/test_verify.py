@@ -90,13 +90,24 @@ def test_a_whole_folder_is_said_to_be_whole_here_and_by_its_own_program(deployed
     (lambda out: (out / "manifest.json").write_text("{"), "manifest.json is damaged: deploy again"),
     (lambda out: (out / "manifest.json").write_text("[]"), "manifest.json is damaged: deploy again"),
     (lambda out: (out / "manifest.json").write_text('{"files": {"../x": "1"}}'), "names files outside its folder"),
-    (lambda out: (out / "manifest.json").unlink(), "only folders that `mmprune choose --out` wrote"),
 ])
 def test_a_changed_folder_is_refused_before_anything_of_it_runs(deployed, change, words):
     change(deployed)
     done = verified(deployed)
     assert done.returncode == 1 and done.stdout == "" and words in done.stderr and done.stderr.count("\n") == 1
     assert CliRunner().invoke(cli, ["verify", str(deployed)]).exit_code == 1
+
+
+def test_another_folder_is_told_which_command_takes_it(deployed, family):
+    """A family for `verify` and a deployed folder for `choose` are no damaged ones: exit status 2, not 1."""
+    done = verified(family)
+    assert done.returncode == 2 and f"{family} is a family, not a deployed folder" in done.stderr
+    assert CliRunner().invoke(cli, ["verify", str(family)]).exit_code == 2
+    with pytest.raises(folder.FolderError, match=f"`mmprune verify {deployed}` checks it"):
+        folder.read_manifest(deployed)
+    (deployed / "manifest.json").unlink()
+    done = verified(deployed)
+    assert done.returncode == 2 and "only folders that `mmprune choose FAMILY --out` wrote" in done.stderr
 
 
 @pytest.mark.parametrize("weight, words", [

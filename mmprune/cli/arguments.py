@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,7 @@ def build_options(words: dict[str, Any]) -> BuildOptions:
         goal(words), words["pattern"], words["ranges"], names(words["formats"]), names(words["precision"]),
         Int8(words["calibration_method"], words["bias_correction"], words["max_drop"]), words["calibration"],
         words["jetpack"], words["hosts"], measuring(words, again=False), words["device"], words["jobs"],
-        " ".join(["mmprune", *sys.argv[1:]]), words["total_sparsity"],
+        shlex.join(["mmprune", *sys.argv[1:]]), words["total_sparsity"],
         words["bfloat16"], words["keep"])
 
 

@@ -1,5 +1,6 @@
 """The command line. Each command: parse, call the library, print. Heavy packages load inside the command using them."""
 
+import errno
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,8 @@ from mmprune.cli.options import (
 )
 from mmprune.progress import bars, say_loading, say_notes
 
-FAILURES = {"DataError", "WeightsError"}  # ValueErrors about the content of a file; all others are about the command
+NO, WRONG = 1, 2  # exit statuses, see main
+INPUT = {"FolderError", "PointsError", "ResultsError", "DeployError"}  # RuntimeErrors about what a command was given
 EPILOG_BUILD = "Example: mmprune build --target x86 --model resnet18 --weights resnet18.pth --data photos/ --out family"
 
 
@@ -38,11 +40,19 @@ def cli() -> None:
     \b
     mmprune build --target x86                    prune ten ways, fine-tune, export, measure, report
     mmprune choose mmprune-out --max-latency-ms 5 choose the model that fits a budget
+
+    Exit status: 0 done; 1 the answer is no (nothing fits, a limit is broken, a file was changed), or work failed on the
+    way; 2 the command is wrong, or what it was given (no family, a file that is missing or damaged).
     """
 
 
 def main() -> None:
-    """Run a command; exit status 0, 1 for a failure, 2 for a usage error. Errors by users give no traceback."""
+    """Run a command. Errors by users give no traceback. Exit status:
+
+    0  done
+    1  no: nothing fits, a limit is broken, a file was changed; or work that began failed or was interrupted
+    2  the command is wrong, or what it was given: a folder that is no family, a file that is missing or damaged
+    """
     with _friendly():
         cli(standalone_mode=False)
 
@@ -55,17 +65,17 @@ def _friendly() -> Iterator[None]:
         err.show()
         sys.exit(err.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; finished work is kept, run the same command again to continue", 1)
+        _fail("interrupted; finished work is kept, run the same command again to continue", NO)
     except OSError as err:
-        where = f" ({err.filename})" if err.filename else ""
-        hint = "; finished work is kept: free some space and run the same command again" if err.errno == 28 else ""
-        _fail(f"{err.strerror or err}{where}{hint}", 1)
+        where, full = f" ({err.filename})" if err.filename else "", err.errno == errno.ENOSPC
+        hint = "; finished work is kept: free some space and run the same command again" if full else ""
+        _fail(f"{err.strerror or err}{where}{hint}", NO if full else WRONG)
     except ValueError as err:
-        _fail(str(err), 1 if type(err).__name__ in FAILURES else 2)
+        _fail(str(err), WRONG)
     except RuntimeError as err:
         if type(err).__module__.split(".")[0] not in ("mmprune", "exporters", "targets", "mmrt_build"):
             raise  # a bug keeps its traceback
-        _fail(str(err), 1)
+        _fail(str(err), WRONG if type(err).__name__ in INPUT else NO)
 
 
 def _fail(message: str, code: int) -> None:
@@ -96,7 +106,7 @@ def build(quiet: bool, every: bool, as_json: bool, **words: Any) -> None:
     elif family.artifacts:
         _report([family.root], every, as_json)
     if family.failed:
-        _fail("\n".join(family.failed), 1)
+        _fail("\n".join(family.failed), NO)
 
 
 @cli.command(epilog="Example: mmprune bench mmprune-out --target x86 --profile full")
@@ -171,7 +181,8 @@ def choose(families: tuple[Path, ...], explain: bool, as_json: bool, out: Path |
     no limit                             as --max-drop 1
 
     Limits may be given together: all must be kept, on every device that is named. Several families (of one data set, on
-    one device) are chosen from as if they were one. Exits with 1 if nothing fits.
+    one device) are chosen from as if they were one. Exit status: 1 if nothing fits, 2 if a
+    folder is no family or a limit is none.
     """
     from mmprune.handles import Chosen, Family
     from mmprune.results.among import Devices, choose_among, gather, headlines
@@ -190,7 +201,7 @@ def choose(families: tuple[Path, ...], explain: bool, as_json: bool, out: Path |
         if explain:
             click.echo(folded(why(choice)))
     if choice.winner is None:
-        sys.exit(1)
+        sys.exit(NO)
     if out is not None:
         Chosen(Family(Path(choice.winner.family)), choice).deploy(out)
         click.echo(f"\ncopied to {out}: python {out}/infer.py IMAGE", err=as_json)
@@ -252,7 +263,7 @@ def compare(first: str, second: str, runtime: str | None, across_versions: bool,
     found = compare_runs(read_spec(first), read_spec(second), runtime, not across_versions)
     click.echo(comparison_json(found) if as_json else folded(comparison_words(found, every)))
     if not found.comparable:
-        sys.exit(1)
+        sys.exit(NO)
 
 
 @cli.command(epilog="Example: mmprune gate budget.toml mmprune-out --junit gate.xml --markdown gate.md")
@@ -262,7 +273,8 @@ def compare(first: str, second: str, runtime: str | None, across_versions: bool,
 @click.option("--markdown", type=FILE, help="Write a Markdown table there.")
 @click.option("--strict", is_flag=True, help="Fail, too, where a limit cannot be judged.")
 def gate(budget: Path, family: Path, junit: Path | None, markdown: Path | None, strict: bool) -> None:
-    """Fail, with exit status 1, if a measured family breaks a budget: for CI, after `mmprune bench`.
+    """Fail, with exit status 1, if a measured family breaks a budget: for CI, after `mmprune bench`. Status 2 is a
+    mistake in the budget file, or a folder that is no family.
 
     \b
     baseline = "released"         # for max_slowdown_percent: a family, FOLDER@SESSION,
@@ -274,6 +286,7 @@ def gate(budget: Path, family: Path, junit: Path | None, markdown: Path | None, 
     max_latency_ms = 5            # at percentile = 90
     max_size_mb = 2
     max_memory_mb = 100
+    max_energy_mj = 5             # per inference; fails where none was measured
     max_drop = 1                  # points below the dense model
     min_accuracy = 0.9
     min_speedup = 1.5             # over the fastest dense file of another runtime
@@ -294,7 +307,7 @@ def gate(budget: Path, family: Path, junit: Path | None, markdown: Path | None, 
     if markdown is not None:
         markdown.write_text(gate_files.markdown(outcomes), encoding="utf-8")
     if not passes(outcomes, strict):
-        sys.exit(1)
+        sys.exit(NO)
 
 
 @cli.command(epilog="Example: mmprune why mmprune-out max --target x86")
@@ -342,7 +355,7 @@ def why(family: Path, variant: str, every: bool, as_json: bool, **words: Any) ->
 @click.option("--threads", type=click.IntRange(min=1), help="Inference threads. Default: the target's.")
 @host_options
 @click.option("--out", type=OUT, default=Path("mmprune-ceiling"), show_default=True,
-              help="Folder for ceiling.json, ceiling.png and the latency tables.")
+              help="Folder for ceiling.json, ceiling.png and the times of the layers as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 @click.option("--quiet", is_flag=True, help="Print one line per stage instead of progress bars.")
 def ceiling(target: str, sparsities: tuple[float, ...], out: Path, as_json: bool, **words: Any) -> None:
@@ -391,8 +404,9 @@ def targets() -> None:
     for name in (*package.TARGETS, package.LOCAL):
         target = package.load(name)
         runtimes = ", ".join(f"{r} ({f})" for r, f in target.runtimes.items())
+        pattern = "by the files" if target.pattern == "unstructured" else target.pattern
         click.echo(f"{name:<17} {target.what}\n{'':<17} runtimes (formats): {runtimes}; "
-                   f"pattern: {target.pattern}; threads: {target.threads}")
+                   f"pattern: {pattern}; threads: {target.threads}")
     click.echo("FILE.toml         your own board: like = 'raspberry-pi-5' and the differences")
 
 
@@ -427,7 +441,7 @@ def doctor() -> None:
         if not finding.ok:
             click.echo(f"{'':<31} -> {finding.advice}")
     if not good:
-        _fail("mmprune build does not run here; see the lines marked MISSING", 1)
+        _fail("mmprune build does not run here; see the lines marked MISSING", NO)
 
 
 def _report(roots: Sequence[Path], every: bool, as_json: bool) -> list[Path]:

@@ -42,13 +42,19 @@ def above_zero() -> dict[str, Any]:
 
 
 def points() -> dict[str, Any]:
-    """For click.option: percentage points of accuracy. Unlike click.FloatRange, it refuses "nan"."""
-    def check(_context: click.Context, _param: click.Parameter, value: float | None) -> float | None:
-        if value is None or 0 <= value <= 100:
+    """For click.option: percentage points of accuracy, 1 or 1%."""
+    def check(_context: click.Context, _param: click.Parameter, text: str | None) -> float | None:
+        if text is None:
+            return None
+        try:
+            value = float(text.strip().removesuffix("%"))
+        except ValueError:
+            value = math.nan
+        if 0 <= value <= 100:
             return value
-        raise click.BadParameter(f"{value:g} is not a number of percentage points from 0 to 100")
+        raise click.BadParameter(f"{text!r} is not a number of percentage points from 0 to 100, such as 1 or 1%")
 
-    return {"type": float, "metavar": "POINTS", "callback": check}
+    return {"metavar": "POINTS", "callback": check}
 
 
 def fraction(_context: click.Context, _param: click.Parameter, text: str | None) -> float | None:
@@ -154,7 +160,8 @@ def build_options(command: Command) -> Command:
                      help="As --max-latency-ms, as a multiple of the speed of the dense model's own .mmrt file of the "
                           "same precision, which is measured beside it."),
         click.option("--pattern", **one_of("pattern", "auto", *PATTERNS), default="auto", show_default=True,
-                     help="Which weights are zeroed together; auto takes what is fastest on the target."),
+                     help="Which weights are zeroed together; auto takes what pays on the target for these files, "
+                          "and says why."),
         click.option("--class-order", metavar="ORDER", default="auto", show_default=True,
                      help="Class order of the trained weights: torchvision, timm, or a file (one name a line, or a "
                           "JSON class_to_idx). auto tries the known orders on training images."),
@@ -206,8 +213,8 @@ def budget_options(command: Command) -> Command:
                      help="Percentile of the latency. Default: 90 for --max-latency-ms; without it the fastest is "
                           "found by the median."),
         click.option("--max-drop", **points(),
-                     help="Largest loss of accuracy, in percentage points below the dense model (the better one of "
-                          "dense and dense-tuned)."),
+                     help="Largest loss of accuracy in percentage points, 1 or 1%, below the dense model (the better "
+                          "of dense and dense-tuned)."),
         click.option("--min-accuracy", metavar="SHARE", callback=fraction,
                      help="Lowest accuracy on test data: 0.92 or 92%."),
         click.option("--max-size-mb", **above_zero(), help="Largest download, in MiB."),

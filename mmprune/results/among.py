@@ -10,7 +10,7 @@ from mmprune.records import Device, Manifest
 from mmprune.results.choose import Budget, Choice, choose
 from mmprune.results.devices import device_differences, place
 from mmprune.results.headline import TOLERANCE, find_headline, headline_words
-from mmprune.results.points import Point, dense_accuracy, measured, read_points, session_name
+from mmprune.results.points import Point, dense_accuracy, newest_sessions, one_session, read_points, session_name
 
 ALL = "all"
 
@@ -38,13 +38,12 @@ class Measured:
 def sessions_on(root: Path, devices: Devices = LAST) -> list[Measured]:
     """The newest session of each device that is meant, the one that was written last at the end.
 
-    PointsError if nothing was measured, ValueError for a device or target that was not.
+    PointsError if nothing was measured or the last session mixes devices, ValueError for a device or target that was
+    not measured.
     """
-    found: dict[str, Measured] = {}
-    for m in measured(root):
-        label = place(m.device)
-        found.pop(label, None)
-        found[label] = Measured(root, session_name(m), m.device)
+    one_session(root)
+    firsts = [session[0] for session in reversed(newest_sessions(root)) if session[0].provenance == "measured"]
+    found = {place(m.device): Measured(root, session_name(m), m.device) for m in firsts}
     if not devices.names and not devices.targets:
         return list(found.values())[-1:]
     known = list(dict.fromkeys(row.device.target for row in found.values()))

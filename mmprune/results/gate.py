@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mmprune.folder import FolderError
 from mmprune.from_json import from_json
 from mmprune.results.across import compare_files
 from mmprune.results.among import Devices, choose_among, gather, sessions_on
@@ -21,7 +22,7 @@ from mmprune.results.choice_words import describe
 from mmprune.results.choose import Budget
 from mmprune.results.devices import place
 from mmprune.results.headline import OURS, interval, speed
-from mmprune.results.points import Point, dense_accuracy
+from mmprune.results.points import Point, PointsError, dense_accuracy
 from mmprune.results.sides import File, Side, beside, open_side, read_spec
 from mmprune.results.speedup import compare, level
 from mmprune.results.units import MIB, mebibytes, mib, milliseconds, percent
@@ -31,7 +32,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-LIMITS = ("max_latency_ms", "max_size_mb", "max_memory_mb", "max_drop", "min_accuracy", "min_speedup",
+LIMITS = ("max_latency_ms", "max_size_mb", "max_memory_mb", "max_energy_mj", "max_drop", "min_accuracy", "min_speedup",
           "max_slowdown_percent")
 PASSED, FAILED, UNDECIDED = "passed", "failed", "undecided"
 
@@ -48,6 +49,7 @@ class Check:
     max_latency_ms: float | None = None
     max_size_mb: float | None = None
     max_memory_mb: float | None = None
+    max_energy_mj: float | None = None  # per inference above idle power; fails where no energy was measured
     max_drop: float | None = None  # percentage points below the dense model
     min_accuracy: float | None = None  # a fraction; above 1 a percentage
     min_speedup: float | None = None  # times as fast as the fastest dense file of another runtime in the same run
@@ -117,9 +119,12 @@ def run_gate(path: Path, root: Path) -> list[Outcome]:
     gate = read_gate(path)
     base = None
     if any(check.max_slowdown_percent is not None for check in gate.check):
-        spec = read_spec(gate.baseline if not gate.baseline.startswith("@") else f"{root.resolve()}{gate.baseline}",
-                         path.parent)
-        base = open_side(spec.root, spec.session)
+        try:
+            spec = read_spec(gate.baseline if not gate.baseline.startswith("@") else f"{root.resolve()}{gate.baseline}",
+                             path.parent)
+            base = open_side(spec.root, spec.session)
+        except (ValueError, FolderError, PointsError) as err:
+            raise ValueError(f"{path}: baseline = {gate.baseline!r}: {err}") from err
     return [outcome for check in gate.check for outcome in _judge(check, root, base, path)]
 
 
@@ -148,7 +153,8 @@ def _chosen(check: Check, root: Path) -> Point | Outcome:
     by the noise; a failed Outcome if nothing keeps those."""
     drop = None if check.max_drop is None else check.max_drop / 100
     budget = Budget(None if check.max_latency_ms is None else check.max_latency_ms / 1e3, check.percentile,
-                    mib(check.max_size_mb), mib(check.max_memory_mb), check.floor, check.runtime, drop)
+                    mib(check.max_size_mb), mib(check.max_memory_mb), check.floor, check.runtime, drop,
+                    max_energy_j=None if check.max_energy_mj is None else check.max_energy_mj / 1e3)
     devices = Devices((check.device,) if check.device else ())
     among = gather([root], devices)
     choice, _ = choose_among(among, budget)
@@ -160,8 +166,8 @@ def _chosen(check: Check, root: Path) -> Point | Outcome:
 
 
 def _outcomes(check: Check, side: Side, file: File, base: Side | None) -> list[Outcome]:
-    judges = {"max_latency_ms": _latency, "max_size_mb": _size, "max_memory_mb": _memory, "max_drop": _drop,
-              "min_accuracy": _accuracy, "min_speedup": _speedup}
+    judges = {"max_latency_ms": _latency, "max_size_mb": _size, "max_memory_mb": _memory, "max_energy_mj": _energy,
+              "max_drop": _drop, "min_accuracy": _accuracy, "min_speedup": _speedup}
     name = file.name if file.runtime.startswith(file.artifact.format) else f"{file.name} with {file.runtime}"
     found = []
     for limit in LIMITS:
@@ -193,6 +199,15 @@ def _size(check: Check, side: Side, file: File) -> tuple[str, str]:
 def _memory(check: Check, side: Side, file: File) -> tuple[str, str]:
     peak, limit = file.run.peak_bytes, check.max_memory_mb or 0
     return _at_most(peak, limit * MIB), f"peak memory {mebibytes(peak)} MiB of {limit:g} MiB"
+
+
+def _energy(check: Check, side: Side, file: File) -> tuple[str, str]:
+    """Fails, too, where none was measured: whoever limits energy must not pass for want of a sensor."""
+    energy, limit = file.run.energy_j, check.max_energy_mj or 0
+    if energy is None:
+        return FAILED, (f"no energy was measured, of {limit:g} mJ: the device has no power sensor that may be read; "
+                        "measure where it has one, or remove max_energy_mj")
+    return _at_most(energy, limit / 1e3), f"energy {energy * 1e3:.3g} mJ per inference above idle, of {limit:g} mJ"
 
 
 def _drop(check: Check, side: Side, file: File) -> tuple[str, str]:

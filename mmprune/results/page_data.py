@@ -16,6 +16,7 @@ from mmprune.results.devices import place
 from mmprune.results.headline import TOLERANCE
 from mmprune.results.how_measured import conditions, device_rows, file_notes, measurement_notes, protocol
 from mmprune.results.page_headline import headline
+from mmprune.results.paths import command_words
 from mmprune.results.percentiles import samples_needed
 from mmprune.results.plot import COLOURS, device_name
 from mmprune.results.points import Point, dense_accuracy, pareto
@@ -55,7 +56,9 @@ def page_data(root: Path, boards: Sequence[Board]) -> dict[str, Any]:
 
 def _about(manifest: Manifest) -> list[tuple[str, str]]:
     data, spec = manifest.source.data, manifest.spec
-    rows = [("command", manifest.command), ("data", f"{len(data.classes)} classes" if data else ""),
+    failed = "; ".join(f"{name}: {text}" for name, text in manifest.failures.items())
+    rows = [("command", command_words(manifest.command)), ("not built", failed),
+            ("data", f"{len(data.classes)} classes" if data else ""),
             ("test images", f"{manifest.images.test:,}"), ("scores", ", ".join(spec.scores)),
             ("pattern", spec.pattern), ("recipe", f"{spec.recipe.name}, {spec.recipe.epochs} epochs"),
             ("seed", str(spec.seed)), ("mmprune", manifest.mmprune)]

@@ -21,6 +21,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")  # Okabe and I
 MARKERS = ("o", "s", "^", "v", "P")
 DPI = 150
 MARKER_PX, DENSE_PX = 20, 32  # areas that labels must not cover
+GAP_PX = 4  # between labels
 INK, PALE = "#222222", "#b8b8b8"
 
 
@@ -112,6 +113,7 @@ def _label(axis: Axes, panel: Panel, points: Sequence[Point]) -> None:
     sizes = [DENSE_PX if p.dense or p.tuned else MARKER_PX for p in points]
     taken = [Bbox.from_bounds(x - s / 2, y - s / 2, s, s) for (x, y), s in zip(spots, sizes, strict=True)]
     taken += _steps(axis.transData.transform([(panel.cost(p) or 0.0, p.accuracy * 100) for p in front]))
+    labels = list[Bbox]()
     frame, pixel = axis.get_window_extent(), 72 / DPI  # in points
     named: set[tuple[str, int, int]] = set()
     for p in front:
@@ -122,10 +124,13 @@ def _label(axis: Axes, panel: Panel, points: Sequence[Point]) -> None:
         named.add(mark)
         size = axis.text(0, 0, p.strategy, fontsize=9).get_window_extent()
         axis.texts[-1].remove()
-        box = min(_around(x, y, size), key=lambda b: _hidden(b, taken, frame))
-        taken.append(box)
+        box = min(_around(x, y, size), key=lambda b: (_hidden(b, [*taken, *labels], frame)
+                                                      + _crossed((x, y), b, labels) * size.height ** 2))
+        labels.append(box.padded(GAP_PX))
         dx, dy = (box.x0 + box.x1) / 2 - x, (box.y0 + box.y1) / 2 - y
-        far = abs(dy) > size.height * 1.6
+        far = _is_far(dx, dy, box)
+        if far:  # later labels keep off its line, too
+            labels += _leader((x, y), box)
         axis.annotate(p.strategy, place, (dx * pixel, dy * pixel), textcoords="offset points", fontsize=9, color=INK,
                       ha="center", va="center", zorder=4,
                       arrowprops={"arrowstyle": "-", "color": PALE, "linewidth": 0.8, "shrinkB": 4} if far else None)
@@ -143,12 +148,36 @@ def _around(x: float, y: float, size: Bbox) -> list[Bbox]:
     """Boxes of a text's size around the point (x, y), in pixels, the nearest first: sides, above, below, corners."""
     w, h = size.width, size.height
     found = []
-    for step in range(6):
+    for step in range(7):
         rise = (0.5 + step) * h + 13
-        sides = [(w / 2 + 18, step * h), (-w / 2 - 18, step * h), (0, rise), (0, -rise),
-                 (w / 2 + 8, rise), (-w / 2 - 8, rise), (w / 2 + 8, -rise), (-w / 2 - 8, -rise)]
+        sides = [(w / 2 + 18, step * h), (-w / 2 - 18, step * h), (w / 2 + 18, -step * h), (-w / 2 - 18, -step * h),
+                 (0, rise), (0, -rise), (w / 2 + 8, rise), (-w / 2 - 8, rise), (w / 2 + 8, -rise),
+                 (-w / 2 - 8, -rise)]
+        if step:
+            out = w / 2 + 18 + 2 * step * h
+            sides += [(out, 0), (-out, 0), (out, step * h), (out, -step * h), (-out, step * h), (-out, -step * h)]
         found += [Bbox.from_bounds(x + dx - w / 2, y + dy - h / 2, w, h) for dx, dy in sides]
     return found
+
+
+def _is_far(dx: float, dy: float, box: Bbox) -> bool:
+    """Whether a label whose centre is so far from its point needs a line to it."""
+    return abs(dy) > box.height * 1.6 or abs(dx) > box.width / 2 + 24
+
+
+def _leader(point: tuple[float, float], box: Bbox) -> list[Bbox]:
+    """The line from the point to the middle of the box, outside of it, as small boxes; none if the box is near."""
+    (x, y), at = point, ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
+    if not _is_far(at[0] - x, at[1] - y, box):
+        return []
+    spots = [(x + (at[0] - x) * k / 20, y + (at[1] - y) * k / 20) for k in range(2, 20)]
+    return [Bbox.from_bounds(a - 1, b - 1, 2, 2) for a, b in spots if not box.contains(a, b)]
+
+
+def _crossed(point: tuple[float, float], box: Bbox, labels: Sequence[Bbox]) -> int:
+    """How many other labels the line to this one crosses."""
+    line = _leader(point, box)
+    return sum(any(label.overlaps(part) for part in line) for label in labels)
 
 
 def _hidden(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:

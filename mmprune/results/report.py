@@ -12,6 +12,7 @@ from mmprune.results.budget_lines import budget_lines
 from mmprune.results.headline import find_headline, headline_words
 from mmprune.results.how_measured import device_rows, file_notes, measurement_notes, protocol
 from mmprune.results.page import write_page
+from mmprune.results.paths import command_words, file_name
 from mmprune.results.plot import draw
 from mmprune.results.points import Point, PointsError, read_points, read_session
 from mmprune.results.starts import start_lines
@@ -68,22 +69,17 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _file_name(value: Any) -> str:
-    """The last part of a path: a report that is passed on must not contain this machine's folders."""
-    return Path(value).name if isinstance(value, str) and "/" in value else str(value)
-
-
 def _title(manifest: Manifest) -> str:
-    return _file_name(manifest.source.model.model) if manifest.source.model else "Model"
+    return file_name(manifest.source.model.model) if manifest.source.model else "Model"
 
 
 def _asked(manifest: Manifest) -> str:
     model, data = manifest.source.model, manifest.source.data
-    named = {k: _file_name(v) for k, v in asdict(model).items() if v not in (None, "", False)} if model else {}
+    named = {k: file_name(v) for k, v in asdict(model).items() if v not in (None, "", False)} if model else {}
     images = ", ".join(f"{count} {part}" for part, count in asdict(manifest.images).items())
-    rows = [("command", f"`{manifest.command}`" if manifest.command else ""),
+    rows = [("command", f"`{command_words(manifest.command)}`" if manifest.command else ""),
             ("model", _words(named)),
-            ("data", f"{_file_name(data.path)}, {len(data.classes)} classes, {images} images, "
+            ("data", f"{file_name(data.path)}, {len(data.classes)} classes, {images} images, "
                      f"sha256 {data.sha256[:16]}" if data else f"{images} images"),
             *((key, _words(value)) for key, value in asdict(manifest.spec).items())]
     lines = [f"- {key}: {value}" for key, value in rows if value not in ("", "None")]

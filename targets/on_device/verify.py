@@ -1,7 +1,8 @@
 """Checks a deployed folder where it runs: python3 verify.py [FOLDER]. Its files, then the model's answers.
 
 manifest.json has the SHA-256 of every file; golden.npz the answers of this file to a few test images on the machine
-that deployed it. Exit status 1 if a file is not what it was, or if an answer is another one.
+that deployed it. Exit status 1 if a file is not what it was, or if an answer is another one; 2 if the folder is no
+deployed one.
 """
 
 import hashlib
@@ -20,6 +21,10 @@ class Broken(Exception):
     """The folder is not what was deployed; the message says what is wrong."""
 
 
+class NotDeployed(Exception):
+    """The folder is none that `mmprune choose --out` wrote; the message says what to do."""
+
+
 def sha256(path):
     """The digest of a file, in hex."""
     digest = hashlib.sha256()
@@ -35,13 +40,16 @@ def digests(folder):
 
 
 def read_manifest(folder):
-    """The manifest. Broken if it is missing or damaged."""
+    """The manifest. NotDeployed if it is missing or that of a family, Broken if it is damaged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if "tasks" in manifest and "files" not in manifest:
+            raise NotDeployed("{0} is a family, not a deployed folder: `mmprune choose {0} --out deploy` writes one, "
+                              "and `mmprune report {0}` shows the family".format(folder))
         files = manifest["files"]
         plain = all(pathlib.PurePath(name).name == name for name in files)
     except OSError as err:
-        raise Broken("{}: {}; only folders that `mmprune choose --out` wrote can be verified".format(
+        raise NotDeployed("{}: {}; only folders that `mmprune choose FAMILY --out` wrote can be verified".format(
             folder / MANIFEST, err.strerror)) from err
     except (ValueError, KeyError, TypeError, AttributeError) as err:
         raise Broken("{} is damaged: deploy again".format(folder / MANIFEST)) from err
@@ -98,7 +106,7 @@ def record(images, folder):
 
 
 def verify(folder):
-    """Yield a sentence for each thing that was checked. Broken if one is not as it was deployed."""
+    """Yield a sentence for each thing that was checked. Broken if one is not as it was deployed; NotDeployed."""
     manifest = read_manifest(folder)
     more = check_files(folder, manifest["files"])
     yield "{} files are as they were deployed".format(len(manifest["files"]))
@@ -125,6 +133,9 @@ def main():
             print(line, flush=True)
     except Broken as err:
         sys.exit("verify.py: {}".format(err))
+    except NotDeployed as err:
+        print("verify.py: {}".format(err), file=sys.stderr)
+        sys.exit(2)
     except ModuleNotFoundError as err:
         sys.exit("verify.py: {}; the files are whole, but the answers need what infer.py needs".format(err))
 

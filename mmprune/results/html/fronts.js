@@ -34,7 +34,7 @@ function layout(colours, x, y) {
     showlegend: false,
     hovermode: "closest",
     font: { family: "system-ui, sans-serif", size: 12, color: colours.ink },
-    margin: { l: 62, r: 15, t: 10, b: 45 },
+    margin: { l: 62, r: 15, t: 32, b: 45 }, // the winner's name stands on top
     hoverlabel: { bgcolor: colours.paper, bordercolor: colours.soft, font: { color: colours.ink }, align: "left" },
     xaxis: { ...axis, title: { text: x, standoff: 8 } },
     yaxis: { ...axis, title: { text: y, standoff: 5 } },
@@ -107,12 +107,11 @@ function figure(board, axis, view) {
   const x = (i) => costs[i] * scale,
     y = (i) => board.points[i].accuracy * 100;
   const traces = [],
-    notes = [];
+    notes = [],
+    known = board.points.map((_, i) => i).filter((i) => costs[i] !== null);
   for (const [runtime, front] of Object.entries(board.fronts[name])) {
     const { colour, symbol } = FAMILY.runtimes[runtime];
-    const indices = board.points
-      .map((_, i) => i)
-      .filter((i) => board.points[i].runtime === runtime && costs[i] !== null);
+    const indices = known.filter((i) => board.points[i].runtime === runtime);
     const onFront = new Set(front),
       fails = (i) => view.limited && choice !== undefined && choice.broken[i] !== null;
     traces.push({
@@ -155,32 +154,41 @@ function figure(board, axis, view) {
       );
   }
   if (choice && choice.winner !== null && costs[choice.winner] !== null)
-    notes.push(winnerNote(board, choice.winner, x, y, colours));
+    notes.push(winnerNote(plain(board.points[choice.winner].strategy), x(choice.winner), known.map(x), colours));
   const said =
     axis.cost === "latency" ? (view.percentile === 50 ? "median latency" : `p${view.percentile} latency`) : axis.title;
   const frame = layout(colours, `${said}, ${axis.unit}`, "accuracy, %");
   const all = board.points.map((_, i) => y(i)),
     low = Math.min(...all),
     room = (Math.max(...all) - low || 1) * 0.08;
-  if (!view.confidence) frame.yaxis.range = [low - room, Math.max(...all) + 2.5 * room]; // the winner's name needs it
+  if (!view.confidence) frame.yaxis.range = [low - room, Math.max(...all) + room];
   frame.uirevision = name; // a zoom stays while limits move
-  return { traces, layout: { ...frame, annotations: notes } };
+  const shapes = notes.map((note) => winnerLine(note.x, colours));
+  return { traces, layout: { ...frame, annotations: notes, shapes } };
 }
 
-function winnerNote(board, i, x, y, colours) {
+/** The winner's name above the plot, where it covers no mark; a line leads down to it. */
+function winnerNote(strategy, cost, costs, colours) {
+  const low = Math.min(...costs),
+    at = (cost - low) / (Math.max(...costs) - low || 1);
   return {
-    x: x(i),
-    y: y(i),
-    text: `★ ${plain(board.points[i].strategy)}`,
-    showarrow: true,
-    arrowcolor: colours.ink,
-    ax: 0,
-    ay: -26,
+    x: cost,
+    y: 1,
+    yref: "paper",
+    yanchor: "bottom",
+    xanchor: at < 0.2 ? "left" : at > 0.8 ? "right" : "center",
+    text: `★ ${strategy}`,
+    showarrow: false,
     bgcolor: colours.won,
     font: { color: colours["won-ink"] },
     borderpad: 3,
-    arrowhead: 0,
+    yshift: 4,
   };
+}
+
+function winnerLine(cost, colours) {
+  const line = { color: colours["won-ink"], width: 1, dash: "dot" };
+  return { type: "line", x0: cost, x1: cost, y0: 0, y1: 1, yref: "paper", layer: "below", line };
 }
 
 /** 99 % intervals: of accuracy, from the number of test images; of the median latency, as it stands to dense. */
