@@ -102,6 +102,68 @@ def test_any_number_of_threads_gives_the_same_bits(mmrt, model_file):
     assert all(np.array_equal(answers[0], other) for other in answers[1:])
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_batch_has_the_bits_of_one_image_at_a_time(mmrt, model_file, threads):
+    model = mmrt.Model(model_file, threads)
+    images = np.random.default_rng(2).standard_normal((5, 3, 8, 8), np.float32)
+    for count in (5, 2, 0):
+        answer, = model(images[:count])
+        assert answer.shape == (count, 4, 1, 1)
+        assert all(np.array_equal(answer[i:i + 1], model(images[i:i + 1])[0]) for i in range(count))
+    with pytest.raises(ValueError, match=r"\(1, 3, 8, 8\), or any number in place of the 1, got \(5, 3, 8\)"):
+        model(images[..., 0])
+    with pytest.raises(ValueError, match="not of a batch"):
+        model.profile(images)
+
+
+def onnx_of(nodes, inputs, outputs, constants=()):
+    """An ONNX model of (operator, inputs, output) and shapes by name."""
+    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in given.items()]
+            for given in (inputs, outputs)]
+    graph = helper.make_graph([helper.make_node(op, ins, [out]) for op, ins, out in nodes], "g", *ends,
+                              [numpy_helper.from_array(value, name) for name, value in dict(constants).items()])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+
+
+def test_batches_of_several_inputs_and_what_has_no_place_for_one(mmrt, tmp_path):
+    write_mmrt(onnx_of([("Add", ["x", "z"], "y"), ("Relu", ["y"], "r")], {"x": (1, 4), "z": (1, 4)},
+                       {"y": (1, 4), "r": (1, 4)}), tmp_path / "two.mmrt")
+    model = mmrt.Model(tmp_path / "two.mmrt")
+    x, z = np.random.default_rng(3).standard_normal((2, 6, 4), np.float32)
+    y, r = model(x, z)
+    assert np.array_equal(y, x + z) and np.array_equal(r, np.maximum(x + z, 0))
+    with pytest.raises(ValueError, match="different sizes: x 6, z 5"):
+        model(x, z[:5])
+    with pytest.raises(ValueError, match=r"has 2 input\(s\), x, z; got 1"):
+        model(x)
+    write_mmrt(onnx_of([("Mul", ["x", "v"], "y")], {"x": (1, 4), "v": (4,)}, {"y": (1, 4)}), tmp_path / "flat.mmrt")
+    flat = mmrt.Model(tmp_path / "flat.mmrt")
+    assert np.array_equal(flat(x[:1], z[0])[0], x[:1] * z[0])
+    with pytest.raises(ValueError, match="one sample at a time: the shape of v does not begin with 1"):
+        flat(x, z[0])
+
+
+def test_a_file_whose_own_shape_is_a_batch(mmrt, tmp_path):
+    weight = np.random.default_rng(4).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    alone, paired = (onnx_of([("Conv", ["x", "w"], "y")], {"x": (n, 3, 8, 8)}, {"y": (n, 4, 6, 6)}, {"w": weight})
+                     for n in (1, 2))
+    for name, made in (("alone", alone), ("paired", paired)):
+        write_mmrt(made, tmp_path / f"{name}.mmrt")
+    images = np.random.default_rng(5).standard_normal((2, 3, 8, 8), np.float32)
+    one, two = (mmrt.Model(tmp_path / f"{name}.mmrt") for name in ("alone", "paired"))
+    assert np.allclose(two(images)[0], one(images)[0], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"x has shape \(2, 3, 8, 8\), got \(4, 3, 8, 8\)"):
+        two(np.concatenate([images, images]))
+
+
+def test_a_library_older_than_the_python_file_is_named(tmp_path, built, mmrt):
+    (tmp_path / "old.c").write_text("int mmrt_load(void) { return 0; }")
+    subprocess.run(["gcc", "-shared", "-o", tmp_path / "old.so", tmp_path / "old.c"], check=True)
+    done = subprocess.run([sys.executable, "-c", "import mmrt; mmrt.version()"], capture_output=True, text=True,
+                          check=False, env={"MMRT_LIBRARY": str(tmp_path / "old.so"), "PYTHONPATH": str(built)})
+    assert "is older than" in done.stderr and "mmprune runtime build" in done.stderr
+
+
 def test_the_profile_names_each_step(mmrt, model_file):
     steps = mmrt.Model(model_file).profile(np.zeros((1, 3, 8, 8), np.float32))
     convolutions = [s for s in steps if s["op"] == "LINEAR"]
