@@ -103,11 +103,11 @@ class Model:
             if len(given) != len(shape) or given[1:] != shape[1:] or (shape[:1] != (1,) and given != shape):
                 raise ValueError("input {} has shape {}{}, got {}".format(
                     name, shape, ", or any number in place of the 1" if shape[:1] == (1,) else "", given))
-            counts.append(given[0] if shape else 1)
+            counts += [given[0]] if shape[:1] == (1,) else []
         whole = [name for name, shape in self.inputs + self.outputs if shape[:1] != (1,)]
         if whole:
-            raise ValueError("this model takes one sample at a time: the shape of {} does not begin with 1, so that there "
-                             "is no place for a batch of {}".format(whole[0], max(counts)))
+            raise ValueError("this model takes one sample at a time: the shape of {} does not begin with 1, so that "
+                             "there is no place for a batch of {}".format(whole[0], max(counts)))
         if len(set(counts)) > 1:
             raise ValueError("the inputs have batches of different sizes: {}".format(
                 ", ".join("{} {}".format(name, n) for (name, _), n in zip(self.inputs, counts))))
@@ -134,7 +134,7 @@ class Model:
             made = [np.empty(shape, np.float32) for _, shape in self.outputs]
             self._check(self._lib.mmrt_run(self._model, _pointers(ready), _pointers(made)))
         else:
-            made = [np.empty((count,) + shape[1:], np.float32) for _, shape in self.outputs]
+            made = [np.empty((count, *shape[1:]), np.float32) for _, shape in self.outputs]
             self._check(self._lib.mmrt_run_batch(self._model, count, _pointers(ready), _pointers(made)))
         return made
 
