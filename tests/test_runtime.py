@@ -251,12 +251,23 @@ def test_kernels_ask_for_no_instruction_set(path):
     assert not re.findall(r"^\s*#\s*(?:if|ifdef|ifndef|elif)\b", path.read_text(), re.MULTILINE)
 
 
-def test_the_c_program_of_the_docs(built, model_file, tmp_path):
-    """Exactly the text of docs/runtime.md is compiled and run."""
+def test_the_c_program_of_the_docs(built, model_file, tmp_path, mmrt):
+    """Exactly the text of docs/runtime.md is compiled and run, and it is the example that is deployed."""
     source = re.search(r"```c\n(.*?)```", (ROOT / "docs" / "runtime.md").read_text(), re.DOTALL).group(1)
+    assert source == (RUNTIME / "examples" / "run.c").read_text()
     (tmp_path / "run.c").write_text(source)
-    subprocess.run(["gcc", "-Wall", "-Werror", "-I", RUNTIME / "include", tmp_path / "run.c", "-L", built, "-lmmrt",
-                    "-o", tmp_path / "run"], check=True)
-    done = subprocess.run([tmp_path / "run", model_file], capture_output=True, text=True, check=True,
-                          env={"LD_LIBRARY_PATH": str(built)})
-    assert len(done.stdout.split()) == 4
+    subprocess.run(["gcc", "-Wall", "-Wextra", "-Werror", "-I", RUNTIME / "include", tmp_path / "run.c", "-L", built,
+                    "-lmmrt", "-o", tmp_path / "run"], check=True)
+
+    def run(*words):
+        return subprocess.run([tmp_path / "run", *words], capture_output=True, text=True, check=False,
+                              env={"LD_LIBRARY_PATH": str(built)})
+
+    image = np.random.default_rng(6).standard_normal((1, 3, 8, 8), np.float32)
+    image.tofile(tmp_path / "image.raw")
+    answer, = mmrt.Model(model_file)(image)
+    assert run(model_file, tmp_path / "image.raw").stdout == f"output: {' '.join(f'{v:g}' for v in answer.flat)}\n"
+    assert len(run(model_file).stdout.split()) == 5
+    image[:, :2].tofile(tmp_path / "short.raw")
+    assert "short.raw: not 192 numbers for input" in run(model_file, tmp_path / "short.raw").stderr
+    assert run().returncode == 2
