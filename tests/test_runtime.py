@@ -212,6 +212,20 @@ def test_the_benchmark_program(built, model_file):
     assert "p50" in done.stdout
 
 
+def test_the_benchmark_program_takes_batches_and_several_inputs(built, model_file, tmp_path, mmrt):
+    def bench(*words):
+        return subprocess.run([built / "mmrt-bench", *words, "--runs", "2", "--json"], capture_output=True, text=True,
+                              check=False)
+
+    assert json.loads(bench(model_file, "--batch", "3").stdout)["batch"] == 3
+    write_mmrt(onnx_of([("Add", ["x", "z"], "y")], {"x": (1, 4), "z": (1, 4)}, {"y": (1, 4)}), tmp_path / "two.mmrt")
+    np.zeros(8, np.float32).tofile(tmp_path / "pair.raw")
+    inputs = ("--input", tmp_path / "pair.raw") * 2
+    assert bench(tmp_path / "two.mmrt", "--batch", "2", *inputs).returncode == 0
+    assert "does not hold 12 float32" in bench(tmp_path / "two.mmrt", "--batch", "3", *inputs).stderr
+    assert "has 1 input(s), but --input" in bench(model_file, *inputs).stderr
+
+
 def test_the_benchmark_program_s_json(built, model_file, tmp_path):
     path = shutil.copy(model_file, tmp_path / r'a "quoted" \ name.mmrt')
     done = subprocess.run([built / "mmrt-bench", path, "--runs", "2", "--profile", "--json"], capture_output=True,
