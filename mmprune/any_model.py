@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import targets
 from exporters import any_model, any_source
 from exporters.any_model import OutputCheck
 from exporters.any_source import Source
@@ -40,7 +41,7 @@ class Exported:
 
 
 def export(model: "nn.Module | str | Path", inputs: object = None, out: str | Path = "deploy", *,
-           format: str = "mmrt-fp32", calibration: object = None) -> Exported:
+           format: str = "mmrt-fp32", calibration: object = None, target: str | None = None) -> Exported:
     """Export a model with any number of float32 inputs and outputs to the folder `out`, which runs by itself.
 
     model   an nn.Module in evaluation mode, or the path of an .onnx file
@@ -49,6 +50,8 @@ def export(model: "nn.Module | str | Path", inputs: object = None, out: str | Pa
             compared on noise without them
     format  "mmrt-fp32", "mmrt-fp16", "mmrt-int8", "onnx-fp32" or "onnx-int8"
     calibration  samples for int8, other ones than `inputs`
+    target  the device family that the folder is for, such as "raspberry-pi-5": mmrt's library is compiled for it;
+            None: this machine
 
     Each output is compared with the model's. ExportError if the file cannot be made, VerifyError if an output differs:
     then nothing is written. ValueError if `out` is there already.
@@ -57,6 +60,7 @@ def export(model: "nn.Module | str | Path", inputs: object = None, out: str | Pa
     if folder.exists():
         raise ValueError(f"{folder} already exists; choose another path or remove it")
     any_model.check_format(format)
+    machine = targets.load(target or targets.LOCAL).arch
     source = _source(model, inputs)
     samples = [] if calibration is None else any_source.samples_of(any_source.named(source.inputs, calibration))
     part = folder.with_name(folder.name + ".part")
@@ -72,7 +76,7 @@ def export(model: "nn.Module | str | Path", inputs: object = None, out: str | Pa
         ready = part / "folder"
         ready.mkdir()
         fill(Plain(file, any_model.RUNTIMES[format.partition("-")[0]], source.samples, tuple(source.outputs),
-                   "\n".join(made.lines())), ready)
+                   "\n".join(made.lines())), ready, machine)
         os.replace(ready, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)

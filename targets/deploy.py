@@ -80,14 +80,18 @@ def _fill(root: Path, choice: Choice, point: Point, artifact: Artifact,
     _write_manifest(root, choice, artifact, part, record_answers(root / folder.IMAGES, part))
 
 
-def record_answers(samples: Path, part: Path) -> str:
+def record_answers(samples: Path, part: Path, library: Path | None = None) -> str:
     """Write the model's answers on this machine for verify.py, in a child, since runtimes are heavy and may crash; why
-    there are none, "" if there are."""
+    there are none, "" if there are.
+
+    library  mmrt's for this machine, where that in the folder is for another
+    """
     if not samples.is_file():
         return "the family keeps no test images"
     command = [sys.executable, "-Es", str(part / Path(str(verify.__file__)).name), "--record", str(samples), str(part)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=ANSWER_S)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=ANSWER_S,
+                              env=None if library is None else {**os.environ, "MMRT_LIBRARY": str(library)})
     except subprocess.TimeoutExpired:
         return f"the model did not answer within {ANSWER_S} s on the machine that deployed it"
     finally:

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,12 +33,18 @@ class Plain:
         return tuple(self.samples[0])
 
 
-def fill(plain: Plain, part: Path, threads: int = 1) -> None:
-    """Copy the file and all that runs it into an empty folder, and write what they need to know."""
+def fill(plain: Plain, part: Path, machine: str = "", threads: int = 1) -> None:
+    """Copy the file and all that runs it into an empty folder, and write what they need to know.
+
+    machine  architecture (`uname -m`) on which the folder will run; "" for this one's
+    """
     brought: tuple[Path, ...] = ()
-    if plain.runtime in RUNTIME_FILES:
-        brought = (*RUNTIME_FILES[plain.runtime](), *EXAMPLES[plain.runtime]())
-    for file in (plain.file, *brought, Path(str(runtimes.__file__)), Path(str(verify.__file__))):
+    with tempfile.TemporaryDirectory() as built:
+        if plain.runtime in RUNTIME_FILES:
+            brought = (*RUNTIME_FILES[plain.runtime](machine, Path(built)), *EXAMPLES[plain.runtime]())
+        for file in brought:
+            shutil.copyfile(file, part / file.name)
+    for file in (plain.file, Path(str(runtimes.__file__)), Path(str(verify.__file__))):
         shutil.copyfile(file, part / file.name)
     shutil.copyfile(str(infer_arrays.__file__), part / "infer.py")
     packages = [*runtimes.RUNTIMES[plain.runtime].packages, "numpy"]
@@ -50,12 +58,14 @@ def fill(plain: Plain, part: Path, threads: int = 1) -> None:
 
 
 def _record(plain: Plain, part: Path) -> str:
-    """Write the outputs for some samples; why there are none, "" if there are."""
+    """Write the outputs for some samples, on this machine; why there are none, "" if there are."""
     samples = part / "samples.npz"
     few = plain.samples[:GOLDEN_SAMPLES]
-    np.savez(samples, **{f"input{i}": np.stack([feed[name] for feed in few]) for i, name in enumerate(plain.inputs)})
+    arrays: dict[str, Any] = {f"input{i}": np.stack([f[name] for f in few]) for i, name in enumerate(plain.inputs)}
+    np.savez(samples, **arrays)
     try:
-        return record_answers(samples, part)
+        own = [path for path in RUNTIME_FILES.get(plain.runtime, tuple)() if path.suffix == ".so"]
+        return record_answers(samples, part, *own)
     finally:
         samples.unlink()
 

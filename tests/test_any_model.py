@@ -116,6 +116,17 @@ def test_the_c_example_of_the_folder_gives_every_output(detector, tmp_path):
     assert float(lines["boxes.0"].split()[0]) == pytest.approx(float(first), abs=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="needs g++-aarch64-linux-gnu")
+def test_a_folder_for_a_board_has_its_library_and_outputs_of_this_machine(detector, tmp_path):
+    made = mmprune.export(detector, noise(2, 3, 32, 32), tmp_path / "out", target="raspberry-pi-5")
+    assert b"\x7fELF" in (made.folder / "libmmrt.so").read_bytes()[:4]
+    assert (made.folder / "libmmrt.so").read_bytes()[18:20] == b"\xb7\x00"  # EM_AARCH64
+    with np.load(made.folder / "golden.npz") as golden, torch.no_grad():
+        expected = detector(torch.from_numpy(golden["input0"][0]))["features"].numpy()
+        assert np.abs(golden["output5"][0] - expected).max() < 1e-4
+
+
 def test_features_of_timm(tmp_path):
     timm = pytest.importorskip("timm")
     torch.manual_seed(1)

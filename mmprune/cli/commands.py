@@ -204,8 +204,9 @@ def choose(families: tuple[Path, ...], explain: bool, as_json: bool, out: Path |
 @click.option("--inputs", type=FILE, metavar="NPZ", help="Samples to compare on: float32 arrays by input's name, of "
               "the same first dimension for several samples. Default: noise.")
 @click.option("--calibration", type=FILE, metavar="NPZ", help="Other samples, for int8's ranges.")
+@click.option("--target", help="The device family that the folder is for (mmprune targets). Default: this machine.")
 @click.option("--out", type=OUT, default=Path("deploy"), show_default=True, help="The folder to write.")
-def export(model: Path, format: str, inputs: Path | None, calibration: Path | None, out: Path) -> None:
+def export(model: Path, inputs: Path | None, calibration: Path | None, out: Path, **how: Any) -> None:
     """Export any ONNX model, with several inputs and outputs, to a folder that runs it; no pruning, no classifier.
 
     Every output is compared with the model's. The folder has infer.py for arrays, a C example and verify.py. Pruning
@@ -217,7 +218,7 @@ def export(model: Path, format: str, inputs: Path | None, calibration: Path | No
     from mmprune.data.npz import read_arrays
 
     given, many = (None if path is None else read_arrays(path) for path in (inputs, calibration))
-    click.echo(str(export_model(model, given, out, format=format, calibration=many)))
+    click.echo(str(export_model(model, given, out, calibration=many, **how)))
     click.echo(f"\npython {out}/infer.py inputs.npz")
 
 
