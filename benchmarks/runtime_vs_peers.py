@@ -11,9 +11,9 @@ of ONNX Runtime and OpenVINO on the dense model over p50; its spread are the qua
 medians being compared with the same round's. onnxruntime-int8 is the dense model quantized (static, symmetric weights).
 DeepSparse needs packages of its time: all then run in a virtual environment made for it, .venv-deepsparse; where that
 cannot be had, it is left out. MMRT_ISA=avx2 forces the kernels. One JSON line for each row with --json, raw samples
-included. --pattern block-4x1: zeros in blocks of four outputs. --precision int8: mmrt on uint8 with blocks of 1x4
-weights zeroed (sum of magnitudes), beside both peers in float32 and in int8; 1.0 is then the fastest of the four,
-dense. --no-amx: no process gets AMX's tiles, as on a core
+included; in that file the same rows of this core are replaced, and others stay. --pattern block-4x1: zeros in blocks of
+four outputs. --precision int8: mmrt on uint8 with blocks of 1x4 weights zeroed (sum of magnitudes), beside both peers
+in float32 and in int8; 1.0 is then the fastest of the four, dense. --no-amx: no process gets AMX's tiles, as on a core
 that has VNNI alone (benchmarks/without_amx.py). Below each table: how near mmrt's float layers come to this core's
 roofline (mmrt-bench --profile), the ones that lose most by name; --layers prints all.
 """
@@ -37,6 +37,7 @@ import numpy as np
 import onnx
 import timm
 import torch
+from cores import has_amx, this_core, write_rows
 from torch import nn
 
 from exporters.int8 import openvino as openvino_int8
@@ -46,7 +47,6 @@ from exporters.to_onnx import simplify
 from mmprune.patterns import PATTERNS
 from mmprune.runtime_files import runtime_folder
 from targets.device import this_machine
-from targets.on_device.board import cpu_facts
 from targets.on_device.measure import words
 
 RUNTIMES = ("mmrt", "mmrt-int8", "onnxruntime", "openvino", "deepsparse", "onnxruntime-int8", "openvino-int8")
@@ -59,11 +59,6 @@ RIVALS = {"fp32": PEERS, "int8": (*PEERS, *(f"{name}-int8" for name in PEERS))}
 CALIBRATION_IMAGES = 4  # of noise: where the ranges lie is nothing to the time
 ROOT = Path(__file__).parents[1]
 DEEPSPARSE = ROOT / ".venv-deepsparse"
-
-
-def has_amx() -> bool:
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.is_file() and "amx_tile" in cpuinfo.read_text().split()
 
 
 def numbers(text: str) -> list[float]:
@@ -226,6 +221,7 @@ def table(name: str, threads: int, rows: list[dict[str, Any]],
                      f" | {row['settings'].get('kernels', '')} |")
         out.append({"model": name, "threads": threads, "sparsity": row["sparsity"], "runtime": row["runtime"],
                     "p50_s": p50(row), "ratio": ratio, "ratio_quartiles": [low, high], "base": base["runtime"],
+                    "base_version": base["runtime_version"], "started": row["started"],
                     "memory_bytes": memory, "runtime_version": row["runtime_version"], "settings": row["settings"],
                     "latencies_s": row["latencies_s"]})
     return "\n".join(lines), out
@@ -317,8 +313,8 @@ def main() -> None:
         parser.error("the ratios need sparsity 0 and onnxruntime or openvino")
     probe_command = probe_for(runtimes, asked.no_amx)
     amx = has_amx() and not asked.no_amx
-    cpu = cpu_facts()[0]
-    print(f"{cpu}, {os.cpu_count()} CPUs, {'with' if amx else 'without'} AMX")
+    core = this_core(amx)
+    print(f"{core['cpu']}, {os.cpu_count()} CPUs, {'with' if amx else 'without'} AMX")
     done: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in asked.models.split(","):
@@ -333,10 +329,11 @@ def main() -> None:
                 for (_, runtime), file in files.items():
                     if runtime.startswith("mmrt"):
                         print(f"\n{roofline(file, threads, asked.layers)}", flush=True)
-                done += [{**row, "amx": amx, "cpu": cpu, "pattern": asked.pattern} for row in with_ratios]
+                done += [{**row, **core, "pattern": asked.pattern, "precision": asked.precision,
+                          "img_size": asked.img_size} for row in with_ratios]
             print(f"\n{scaling(rows)}", flush=True)
             if asked.json:
-                asked.json.write_text("".join(json.dumps(row) + "\n" for row in done))
+                write_rows(asked.json, done)
             for file in files.values():
                 file.unlink(missing_ok=True)  # two runtimes share the ONNX file
     if asked.plot:

@@ -50,6 +50,12 @@ def fill(markdown: str) -> str:
     return MARK.sub(lambda m: f"{m[1]}\n{TABLES[m[2]]()}\n\n{m[4]}", markdown)
 
 
+def of_first_core(rows: Sequence[Row]) -> list[Row]:
+    """The rows of the core that comes first: a table is of one core, though a file may hold the rows of several."""
+    of = [json.dumps([row.get(key) for key in ("cpu", "isa", "kernels", "amx")]) for row in rows]
+    return [row for row, core in zip(rows, of, strict=True) if core == of[0]]
+
+
 def read(name: str) -> list[Row]:
     """The rows of benchmarks/results/NAME, a .jsonl file or a .json file that has `rows`."""
     text = (RESULTS / name).read_text()
@@ -130,7 +136,7 @@ def speed_table(name: str, runtime: str, sparsities: Sequence[float], bold: floa
     memory_of  a peer whose dense memory stands beside mmrt's at the bold sparsity
     more       further columns: (heading, runtime, sparsity)
     """
-    rows = [r for r in read(name) if r["threads"] == 1]
+    rows = [r for r in of_first_core(read(name)) if r["threads"] == 1]
     at = {(r["model"], r["runtime"], r["sparsity"]): r for r in rows}
 
     def cell(model: str, sparsity: float) -> str:

@@ -5,7 +5,6 @@ INT8 is ONNX Runtime's static quantization of the finished fp32 file.
 The constants of the layers have their torch names (zeros.name_layers); metadata_props name the variant.
 """
 
-import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +14,21 @@ import onnx
 import onnxsim
 import torch
 from onnx import numpy_helper
-from torch.onnx.errors import OnnxExporterError
 
 from exporters import ExportError
 from exporters.artifact import Made, artifact_path, finish
 from exporters.export_input import ExportInput
+from exporters.graph.observe import Samples, feeds_of, open_model
 from exporters.graph.onnx_graph import fold_factors, lift_constants
-from exporters.graph.pooling import ExplicitPooling
 from exporters.graph.remove_channels import remove_channels
-from exporters.graph.static_shapes import StaticShapes, image_alone
+from exporters.graph.static_shapes import image_alone
 from exporters.graph.zeros import constant_layers, count_zeros, layer_of, name_layers
 from exporters.int8 import calibration
 from exporters.int8.checks import check_zero_points, left_in_float
 from exporters.int8.onnxruntime import quantize
 from exporters.made_with import Origin
 from exporters.run import export_source
+from exporters.trace import Traced, trace
 from mmprune import __version__, folder
 from mmprune.choices import pick
 from mmprune.patterns import ALIGNED
@@ -41,8 +40,6 @@ ORIGINS = {
     "int8": Origin(("onnx", "fp32"), ("onnxruntime",), ("calibration", "method", "bias_correction", "max_drop")),
 }
 SUFFIX = ".onnx"
-OPSET = 17  # the highest that TensorRT 8.6 (JetPack 6.0) and the TorchScript exporter both support completely
-LATER_OPSETS = (18, 19, 20)  # also supported by the TorchScript exporter
 INPUT, OUTPUT = "input", "logits"
 SAME = 1e-5  # equal graphs may differ by this fraction of the largest output: float32 sums in another order
 FOLDED = 1e-4  # the same if weights were also multiplied by BatchNorm's scales; visformer_tiny has 1e-5
@@ -146,7 +143,7 @@ def float_model(given: ExportInput) -> FloatModel:
     kept = count_zeros(_constants(model), in_file, label)  # before the removal, whose weights count as zeros
     if given.variant.pattern not in ALIGNED:  # the remaining channels would move to other groups of four
         doing("removing channels without effect")
-        model, removal = shrink(model, given)
+        model, removal = shrink(model, given.images)
         notes += removal
     return FloatModel(model, tuple(notes), in_file, kept, gone)
 
@@ -180,66 +177,43 @@ def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 def convert(given: ExportInput) -> onnx.ModelProto:
-    """Convert torch to ONNX by tracing, at the lowest sufficient opset, starting with OPSET."""
+    """Convert torch to ONNX by tracing, at the lowest sufficient opset."""
     return convert_and_tell(given)[0]
 
 
 def convert_and_tell(given: ExportInput) -> tuple[onnx.ModelProto, list[str]]:
-    """As convert, plus a note if the opset is a later one. ExportError if no opset is sufficient.
-
-    The TorchScript exporter folds BatchNorm into convolutions and needs no package.
-    """
-    try:
-        return _trace(given, OPSET), []
-    except OnnxExporterError as err:  # an operator that this opset, or the exporter at any opset, lacks
-        first, reason = err, _first_line(err)
-    except Exception as err:  # the model's own, under the tracer
-        raise _no_onnx(given, _first_line(err)) from err
-    for opset in LATER_OPSETS:
-        given.attempts.doing(f"tracing for opset {opset}")
-        try:
-            return _trace(given, opset), [f"opset {opset}, because opset {OPSET} is not sufficient: {reason}"]
-        except OnnxExporterError as err:
-            print(f"opset {opset}: {_first_line(err)}")  # into the log
-    raise _no_onnx(given, f"{reason} (nor at opsets {LATER_OPSETS[0]} to {LATER_OPSETS[-1]})") from first
-
-
-def _trace(given: ExportInput, opset: int) -> onnx.ModelProto:
-    buffer = io.BytesIO()
-    with ExplicitPooling(), StaticShapes(), image_alone(given.model):
-        torch.onnx.export(given.model, (torch.from_numpy(given.images[:1]),), buffer,  # type: ignore[arg-type]
-                          opset_version=opset, dynamo=False, input_names=[INPUT], output_names=[OUTPUT])
-    return onnx.load_from_string(buffer.getvalue())
-
-
-def _first_line(err: Exception) -> str:
-    """The first line of the message; the rest is the complete graph."""
-    return str(err).strip().partition("\n")[0] or type(err).__name__
-
-
-def _no_onnx(given: ExportInput, reason: str) -> ExportError:
-    return ExportError(f"{given.variant.id}/onnx-fp32: torch cannot export this model to ONNX: {reason}")
+    """As convert, plus a note if the opset is a later one. ExportError if no opset is sufficient."""
+    image = torch.from_numpy(given.images[:1])
+    with image_alone(given.model):
+        return trace(Traced(given.model, (image,), (INPUT,), (OUTPUT,)), f"{given.variant.id}/onnx-fp32",
+                     given.attempts.doing)
 
 
 def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """Fold and merge with onnxsim; the original model and a note if the simplified one has other outputs."""
     simple, _ = onnxsim.simplify(model, skipped_optimizers=list(JOIN_LAYERS))
     lift_constants(simple)
-    shape = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)
-    images = np.random.default_rng(0).standard_normal((PROOF_IMAGES, *shape), np.float32)
-    if same_answers(model, simple, images, FOLDED):
+    if same_answers(model, simple, noise_of(model), FOLDED):
         return simple, []
     lift_constants(model)
     return model, ["not simplified: onnxsim changed the outputs"]
 
 
-def same_answers(a: onnx.ModelProto, b: onnx.ModelProto, images: np.ndarray, tolerance: float) -> bool:
-    """Whether the outputs of two models differ by at most this fraction of the largest logit; images (N, 1, C, H, W)"""
-    run_a, run_b = (answers(open_onnxruntime(model.SerializeToString(), 1)) for model in (a, b))
-    for image in images:
-        left, right = run_a(image), run_b(image)
-        if left.shape != right.shape or not np.abs(left - right).max() <= tolerance * np.abs(left).max():
-            return False
+def noise_of(model: onnx.ModelProto, count: int = PROOF_IMAGES) -> list[dict[str, np.ndarray]]:
+    """Some random samples: an array for each input."""
+    random, constants = np.random.default_rng(0), {i.name for i in model.graph.initializer}
+    shapes = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+              for value in model.graph.input if value.name not in constants}
+    return [{name: random.standard_normal(shape, np.float32) for name, shape in shapes.items()} for _ in range(count)]
+
+
+def same_answers(a: onnx.ModelProto, b: onnx.ModelProto, samples: Samples, tolerance: float) -> bool:
+    """Whether each output of two models differs by at most this fraction of its largest value."""
+    run_a, run_b = (open_model(model) for model in (a, b))
+    for feed in feeds_of(a, samples):
+        for left, right in zip(run_a.run(None, feed), run_b.run(None, feed), strict=True):
+            if left.shape != right.shape or not np.abs(left - right).max() <= tolerance * np.abs(left).max():
+                return False
     return True
 
 
@@ -269,16 +243,15 @@ def _name_layers(model: onnx.ModelProto, given: ExportInput, weights: dict[str, 
     return sorted(folded)
 
 
-def shrink(model: onnx.ModelProto, given: ExportInput) -> tuple[onnx.ModelProto, list[str]]:
-    """The model without channels that have no effect, if its outputs stay the same, and a note on what was removed."""
+def shrink(model: onnx.ModelProto, samples: Samples) -> tuple[onnx.ModelProto, list[str]]:
+    """The model without channels that have no effect, if its outputs for noise and for some of the samples stay the
+    same, and a note on what was removed."""
     small = onnx.ModelProto()
     small.CopyFrom(model)
     removed = remove_channels(small)
     if not removed.channels:
         return model, []
-    noise = np.random.default_rng(0).standard_normal((1, *given.input_shape), np.float32)
-    images = np.concatenate([given.images[:PROOF_IMAGES, None], noise])
-    if not same_answers(model, small, images, SAME):
+    if not same_answers(model, small, [*feeds_of(model, samples[:PROOF_IMAGES]), *noise_of(model, 1)], SAME):
         return model, [f"{removed.channels} channels without effect kept: removing them changed the outputs"]
     return small, [f"{removed.channels} channels without effect removed, saving {removed.macs} multiply-accumulates; "
                    "their weights count as zeros"]

@@ -21,7 +21,8 @@ from exporters.int8 import calibration
 from exporters.int8.tensorrt import quantize_for_tensorrt
 from exporters.made_with import Origin
 from exporters.run import export_source
-from exporters.to_onnx import OPSET, open_exact, write_typed
+from exporters.to_onnx import open_exact, write_typed
+from exporters.trace import OPSET
 from mmprune.choices import pick
 from mmprune.records import Artifact
 

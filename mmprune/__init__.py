@@ -1,7 +1,7 @@
 """mmprune: prunes a trained vision model in several ways, measures the sparse models, and chooses one for a budget.
 
-From Python: prune(model, train=..., val=..., test=...), masks(model), open_family(folder). The command line is
-`mmprune --help`. Heavy packages are imported only when they are used.
+From Python: prune(model, train=..., val=..., test=...), masks(model), open_family(folder), export(model, inputs).
+The command line is `mmprune --help`. Heavy packages are imported only when they are used.
 """
 
 from importlib import import_module
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from exporters import ExportError
     from exporters.int8.settings import Int8
+    from mmprune.any_model import Exported, export
     from mmprune.boards import Measuring
     from mmprune.data.image_sets import DataError
     from mmprune.folder import FolderError
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     from targets.answers import MeasureError
 
 __version__ = "0.1.0"
-__all__ = ["BuildOptions", "Chosen", "DataError", "ExportError", "Family", "FamilyError", "FolderError", "Int8",
-           "MeasureError", "Measuring", "Model", "ModelError", "PointsError", "Preprocess", "build", "masks",
-           "open_family", "prune"]
+__all__ = ["BuildOptions", "Chosen", "DataError", "ExportError", "Exported", "Family", "FamilyError", "FolderError",
+           "Int8", "MeasureError", "Measuring", "Model", "ModelError", "PointsError", "Preprocess", "build", "export",
+           "masks", "open_family", "prune"]
 
 _HOMES = {"prune": "mmprune.from_python", "masks": "mmprune.from_python", "open_family": "mmprune.from_python",
           "build": "mmprune.workflow", "BuildOptions": "mmprune.workflow", "Family": "mmprune.handles",
@@ -32,7 +33,7 @@ _HOMES = {"prune": "mmprune.from_python", "masks": "mmprune.from_python", "open_
           "Measuring": "mmprune.boards", "Preprocess": "mmprune.records", "Int8": "exporters.int8.settings",
           "DataError": "mmprune.data.image_sets", "ExportError": "exporters", "FolderError": "mmprune.folder",
           "MeasureError": "targets.answers", "ModelError": "mmprune.models.timm_models",
-          "PointsError": "mmprune.results.points"}
+          "Exported": "mmprune.any_model", "export": "mmprune.any_model", "PointsError": "mmprune.results.points"}
 
 
 if not TYPE_CHECKING:  # a name that there is not is an error for type checkers as well

@@ -33,6 +33,11 @@ def runtime_files(machine: str = "", cache: Path | None = None) -> tuple[Path, P
     return runtime_folder() / "mmrt.py", library
 
 
+def c_files() -> tuple[Path, ...]:
+    """What a C program needs to call the library: the header, and an example."""
+    return runtime_folder() / "include" / "mmrt.h", runtime_folder() / "examples" / "run.c"
+
+
 def build_runtime(architecture: str, out: Path | None) -> list[Path]:
     """Compile libmmrt.so and mmrt-bench for an architecture (`uname -m`); returns the built files.
 

@@ -3,6 +3,8 @@
     import mmrt
     model = mmrt.Model("model.mmrt", threads=2)
     logits, = model(image)                       # float32 (1, 3, 224, 224) -> [(1, 1000)]
+    logits, = model(images)                      # (N, 3, 224, 224) -> [(N, 1000)], the same bits as one by one
+    boxes, scores = model(image, mask)           # in the order of model.inputs and model.outputs
 
 MMRT_LIBRARY is the path of a library elsewhere; MMRT_ISA=avx2 forces the kernels of one instruction set.
 """
@@ -43,11 +45,16 @@ def _load_library():
         "input_name": (ctypes.c_char_p, [model, index]), "output_name": (ctypes.c_char_p, [model, index]),
         "input_shape": (ctypes.c_int, [model, index, dims]), "output_shape": (ctypes.c_int, [model, index, dims]),
         "run": (ctypes.c_int, [model, arrays, arrays]),
+        "run_batch": (ctypes.c_int, [model, ctypes.c_int64, arrays, arrays]),
         "profile": (ctypes.c_int64, [model, arrays, arrays, ctypes.c_char_p, ctypes.c_size_t]),
         "version": (ctypes.c_char_p, []), "kernels": (ctypes.c_char_p, [model]), "last_error": (ctypes.c_char_p, []),
     }
     for name, (result, arguments) in signatures.items():
-        function = getattr(lib, "mmrt_" + name)
+        try:
+            function = getattr(lib, "mmrt_" + name)
+        except AttributeError:
+            raise MmrtError("{} is older than {}, for it has no mmrt_{}: build it again, with `mmprune runtime build`"
+                            .format(path, os.path.join(_HERE, "mmrt.py"), name)) from None
         function.restype, function.argtypes = result, arguments
     _library = lib
     return lib
@@ -87,25 +94,48 @@ class Model:
             found.append((call["name"](self._model, i).decode(), tuple(dims[:rank])))
         return found
 
-    def _arrays(self, arrays):
-        """The checked, contiguous inputs, the outputs, and C arrays of pointers to both."""
-        if len(arrays) != len(self.inputs):
-            raise ValueError("the model has {} input(s), got {}".format(len(self.inputs), len(arrays)))
+    def _count(self, shapes):
+        """How often the file must run for inputs of these shapes: once, or N times for (N, ...) instead of (1, ...)."""
+        if shapes == [shape for _, shape in self.inputs]:
+            return 1
+        counts = []
+        for (name, shape), given in zip(self.inputs, shapes):
+            if len(given) != len(shape) or given[1:] != shape[1:] or (shape[:1] != (1,) and given != shape):
+                raise ValueError("input {} has shape {}{}, got {}".format(
+                    name, shape, ", or any number in place of the 1" if shape[:1] == (1,) else "", given))
+            counts += [given[0]] if shape[:1] == (1,) else []
+        whole = [name for name, shape in self.inputs + self.outputs if shape[:1] != (1,)]
+        if whole:
+            raise ValueError("this model takes one sample at a time: the shape of {} does not begin with 1, so that "
+                             "there is no place for a batch of {}".format(whole[0], max(counts)))
+        if len(set(counts)) > 1:
+            raise ValueError("the inputs have batches of different sizes: {}".format(
+                ", ".join("{} {}".format(name, n) for (name, _), n in zip(self.inputs, counts))))
+        return counts[0]
+
+    def _inputs(self, arrays):
+        """The inputs as C arrays."""
         if self._model is None:
             raise ValueError("the model is closed")
-        ready = []
-        for (name, shape), given in zip(self.inputs, arrays):
-            array = np.asarray(given, np.float32, order="C")  # ascontiguousarray would turn a scalar into a vector
-            if array.shape != shape:
-                raise ValueError("input {} has shape {}, got {}".format(name, shape, array.shape))
-            ready.append(array)
-        made = [np.empty(shape, np.float32) for _, shape in self.outputs]
-        return ready, made, _pointers(ready), _pointers(made)
+        if len(arrays) != len(self.inputs):
+            raise ValueError("the model has {} input(s), {}; got {}".format(
+                len(self.inputs), ", ".join(name for name, _ in self.inputs), len(arrays)))
+        # ascontiguousarray would turn a scalar into a vector
+        return [np.asarray(given, np.float32, order="C") for given in arrays]
 
     def __call__(self, *arrays):
-        """Run one inference: arrays in the order of `inputs` -> list of float32 arrays in the order of `outputs`."""
-        _inputs, made, pointers_in, pointers_out = self._arrays(arrays)
-        self._check(self._lib.mmrt_run(self._model, pointers_in, pointers_out))
+        """Run: arrays in the order of `inputs` -> list of float32 arrays in the order of `outputs`.
+
+        Where all shapes begin with 1, inputs may have any N in its place, the same N in all: one inference each.
+        """
+        ready = self._inputs(arrays)
+        count = self._count([array.shape for array in ready])
+        if count == 1:
+            made = [np.empty(shape, np.float32) for _, shape in self.outputs]
+            self._check(self._lib.mmrt_run(self._model, _pointers(ready), _pointers(made)))
+        else:
+            made = [np.empty((count, *shape[1:]), np.float32) for _, shape in self.outputs]
+            self._check(self._lib.mmrt_run_batch(self._model, count, _pointers(ready), _pointers(made)))
         return made
 
     def profile(self, *arrays):
@@ -114,11 +144,13 @@ class Model:
         "macs" of the dense layer, "needed_macs" without its zeros, "done_macs" by the kernel; "sparse_below": the share
         of weights (int8: blocks of 1x4) that are not zero, under which a kernel that skips zeros is taken; 0: never.
         """
-        _inputs, _made, pointers_in, pointers_out = self._arrays(arrays)
-        size = 1 << 20
+        ready = self._inputs(arrays)
+        if self._count([array.shape for array in ready]) != 1:
+            raise ValueError("a profile is of one inference, not of a batch")
+        made, size = [np.empty(shape, np.float32) for _, shape in self.outputs], 1 << 20
         while True:
             text = ctypes.create_string_buffer(size)
-            needed = self._check(self._lib.mmrt_profile(self._model, pointers_in, pointers_out, text, size))
+            needed = self._check(self._lib.mmrt_profile(self._model, _pointers(ready), _pointers(made), text, size))
             if needed <= size:
                 return json.loads(text.value.decode())
             size = needed + 4096

@@ -16,7 +16,7 @@ from mmprune.results.as_json import SCHEMA, file_fields, session_fields
 from mmprune.results.choice_words import describe
 from mmprune.results.choose import Choice
 from mmprune.results.points import Point, read_session
-from mmprune.runtime_files import runtime_files
+from mmprune.runtime_files import c_files, runtime_files
 from targets.on_device import infer, runtimes, verify
 
 
@@ -27,6 +27,10 @@ class DeployError(RuntimeError):
 PROGRAMS = tuple(Path(str(m.__file__)) for m in (infer, verify, runtimes, preprocessing))  # copied unchanged
 ANSWER_S = 120  # longest time for the answers to a few images
 RUNTIME_FILES = {"mmrt": runtime_files}  # files copied with the model, because no package contains them
+EXAMPLES = {"mmrt": c_files}  # for programs in C
+FROM_C = """
+From C: `gcc run.c -I. -L. -lmmrt -Wl,-rpath,. -o run && ./run MODEL [INPUT ...]`, with raw float32 files as inputs.
+"""
 
 
 def deploy(root: Path, choice: Choice, out: Path, preprocess: Preprocess | None = None) -> Path:
@@ -63,27 +67,31 @@ def _fill(root: Path, choice: Choice, point: Point, artifact: Artifact,
     if point.runtime in RUNTIME_FILES:  # for the machine on which it was measured
         machine = read_session(root, point.session).device.versions.get("machine", "")
         brought = RUNTIME_FILES[point.runtime](machine, root / "cache")
+    brought += EXAMPLES.get(point.runtime, tuple)()
     for file in [*(root / file for file in artifact.files), *brought, *PROGRAMS]:
         shutil.copyfile(file, part / file.name)  # in one folder, because a model refers to its data by file name
     model = {"runtime": point.runtime, "model": Path(artifact.path).name, "threads": point.threads,
-             "packages": _packages(point.runtime)}
+             "packages": packages(point.runtime)}
     (part / infer.MODEL).write_text(json.dumps(model, indent=1) + "\n")
     (part / infer.SETTINGS).write_text(json.dumps(_settings(manifest, preprocess), indent=1) + "\n")
     labels = "".join(_one_line(label) + "\n" for label in _labels(manifest))
     (part / infer.LABELS).write_text(labels, encoding="utf-8")  # as infer.py reads it, in any locale
     (part / "README.md").write_text(_readme(root, choice, point, artifact))
-    _write_manifest(root, choice, artifact, part, _record_answers(root, part))
+    _write_manifest(root, choice, artifact, part, record_answers(root / folder.IMAGES, part))
 
 
-def _record_answers(root: Path, part: Path) -> str:
+def record_answers(samples: Path, part: Path, library: Path | None = None) -> str:
     """Write the model's answers on this machine for verify.py, in a child, since runtimes are heavy and may crash; why
-    there are none, "" if there are."""
-    images = root / folder.IMAGES
-    if not images.is_file():
+    there are none, "" if there are.
+
+    library  mmrt's for this machine, where that in the folder is for another
+    """
+    if not samples.is_file():
         return "the family keeps no test images"
-    command = [sys.executable, "-Es", str(part / Path(str(verify.__file__)).name), "--record", str(images), str(part)]
+    command = [sys.executable, "-Es", str(part / Path(str(verify.__file__)).name), "--record", str(samples), str(part)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=ANSWER_S)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=ANSWER_S,
+                              env=None if library is None else {**os.environ, "MMRT_LIBRARY": str(library)})
     except subprocess.TimeoutExpired:
         return f"the model did not answer within {ANSWER_S} s on the machine that deployed it"
     finally:
@@ -127,7 +135,7 @@ def _one_line(label: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in whole)
 
 
-def _packages(runtime: str) -> list[str]:
+def packages(runtime: str) -> list[str]:
     """The packages that infer.py needs from pip."""
     return [*runtimes.RUNTIMES[runtime].packages, "numpy", "pillow"]
 
@@ -142,7 +150,7 @@ def _readme(root: Path, choice: Choice, point: Point, artifact: Artifact) -> str
     model = PurePath(manifest.source.model.model).name if manifest.source.model else "the model"
     return f"""# {point.strategy} of {model}
 
-    pip install {" ".join(_packages(point.runtime))}
+    pip install {" ".join(packages(point.runtime))}
     python3 infer.py photo.jpg
 
 `preprocess.py` prepares images as in training, with the settings in `preprocess.json`: they are rotated by their EXIF
@@ -150,7 +158,7 @@ orientation, resized, cropped and normalized.
 
 `python3 verify.py` checks on the device that every file is as it was deployed, by the digests in `manifest.json`, and
 that the model answers test images as it did where it was deployed.
-
+{FROM_C if point.runtime in EXAMPLES else ""}
 ## Why this model
 
 ```

@@ -18,8 +18,8 @@ ALLOWED = {  # package: which of ours it may import
     "targets": {"targets", "mmprune"},
 }
 # the whole way, from Python and from the command line
-OUTWARD = {f"mmprune/{name}.py" for name in ("__init__", "workflow", "handles", "from_python", "boards", "timing",
-                                         "why/explain", "why/tensorrt", "ceiling/run")}
+OUTWARD = {f"mmprune/{name}.py" for name in ("__init__", "any_model", "workflow", "handles", "from_python", "boards",
+                                         "timing", "why/explain", "why/tensorrt", "ceiling/run")}
 OURS = {*ALLOWED, "benchmarks"}
 ON_DEVICE = ROOT / "targets" / "on_device"
 LEAVES = {"runtimes", "jetpacks"}  # of on_device: what exporters may import, too; they import nothing of ours
@@ -28,6 +28,7 @@ TRAVELLERS = {  # what runs on a board: what it may import beside the standard l
     "targets/on_device/engines.py": {"tensorrt"},
     "targets/on_device/golden_run.py": {"numpy"},
     "targets/on_device/infer.py": {"numpy", "preprocess", "runtimes"},  # the two lie beside it in a deployed folder
+    "targets/on_device/infer_arrays.py": {"numpy", "runtimes"},  # as infer.py
     "targets/on_device/jetson.py": {"numpy"},
     "targets/on_device/runtimes.py": {"numpy", "onnxruntime", "openvino"},
     "targets/on_device/start.py": {"on_device"},
@@ -98,7 +99,7 @@ def test_exporters_know_of_boards_how_runtimes_are_opened_and_no_more():
 def test_what_travels_runs_in_no_circle_and_leaves_import_nothing_of_ours():
     graph = {path.stem: siblings(path) for path in ON_DEVICE.glob("*.py")}
     assert {name for part in graph.values() for name in part} <= set(graph)
-    assert not any(graph[name] for name in (*LEAVES, "infer", "remote", "verify"))
+    assert not any(graph[name] for name in (*LEAVES, "infer", "infer_arrays", "remote", "verify"))
     assert list(TopologicalSorter(graph).static_order())  # CycleError
 
 
@@ -166,6 +167,7 @@ MISTYPED = [  # a command, and the name that it should have had
     (["why", "FAMILY", "dense", "--target", "x86", "--runtime", "onnxruntme"], "onnxruntime"),
     (["ceiling", "--target", "x68"], "x86"),
     (["runtime", "build", "--target", "x86-avx"], "x86-avx2"),
+    (["export", "model.onnx", "--format", "mmrt-int"], "mmrt-int8"),
 ]
 
 

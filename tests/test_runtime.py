@@ -102,6 +102,68 @@ def test_any_number_of_threads_gives_the_same_bits(mmrt, model_file):
     assert all(np.array_equal(answers[0], other) for other in answers[1:])
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_batch_has_the_bits_of_one_image_at_a_time(mmrt, model_file, threads):
+    model = mmrt.Model(model_file, threads)
+    images = np.random.default_rng(2).standard_normal((5, 3, 8, 8), np.float32)
+    for count in (5, 2, 0):
+        answer, = model(images[:count])
+        assert answer.shape == (count, 4, 1, 1)
+        assert all(np.array_equal(answer[i:i + 1], model(images[i:i + 1])[0]) for i in range(count))
+    with pytest.raises(ValueError, match=r"\(1, 3, 8, 8\), or any number in place of the 1, got \(5, 3, 8\)"):
+        model(images[..., 0])
+    with pytest.raises(ValueError, match="not of a batch"):
+        model.profile(images)
+
+
+def onnx_of(nodes, inputs, outputs, constants=()):
+    """An ONNX model of (operator, inputs, output) and shapes by name."""
+    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in given.items()]
+            for given in (inputs, outputs)]
+    graph = helper.make_graph([helper.make_node(op, ins, [out]) for op, ins, out in nodes], "g", *ends,
+                              [numpy_helper.from_array(value, name) for name, value in dict(constants).items()])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+
+
+def test_batches_of_several_inputs_and_what_has_no_place_for_one(mmrt, tmp_path):
+    write_mmrt(onnx_of([("Add", ["x", "z"], "y"), ("Relu", ["y"], "r")], {"x": (1, 4), "z": (1, 4)},
+                       {"y": (1, 4), "r": (1, 4)}), tmp_path / "two.mmrt")
+    model = mmrt.Model(tmp_path / "two.mmrt")
+    x, z = np.random.default_rng(3).standard_normal((2, 6, 4), np.float32)
+    y, r = model(x, z)
+    assert np.array_equal(y, x + z) and np.array_equal(r, np.maximum(x + z, 0))
+    with pytest.raises(ValueError, match="different sizes: x 6, z 5"):
+        model(x, z[:5])
+    with pytest.raises(ValueError, match=r"has 2 input\(s\), x, z; got 1"):
+        model(x)
+    write_mmrt(onnx_of([("Mul", ["x", "v"], "y")], {"x": (1, 4), "v": (4,)}, {"y": (1, 4)}), tmp_path / "flat.mmrt")
+    flat = mmrt.Model(tmp_path / "flat.mmrt")
+    assert np.array_equal(flat(x[:1], z[0])[0], x[:1] * z[0])
+    with pytest.raises(ValueError, match="one sample at a time: the shape of v does not begin with 1"):
+        flat(x, z[0])
+
+
+def test_a_file_whose_own_shape_is_a_batch(mmrt, tmp_path):
+    weight = np.random.default_rng(4).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    alone, paired = (onnx_of([("Conv", ["x", "w"], "y")], {"x": (n, 3, 8, 8)}, {"y": (n, 4, 6, 6)}, {"w": weight})
+                     for n in (1, 2))
+    for name, made in (("alone", alone), ("paired", paired)):
+        write_mmrt(made, tmp_path / f"{name}.mmrt")
+    images = np.random.default_rng(5).standard_normal((2, 3, 8, 8), np.float32)
+    one, two = (mmrt.Model(tmp_path / f"{name}.mmrt") for name in ("alone", "paired"))
+    assert np.allclose(two(images)[0], one(images)[0], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"x has shape \(2, 3, 8, 8\), got \(4, 3, 8, 8\)"):
+        two(np.concatenate([images, images]))
+
+
+def test_a_library_older_than_the_python_file_is_named(tmp_path, built, mmrt):
+    (tmp_path / "old.c").write_text("int mmrt_load(void) { return 0; }")
+    subprocess.run(["gcc", "-shared", "-o", tmp_path / "old.so", tmp_path / "old.c"], check=True)
+    done = subprocess.run([sys.executable, "-c", "import mmrt; mmrt.version()"], capture_output=True, text=True,
+                          check=False, env={"MMRT_LIBRARY": str(tmp_path / "old.so"), "PYTHONPATH": str(built)})
+    assert "is older than" in done.stderr and "mmprune runtime build" in done.stderr
+
+
 def test_the_profile_names_each_step(mmrt, model_file):
     steps = mmrt.Model(model_file).profile(np.zeros((1, 3, 8, 8), np.float32))
     convolutions = [s for s in steps if s["op"] == "LINEAR"]
@@ -150,6 +212,20 @@ def test_the_benchmark_program(built, model_file):
     assert "p50" in done.stdout
 
 
+def test_the_benchmark_program_takes_batches_and_several_inputs(built, model_file, tmp_path, mmrt):
+    def bench(*words):
+        return subprocess.run([built / "mmrt-bench", *words, "--runs", "2", "--json"], capture_output=True, text=True,
+                              check=False)
+
+    assert json.loads(bench(model_file, "--batch", "3").stdout)["batch"] == 3
+    write_mmrt(onnx_of([("Add", ["x", "z"], "y")], {"x": (1, 4), "z": (1, 4)}, {"y": (1, 4)}), tmp_path / "two.mmrt")
+    np.zeros(8, np.float32).tofile(tmp_path / "pair.raw")
+    inputs = ("--input", tmp_path / "pair.raw") * 2
+    assert bench(tmp_path / "two.mmrt", "--batch", "2", *inputs).returncode == 0
+    assert "does not hold 12 float32" in bench(tmp_path / "two.mmrt", "--batch", "3", *inputs).stderr
+    assert "has 1 input(s), but --input" in bench(model_file, *inputs).stderr
+
+
 def test_the_benchmark_program_s_json(built, model_file, tmp_path):
     path = shutil.copy(model_file, tmp_path / r'a "quoted" \ name.mmrt')
     done = subprocess.run([built / "mmrt-bench", path, "--runs", "2", "--profile", "--json"], capture_output=True,
@@ -189,12 +265,23 @@ def test_kernels_ask_for_no_instruction_set(path):
     assert not re.findall(r"^\s*#\s*(?:if|ifdef|ifndef|elif)\b", path.read_text(), re.MULTILINE)
 
 
-def test_the_c_program_of_the_docs(built, model_file, tmp_path):
-    """Exactly the text of docs/runtime.md is compiled and run."""
+def test_the_c_program_of_the_docs(built, model_file, tmp_path, mmrt):
+    """Exactly the text of docs/runtime.md is compiled and run, and it is the example that is deployed."""
     source = re.search(r"```c\n(.*?)```", (ROOT / "docs" / "runtime.md").read_text(), re.DOTALL).group(1)
+    assert source == (RUNTIME / "examples" / "run.c").read_text()
     (tmp_path / "run.c").write_text(source)
-    subprocess.run(["gcc", "-Wall", "-Werror", "-I", RUNTIME / "include", tmp_path / "run.c", "-L", built, "-lmmrt",
-                    "-o", tmp_path / "run"], check=True)
-    done = subprocess.run([tmp_path / "run", model_file], capture_output=True, text=True, check=True,
-                          env={"LD_LIBRARY_PATH": str(built)})
-    assert len(done.stdout.split()) == 4
+    subprocess.run(["gcc", "-Wall", "-Wextra", "-Werror", "-I", RUNTIME / "include", tmp_path / "run.c", "-L", built,
+                    "-lmmrt", "-o", tmp_path / "run"], check=True)
+
+    def run(*words):
+        return subprocess.run([tmp_path / "run", *words], capture_output=True, text=True, check=False,
+                              env={"LD_LIBRARY_PATH": str(built)})
+
+    image = np.random.default_rng(6).standard_normal((1, 3, 8, 8), np.float32)
+    image.tofile(tmp_path / "image.raw")
+    answer, = mmrt.Model(model_file)(image)
+    assert run(model_file, tmp_path / "image.raw").stdout == f"output: {' '.join(f'{v:g}' for v in answer.flat)}\n"
+    assert len(run(model_file).stdout.split()) == 5
+    image[:, :2].tofile(tmp_path / "short.raw")
+    assert "short.raw: not 192 numbers for input" in run(model_file, tmp_path / "short.raw").stderr
+    assert run().returncode == 2

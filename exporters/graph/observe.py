@@ -1,6 +1,6 @@
-"""Runs a float32 ONNX model image by image and returns chosen intermediate tensors or the logits."""
+"""Runs a float32 ONNX model sample by sample and returns chosen intermediate tensors or the logits."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -9,19 +9,27 @@ from onnx import helper
 
 from targets.on_device.runtimes import open_onnxruntime
 
+Samples = np.ndarray | Sequence[Mapping[str, np.ndarray]]  # images (N, C, H, W) of the only input, or inputs by name
 
-def observe(model: onnx.ModelProto, tensors: Iterable[str], images: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    """The arrays of these tensors for each of the images (N, C, H, W); the input may be among them."""
+
+def feeds_of(model: onnx.ModelProto, samples: Samples) -> list[Mapping[str, np.ndarray]]:
+    """The samples one by one, as inputs by name; an image is (1, C, H, W)."""
+    if not isinstance(samples, np.ndarray):
+        return list(samples)
+    return [{model.graph.input[0].name: samples[i:i + 1]} for i in range(len(samples))]
+
+
+def observe(model: onnx.ModelProto, tensors: Iterable[str], samples: Samples) -> Iterator[dict[str, np.ndarray]]:
+    """The arrays of these tensors for each of the samples; inputs may be among them."""
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
-    source = model.graph.input[0].name
-    known = {value.name for value in (*probed.graph.input, *probed.graph.output)}
-    computed = [name for name in dict.fromkeys(tensors) if name != source]
+    given = {value.name for value in model.graph.input}
+    known = given | {value.name for value in probed.graph.output}
+    computed = [name for name in dict.fromkeys(tensors) if name not in given]
     probed.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in computed if name not in known)
     session = open_model(probed)
-    for i in range(len(images)):
-        image = {source: images[i:i + 1]}
-        yield {**image, **(dict(zip(computed, session.run(computed, image), strict=True)) if computed else {})}
+    for feed in feeds_of(model, samples):
+        yield {**feed, **(dict(zip(computed, session.run(computed, feed), strict=True)) if computed else {})}
 
 
 def logits_of(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import onnx
 
-from exporters.graph.observe import observe
+from exporters.graph.observe import Samples, observe
 from exporters.graph.onnx_graph import Net, attribute, read_net, weight_index
 from exporters.int8.qdq import as_int32, dequantize_of, replace_constant
 
@@ -47,7 +47,7 @@ def _biased(net: Net, source: Net) -> Iterator[tuple[onnx.NodeProto, ...]]:
             yield node, old, weight, bias
 
 
-def correct_biases(quantized: onnx.ModelProto, model: onnx.ModelProto, images: np.ndarray) -> int:
+def correct_biases(quantized: onnx.ModelProto, model: onnx.ModelProto, images: Samples) -> int:
     """Correct the biases for the mean error of rounded weights, in place; returns the number of corrected layers.
 
     b[o] += sum over inputs c and taps t of (W - Wq)[o, c, t] * E[x[c]], x over the images (N, C, H, W) and positions
@@ -96,7 +96,7 @@ def _dequantized(net: Net, node: onnx.NodeProto) -> np.ndarray:
     return integers * (scale.reshape(shape) if scale.size > 1 else scale.reshape(()))
 
 
-def _mean_inputs(model: onnx.ModelProto, tensors: Sequence[tuple[str, int]], images: np.ndarray) -> list[np.ndarray]:
+def _mean_inputs(model: onnx.ModelProto, tensors: Sequence[tuple[str, int]], images: Samples) -> list[np.ndarray]:
     """For each (tensor, channel axis) the mean over images and positions, (channels,)."""
     sums: list[np.ndarray | float] = [0.0] * len(tensors)
     for arrays in observe(model, [name for name, _ in tensors], images):

@@ -5,7 +5,7 @@
 import io
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 
 from exporters import ExportError
 from exporters.export_input import ExportInput
+from exporters.graph.observe import Samples, feeds_of
 from exporters.graph.onnx_graph import PRODUCTS, Net, attribute, read_net
 from exporters.int8 import calibration
 from exporters.int8.biases import correct_biases, scale_empty_channels
@@ -22,7 +23,7 @@ from exporters.int8.mixed import keep_within
 
 CALIBRATORS = {"minmax": (CalibrationMethod.MinMax, {}), "entropy": (CalibrationMethod.Entropy, {}),
                "percentile": (CalibrationMethod.Percentile, {"CalibPercentile": 99.99})}
-AT_ONCE = 16  # images whose activations are in memory together
+AT_ONCE = 16  # samples whose activations are in memory together
 
 
 def quantize(model: onnx.ModelProto, given: ExportInput, label: str) -> tuple[onnx.ModelProto, tuple[str, ...]]:
@@ -45,10 +46,10 @@ def quantize(model: onnx.ModelProto, given: ExportInput, label: str) -> tuple[on
     return made, notes
 
 
-def quantize_for_onnxruntime(model: onnx.ModelProto, images: np.ndarray, method: str = "minmax") -> onnx.ModelProto:
+def quantize_for_onnxruntime(model: onnx.ModelProto, samples: Samples, method: str = "minmax") -> onnx.ModelProto:
     """ONNX Runtime's own static quantization, as its users get it: uint8 activations, INT32 biases.
 
-    images    (N, C, H, W) float32, normalized
+    samples   images (N, C, H, W) float32, normalized, or inputs by name
     method    calibration method for the ranges of activations: "minmax" uses their largest values, "percentile" the
               99.99th, "entropy" those of least Kullback-Leibler divergence
     Weights use 7 of the 8 bits: processors without VNNI add two products in 16 bits, which overflow with 8 bits. There
@@ -63,11 +64,11 @@ def quantize_for_onnxruntime(model: onnx.ModelProto, images: np.ndarray, method:
     source = onnx.ModelProto()
     source.CopyFrom(model)  # quantize_static moves the weights of its argument to files
     calibrator, options = CALIBRATORS[method]
-    stride = max(n for n in range(1, AT_ONCE + 1) if len(images) % n == 0)
+    stride = max(n for n in range(1, AT_ONCE + 1) if len(samples) % n == 0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
         with _silence():
-            quantize_static(source, path, _Reader(model.graph.input[0].name, images), QuantFormat.QDQ, per_channel=True,
+            quantize_static(source, path, _Reader(feeds_of(model, samples)), QuantFormat.QDQ, per_channel=True,
                             reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
                             op_types_to_quantize=list(PRODUCTS) if has_attention else None, calibrate_method=calibrator,
                             nodes_to_exclude=[node.name for node in model.graph.node if _shares_scales(net, node)],
@@ -99,20 +100,20 @@ def _silence() -> Iterator[None]:
 
 
 class _Reader:
-    """The images one by one, with the interface that quantize_static expects."""
+    """The samples one by one, with the interface that quantize_static expects."""
 
-    def __init__(self, name: str, images: np.ndarray) -> None:
-        self.name, self.images = name, images
-        self.set_range(0, len(images))
+    def __init__(self, feeds: Sequence[Mapping[str, np.ndarray]]) -> None:
+        self.feeds = feeds
+        self.set_range(0, len(feeds))
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.feeds)
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        self.feeds = ({self.name: self.images[i:i + 1]} for i in range(start_index, end_index))
+        self.left = iter(self.feeds[start_index:end_index])
 
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self.feeds, None)
+    def get_next(self) -> Mapping[str, np.ndarray] | None:
+        return next(self.left, None)
 
 
 def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:

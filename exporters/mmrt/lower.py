@@ -26,6 +26,8 @@ def lower(graph: Graph, precision: str) -> p.Plan:
         is_image = len(dims) == 4 and dims[0] == 1
         plan.inputs[name] = p.new_image(plan, dims[1], dims[2:]) if is_image else p.new_row_major(plan, dims)
     plan.views.update(plan.inputs)
+    plan.views.update({name: p.row_major(plan, graph.constants[name]) for name in graph.outputs
+                       if name in graph.constants})  # such as the anchors of a detection head
     for place, node in enumerate(graph.nodes):
         plan.place = place
         try:

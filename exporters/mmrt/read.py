@@ -142,9 +142,13 @@ def _check_inputs(net: Net) -> None:
 
 
 def _check_outputs(net: Net, reading: Reading, outputs: tuple[str, ...]) -> None:
+    if all(name in reading.constants for name in outputs):
+        raise ExportError(f"mmrt has nothing to compute for {', '.join(outputs)}, which does not depend on an input; "
+                          f"{INSTEAD}")
     for name in outputs:
-        if name in reading.constants:
-            raise ExportError(f"mmrt cannot compute the output {name}, which does not depend on an input; {INSTEAD}")
+        if outputs.count(name) > 1:
+            raise ExportError(f"the model has two outputs called {name}, which only their names tell apart; give each "
+                              "its own, such as by an Identity node")
         _check_type(net, name, "output")
 
 

@@ -207,10 +207,36 @@ def choose(families: tuple[Path, ...], explain: bool, as_json: bool, out: Path |
         click.echo(f"\ncopied to {out}: python {out}/infer.py IMAGE", err=as_json)
 
 
+@cli.command(epilog="Example: mmprune export detector.onnx --format mmrt-int8 --inputs few.npz --calibration many.npz")
+@click.argument("model", metavar="MODEL.onnx", type=FILE)
+@click.option("--format", "format", default="mmrt-fp32", show_default=True,
+              **one_of("format", "mmrt-fp32", "mmrt-fp16", "mmrt-int8", "onnx-fp32", "onnx-int8"),
+              help="Runtime and precision of the file.")
+@click.option("--inputs", type=FILE, metavar="NPZ", help="Samples to compare on: float32 arrays by input's name, of "
+              "the same first dimension for several samples. Default: noise.")
+@click.option("--calibration", type=FILE, metavar="NPZ", help="Other samples, for int8's ranges.")
+@click.option("--target", help="The device family that the folder is for (mmprune targets). Default: this machine.")
+@click.option("--out", type=OUT, default=Path("deploy"), show_default=True, help="The folder to write.")
+def export(model: Path, inputs: Path | None, calibration: Path | None, out: Path, **how: Any) -> None:
+    """Export any ONNX model, with several inputs and outputs, to a folder that runs it; no pruning, no classifier.
+
+    Every output is compared with the model's. The folder has infer.py for arrays, a C example and verify.py. Pruning
+    and fine-tuning (mmprune build) need a classifier: one image in, one tensor of logits out. For a torch model, pruned
+    or not: mmprune.export(model, inputs, out) in Python.
+    """
+    say_loading("torch")
+    from mmprune.any_model import export as export_model
+    from mmprune.data.npz import read_arrays
+
+    given, many = (None if path is None else read_arrays(path) for path in (inputs, calibration))
+    click.echo(str(export_model(model, given, out, calibration=many, **how)))
+    click.echo(f"\npython {out}/infer.py inputs.npz")
+
+
 @cli.command(epilog="Example: mmprune verify deploy")
 @click.argument("folder", type=OUT)
 def verify(folder: Path) -> None:
-    """Check a folder that `choose --out` wrote: every file by its digest, and the model's answers on this machine.
+    """Check a folder that `choose --out` or `export` wrote: every file by its digest, and the model's answers here.
 
     The folder has the same program for a device without mmprune: python3 deploy/verify.py. Exits with 1 if a file was
     changed, or if the model answers test images otherwise than where it was deployed.

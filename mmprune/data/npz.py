@@ -25,6 +25,14 @@ def describe_npz(path: Path) -> DataFacts:
         return _facts(path, file, _labels(path, file, keys[1]), shape)
 
 
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Every array of the file by its name. DataError if the file is damaged or holds anything else."""
+    with _open(path) as file:
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise DataError(f"{path} is no .npz file; numpy.savez(path, name=array, ...) writes one")
+        return {name: _array(path, file, name) for name in file.files}
+
+
 def _open(path: Path) -> np.lib.npyio.NpzFile:
     try:
         return np.load(path, allow_pickle=False)

@@ -73,6 +73,16 @@ def _parts(output: Any) -> Iterator[tuple[str, Any]]:
         yield from vars(output).items()
 
 
+def tensors_in(output: Any, path: str = "") -> list[tuple[str, Tensor]]:
+    """Every tensor of an output, however it is nested, with its path ("boxes", "0", "heads.1"), in order. None and the
+    like are left out."""
+    if isinstance(output, Tensor):
+        return [(path, output)]
+    if output is None or isinstance(output, str | int | float):
+        return []
+    return [found for name, part in _parts(output) for found in tensors_in(part, f"{path}.{name}" if path else name)]
+
+
 def words(output: Any) -> str:
     """What a model returned, for a message: its type and the shapes of its parts."""
     if isinstance(output, Tensor):

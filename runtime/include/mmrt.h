@@ -45,6 +45,10 @@ MMRT_API int mmrt_output_shape(const mmrt_model* model, int index, int64_t dims[
  * represent them. The outputs are then undefined; the model can still be used. */
 MMRT_API int mmrt_run(mmrt_model* model, const float* const* inputs, float* const* outputs);
 
+/* As mmrt_run, `count` times: each array holds `count` arrays of that input's or output's shape, one after the other, such as a batch
+ * (count, C, H, W) for an input of shape (1, C, H, W). The outputs are bit for bit those of one call each. */
+MMRT_API int mmrt_run_batch(mmrt_model* model, int64_t count, const float* const* inputs, float* const* outputs);
+
 /* Runs one inference and times each step. Writes JSON, [{"name", "op", "kernel", "seconds", "macs", "needed_macs", "done_macs",
  * "sparse_below"}, ...],
  * of at most `bytes` bytes including the final zero; returns the number of bytes that are needed, which may be larger. */

@@ -75,16 +75,22 @@ bool any_null(const void* const* pointers, size_t count) {
     return false;
 }
 
-int run(mmrt_model* model, const float* const* inputs, float* const* outputs) {
+// `infer` computes the outputs, with the model and the arrays that were checked.
+template <class Infer>
+int run(mmrt_model* model, const float* const* inputs, float* const* outputs, Infer infer) {
     if (!model) return fail(MMRT_BAD_ARGUMENT, "model is null");
     const mmrt::Model& m = *model->model;
     if (any_null(reinterpret_cast<const void* const*>(inputs), m.inputs().size()) ||
         any_null(reinterpret_cast<const void* const*>(outputs), m.outputs().size()))
         return fail(MMRT_BAD_ARGUMENT, "an input or output is null");
     return guarded([&] {
-        model->model->run(inputs, outputs);
+        infer(*model->model);
         return int(MMRT_OK);
     });
+}
+
+int run(mmrt_model* model, const float* const* inputs, float* const* outputs) {
+    return run(model, inputs, outputs, [&](mmrt::Model& m) { m.run(inputs, outputs); });
 }
 
 std::string quoted(const std::string& text) {
@@ -148,6 +154,11 @@ int mmrt_input_shape(const mmrt_model* model, int index, int64_t dims[8]) { retu
 int mmrt_output_shape(const mmrt_model* model, int index, int64_t dims[8]) { return shape(port(outputs(model), index), dims); }
 
 int mmrt_run(mmrt_model* model, const float* const* inputs, float* const* outputs) { return run(model, inputs, outputs); }
+
+int mmrt_run_batch(mmrt_model* model, int64_t count, const float* const* inputs, float* const* outputs) {
+    if (count < 0) return fail(MMRT_BAD_ARGUMENT, "count must be 0 or more, not " + std::to_string(count));
+    return run(model, inputs, outputs, [&](mmrt::Model& m) { m.run_batch(count, inputs, outputs); });
+}
 
 int64_t mmrt_profile(mmrt_model* model, const float* const* inputs, float* const* outputs, char* json, size_t bytes) {
     if (!model) return fail(MMRT_BAD_ARGUMENT, "model is null");

@@ -133,6 +133,20 @@ void Model::run(const float* const* inputs, float* const* outputs) {
     for (size_t i = 0; i < plan_.outputs.size(); ++i) read_view(plan_.outputs[i].view, arena_, outputs[i]);
 }
 
+void Model::run_batch(int64_t count, const float* const* inputs, float* const* outputs) {
+    std::vector<const float*> from(inputs, inputs + plan_.inputs.size());
+    std::vector<float*> to(outputs, outputs + plan_.outputs.size());
+    for (int64_t n = 0; n < count; ++n) {
+        try {
+            run(from.data(), to.data());
+        } catch (const NotFinite& err) {
+            throw NotFinite("number " + std::to_string(n) + " of the batch: " + err.what());
+        }
+        for (size_t i = 0; i < from.size(); ++i) from[i] += elements(plan_.inputs[i].view);
+        for (size_t i = 0; i < to.size(); ++i) to[i] += elements(plan_.outputs[i].view);
+    }
+}
+
 std::unique_ptr<Model> load_file(const std::string& path, int threads) {
     try {
         return std::make_unique<Model>(map_file(path), threads);

@@ -21,6 +21,8 @@ class Model {
   public:
     Model(const Bytes& file, int threads);
     void run(const float* const* inputs, float* const* outputs);
+    // `count` runs, one after the other, on what lies one after the other in each array: as many calls of run, bit for bit.
+    void run_batch(int64_t count, const float* const* inputs, float* const* outputs);
 
     const Kernels& kernels() const { return kernels_; }
     const std::vector<Port>& inputs() const { return plan_.inputs; }

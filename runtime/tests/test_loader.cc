@@ -258,6 +258,76 @@ void test_everything() {
     check::that(mmrt_load_memory(file.data(), file.size() - 1, 1, &model) == MMRT_BAD_FILE, "a short file");
 }
 
+// Two inputs and two outputs, one of them what the file holds: y = x + z, and a constant.
+File two_ends() {
+    File file;
+    const int32_t constant = add_floats(&file.data, {3, -1});
+    file.plan = {256, 2};
+    append(&file.plan, string("x"));
+    append(&file.plan, view(0, {1, 3}, {3, 1}));
+    append(&file.plan, string("z"));
+    append(&file.plan, view(16, {1, 3}, {3, 1}));
+    file.plan.push_back(2);
+    append(&file.plan, string("y"));
+    append(&file.plan, view(64, {1, 3}, {3, 1}));
+    append(&file.plan, string("anchors"));
+    append(&file.plan, view(constant, {1, 2}, {2, 1}, 1));
+    file.plan.push_back(1);
+    append(&file.plan, operation(7, "add", {{0}, view(64, {3}, {1}), view(0, {3}, {1}), view(16, {3}, {1}), NO_ACT}));
+    return file;
+}
+
+void test_batch() {
+    const Buffer file = everything().bytes();
+    for (int threads : {1, 3}) {
+        mmrt_model* model = nullptr;
+        check::that(mmrt_load_memory(file.data(), file.size(), threads, &model) == MMRT_OK, "the model with everything");
+        constexpr int N = 5, IN = 60, LOGITS = 4, SQUARE = 9;
+        check::Random random(7);
+        std::vector<float> images(N * IN), logits(N * LOGITS), square(N * SQUARE), one(N * LOGITS), other(N * SQUARE);
+        for (float& v : images) v = random.signed_uniform();
+        for (int n = 0; n < N; ++n) {
+            const float* in[] = {images.data() + n * IN};
+            float* out[] = {one.data() + n * LOGITS, other.data() + n * SQUARE};
+            check::that(mmrt_run(model, in, out) == MMRT_OK, "one by one");
+        }
+        const float* inputs[] = {images.data()};
+        float* outputs[] = {logits.data(), square.data()};
+        check::that(mmrt_run_batch(model, N, inputs, outputs) == MMRT_OK && logits == one && square == other, "a batch has the bits of one by one");
+        check::that(one[0] != one[LOGITS] || other[0] != other[SQUARE], "and its images differ");
+        std::fill(logits.begin(), logits.end(), 7.f);
+        check::that(mmrt_run_batch(model, 0, inputs, outputs) == MMRT_OK && logits == std::vector<float>(N * LOGITS, 7.f), "an empty batch writes nothing");
+        check::that(mmrt_run_batch(model, -1, inputs, outputs) == MMRT_BAD_ARGUMENT && std::strstr(mmrt_last_error(), "-1"), "a negative count");
+        check::that(mmrt_run_batch(model, 2, nullptr, outputs) == MMRT_BAD_ARGUMENT, "a null pointer is an error");
+        check::that(mmrt_run_batch(nullptr, 2, inputs, outputs) == MMRT_BAD_ARGUMENT, "so is no model");
+        images[3 * IN + 59] = NAN;
+        check::that(mmrt_run_batch(model, N, inputs, outputs) == MMRT_NOT_FINITE &&
+                        std::strstr(mmrt_last_error(), "number 3 of the batch: input image: element [0, 2, 3, 4] is nan"),
+                    "NaN is refused by its place in the batch");
+        mmrt_free(model);
+    }
+}
+
+void test_two_ends() {
+    const Buffer file = two_ends().bytes();
+    mmrt_model* model = nullptr;
+    check::that(mmrt_load_memory(file.data(), file.size(), 1, &model) == MMRT_OK, "two inputs and two outputs");
+    check::that(mmrt_input_count(model) == 2 && mmrt_output_count(model) == 2, "are counted");
+    check::that(!std::strcmp(mmrt_input_name(model, 1), "z") && !std::strcmp(mmrt_output_name(model, 1), "anchors"), "are named");
+    int64_t dims[8];
+    check::that(mmrt_input_shape(model, 1, dims) == 2 && dims[1] == 3 && mmrt_output_shape(model, 1, dims) == 2 && dims[1] == 2, "have shapes");
+    const std::vector<float> x = {1, 2, 3, 4, 5, 6}, z = {10, 20, 30, 40, 50, 60};
+    std::vector<float> y(6), anchors(4);
+    const float* inputs[] = {x.data(), z.data()};
+    float* outputs[] = {y.data(), anchors.data()};
+    check::that(mmrt_run_batch(model, 2, inputs, outputs) == MMRT_OK && y == std::vector<float>({11, 22, 33, 44, 55, 66}) &&
+                    anchors == std::vector<float>({3, -1, 3, -1}),
+                "a batch of both");
+    const float* half[] = {x.data(), nullptr};
+    check::that(mmrt_run(model, half, outputs) == MMRT_BAD_ARGUMENT, "the second input must be there");
+    mmrt_free(model);
+}
+
 // What was read of a file can be read when the file is gone, and a model keeps no part of it.
 void test_memory() {
     auto file = std::make_shared<Buffer>(everything().bytes());
@@ -589,6 +659,8 @@ void fuzz(int count) {
 
 int main(int argc, char** argv) {
     test_everything();
+    test_batch();
+    test_two_ends();
     test_memory();
     test_numbers();
     test_views();

@@ -1,5 +1,5 @@
-// mmrt-bench FILE [--threads N] [--runs N] [--warmup N] [--input RAW] [--profile] [--json], or mmrt-bench --kernels [--json]
-// Measures a model where there is no Python. Without --input the input is random. Times are of whole inferences; --profile adds a
+// mmrt-bench FILE [--threads N] [--batch N] [--runs N] [--warmup N] [--input RAW ...] [--profile] [--json], or mmrt-bench --kernels [--json]
+// Measures a model where there is no Python. An input without an --input is random. Times are of whole inferences; --profile adds a
 // table of the steps, each with the median of its times in some runs of their own and how near it comes to the roofline: what this
 // core's multiply-adds and its reads from L1 and L2 allow at best, measured at the end. --json prints one line instead, all in it.
 #include <algorithm>
@@ -18,7 +18,8 @@
 namespace {
 
 constexpr char USAGE[] =
-    "usage: mmrt-bench FILE [--threads N] [--runs N] [--warmup N] [--input RAW_FLOAT32] [--profile] [--json]\n"
+    "usage: mmrt-bench FILE [--threads N] [--batch N] [--runs N] [--warmup N] [--input RAW_FLOAT32 ...] [--profile] [--json]\n"
+    "       --input once for each input, in their order; --batch N: a time is that of N inferences, one after the other\n"
     "       mmrt-bench --kernels [--json]    every kernel by itself, a line each\n"
     "example: mmrt-bench model.mmrt --threads 4 --runs 200\n";
 
@@ -172,8 +173,9 @@ int number(const char* text) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    std::string file, input;
-    int threads = 1, runs = 100, warmup = 10;
+    std::string file;
+    std::vector<std::string> given;  // files of inputs
+    int threads = 1, batch = 1, runs = 100, warmup = 10;
     bool profile = false, json = false, kernels = false;
     for (int i = 1; i < argc; ++i) {
         const std::string word = argv[i];
@@ -184,7 +186,8 @@ int main(int argc, char** argv) {
         if (word == "--threads") threads = number(value());
         else if (word == "--runs") runs = std::max(1, number(value()));
         else if (word == "--warmup") warmup = number(value());
-        else if (word == "--input") input = value();
+        else if (word == "--batch") batch = std::max(1, number(value()));
+        else if (word == "--input") given.push_back(value());
         else if (word == "--profile") profile = true;
         else if (word == "--kernels") kernels = true;
         else if (word == "--json") json = true;
@@ -205,21 +208,23 @@ int main(int argc, char** argv) {
     if (mmrt_load(file.c_str(), threads, &model)) stop(mmrt_last_error());
     Buffers inputs, outputs;
     int64_t dims[8];
-    for (int i = 0; i < mmrt_input_count(model); ++i) inputs.add(elements(dims, mmrt_input_shape(model, i, dims)));
-    for (int i = 0; i < mmrt_output_count(model); ++i) outputs.add(elements(dims, mmrt_output_shape(model, i, dims)));
+    for (int i = 0; i < mmrt_input_count(model); ++i) inputs.add(batch * elements(dims, mmrt_input_shape(model, i, dims)));
+    for (int i = 0; i < mmrt_output_count(model); ++i) outputs.add(batch * elements(dims, mmrt_output_shape(model, i, dims)));
     uint32_t state = 1;
     for (auto& one : inputs.data)
         for (float& v : one) v = float((state = state * 1664525u + 1013904223u) >> 8) / float(1 << 23) - 1.f;
-    if (!input.empty()) {
-        std::FILE* f = std::fopen(input.c_str(), "rb");
-        if (!f || std::fread(inputs.data[0].data(), sizeof(float), inputs.data[0].size(), f) != inputs.data[0].size())
-            stop(input + " does not hold " + std::to_string(inputs.data[0].size()) + " float32 values");
+    if (given.size() > inputs.data.size()) stop("the model has " + std::to_string(inputs.data.size()) + " input(s), but --input was given more often");
+    for (size_t i = 0; i < given.size(); ++i) {
+        std::vector<float>& one = inputs.data[i];
+        std::FILE* f = std::fopen(given[i].c_str(), "rb");
+        if (!f || std::fread(one.data(), sizeof(float), one.size(), f) != one.size())
+            stop(given[i] + " does not hold " + std::to_string(one.size()) + " float32 values");
         std::fclose(f);
     }
     std::vector<double> seconds;
     for (int i = -warmup; i < runs; ++i) {
         const auto began = std::chrono::steady_clock::now();
-        if (mmrt_run(model, inputs.pointers.data(), outputs.pointers.data())) stop(mmrt_last_error());
+        if (mmrt_run_batch(model, batch, inputs.pointers.data(), outputs.pointers.data())) stop(mmrt_last_error());
         if (i >= 0) seconds.push_back(seconds_since(began));
     }
     std::sort(seconds.begin(), seconds.end());
@@ -240,13 +245,14 @@ int main(int argc, char** argv) {
     if (profile) limits = measure_limits(mmrt_kernels(model));
     if (json) {
         std::printf(
-            "{\"file\": \"%s\", \"mmrt\": \"%s\", \"kernels\": \"%s\", \"threads\": %d, \"runs\": %d, \"p50_s\": %.9f, \"p90_s\": %.9f, \"min_s\": %.9f",
-            escaped(file).c_str(), mmrt_version(), mmrt_kernels(model), threads, runs, p50, p90, seconds.front());
+            "{\"file\": \"%s\", \"mmrt\": \"%s\", \"kernels\": \"%s\", \"threads\": %d, \"batch\": %d, \"runs\": %d, \"p50_s\": %.9f, \"p90_s\": %.9f, "
+            "\"min_s\": %.9f",
+            escaped(file).c_str(), mmrt_version(), mmrt_kernels(model), threads, batch, runs, p50, p90, seconds.front());
         if (profile) print_steps(layers, limits, threads);
         std::printf("}\n");
     } else {
-        std::printf("%s, mmrt %s, kernels %s, %d thread(s), %d runs: p50 %.3f ms, p90 %.3f ms, least %.3f ms\n", file.c_str(), mmrt_version(),
-                    mmrt_kernels(model), threads, runs, p50 * 1e3, p90 * 1e3, seconds.front() * 1e3);
+        std::printf("%s, mmrt %s, kernels %s, %d thread(s), batch %d, %d runs: p50 %.3f ms, p90 %.3f ms, least %.3f ms\n", file.c_str(), mmrt_version(),
+                    mmrt_kernels(model), threads, batch, runs, p50 * 1e3, p90 * 1e3, seconds.front() * 1e3);
     }
     if (profile && !json) print_profile(layers, limits, threads);
     mmrt_free(model);

@@ -17,7 +17,8 @@ from collections import namedtuple
 SEED = 0
 
 # shapes: shapes of the inputs in their order; a dimension that is not fixed is not a number
-# step: a function (one array per input) -> a function () -> outputs, which runs one inference; outputs[0] is the first
+# step: a function (one array per input) -> a function () -> outputs, which runs one inference; outputs[0] is the first;
+#       in a list, or with OpenVINO in a dict of that order
 # settings: the runtime's settings as text, for the record
 # model: the runtime's own object
 Opened = namedtuple("Opened", "shapes step settings model")
@@ -141,6 +142,17 @@ def random_input(shape):
 def timed_step(opened):
     """step() on inputs made from a fixed seed."""
     return opened.step(*[random_input(shape) for shape in opened.shapes])
+
+
+def all_answers(opened):
+    """A function: an array for each input -> a list with a copy of each output."""
+    import numpy
+
+    def run(*arrays):
+        found = opened.step(*arrays)()
+        return [numpy.array(one) for one in (found if isinstance(found, (list, tuple)) else found.values())]
+
+    return run
 
 
 def answers(opened):

@@ -1,8 +1,8 @@
 """Checks a deployed folder where it runs: python3 verify.py [FOLDER]. Its files, then the model's answers.
 
-manifest.json has the SHA-256 of every file; golden.npz the answers of this file to a few test images on the machine
-that deployed it. Exit status 1 if a file is not what it was, or if an answer is another one; 2 if the folder is no
-deployed one.
+manifest.json has the SHA-256 of every file; golden.npz the answers of this file to a few test images, or its outputs
+for a few samples, on the machine that deployed it. Exit status 1 if a file is not what it was, or if an answer is
+another one; 2 if the folder is no deployed one.
 """
 
 import hashlib
@@ -49,8 +49,8 @@ def read_manifest(folder):
         files = manifest["files"]
         plain = all(pathlib.PurePath(name).name == name for name in files)
     except OSError as err:
-        raise NotDeployed("{}: {}; only folders that `mmprune choose FAMILY --out` wrote can be verified".format(
-            folder / MANIFEST, err.strerror)) from err
+        raise NotDeployed("{}: {}; only folders that `mmprune choose FAMILY --out` or `mmprune export` wrote can be "
+                          "verified".format(folder / MANIFEST, err.strerror)) from err
     except (ValueError, KeyError, TypeError, AttributeError) as err:
         raise Broken("{} is damaged: deploy again".format(folder / MANIFEST)) from err
     if not plain:
@@ -70,25 +70,43 @@ def check_files(folder, files):
     return more
 
 
+def opened(folder):
+    """(what model.json says, the model in its runtime)"""
+    import runtimes
+    model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    return model, runtimes.RUNTIMES[model["runtime"]].open(str(folder / model["model"]), model["threads"])
+
+
 def answers(folder, images):
     """(n, classes): what the model of the folder answers to the images, one by one."""
     import numpy
     import runtimes
-    model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    opened = runtimes.RUNTIMES[model["runtime"]].open(str(folder / model["model"]), model["threads"])
-    run = runtimes.answers(opened)
+    run = runtimes.answers(opened(folder)[1])
     return numpy.concatenate([run(images[i:i + 1]) for i in range(len(images))])
+
+
+def outputs(folder, inputs):
+    """A list of (name, (n, *shape)): the outputs for n samples; inputs: an array (n, *shape) for each input."""
+    import numpy
+    import runtimes
+    model, ready = opened(folder)
+    run = runtimes.all_answers(ready)
+    by_sample = [run(*[array[i] for array in inputs]) for i in range(len(inputs[0]))]
+    return list(zip(model["outputs"], map(numpy.stack, zip(*by_sample))))  # noqa: B905  Python 3.8 has no `strict`
 
 
 def check_answers(folder):
     """A sentence on the answers. Broken if they are not those that were recorded."""
     import numpy
     with numpy.load(str(folder / GOLDEN)) as golden:
-        images, expected = golden["images"], golden["answers"]
+        recorded = dict(golden)
+    if "images" not in recorded:
+        return check_outputs(folder, recorded)
+    images, expected = recorded["images"], recorded["answers"]
     given = answers(folder, images)
     if given.shape != expected.shape or not numpy.isfinite(given).all():
         raise Broken("the model answers {} numbers, not finite or not {}".format(given.shape, expected.shape))
-    off = float(abs(given - expected).max() / max(abs(expected).max(), 1e-9))
+    off = apart(given, expected)
     others = int((given.argmax(1) != expected.argmax(1)).sum())
     words = "{} of {} images get another class than where it was deployed, answers are up to {:.2g} of the largest " \
             "apart".format(others, len(images), off)
@@ -98,11 +116,46 @@ def check_answers(folder):
            "largest answer".format(len(images), off)
 
 
-def record(images, folder):
-    """Write the answers to the images in an .npy file to the folder."""
+def check_outputs(folder, recorded):
+    """check_answers of a model with any outputs: each is compared by itself."""
+    inputs, expected = numbered(recorded, "input"), numbered(recorded, "output")
+    given = outputs(folder, inputs)
+    wrong, largest = [], (0.0, given[0][0])
+    for (name, got), want in zip(given, expected):  # noqa: B905  Python 3.8 has no `strict`
+        if got.shape != want.shape:
+            wrong.append("{} has shape {}, not {}".format(name, got.shape[1:], want.shape[1:]))
+            continue
+        off = apart(got, want)
+        largest = max(largest, (off, name))
+        if not off <= LARGEST:  # so is NaN
+            wrong.append("{} is up to {:.2g} of its largest value apart".format(name, off))
+    if wrong or len(given) != len(expected):
+        raise Broken("{} of {} outputs are others than where it was deployed ({}): another version of the runtime, or "
+                     "a CPU that it computes otherwise on".format(len(wrong), len(expected), ", ".join(wrong)))
+    return "{} samples get the {} outputs that they got where it was deployed; the largest difference is {:.2g} of " \
+           "the largest value of {}".format(len(inputs[0]), len(given), *largest)
+
+
+def apart(given, expected):
+    """The largest difference, as a share of the largest value."""
+    return float(abs(given - expected).max() / max(abs(expected).max(), 1e-9))
+
+
+def numbered(arrays, kind):
+    """The arrays kind0, kind1, ... in their order."""
+    return [arrays["{}{}".format(kind, i)] for i in range(sum(name.startswith(kind) for name in arrays))]
+
+
+def record(samples, folder):
+    """Write the answers to the images in an .npy file to the folder, or the outputs for the samples in an .npz."""
     import numpy
-    loaded = numpy.load(images)
-    numpy.savez(str(folder / GOLDEN), images=loaded, answers=answers(folder, loaded))
+    loaded = numpy.load(samples)
+    if isinstance(loaded, numpy.ndarray):
+        numpy.savez(str(folder / GOLDEN), images=loaded, answers=answers(folder, loaded))
+        return
+    inputs = dict(loaded)
+    found = outputs(folder, numbered(inputs, "input"))
+    numpy.savez(str(folder / GOLDEN), **inputs, **{"output{}".format(i): array for i, (_, array) in enumerate(found)})
 
 
 def verify(folder):
