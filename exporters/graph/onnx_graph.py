@@ -1,11 +1,14 @@
 """A view of an ONNX graph: constants as arrays, the writer and the readers of each tensor, static shapes."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+
+from exporters import ExportError
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # the operators that carry a layer's weight
 
@@ -21,6 +24,15 @@ class Net:
     shapes: dict[str, tuple[int, ...]]  # by tensor; only fully static ones
     outputs: set[str]
     types: dict[str, int]  # by tensor whose type is known: a TensorProto.DataType
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """The model in a file, with its external data. ExportError if it cannot be read, or if data lie outside its folder.
+    """
+    try:
+        return onnx.load(path)
+    except Exception as err:  # protobuf and onnx raise their own classes; onnx refuses a path that leaves the folder
+        raise ExportError(f"{path} cannot be read as ONNX ({str(err)[:500]})") from err
 
 
 def read_net(model: onnx.ModelProto) -> Net:
