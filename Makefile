@@ -1,11 +1,12 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each makes the virtual environment that it needs.
 PYTHON ?= python3
 FAMILY ?= mmprune-out
+FUZZ_SECONDS ?= 60
 BIN = .venv/bin
 # One process a core, and one thread of torch in each; the files that take longest start first
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help demo docs test test-all lint bench screenshots wheel clean
+.PHONY: help demo docs test test-all lint bench fuzz screenshots wheel clean
 
 help:
 	@echo 'make demo      a family of sparse models for this machine, and the best of them that runs within 2 ms'
@@ -14,6 +15,7 @@ help:
 	@echo 'make test-all  all tests: also timm'"'"'s families, long builds, sanitizers, emulated boards and CPUs'
 	@echo 'make lint      ruff and mypy'
 	@echo 'make bench     two benchmarks: what a family costs over its training, and the probe beside its peers'
+	@echo 'make fuzz      hostile input for every loader, FUZZ_SECONDS=60 each; needs clang'
 	@echo 'make screenshots  docs/report.png from the folder FAMILY, by default that of make demo; needs Chromium'
 	@echo 'make wheel     a wheel in dist/'
 	@echo 'make clean     removes what these commands made'
@@ -42,6 +44,10 @@ lint: .venv/installed-dev
 bench: .venv/installed-dev
 	$(BIN)/python benchmarks/family_cost.py
 	$(BIN)/python benchmarks/probe_vs_peers.py
+
+fuzz: .venv/installed-dev
+	$(BIN)/pip install --quiet --progress-bar off -e '.[fuzz]'
+	$(BIN)/python -m fuzz.run --seconds $(FUZZ_SECONDS)
 
 screenshots: .venv/installed-dev
 	$(BIN)/python benchmarks/report_screenshot.py $(FAMILY) --out docs/report.png --latency-ms 0.05

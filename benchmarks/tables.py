@@ -235,6 +235,21 @@ def arm64_int8() -> str:
     return markdown_table(["emulated board, model", *(f"{s:.0%} zeros" for s in sparsities)], lines)
 
 
+# Hostile input
+
+
+def fuzz() -> str:
+    """The newest run of each loader, and their sum."""
+    rows = read("fuzz.jsonl")
+    lines = [[f"{r['loader']}, {r['isa']}" if r["isa"] else r["loader"], r["sanitizers"] or "-",
+              f"{r['executions']:,}", f"{r['seconds']}", str(r["found"]), str(r["fixed"]),
+              f"{r['cpu']}, {r['started'][:10]}, `{r['commit']}`"] for r in rows]
+    total = ["all", "", f"{sum(r['executions'] for r in rows):,}", f"{sum(r['seconds'] for r in rows)}",
+             str(sum(r["found"] for r in rows)), str(sum({r["loader"]: r["fixed"] for r in rows}.values())), ""]
+    return markdown_table(["loader", "sanitizers", "executions", "seconds", "findings", "found before and mended",
+                           "one core of, day, commit"], [*lines, total])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "headline": headline,
     "at_equal_accuracy": at_equal_accuracy,
@@ -246,6 +261,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "size": size,
     "arm64_float32": arm64_float32,
     "arm64_int8": arm64_int8,
+    "fuzz": fuzz,
 }
 
 if __name__ == "__main__":

@@ -78,6 +78,12 @@ def archive(*entries) -> bytes:
     return buffer.getvalue()
 
 
+def leading_out(number, key) -> bytes:
+    """A file of a family, as SEEDS has it, in which a name leads out of the folder."""
+    content = next(c for c in SEEDS["records"]() if c[0] == number)
+    return bytes([number]) + json.dumps({**json.loads(content[1:]), key: "../elsewhere"}).encode()
+
+
 IMAGES = np.zeros((2, 4, 4, 3), np.uint8)
 # Each was a traceback, a program that ran, or memory without a bound, before it was refused in words
 HOSTILE = [
@@ -92,6 +98,8 @@ HOSTILE = [
     ("target", b'like = "board.toml"', "no target called 'board.toml'"),
     ("target", b"like = 3", "no target called 3"),
     *(("records", bytes([number]) + b"[" * NESTED + b"\n", "nested too deeply") for number in range(5)),
+    *(("records", leading_out(number, key), "leads out of the family's folder")
+      for number, key in ((0, "dense"), (3, "id"), (4, "variant"), (4, "path"))),
     ("deployed", b"[" * NESTED, "is damaged"),
     ("host", b"ssh://-oProxyCommand", "is not a valid host"),
     ("host", b"-oProxyCommand=id", "is not a valid host"),

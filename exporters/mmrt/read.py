@@ -111,6 +111,7 @@ def read_graph(model: onnx.ModelProto) -> Graph:
     _check_inputs(net)
     reading = Reading(dict(net.constants), dict(net.shapes), opset)
     read = {name for node in net.graph.node for name in _names_read(node)} | net.outputs
+    _check_order(net)
     nodes: list[Node] = []
     for proto in net.graph.node:
         try:
@@ -142,6 +143,22 @@ def _check_inputs(net: Net) -> None:
         if value.name not in net.constants:
             _check_type(net, value.name, "input")
             _check_shape(net.shapes, value.name, "it is an input")
+
+
+def _check_order(net: Net) -> None:
+    """ExportError unless each tensor is written once, and before it is read, as ONNX requires."""
+    there = {*net.constants, *(value.name for value in net.graph.input)}
+    for proto in net.graph.node:
+        for name in proto.input:
+            if name and name not in there:
+                raise refuse(proto, f"its input {name} is not computed before it")
+        for name in proto.output:
+            if name and name in there:
+                raise refuse(proto, f"its output {name} is written twice")
+        there.update(proto.output)
+    for value in net.graph.output:
+        if value.name not in there:
+            raise ExportError(f"the package onnx cannot read this model: no node computes its output {value.name}")
 
 
 def _check_outputs(net: Net, reading: Reading, outputs: tuple[str, ...]) -> None:
