@@ -1,4 +1,4 @@
-"""Fuzzes everything that reads input from others, and writes what that was to benchmarks/results/fuzz.jsonl.
+"""Fuzzes everything that reads input from others, and adds a row for each to benchmarks/results/fuzz.jsonl.
 
     python -m fuzz.run --seconds 60                 # of each loader, and of mmrt on each instruction set
     python -m fuzz.run --seconds 5 --only gate,mmrt-avx2 --out here.jsonl
@@ -47,13 +47,14 @@ def main() -> None:
     names = some or list(every)
     if unknown := [name for name in names if name not in every]:
         parser.error(f"there is no {unknown[0]}; choose from {', '.join(every)}")
-    rows = []
+    found = 0
     for name in names:
-        rows.append(fuzz(name, every[name], program, asked.seconds, asked.keep))
-        print(f"{name}: {rows[-1]['executions']} executions in {rows[-1]['seconds']} s, "
-              f"{rows[-1]['found']} findings", flush=True)
-    write(asked.out, rows)
-    sys.exit(any(row["found"] for row in rows))
+        row = fuzz(name, every[name], program, asked.seconds, asked.keep)
+        found += row["found"]
+        print(f"{name}: {row['executions']} executions in {row['seconds']} s, {row['found']} findings", flush=True)
+        with open(asked.out, "a") as f:
+            f.write(json.dumps(row) + "\n")
+    sys.exit(found > 0)
 
 
 def fuzz(name: str, isa: str, program: Path | None, seconds: int, keep: Path | None) -> dict:
@@ -89,13 +90,6 @@ def number(stat: str, text: str) -> int:
     if found := re.search(rf"stat::{stat}:\s+(\d+)", text):
         return int(found[1])
     return max((int(n) for n in re.findall(r"^#(\d+)\s", text, re.MULTILINE)), default=0)
-
-
-def write(out: Path, rows: list[dict]) -> None:
-    """One row for each loader and instruction set, the newest."""
-    old = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
-    kept = {(row["loader"], row["isa"]): row for row in (*old, *rows)}
-    out.write_text("".join(json.dumps(row) + "\n" for row in kept.values()))
 
 
 if __name__ == "__main__":
