@@ -241,6 +241,28 @@ def arm64_int8() -> str:
     return markdown_table(["emulated board, model", *(f"{s:.0%} zeros" for s in sparsities)], lines)
 
 
+# Hostile input
+
+
+def fuzz() -> str:
+    """Of each loader all runs so far, and their sum."""
+    runs: dict[tuple[str, str], list[Row]] = {}
+    for row in read("fuzz.jsonl"):
+        runs.setdefault((row["loader"], row["isa"]), []).append(row)
+
+    def total(rows: Iterable[Row], key: str) -> str:
+        return f"{sum(row[key] for row in rows):,}"
+
+    lines = [[", ".join(filter(None, name)), rows[-1]["sanitizers"] or "-", total(rows, "executions"),
+              total(rows, "seconds"), str(rows[-1]["fixed"]), rows[-1]["cpu"],
+              f"{rows[-1]['started'][:10]}, `{rows[-1]['commit']}`"] for name, rows in runs.items()]
+    every = [row for rows in runs.values() for row in rows]
+    mended = {loader: rows[-1]["fixed"] for (loader, _), rows in runs.items()}
+    lines.append(["all", "", total(every, "executions"), total(every, "seconds"), str(sum(mended.values())), "", ""])
+    return markdown_table(["loader", "sanitizers", "executions", "seconds", "found and mended", "one core of",
+                           "last run"], lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "headline": headline,
     "at_equal_accuracy": at_equal_accuracy,
@@ -252,6 +274,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "size": size,
     "arm64_float32": arm64_float32,
     "arm64_int8": arm64_int8,
+    "fuzz": fuzz,
 }
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import onnx
 from exporters import ExportError
 from exporters.artifact import Made, artifact_path, finish
 from exporters.export_input import ExportInput
+from exporters.graph.onnx_graph import read_onnx
 from exporters.made_with import Origin
 from exporters.mmrt import download
 from exporters.mmrt.file import pack_file
@@ -53,7 +54,7 @@ def export(given: ExportInput, precision: str) -> Artifact:
     source = export_source(given, "mmrt", precision)
     path = artifact_path(given.root, given.variant.id, "mmrt", precision, SUFFIX)
     meta = {"mmprune": __version__, "variant": given.variant.id, "onnx_sha256": source.sha256}
-    model = onnx.load(given.root / source.path)
+    model = read_onnx(given.root / source.path)
     given.attempts.doing("lowering")
     plan = _lowered(model, precision)
     content = _packed(plan, meta)

@@ -26,7 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmprune.from_json import from_json
+from mmprune.from_json import from_json, parse_json
 from mmprune.records import MANIFEST_SCHEMA, Artifact, Manifest, Measurement, Start, Variant
 
 T = TypeVar("T")
@@ -68,10 +68,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FolderError(f"there is no file {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as err:
+    except ValueError as err:
         raise FolderError(f"{path} is damaged ({err}); delete it and run the same command again") from err
 
 
@@ -198,13 +198,13 @@ def read_measurements(root: Path) -> list[Measurement]:
     path = root / MEASUREMENTS
     if not path.is_file():
         return []
-    lines = path.read_text().split("\n")
+    lines = path.read_bytes().split(b"\n")
     found = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            found.append(from_json(Measurement, json.loads(line)))
+            found.append(from_json(Measurement, parse_json(line)))
         except ValueError as err:
             if number == len(lines):
                 break  # no newline after it: the write was cut off

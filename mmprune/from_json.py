@@ -1,6 +1,7 @@
 """Reads records from JSON or TOML strictly, for every dataclass that is written to a file or sent by a board."""
 
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Callable
@@ -12,6 +13,14 @@ T = TypeVar("T")
 Check = Callable[[Any, str], None]  # (value, where); raises ValueError for a value that is not allowed
 # Plain types, and the types that JSON gives for each
 PLAIN: dict[Any, set[type]] = {str: {str}, bool: {bool}, int: {int}, float: {int, float}}
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value in the text. ValueError for text that is not JSON, or that nests too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError as err:
+        raise ValueError("it is nested too deeply") from err
 
 
 def _anything(value: Any, where: str) -> None:

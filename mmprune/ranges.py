@@ -5,20 +5,15 @@ they reproduce the sparsities printed in the paper's draft for Swin-T, ResNet-18
 """
 
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from mmprune.choices import nearest
+from mmprune.from_toml import read_toml
 from mmprune.layers import KINDS, SMALL
 from mmprune.records import Layer, Range
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 # kind: sparsity ranges for the four quarters of the network's depth (or one range for all), and the reason
 RULES: dict[str, tuple[tuple[tuple[float, float], ...], str]] = {
@@ -174,8 +169,8 @@ def read_overrides(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
     ValueError that names the key for any other content.
     """
     try:
-        content = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+        content = read_toml(path)
+    except ValueError as err:
         raise ValueError(f"cannot read ranges from {path}: {err}") from err
     return check_overrides(content, str(path))
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
 
 SCHEMA = 1  # schema version of Measurement
 MANIFEST_SCHEMA = 2
@@ -20,6 +21,13 @@ def _require(condition: bool, message: str) -> None:
 
 def _fraction(value: float, name: str) -> None:
     _require(math.isfinite(value) and 0.0 <= value <= 1.0, f"{name} must be a fraction in [0, 1], got {value!r}")
+
+
+def _within_family(name: str) -> None:
+    """A family may come from elsewhere: no name in it leads out of its folder."""
+    path = PurePosixPath(name)
+    _require(bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name,
+             f"{name!r:.80} leads out of the family's folder")
 
 
 @dataclass(frozen=True)
@@ -193,6 +201,9 @@ class Task:
     score: str
     strategy: str
 
+    def __post_init__(self) -> None:
+        _within_family(self.id)
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -216,6 +227,9 @@ class Manifest:
     bfloat16: bool = False  # fine-tuned with products in bfloat16 (mmprune/precision.py)
     mmprune: str = ""  # version
     schema: int = MANIFEST_SCHEMA
+
+    def __post_init__(self) -> None:
+        _within_family(self.dense)
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -267,6 +281,7 @@ class Variant:
         return self.reference or self.strategy == TUNED
 
     def __post_init__(self) -> None:
+        _within_family(self.id)
         for name in ("sparsity", "block_sparsity", "accuracy", "validation_accuracy"):
             _fraction(getattr(self, name), f"{name} of {self.id}")
 
@@ -293,6 +308,10 @@ class Artifact:
     accuracy_lost: float = 0.0  # compared with torch on the same images, as a fraction
     reference: bool = False  # made from the dense model
     made_with: dict[str, str] = field(default_factory=dict)  # see exporters/made_with.py
+
+    def __post_init__(self) -> None:
+        for name in (self.variant, self.path, *self.files):
+            _within_family(name)
 
     @property
     def remarks(self) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ To add a target, add a row to TARGETS, or use a TOML file with the fields of a r
 
 import dataclasses
 import platform
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,12 @@ from typing import Any
 
 from mmprune.choices import pick
 from mmprune.from_json import from_json
+from mmprune.from_toml import read_toml
 from mmprune.records import Device
 from targets.on_device import board
 from targets.on_device.measure import PROGRAMS
 from targets.on_device.power import POWER
 from targets.on_device.runtimes import RUNTIMES
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 @dataclass(frozen=True)
@@ -118,11 +113,12 @@ def mismatch(target: Target, device: Device) -> str:
 def _read(path: Path) -> Target:
     """A target from TOML with the fields of Target; `like = "raspberry-pi-5"` takes missing fields from that target."""
     try:
-        told: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
-        raise ValueError(f"target {path}: {getattr(err, 'strerror', None) or err}") from err
+        told = read_toml(path)
+    except ValueError as err:
+        raise ValueError(f"target {path}: {err}") from err
     fields = {f.name: f for f in dataclasses.fields(Target)}
-    base = dataclasses.asdict(load(told.pop("like"))) if "like" in told else {}
+    like = pick("target", told.pop("like"), (*TARGETS, LOCAL), owner=f"target {path}: like") if "like" in told else ""
+    base = dataclasses.asdict(load(like)) if like else {}
     for key in sorted(told):
         pick("field", key, (*fields, "like"), owner=f"target {path}")
     row = {**base, "name": path.stem, "what": f"the board of {path.name}", **told}

@@ -8,7 +8,6 @@ A fleet is a TOML file:
 """
 
 import dataclasses
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,17 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmprune.folder import FolderError
+from mmprune.from_toml import read_toml
 from mmprune.progress import Progress, quiet
 from mmprune.records import Artifact, Measurement
 from targets import load
 from targets.host import Board, Host, HostError
 from targets.jobs import Profile
 from targets.measure import MeasureError, Options, measure
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 @dataclass(frozen=True)
@@ -53,9 +48,9 @@ class Outcome:
 def read_fleet(path: Path) -> list[Job]:
     """The boards of a fleet file. ValueError, with the board's number, for an invalid entry."""
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
-        raise ValueError(f"fleet {path}: {getattr(err, 'strerror', None) or err}") from err
+        told = read_toml(path)
+    except ValueError as err:
+        raise ValueError(f"fleet {path}: {err}") from err
     rows = told.get("board")
     if set(told) != {"board"} or not isinstance(rows, list) or not rows:
         raise ValueError(f"fleet {path}: only [[board]] tables are allowed, and at least one is needed")

@@ -33,6 +33,7 @@ OPTIONS = {"BatchMode": "yes", "ConnectTimeout": CONNECT_S, "ServerAliveInterval
            "ServerAliveCountMax": ALIVE_COUNT, "LogLevel": "ERROR", "ControlPersist": "no", "RemoteCommand": "none",
            "ClearAllForwardings": "yes"}
 NAME = re.compile(r"[A-Za-z0-9_.@:%/+\[\]-]+", re.ASCII)
+OPTION = re.compile(r"(^|[@/:\[])-")  # a name or a part of one that begins as an option does
 FOLDER = re.compile(r"/[\w./+@~-]*/mmprune-\w+")
 
 # Messages of ssh before a connection is established: what they mean and what to do. The first match is used.
@@ -62,9 +63,9 @@ class Host:
     config: str | None = None  # ssh's configuration file; None: the user's
 
     def __post_init__(self) -> None:
-        if not NAME.fullmatch(self.name) or self.name.startswith("-") or "@-" in self.name:
+        if not NAME.fullmatch(self.name) or OPTION.search(self.name):
             raise ValueError(f"{self.name!r} is not a valid host: use user@name or a name from ~/.ssh/config, of "
-                             "letters, digits and _ . - @ : / + %, not beginning with -")
+                             "letters, digits and _ . - @ : / + %, no part of it beginning with -")
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ def _answer(process: Any, errors: Tail, name: str, connecting: bool = False) -> 
         raise HostError(_unreachable(name, code, said) if connecting else _dropped(name, said))
     try:
         told = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         told = None
     if not isinstance(told, dict):
         raise HostError(f"{name} sent {printable(line[:200].decode(errors='replace'))!r} instead of a response: if its "
@@ -300,7 +301,7 @@ def _end(process: Any, name: str, keep: bool, note: Callable[[str], None]) -> No
     timer.start()
     try:
         for line in iter(lambda: process.stdout.readline(ANSWER_BYTES), b""):
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 told = json.loads(line)
                 said.update(told if isinstance(told, dict) else {})
         process.wait()

@@ -15,7 +15,8 @@ import click
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
-BROUGHT = ("CHANGELOG.md", "LICENSE", "runtime/FORMAT.md", "benchmarks/results/**/*.md", "benchmarks/results/**/*.png")
+BROUGHT = ("CHANGELOG.md", "LICENSE", "SECURITY.md", "runtime/FORMAT.md", "benchmarks/results/**/*.md",
+           "benchmarks/results/**/*.png")
 LINK = re.compile(r"(\]\()([^)#:\s]+)")  # not to an anchor of the same page, nor to another server
 
 COMMANDS = "<!-- commands -->"  # a page's mark for them

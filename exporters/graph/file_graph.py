@@ -13,7 +13,7 @@ import torch
 from onnx import numpy_helper
 
 from exporters import ExportError
-from exporters.graph.onnx_graph import attribute
+from exporters.graph.onnx_graph import attribute, read_onnx
 from exporters.graph.zeros import layer_of
 from mmprune.patterns import zeros_in_blocks
 
@@ -52,7 +52,7 @@ class FileGraph:
 def read_file_graph(path: Path, layers: Collection[str]) -> FileGraph:
     """The graph of an .onnx or an .xml. ExportError if it cannot be read."""
     try:
-        return _read_ir(path, layers) if path.suffix == ".xml" else onnx_file_graph(onnx.load(path), layers)
+        return _read_ir(path, layers) if path.suffix == ".xml" else onnx_file_graph(read_onnx(path), layers)
     except (OSError, ElementTree.ParseError, KeyError, ValueError) as err:
         raise ExportError(f"{path} cannot be read ({err}): export it again") from err
 

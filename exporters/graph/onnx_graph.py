@@ -1,11 +1,15 @@
 """A view of an ONNX graph: constants as arrays, the writer and the readers of each tensor, static shapes."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+
+from exporters import ExportError
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # the operators that carry a layer's weight
 
@@ -21,6 +25,29 @@ class Net:
     shapes: dict[str, tuple[int, ...]]  # by tensor; only fully static ones
     outputs: set[str]
     types: dict[str, int]  # by tensor whose type is known: a TensorProto.DataType
+
+
+def read_onnx(path: Path, external_data: bool = True) -> onnx.ModelProto:
+    """The model in a file. ExportError if it cannot be read, or if its external data lie outside its folder."""
+    try:
+        model = onnx.load(path, load_external_data=external_data)
+    except Exception as err:  # protobuf and onnx raise their own classes; onnx refuses a path that leaves the folder
+        raise ExportError(f"{path} cannot be read as ONNX ({str(err)[:500]})") from err
+    if odd := next((name for name in _names(model.graph) if not isinstance(name, str)), None):
+        raise ExportError(f"{path} cannot be read as ONNX (the name {odd!r:.80} is not text)")
+    return model
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[str | bytes]:
+    """Every name in the graph; protobuf gives bytes for one that is not UTF-8."""
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for part in node.attribute:
+            yield part.name
+            for inner in (part.g, *part.graphs):
+                yield from _names(inner)
+    for value in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        yield value.name
 
 
 def read_net(model: onnx.ModelProto) -> Net:

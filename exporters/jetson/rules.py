@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from exporters.graph.onnx_graph import Net, attribute, lift_constants, opset_of, read_net, weight_index
+from exporters import ExportError
+from exporters.graph.onnx_graph import Net, attribute, lift_constants, opset_of, read_net, read_onnx, weight_index
 from exporters.jetson.jetpack import JETPACKS, TensorRT, tensorrt_of, version_order
 from exporters.jetson.sparse24 import constant_source, node_name, verdicts
 from targets.on_device.jetpacks import DEFAULT
@@ -37,9 +38,9 @@ def check(path: Path | str, jetpack: str = DEFAULT) -> list[Finding]:
     """Everything that the rules find, errors first. ValueError for an unknown JetPack or a file that is no ONNX."""
     tensorrt = tensorrt_of(jetpack)
     try:
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as err:  # protobuf raises its own classes, one for each implementation
-        raise ValueError(f"{path} cannot be read as ONNX: {err}") from err
+        model = read_onnx(Path(path), external_data=False)
+    except ExportError as err:
+        raise ValueError(str(err)) from err
     found = [*_opset(model, tensorrt, jetpack), *_operators(model, tensorrt, jetpack), *_dimensions(model)]
     outside = list(_external_data(model))
     found += outside
@@ -47,9 +48,10 @@ def check(path: Path | str, jetpack: str = DEFAULT) -> list[Finding]:
         lift_constants(model)
         try:
             net = read_net(model)
-            found += [*_quantization(net), *_number_types(net, tensorrt), *_sparsity(net)]
-        except onnx.shape_inference.InferenceError as err:
+        except Exception as err:  # onnx's own classes; and for constants that are not whole whatever they lead to
             found.append(Finding("error", "", "invalid", f"not valid ONNX, so the rest was not checked: {err}"))
+        else:
+            found += [*_quantization(net), *_number_types(net, tensorrt), *_sparsity(net)]
     return sorted(found, key=lambda f: LEVELS.index(f.level))
 
 

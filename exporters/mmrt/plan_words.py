@@ -2,16 +2,22 @@
 
 from collections.abc import Sequence
 
+from exporters import ExportError
 from exporters.mmrt import file as f
+from exporters.mmrt.graph import INSTEAD
 from exporters.mmrt.layout import DATA, View, arrange
 from exporters.mmrt.plan import Plan
 
+MOST_ARENA = 2**31 - 1
 SLACK = 64  # elements at the end of the arena, because kernels read past their rows
 
 
 def plan_words(plan: Plan) -> bytes:
     """The bytes of the PLAN section."""
     offsets, total = arrange([b.size for b in plan.buffers], _lives(plan))
+    if total + SLACK > MOST_ARENA:
+        raise ExportError(f"mmrt needs a block of {total + SLACK} elements for this model's tensors, but a file allows "
+                          f"{MOST_ARENA}; {INSTEAD}")
     words = [f.pack_words([total + SLACK])]
     for ends in (plan.inputs, outputs(plan)):
         words.append(f.pack_words([len(ends)]))

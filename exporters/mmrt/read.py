@@ -1,5 +1,6 @@
 """Reads an ONNX model into the nodes of graph.py and computes its constant parts. Unsupported models are refused."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from exporters.mmrt.read_windows import col2im, windowed
 
 OPSETS = range(11, 29)  # opsets for which the readers in READERS were compared with ONNX's definitions
 FLOAT = onnx.TensorProto.FLOAT
+MOST_ELEMENTS = 2**28  # of one tensor: a few bytes of a file may ask for any number
+SMALL = 64  # elements of a constant that may say how large a result is
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
 READERS: dict[str, Reader] = {
@@ -108,6 +111,7 @@ def read_graph(model: onnx.ModelProto) -> Graph:
     _check_inputs(net)
     reading = Reading(dict(net.constants), dict(net.shapes), opset)
     read = {name for node in net.graph.node for name in _names_read(node)} | net.outputs
+    _check_order(net)
     nodes: list[Node] = []
     for proto in net.graph.node:
         try:
@@ -141,6 +145,22 @@ def _check_inputs(net: Net) -> None:
             _check_shape(net.shapes, value.name, "it is an input")
 
 
+def _check_order(net: Net) -> None:
+    """ExportError unless each tensor is written once, and before it is read, as ONNX requires."""
+    there = {*net.constants, *(value.name for value in net.graph.input)}
+    for proto in net.graph.node:
+        for name in proto.input:
+            if name and name not in there:
+                raise refuse(proto, f"its input {name} is not computed before it")
+        for name in proto.output:
+            if name and name in there:
+                raise refuse(proto, f"its output {name} is written twice")
+        there.update(proto.output)
+    for value in net.graph.output:
+        if value.name not in there:
+            raise ExportError(f"the package onnx cannot read this model: no node computes its output {value.name}")
+
+
 def _check_outputs(net: Net, reading: Reading, outputs: tuple[str, ...]) -> None:
     if all(name in reading.constants for name in outputs):
         raise ExportError(f"mmrt has nothing to compute for {', '.join(outputs)}, which does not depend on an input; "
@@ -168,6 +188,9 @@ def _check_shape(shapes: dict[str, tuple[int, ...]], name: str, where: str) -> N
         raise ExportError(f"mmrt needs static shapes, but that of {name} is unknown ({where}); {INSTEAD}")
     if len(shapes[name]) > MOST_AXES or min(shapes[name], default=1) < 1:
         raise ExportError(f"mmrt needs non-empty tensors with 1 to {MOST_AXES} axes; the shape of {name} is "
+                          f"{shapes[name]} ({where}); {INSTEAD}")
+    if math.prod(shapes[name]) > MOST_ELEMENTS:
+        raise ExportError(f"mmrt needs tensors of at most {MOST_ELEMENTS} elements; the shape of {name} is "
                           f"{shapes[name]} ({where}); {INSTEAD}")
 
 
@@ -280,8 +303,23 @@ def _computed(reading: Reading, proto: onnx.NodeProto, model: onnx.ModelProto, n
              for name, v in arrays.items()]
     outs = [onnx.helper.make_empty_tensor_value_info(name) for name in proto.output if name]
     one = onnx.helper.make_model(onnx.helper.make_graph([proto], "one", types, outs), opset_imports=model.opset_import)
+    _check_results(proto, arrays, model)
     results = iter(ReferenceEvaluator(one).run(None, arrays))
     return [next(results) if name else None for name in proto.output]
+
+
+def _check_results(proto: onnx.NodeProto, arrays: dict[str, np.ndarray], model: onnx.ModelProto) -> None:
+    """ExportError for a node whose results would be too large, before they are computed."""
+    large = {name: array for name, array in arrays.items() if array.size > SMALL}
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in large.items()]
+    known = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items() if name not in large]
+    outs = [onnx.helper.make_empty_tensor_value_info(name) for name in proto.output if name]
+    graph = onnx.helper.make_graph([proto], "one", ends, outs, known)
+    shapes = read_net(onnx.helper.make_model(graph, opset_imports=model.opset_import)).shapes
+    for name in proto.output:
+        if math.prod(shapes.get(name, ())) > MOST_ELEMENTS:
+            raise refuse(proto, f"its constant result {name} would have the shape {shapes[name]}")
 
 
 def _dequantized(reading: Reading, proto: onnx.NodeProto) -> np.ndarray | None:

@@ -21,7 +21,9 @@ def read_names(path: Path) -> list[str]:
     if path.suffix.lower() == ".json" or text.lstrip().startswith("{"):
         try:
             content = json.loads(text, object_pairs_hook=lambda pairs: _once(path, pairs))
-        except json.JSONDecodeError as err:
+        except DataError:
+            raise
+        except (ValueError, RecursionError) as err:  # also numbers of thousands of digits
             raise DataError(f"{path} is not valid JSON ({err}); --class-order accepts {FORMS}") from err
         names = _from_json(path, content)
     else:

@@ -1,8 +1,10 @@
 """Labelled images in one .npz file. The file is not trusted: nothing is unpickled, shapes are checked before use."""
 
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,7 @@ KEYS = {
     "test": (("test_images", "test_labels"), ("x_test", "y_test")),
 }
 MAX_SIDE = 8192  # pixels; an array that claims more is damaged or hostile
+DAMAGE = (Exception,)  # numpy, zipfile and what they unpack with raise whatever a damaged file leads them to
 
 
 def describe_npz(path: Path) -> DataFacts:
@@ -35,9 +38,28 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def _open(path: Path) -> np.lib.npyio.NpzFile:
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as err:
+        file = np.load(path, allow_pickle=False)
+    except DAMAGE as err:
         raise DataError(f"{path} is not a complete .npz file ({err})") from err
+    if not isinstance(file, np.lib.npyio.NpzFile):
+        raise DataError(f"{path} is a single array; mmprune needs images and labels in one file: "
+                        "numpy.savez(path, images=images, labels=labels)")
+    _check_size(path)
+    return file
+
+
+def _check_size(path: Path) -> None:
+    """DataError for a file that unpacks to more than fits: its arrays are kept in memory."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(info.file_size for info in archive.infolist())
+    if size > memory_bytes():
+        raise DataError(f"{path} unpacks to {size / 2**30:.0f} GiB, but this machine has {memory_bytes() / 2**30:.0f} "
+                        "GiB of memory; put the images into class folders, which are read one by one")
+
+
+def memory_bytes() -> int:
+    """The memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _keys(path: Path, there: list[str]) -> dict[str, tuple[str, str]]:
@@ -104,7 +126,7 @@ def _say_gaps(path: Path, facts: DataFacts, labels: dict[str, np.ndarray]) -> tu
 def _facts(path: Path, file: np.lib.npyio.NpzFile, labels: np.ndarray, shape: tuple[int, int, int, int]) -> DataFacts:
     """The classes are the file's names, else the labels that occur: 1, 2, 3 are three classes, not four."""
     there = np.unique(labels).tolist()
-    names = _array(path, file, "classes").reshape(-1).tolist() if "classes" in file.files else None
+    names = _names(path, file) if "classes" in file.files else None
     classes = tuple(name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
                     for name in (there if names is None else names))
     if not there or not classes:
@@ -116,15 +138,22 @@ def _facts(path: Path, file: np.lib.npyio.NpzFile, labels: np.ndarray, shape: tu
 def _array(path: Path, file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
     try:
         return file[key]
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, MemoryError) as err:
+    except DAMAGE as err:
         raise DataError(f"{path}: the array {key} cannot be read ({err}); pickled objects are refused") from err
+
+
+def _names(path: Path, file: np.lib.npyio.NpzFile) -> list[Any]:
+    try:
+        return _array(path, file, "classes").reshape(-1).tolist()
+    except DAMAGE as err:  # for characters beyond Unicode numpy raises a SystemError
+        raise DataError(f"{path}: the array classes cannot be read ({err})") from err
 
 
 def _labels(path: Path, file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
     labels = _array(path, file, key)
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{path}: {key} must be whole numbers (class indices), not {labels.dtype}")
-    if labels.ndim != 1 and labels.size != len(labels):
+    if labels.ndim == 0 or labels.size != len(labels):
         raise DataError(f"{path}: {key} must have the shape (n,), not {labels.shape}")
     return labels.reshape(-1).astype(np.int64)
 
@@ -137,7 +166,7 @@ def _shape(path: Path, key: str) -> tuple[int, int, int, int]:
             read: Callable[..., tuple[tuple[int, ...], bool, np.dtype]]
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(f)
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError) as err:
+    except DAMAGE as err:
         raise DataError(f"{path}: the array {key} cannot be read ({err})") from err
     if dtype != np.uint8:
         hint = "; scale them to 0..255 and convert" if np.issubdtype(dtype, np.floating) else ""

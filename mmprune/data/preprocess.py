@@ -24,6 +24,8 @@ CROP_MODES = ("center", "squash", "border")  # cover and cut off the rest; resiz
 MODES = {1: "L", 3: "RGB"}  # number of channels -> Pillow's mode
 ORIENTATION = 0x0112  # the EXIF tag
 LARGEST = 1 << 26  # pixels; of a larger resized image only the cropped part is computed
+# Formats that are read, as Pillow names them, whatever the file's name says: of others it starts programs (EPS)
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA")
 DEEP = ("PNG", "PPM")  # their 16-bit grey may come as Pillow's mode I, depending on its version
 
 Path = Union[str, "os.PathLike[str]"]
@@ -46,6 +48,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """The image in a file. ValueError if it cannot be read, also if that shows only while the caller reads it."""
     try:
         with Image.open(path) as image:
+            if image.format not in FORMATS:
+                raise ValueError(f"it is {image.format}; save it as PNG or JPEG")
             yield image
     except MemoryError:
         raise

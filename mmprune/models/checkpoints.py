@@ -57,7 +57,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     name, state = min((pair for pair in found if 2 * len(pair[1]) > most), key=lambda pair: _rank(*pair))
     if content.reading is not None:
         state = _made(path, {k: v for k, v in state.items() if inert_pickle.is_tensor(v)}, content.reading)
-    state = _strip({k: v.to_dense() if v.layout is not torch.strided else v for k, v in state.items()})
+    state = _strip({k: _dense(path, v) for k, v in state.items()})
     if odd := next((k for k, v in state.items() if v.is_quantized or QUANTIZED.search(k)), None):
         raise WeightsError(f"{path} holds a quantized model ({odd}); mmprune prunes the float model and quantizes it "
                            "afterwards (--precision int8): give the weights of the original float model")
@@ -99,6 +99,16 @@ def _read_inertly(path: Path) -> _Content:
 
 def _damaged(path: Path, err: Exception) -> WeightsError:
     return WeightsError(f"{path} is not a complete torch.save file ({type(err).__name__}: {str(err)[:200]})")
+
+
+def _dense(path: Path, value: Tensor) -> Tensor:
+    """A sparse tensor as a dense one. WeightsError for a tensor that has no values, or not those that it says."""
+    try:
+        if value.is_meta:
+            raise ValueError("a tensor without values")
+        return value if value.layout is torch.strided else value.to_dense()
+    except (RuntimeError, ValueError, IndexError) as err:
+        raise _damaged(path, err) from err
 
 
 def _made(path: Path, state: Mapping[str, Any], reading: inert_pickle.Reading) -> dict[str, Tensor]:

@@ -95,8 +95,8 @@ def is_safetensors(path: Path) -> bool:
 def _zip(path: Path) -> str | None:
     try:
         names = zipfile.ZipFile(path).namelist()
-    except zipfile.BadZipFile:
-        return None  # cut off: torch.load's message says so
+    except Exception:  # cut off, or damaged in one of many ways: torch.load's message says so
+        return None
     inside = {*names, *(name.partition("/")[2] for name in names)}  # with or without a common top folder
     is_script = "constants.pkl" in inside or any(n.startswith("code/") for n in inside)
     is_exported = any("exported_program" in n or n.startswith("models/") for n in inside)
@@ -119,7 +119,7 @@ def _is_tar(path: Path) -> bool:
     try:
         with tarfile.open(path, mode="r:"):
             return True
-    except (tarfile.TarError, EOFError, ValueError, OverflowError):
+    except Exception:  # of tarfile, and of what a damaged header leads it to
         return False
 
 

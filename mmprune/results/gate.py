@@ -9,13 +9,13 @@
     max_slowdown_percent = 5
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmprune.folder import FolderError
 from mmprune.from_json import from_json
+from mmprune.from_toml import read_toml
 from mmprune.results.across import compare_files
 from mmprune.results.among import Devices, choose_among, gather, sessions_on
 from mmprune.results.choice_words import describe
@@ -26,11 +26,6 @@ from mmprune.results.points import Point, PointsError, dense_accuracy
 from mmprune.results.sides import File, Side, beside, open_side, read_spec
 from mmprune.results.speedup import compare, level
 from mmprune.results.units import MIB, mebibytes, mib, milliseconds, percent
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 LIMITS = ("max_latency_ms", "max_size_mb", "max_memory_mb", "max_energy_mj", "max_drop", "min_accuracy", "min_speedup",
           "max_slowdown_percent")
@@ -96,9 +91,7 @@ class Outcome:
 def read_gate(path: Path) -> Gate:
     """The budget file. ValueError that names the key, the value and the way out."""
     try:
-        gate = from_json(Gate, tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
-        raise ValueError(f"{path}: {getattr(err, 'strerror', None) or err}; `mmprune gate --help` shows one") from err
+        gate = from_json(Gate, read_toml(path))
     except ValueError as err:
         raise ValueError(f"{path}: {err}; `mmprune gate --help` shows one") from err
     if not gate.check:

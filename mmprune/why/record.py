@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mmprune.folder import FolderError
-from mmprune.from_json import from_json
+from mmprune.from_json import from_json, parse_json
 
 WHY = "why.jsonl"
 SCHEMA = 1
@@ -92,9 +92,9 @@ def read_why(root: Path) -> list[Why]:
     if not path.is_file():
         return []
     newest: dict[tuple[str, str, str], Why] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            row = from_json(Why, json.loads(line))
+            row = from_json(Why, parse_json(line))
         except ValueError as err:
             raise FolderError(f"{path}, line {number} is not a record ({err}): delete that line") from err
         newest[row.artifact, row.runtime, row.device] = row

@@ -242,7 +242,7 @@ void sparse_matvec(const Matvec& p, int begin, int end, const float* x, float* y
     for (int o = begin; o < end; ++o) {
         float sums[4] = {};
         const Nonzero *nz = p.nonzeros.data() + p.begins[o], *stop = p.nonzeros.data() + p.begins[o + 1];
-        for (; nz + 4 <= stop; nz += 4)
+        for (; stop - nz >= 4; nz += 4)  // both are null where all weights are zero
             for (int j = 0; j < 4; ++j) sums[j] += nz[j].value * x[nz[j].offset];
         for (; nz < stop; ++nz) sums[0] += nz->value * x[nz->offset];
         y[o] = (sums[0] + sums[1]) + (sums[2] + sums[3]) + (p.d.bias.empty() ? 0.f : p.d.bias[o]) + (residual ? residual[o] : 0.f);

@@ -13,6 +13,11 @@
 #include "halo.h"
 #include "nd.h"
 
+#if !defined(__SANITIZE_ADDRESS__) && defined(__has_feature)  // GCC's macro, which clang has only since 19
+#if __has_feature(address_sanitizer)
+#define __SANITIZE_ADDRESS__ 1
+#endif
+#endif
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #endif

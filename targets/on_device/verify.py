@@ -51,7 +51,7 @@ def read_manifest(folder):
     except OSError as err:
         raise NotDeployed("{}: {}; only folders that `mmprune choose FAMILY --out` or `mmprune export` wrote can be "
                           "verified".format(folder / MANIFEST, err.strerror)) from err
-    except (ValueError, KeyError, TypeError, AttributeError) as err:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
         raise Broken("{} is damaged: deploy again".format(folder / MANIFEST)) from err
     if not plain:
         raise Broken("{} names files outside its folder: deploy again".format(folder / MANIFEST))

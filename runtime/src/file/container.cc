@@ -17,9 +17,12 @@ constexpr uint32_t VERSION = 1;
 constexpr int64_t HEADER = 64, ROW = 64;
 constexpr uint32_t MOST_SECTIONS = 64;
 
-void check_sha(const Bytes& what, const uint8_t* expected, const std::string& name) {
+// A fuzzer could not change a byte past this check. The macro is the one that fuzzers define, and nothing else does.
+void check_sha([[maybe_unused]] const Bytes& what, [[maybe_unused]] const uint8_t* expected, [[maybe_unused]] const std::string& name) {
+#ifndef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
     if (std::memcmp(sha256(what.data(), size_t(what.size())).data(), expected, 32) != 0)
         refuse("the sha256 of " + name + " is not the recorded one: it was damaged, copy it again");
+#endif
 }
 
 }  // namespace
