@@ -201,6 +201,17 @@ def block_4x1() -> str:
     return markdown_table(["kernels", "pattern", *(f"{s:.0%} zeros" for s in sparsities)], lines)
 
 
+def tiny_layers() -> str:
+    """What a layer and a call cost beside their arithmetic, in microseconds."""
+    lines = []
+    for row in of_first_core(read("tiny_layers.jsonl")):
+        low, high = row["layer_quartiles_s"]
+        lines.append([with_precision(row["runtime"]), f"{row['p50_s'] * 1e6:.1f}",
+                      f"{row['layer_s'] * 1e6:.2f} ({low * 1e6:.2f} to {high * 1e6:.2f})",
+                      f"{row['call_s'] * 1e6:.1f}"])
+    return markdown_table(["runtime", "50 layers, us", "a layer, us (quartiles)", "a call from Python, us"], lines)
+
+
 # Sizes, and instructions on emulated boards
 
 
@@ -271,6 +282,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "int8_amx": int8_amx,
     "int8_avx2": int8_avx2,
     "block_4x1": block_4x1,
+    "tiny_layers": tiny_layers,
     "size": size,
     "arm64_float32": arm64_float32,
     "arm64_int8": arm64_int8,

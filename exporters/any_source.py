@@ -12,9 +12,11 @@ from onnx import helper
 
 from exporters import ExportError
 from exporters.graph.observe import open_model
-from exporters.to_onnx import noise_of
+from exporters.to_onnx import noise_of, shapes_of
 from exporters.trace import Traced, trace
 from mmprune.models.outputs import tensors_in
+
+NO_SAMPLES = "there are no samples: give an array with at least one for each input"
 
 Feed = Mapping[str, np.ndarray]  # one sample: an array for each input
 
@@ -56,13 +58,14 @@ def from_torch(model: torch.nn.Module, inputs: object) -> Source:
     """
     if model.training:
         raise ValueError("the model is in training mode; call model.eval() before exporting it")
+    if away := next((p.device for p in model.parameters() if p.device.type != "cpu"), None):
+        raise ValueError(f"the model is on {away}; call model.cpu() before exporting it")
     samples = samples_of(named(_parameters(model, inputs), inputs))
-    first = tuple(torch.from_numpy(array) for array in samples[0].values())
+    first = _tensors(samples[0])
     flat = _Flat(model).eval()
     with torch.no_grad():
-        parts = tensors_in(model(*first))
-        expected = [[tensor.numpy().copy() for tensor in flat(*map(torch.from_numpy, feed.values()))]
-                    for feed in samples]
+        parts = tensors_in(model(*_tensors(samples[0])))
+        expected = [[tensor.numpy().copy() for tensor in flat(*_tensors(feed))] for feed in samples]
     names = _output_names([name for name, _ in parts], taken=samples[0])
     if not names:
         raise ExportError(f"{type(model).__name__} returns no tensor")
@@ -71,6 +74,11 @@ def from_torch(model: torch.nn.Module, inputs: object) -> Source:
         unused = sorted(set(samples[0]) - {value.name for value in graph.graph.input})
         raise ExportError(f"{type(model).__name__} does not use its input {', '.join(unused)}; leave it out")
     return Source(graph, samples, expected, tuple(notes))
+
+
+def _tensors(feed: Feed) -> tuple[torch.Tensor, ...]:
+    """Copies: a model may change its inputs."""
+    return tuple(torch.from_numpy(array.copy()) for array in feed.values())
 
 
 def _parameters(model: torch.nn.Module, inputs: object) -> list[str]:
@@ -106,11 +114,31 @@ def samples_of(inputs: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     """The samples, one by one: arrays with the same first dimension N are N of them; else there is one."""
     counts = {array.shape[:1] for array in inputs.values()}
     if not inputs or min(array.size for array in inputs.values()) == 0:
-        raise ValueError("there are no samples: give an array with at least one for each input")
+        raise ValueError(NO_SAMPLES)
     if len(counts) > 1 or counts == {()}:
         return [dict(inputs)]
     (count,), = counts
     return [{name: array[i:i + 1] for name, array in inputs.items()} for i in range(count)]
+
+
+def cut(inputs: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> list[dict[str, np.ndarray]]:
+    """The samples, one by one, of a model that takes these shapes: N of them lie along the first axis of each array.
+
+    ValueError for arrays of other shapes, and for different N.
+    """
+    counts = {}
+    for name, array in inputs.items():
+        shape = shapes[name]
+        counts[name] = len(array) // shape[0] if shape and array.ndim else 1
+        if array.shape != (counts[name] * shape[0], *shape[1:]) if shape else array.shape != ():
+            raise ValueError(f"the samples of {name} have shape {array.shape}; the model takes {shape}, or N of them "
+                             "along the first axis")
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"there are different numbers of samples: {counts}")
+    if 0 in counts.values():
+        raise ValueError(NO_SAMPLES)
+    return [{name: array[i * shapes[name][0]:(i + 1) * shapes[name][0]] if array.ndim else array
+             for name, array in inputs.items()} for i in range(next(iter(counts.values())))]
 
 
 def _output_names(paths: Sequence[str], taken: Mapping[str, object]) -> list[str]:
@@ -138,7 +166,12 @@ def from_onnx(path: Path, inputs: object = None) -> Source:
     names = [value.name for value in _ends(graph)]
     given = {} if inputs is None else named(names, inputs)
     notes = _fix_shapes(graph, given, path)
-    samples: list[dict[str, np.ndarray]] = samples_of(given) if given else noise_of(graph)
+    for value in _ends(graph):
+        kind = value.type.tensor_type.elem_type
+        if kind != onnx.TensorProto.FLOAT:
+            raise ExportError(f"{path} takes {onnx.TensorProto.DataType.Name(kind).lower()} as its input {value.name}; "
+                              "only float32 inputs can be exported")
+    samples: list[dict[str, np.ndarray]] = cut(given, shapes_of(graph)) if given else noise_of(graph)
     if not given:
         notes.append(f"compared on {len(samples)} samples of noise, since no inputs were given")
     try:

@@ -201,10 +201,15 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
 
 def noise_of(model: onnx.ModelProto, count: int = PROOF_IMAGES) -> list[dict[str, np.ndarray]]:
     """Some random samples: an array for each input."""
-    random, constants = np.random.default_rng(0), {i.name for i in model.graph.initializer}
-    shapes = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
-              for value in model.graph.input if value.name not in constants}
+    random, shapes = np.random.default_rng(0), shapes_of(model)
     return [{name: random.standard_normal(shape, np.float32) for name, shape in shapes.items()} for _ in range(count)]
+
+
+def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """The shape of each input."""
+    constants = {i.name for i in model.graph.initializer}
+    return {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+            for value in model.graph.input if value.name not in constants}
 
 
 def same_answers(a: onnx.ModelProto, b: onnx.ModelProto, samples: Samples, tolerance: float) -> bool:

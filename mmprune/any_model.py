@@ -62,7 +62,8 @@ def export(model: "nn.Module | str | Path", inputs: object = None, out: str | Pa
     any_model.check_format(format)
     machine = targets.load(target or targets.LOCAL).arch
     source = _source(model, inputs)
-    samples = [] if calibration is None else any_source.samples_of(any_source.named(source.inputs, calibration))
+    shapes = {name: array.shape for name, array in source.samples[0].items()}
+    samples = [] if calibration is None else any_source.cut(any_source.named(source.inputs, calibration), shapes)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -70,8 +71,7 @@ def export(model: "nn.Module | str | Path", inputs: object = None, out: str | Pa
         file = part / f"model.{format.partition('-')[0]}"
         notes = any_model.write(source, format, file, samples)
         checks = any_model.compare(source, file, format)
-        shapes = tuple((name, array.shape) for name, array in source.samples[0].items())
-        made = Exported(folder, folder / file.name, shapes, tuple(checks), len(source.samples), notes)
+        made = Exported(folder, folder / file.name, tuple(shapes.items()), tuple(checks), len(source.samples), notes)
         # filled in a second folder, as the file must not lie in it before it was compared
         ready = part / "folder"
         ready.mkdir()

@@ -17,7 +17,6 @@ import platform
 import numpy as np
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
-_FLOATS = ctypes.POINTER(ctypes.c_float)
 _library = None
 
 
@@ -37,7 +36,7 @@ def _load_library():
         raise MmrtError("cannot load {} on this {} machine: {}; build it with `mmprune runtime build`, or copy the "
                         "library for this machine there".format(path, platform.machine(), err)) from err
     model, index, dims = ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_int64)
-    arrays = ctypes.POINTER(_FLOATS)
+    arrays = ctypes.c_void_p  # an array of addresses, see _pointers
     signatures = {
         "load": (ctypes.c_int, [ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(model)]),
         "free": (None, [model]),
@@ -167,4 +166,13 @@ class Model:
 
 
 def _pointers(arrays):
-    return (_FLOATS * len(arrays))(*(a.ctypes.data_as(_FLOATS) for a in arrays))
+    """A C array of their addresses."""
+    return (ctypes.c_void_p * len(arrays))(*[_address(array) for array in arrays])
+
+
+def _address(array):
+    """Where it begins. A tenth of the time of array.ctypes.data, which counts where a model takes microseconds."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+    except (TypeError, ValueError):  # it is read-only, or has no elements
+        return array.ctypes.data

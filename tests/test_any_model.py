@@ -161,9 +161,34 @@ def test_an_onnx_file_whose_sizes_are_not_fixed(detector, tmp_path):
 def test_a_batch_that_is_fixed_stays(tmp_path):
     model = nn.Conv2d(3, 4, 3).eval()
     torch.onnx.export(model, (noise(2, 3, 8, 8),), str(tmp_path / "two.onnx"), dynamo=False, input_names=["image"])
+    with pytest.raises(ValueError, match=r"image have shape \(3, 3, 8, 8\); the model takes \(2, 3, 8, 8\), or N"):
+        from_onnx(tmp_path / "two.onnx", noise(3, 3, 8, 8))
+    source = from_onnx(tmp_path / "two.onnx", noise(4, 3, 8, 8))
+    assert [feed["image"].shape for feed in source.samples] == [(2, 3, 8, 8)] * 2
     made = mmprune.export(tmp_path / "two.onnx", out=tmp_path / "out")
     assert made.inputs == (("image", (2, 3, 8, 8)),) and made.outputs[0].shape == (2, 4, 6, 6)
     assert any("noise" in note for note in made.notes)
+
+
+class InPlace(nn.Module):
+    def forward(self, x):
+        return x.sub_(1), x * 2
+
+
+def test_a_model_that_changes_its_input(tmp_path):
+    x = noise(2, 3, 4, 4)
+    kept = x.clone()
+    made = mmprune.export(InPlace().eval(), x, tmp_path / "out")
+    assert [check.max_difference for check in made.outputs] == [0, 0] and torch.equal(x, kept)
+
+
+def test_integers_as_inputs_of_an_onnx_file_are_refused(tmp_path):
+    ends = [onnx.helper.make_tensor_value_info(name, kind, [1, 4]) for name, kind in
+            (("ids", onnx.TensorProto.INT64), ("y", onnx.TensorProto.FLOAT))]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Cast", ["ids"], ["y"], to=1)], "g", ends[:1], ends[1:])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), tmp_path / "ids.onnx")
+    with pytest.raises(ExportError, match="takes int64 as its input ids; only float32"):
+        from_onnx(tmp_path / "ids.onnx")
 
 
 class Odd(nn.Module):
@@ -194,7 +219,12 @@ REFUSED = {
                              ExportError, "int8 needs calibration samples"),
     "other calibration samples": (
         lambda: mmprune.export(nn.Linear(4, 4).eval(), noise(1, 4), "nowhere", format="mmrt-int8",
-                               calibration=noise(2, 3, 4)), ValueError, "must be like the inputs"),
+                               calibration=noise(2, 3, 4)), ValueError,
+        r"samples of input have shape \(2, 3, 4\); the model takes \(1, 4\)"),
+    "no calibration samples": (lambda: mmprune.export(Odd().eval(), noise(1, 2), "nowhere", format="mmrt-int8",
+                                                 calibration=noise(0, 2)), ValueError, "no samples"),
+    "another device": (lambda: from_torch(nn.Linear(4, 4, device="meta").eval(), noise(1, 4)), ValueError,
+                       "on meta; call model.cpu"),
     "torch without samples": (lambda: mmprune.export(nn.Linear(4, 4).eval(), out="nowhere"), ValueError,
                               "needs samples"),
 }

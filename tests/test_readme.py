@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from command_line import MODEL, mmprune
 from pages import PAGES, commands, python_blocks
 from toys import INPUT_SHAPE, image_loaders, make_baseline
@@ -55,11 +56,15 @@ def test_the_python_runs(tmp_path, monkeypatch):
     done = subprocess.run([sys.executable, str(tmp_path / "deploy" / "infer.py"), str(image)], capture_output=True,
                           text=True, check=False, cwd="/")
     assert done.returncode == 0 and "%" in done.stdout, done.stderr
-    first, look, alone, built = python_blocks(PAGES["docs/python.md"])
+    first, look, plain, alone, built = python_blocks(PAGES["docs/python.md"])
     same = [line for line in first.splitlines() if line and line.partition("  #")[0].rstrip() not in
             [read.partition("  #")[0].rstrip() for read in README.splitlines()]]
     assert not same, "the page and the README differ"
     exec(look + alone.replace("(3, 224, 224)", str(INPUT_SHAPE)), names)
+    images = torch.randn(24, *INPUT_SHAPE[-3:], generator=torch.Generator().manual_seed(0))
+    names |= {"detector": names["model"].eval(), "images": images[:4], "many_images": images[4:]}
+    exec(plain.replace('"deploy"', '"exported"'), names)
+    assert names["made"].samples == 4 and (tmp_path / "exported" / "infer.py").is_file()
     assert len(names["points"]) == 9 and names["member"].variant.strategy == "max"
     options = re.sub(r"\nfamily = build.*", "", built)
     exec(options, names)

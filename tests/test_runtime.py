@@ -116,6 +116,17 @@ def test_a_batch_has_the_bits_of_one_image_at_a_time(mmrt, model_file, threads):
         model.profile(images)
 
 
+def test_arrays_that_cannot_be_written_or_are_views_are_read(mmrt, model_file):
+    model = mmrt.Model(model_file)
+    image = np.random.default_rng(2).standard_normal((1, 3, 8, 8), np.float32)
+    want, = model(image)
+    fixed = image.copy()
+    fixed.flags.writeable = False
+    every_second = np.repeat(image, 2, axis=3)[..., ::2]
+    for same in (fixed, every_second, image.astype(np.float64), image.tolist(), np.asfortranarray(image)):
+        assert np.array_equal(model(same)[0], want)
+
+
 def onnx_of(nodes, inputs, outputs, constants=()):
     """An ONNX model of (operator, inputs, output) and shapes by name."""
     ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in given.items()]
