@@ -31,6 +31,7 @@ from mmprune.records import MANIFEST_SCHEMA, Artifact, Manifest, Measurement, St
 
 T = TypeVar("T")
 MANIFEST = "manifest.json"
+VARIANT = "variant.json"  # a variant's record, which marks it as done
 MEASUREMENTS = "measurements.jsonl"
 IMAGES = "golden.npy"  # a few test images, on which a board's and a deployed model's answers are compared
 
@@ -59,6 +60,10 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         with open(part, "rb+") as f:
             os.fsync(f.fileno())
         os.replace(part, path)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    write_whole(path, lambda part: part.write_bytes(content))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -109,17 +114,17 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
 
 
 def read_variant(root: Path, variant_id: str) -> Variant:
-    return read_record(Variant, variant_folder(root, variant_id) / "variant.json")
+    return read_record(Variant, variant_folder(root, variant_id) / VARIANT)
 
 
 def write_variant(root: Path, variant: Variant) -> None:
-    write_json(variant_folder(root, variant.id) / "variant.json", asdict(variant))
+    write_json(variant_folder(root, variant.id) / VARIANT, asdict(variant))
 
 
 def read_variants(root: Path) -> list[Variant]:
     """The finished variants, in the order of the manifest; the dense one first."""
     ids = read_manifest(root).variants
-    return [read_variant(root, i) for i in ids if (variant_folder(root, i) / "variant.json").is_file()]
+    return [read_variant(root, i) for i in ids if (variant_folder(root, i) / VARIANT).is_file()]
 
 
 def start_record(root: Path, variant_id: str) -> Path:

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from mmprune.family import Baseline
 
 MASK = "mask/"  # before a weight's name in the file
+STARTS_READ = (folder.MANIFEST, "scores/*.safetensors")  # besides what lies in the variant's own folder
+
+
+def folder_of(task: Task) -> str:
+    """The task's folder below that of the family."""
+    return f"variants/{task.id}"
 
 
 def make_start(root: Path, manifest: Manifest, baseline: "Baseline", task: Task, device: str,

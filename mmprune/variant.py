@@ -25,7 +25,7 @@ PRUNING = 10  # the part of a variant's progress that is its pruning, if it is t
 
 
 def is_done(root: Path, variant: str) -> bool:
-    return (folder.variant_folder(root, variant) / "variant.json").is_file()
+    return (folder.variant_folder(root, variant) / folder.VARIANT).is_file()
 
 
 def checkpoint_of(root: Path, variant: str) -> Path:
@@ -43,7 +43,7 @@ def make_dense(root: Path, manifest: Manifest, baseline: "Baseline", device: str
     write_model(root, record, model.cpu(), [x.name for x in manifest.layers])
 
 
-def make_variant(root: Path, request: "Request", resources: "Resources", baseline: "Baseline", task: Task,
+def make_variant(request: "Request", resources: "Resources", baseline: "Baseline", root: Path, task: Task,
                  tick: Callable[[int, int], None]) -> str | None:
     """Prune, fine-tune, count zeros and write one variant; TUNED has no masks.
 

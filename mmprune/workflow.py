@@ -15,6 +15,7 @@ from mmprune import boards
 from mmprune.boards import Measuring
 from mmprune.budget.plan import NAME as BUDGET
 from mmprune.budget.plan import BudgetError, Goal
+from mmprune.cluster import Cluster
 from mmprune.handles import Family
 from mmprune.models.named import Named
 from mmprune.progress import Progress, say_errors, say_loading, say_notes, say_warnings, shown
@@ -59,6 +60,8 @@ class BuildOptions:
     total_sparsity: float | None = None  # of every strategy, over all prunable weights; None: each strategy's own
     bfloat16: bool | None = None  # fine-tune with products in bfloat16; None: where that is faster
     keep: int | None = None  # fine-tune only this many of the variants, the most promising; None: all
+    job_cpus: int | None = None  # torch threads of each job; None: those of the family, else all cores over the jobs
+    cluster: Cluster | None = None  # where variants are fine-tuned; None: on this machine
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))
@@ -100,8 +103,10 @@ def _build(options: BuildOptions, progress: Progress) -> Family:
         fixed = _for_budget(options, request, opened.make_baseline, wanted, progress)
         others = tuple(name for name in request.strategies if name != BUDGET or fixed)
         request = replace(request, strategies=others, fixed=fixed)
-    jobs = options.jobs or (min(10, len(os.sched_getaffinity(0))) if options.device == "cpu" else 1)
-    build_family(opened.make_baseline, request, options.out, Resources(options.device, jobs), progress)
+    cores = len(os.sched_getaffinity(0)) // (options.job_cpus or 1)
+    jobs = options.jobs or (max(1, min(10, cores)) if options.device == "cpu" else 1)
+    resources = Resources(options.device, jobs, options.job_cpus or 0, options.cluster)
+    build_family(opened.make_baseline, request, options.out, resources, progress)
     family = Family(options.out, opened.make_baseline)
     failed: list[str] = []
     try:
