@@ -5,7 +5,7 @@ BIN = .venv/bin
 # One process a core, and one thread of torch in each; the files that take longest start first
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help demo docs test test-all lint bench screenshots wheel clean
+.PHONY: help demo docs test test-all lint bench chaos screenshots wheel clean
 
 help:
 	@echo 'make demo      a family of sparse models for this machine, and the best of them that runs within 2 ms'
@@ -14,6 +14,7 @@ help:
 	@echo 'make test-all  all tests: also timm'"'"'s families, long builds, sanitizers, emulated boards and CPUs'
 	@echo 'make lint      ruff and mypy'
 	@echo 'make bench     two benchmarks: what a family costs over its training, and the probe beside its peers'
+	@echo 'make chaos     breaks small builds in many ways, and says what did not hold; as root also by mounts'
 	@echo 'make screenshots  docs/report.png from the folder FAMILY, by default that of make demo; needs Chromium'
 	@echo 'make wheel     a wheel in dist/'
 	@echo 'make clean     removes what these commands made'
@@ -42,6 +43,9 @@ lint: .venv/installed-dev
 bench: .venv/installed-dev
 	$(BIN)/python benchmarks/family_cost.py
 	$(BIN)/python benchmarks/probe_vs_peers.py
+
+chaos: .venv/installed-dev
+	$(BIN)/python benchmarks/chaos.py
 
 screenshots: .venv/installed-dev
 	$(BIN)/python benchmarks/report_screenshot.py $(FAMILY) --out docs/report.png --latency-ms 0.05

@@ -30,7 +30,7 @@ from mmprune.records import TUNED, Manifest, Recipe, Source, Start, Task, Varian
 from mmprune.scores import NEEDS_DATA, SCORES
 from mmprune.start import STARTS_READ, folder_of, prepare, start_of
 from mmprune.strategies import BY_SCORE, PAPER_TEN, TEN
-from mmprune.variant import checkpoint_of, is_done, make_dense, make_variant
+from mmprune.variant import checkpoint_of, forget_damaged, is_done, make_dense, make_variant
 from mmprune.workers import Processes, Work, run_tasks, threads_of, torch_threads
 
 
@@ -114,6 +114,7 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
         baseline = make_baseline()
         manifest = claim(root, replace(plan_family(baseline, request), threads=threads,
                                        bfloat16=family_bfloat16(root, baseline, request, resources.device)))
+        forget_damaged(root, manifest)
         make_dense(root, manifest, baseline, resources.device)
         needed = [score for score in request.scores if score in NEEDS_DATA
                   and (set(request.names) & set(BY_SCORE) or SCORES[score].needs != "inputs")]

@@ -10,7 +10,7 @@ import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,7 +29,18 @@ class ClusterError(RuntimeError):
     """The cluster cannot be reached, or none of its machines has room for a task."""
 
 
-def run_on_ray(work: Work, tasks: Sequence[Any], how: Processes, report: Report) -> None:
+@dataclass
+class Traffic:
+    """What went through the object store, and how long tasks took."""
+
+    shared_bytes: int = 0  # of what all tasks need, once for each machine
+    sent_bytes: int = 0  # of the tasks' own files
+    home_bytes: int = 0  # of what they left
+    seconds: list[float] = field(default_factory=list)  # of each finished task on its worker
+    lost: int = 0  # workers
+
+
+def run_on_ray(work: Work, tasks: Sequence[Any], how: Processes, report: Report) -> Traffic:
     """workers.run_tasks on how.cluster, with how.threads CPUs for each task. ClusterError if that cannot be."""
     setup = work.setup() if callable(work.setup) else work.setup
     files = read_files(work.root, work.shared)
@@ -41,6 +52,8 @@ def run_on_ray(work: Work, tasks: Sequence[Any], how: Processes, report: Report)
             course.run(tasks)
         finally:
             course.cancel()
+        course.traffic.shared_bytes = len(ray.cloudpickle.dumps(common))
+        return course.traffic
 
 
 @contextmanager
@@ -97,6 +110,7 @@ class _Course:
         self.running: dict[Any, Any] = {}  # by the stream of a task's words
         self.at: dict[Any, str] = {}  # its machine
         self.cpus: set[str] = set()
+        self.traffic = Traffic()
 
     def run(self, tasks: Sequence[Any]) -> None:
         waiting = [(task, 1) for task in tasks]  # (task, which try it is)
@@ -104,6 +118,7 @@ class _Course:
             while waiting and len(self.running) < self._slots():
                 task, tried = waiting.pop(0)
                 own = read_files(self._folder(task), ("*",))
+                self.traffic.sent_bytes += sum(map(len, own.values()))
                 self.running[self.remote.remote([self.common], task, own)] = (task, tried)
             ready, _ = self.ray.wait(list(self.running), timeout=10)
             for words in ready:
@@ -143,6 +158,8 @@ class _Course:
         elif isinstance(word, Left):
             sys.stderr.write(word.said)
             self._bring_home(task, word.files)
+            self.traffic.home_bytes += sum(map(len, word.files.values()))
+            self.traffic.seconds.append(word.seconds)
             self.report(task, 1.0, word.reason)
             return True
         else:
@@ -162,6 +179,7 @@ class _Course:
     def _lost(self, words: Any, task: Any, tried: int, err: Exception) -> tuple[Any, int] | None:
         """The task again if it may be tried again; else its failure is reported, or raised."""
         at = f" on {self.at[words]}" if words in self.at else ""
+        self.traffic.lost += 1
         what = f"{self.work.folder_of(task)}: its worker{at} was lost ({type(err).__name__})"
         if tried < TRIES:
             say_notes((f"{what}; it begins again",))

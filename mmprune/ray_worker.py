@@ -53,6 +53,7 @@ class Left:
     reason: Any  # of its failure, or None
     files: Files  # of its own folder
     said: str  # on stderr
+    seconds: float
 
 
 def versions_here() -> dict[str, str]:
@@ -97,7 +98,7 @@ def run(common: list[Any], task: Any, own: Files) -> Iterator[Any]:
 
 
 def _make(given: Common, task: Any, own: Files, say: Any) -> None:
-    told = 0.0
+    told, began = 0.0, time.monotonic()
 
     def tick(step: int, steps: int, word: Any = None) -> None:
         nonlocal told
@@ -114,7 +115,7 @@ def _make(given: Common, task: Any, own: Files, say: Any) -> None:
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 (root / name).write_bytes(content)
             reason = work.make(work.setup, root, task, tick)
-            left = Left(reason, read_files(root / folder, ("*",)), stderr.getvalue())
+            left = Left(reason, read_files(root / folder, ("*",)), stderr.getvalue(), time.monotonic() - began)
         say(left)
     except BaseException as err:
         say(err if isinstance(err, Exception) else RuntimeError(f"{type(err).__name__}: {err}"))
