@@ -27,9 +27,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--strategies", default="mid,max", help="with commas between (default: mid,max)")
     given = parser.parse_args()
     opened = open_source(Named())
-    request = Request(make_recipe("default", epochs=given.epochs), ("obs",), (), "block-1x4",
+    names = tuple(given.strategies.split(","))
+    request = Request(make_recipe("default", epochs=given.epochs), ("obs",), names, "block-1x4",
                       model_name=opened.make_baseline.spec.model, source=opened.source)
     seen: list[on_ray.Traffic] = []
     real = on_ray.run_on_ray
