@@ -6,7 +6,7 @@ BIN = .venv/bin
 # One process a core, and one thread of torch in each; the files that take longest start first
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help demo docs test test-all lint bench bench-gate fuzz screenshots wheel clean
+.PHONY: help demo docs test test-all lint bench bench-gate chaos fuzz screenshots wheel clean
 
 help:
 	@echo 'make demo      sparse int8 models for this machine, beside dense ones, and the one that fits a small budget'
@@ -17,6 +17,7 @@ help:
 	@echo 'make bench     two benchmarks: what a family costs over its training, and the probe beside its peers'
 	@echo 'make bench-gate  fails if mmrt is slower than its committed rows of this core'
 	@echo 'make fuzz      hostile input for every loader, FUZZ_SECONDS=60 each; needs clang'
+	@echo 'make chaos     breaks small builds in many ways, and says what did not hold; as root also by mounts'
 	@echo 'make screenshots  docs/report.png from the folder FAMILY, by default that of make demo; needs Chromium'
 	@echo 'make wheel     a wheel in dist/'
 	@echo 'make clean     removes what these commands made'
@@ -54,6 +55,9 @@ bench-gate: .venv/installed-dev
 fuzz: .venv/installed-dev
 	$(BIN)/pip install --quiet --progress-bar off -e '.[fuzz]'
 	$(BIN)/python -m fuzz.run --seconds $(FUZZ_SECONDS)
+
+chaos: .venv/installed-dev
+	$(BIN)/python benchmarks/chaos.py
 
 screenshots: .venv/installed-dev
 	$(BIN)/python benchmarks/report_screenshot.py $(FAMILY) --out docs/report.png --latency-ms 0.05

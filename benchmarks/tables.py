@@ -215,6 +215,20 @@ def tiny_layers() -> str:
 # Sizes, and instructions on emulated boards
 
 
+def chaos() -> str:
+    """How the same command ended after each kind of fault."""
+    found: dict[str, list[Row]] = {}
+    for row in read("chaos.jsonl"):
+        where = row["where"] if row["fault"] in ("SIGKILL", "clock") else ""
+        found.setdefault(", ".join(filter(None, (row["fault"], where))), []).append(row)
+    head = ("fault", "trials", "the same family", "an error that says the way out", "anything else")
+    return markdown_table(head, [(
+        name, str(len(rows)), str(sum(r["ends"] == "same family" for r in rows)),
+        str(sum(r["ends"] == "clear error" for r in rows)),
+        str(sum(r["ends"] not in ("same family", "clear error") or not r["holds"] for r in rows)))
+        for name, rows in found.items()])
+
+
 def size() -> str:
     """As a fraction of the dense float32 weights, at 90 % zeros."""
     keys = {"ONNX file": "onnx", "xz -6 of it": "onnx_xz", "zstd -19 of it": "onnx_zstd", "`.mmrt`": "mmrt",
@@ -285,6 +299,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "tiny_layers": tiny_layers,
     "size": size,
     "arm64_float32": arm64_float32,
+    "chaos": chaos,
     "arm64_int8": arm64_int8,
     "fuzz": fuzz,
 }

@@ -13,7 +13,7 @@ from exporters.made_with import Origin, expected_of
 from mmprune import folder
 from mmprune.progress import Progress, quiet
 from mmprune.records import Artifact, Variant
-from mmprune.workers import Processes, WorkerError, run_tasks
+from mmprune.workers import Processes, Work, WorkerError, run_tasks
 
 STAGE = "export"  # in progress
 
@@ -128,7 +128,7 @@ def export_variants(root: Path, variants: Sequence[Variant], formats: Sequence[t
     progress(STAGE, "", course.before, total)
     tasks = [_Task(v) for v in variants if missing[v.id]]
     while tasks:
-        run_tasks(partial(_Setup, make_input, tuple(formats)), _export_variant, tasks,
+        run_tasks(Work(partial(_Setup, make_input, tuple(formats)), _export_variant, root), tasks,
                   Processes(jobs, survive=True), course.report)
         tasks, course.again = course.again, []
     if course.failures:
@@ -138,7 +138,7 @@ def export_variants(root: Path, variants: Sequence[Variant], formats: Sequence[t
     return [artifact for artifact in found if artifact is not None]
 
 
-def _export_variant(setup: _Setup, task: _Task, tick: Callable[..., None]) -> tuple[Failure, ...] | None:
+def _export_variant(setup: _Setup, _root: Path, task: _Task, tick: Callable[..., None]) -> tuple[Failure, ...] | None:
     """Export one variant; returns the failures, or None."""
     variant, count, step = task.variant, len(setup.formats), 0
     try:

@@ -10,9 +10,9 @@ from mmprune import folder
 from mmprune.progress import Progress
 from mmprune.promising import beats, ranked
 from mmprune.records import Start, Task
-from mmprune.start import make_start
+from mmprune.start import STARTS_READ, folder_of, make_start
 from mmprune.start_loss import judge_start
-from mmprune.workers import Processes, run_tasks
+from mmprune.workers import Processes, Work, run_tasks
 
 if TYPE_CHECKING:
     from mmprune.family import Baseline
@@ -49,12 +49,12 @@ def judged(root: Path, setup: Any, how: Processes, device: str, progress: Progre
         shares[task.id] = share
         progress("start", task.strategy, sum(shares.values()), len(todo))
 
-    run_tasks(setup, partial(_judge, root, device), todo, how, report)
+    run_tasks(Work(setup, partial(_judge, device), root, STARTS_READ, folder_of), todo, how, report)
     starts = [folder.read_start(root, task.id) for task in tasks]
     return [start for start in starts if start is not None]
 
 
-def _judge(root: Path, device: str, baseline: "Baseline", task: Task, tick: Callable[[int, int], None]) -> None:
+def _judge(device: str, baseline: "Baseline", root: Path, task: Task, tick: Callable[[int, int], None]) -> None:
     manifest = folder.read_manifest(root)
     start = make_start(root, manifest, baseline, task, device, tick)
     judge_start(root, manifest, baseline, task, start, device)

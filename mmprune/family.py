@@ -18,6 +18,7 @@ from mmprune import folder, precision
 from mmprune.candidates import judged, left_out
 from mmprune.chains import Found, find_chains
 from mmprune.claim import claim
+from mmprune.cluster import Cluster
 from mmprune.family_plan import add_by_score, plan_family
 from mmprune.finetune import Split, Teacher
 from mmprune.kept_scores import family_scores
@@ -27,10 +28,10 @@ from mmprune.progress import Progress, quiet, say_notes
 from mmprune.promising import check_keep
 from mmprune.records import TUNED, Manifest, Recipe, Source, Start, Task, Variant
 from mmprune.scores import NEEDS_DATA, SCORES
-from mmprune.start import prepare, start_of
+from mmprune.start import STARTS_READ, folder_of, prepare, start_of
 from mmprune.strategies import BY_SCORE, PAPER_TEN, TEN
-from mmprune.variant import checkpoint_of, is_done, make_dense, make_variant
-from mmprune.workers import Processes, run_tasks, threads_of, torch_threads
+from mmprune.variant import checkpoint_of, forget_damaged, is_done, make_dense, make_variant
+from mmprune.workers import Processes, Work, run_tasks, threads_of, torch_threads
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Resources:
     device: str = "cpu"
     jobs: int = 1
     threads: int = 0  # torch threads per job; 0: the number of the family in the folder, else all cores over the jobs
+    cluster: Cluster | None = None  # where the jobs run; None: on this machine
 
 
 def build_family(make_baseline: Callable[[], Baseline], request: Request, root: Path, resources: Resources,
@@ -113,6 +115,7 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
         baseline = make_baseline()
         manifest = claim(root, replace(plan_family(baseline, request), threads=threads,
                                        bfloat16=family_bfloat16(root, baseline, request, resources.device)))
+        forget_damaged(root, manifest)
         make_dense(root, manifest, baseline, resources.device)
         needed = [score for score in request.scores if score in NEEDS_DATA
                   and (set(request.names) & set(BY_SCORE) or SCORES[score].needs != "inputs")]
@@ -125,8 +128,8 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
             prepare(root, manifest, baseline, resources.device, progress)
         say_notes(notes_of(manifest))
         tasks = manifest.tasks
-        setup = baseline if resources.jobs == 1 else make_baseline
-        how = Processes(resources.jobs, threads)
+        setup = baseline if resources.jobs == 1 or resources.cluster else make_baseline
+        how = Processes(resources.jobs, threads, cluster=resources.cluster)
         skipped = _skipped(root, manifest, request, partial(judged, root, setup, how, resources.device, progress))
         tasks = tuple(t for t in tasks if t.id not in skipped)
         open_tasks = [t for t in tasks if not is_done(root, t.id)]
@@ -136,7 +139,7 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
                 start_of(root, task.id).unlink(missing_ok=True)
         failures: dict[str, str] = {}
         progress("fine-tune", "", len(tasks) - len(open_tasks), len(tasks))
-        make = partial(make_variant, root, request, resources)
+        work = Work(setup, partial(make_variant, request, resources), root, STARTS_READ, folder_of, folder.VARIANT)
         shares = {t.id: 0.0 if t in open_tasks else 1.0 for t in tasks}
 
         def report(task: Task, share: float, failure: str | None) -> None:
@@ -145,7 +148,7 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
             shares[task.id] = share
             progress("fine-tune", task.strategy, sum(shares.values()), len(tasks))
 
-        run_tasks(setup, make, open_tasks, how, report)
+        run_tasks(work, open_tasks, how, report)
         folder.write_manifest(root, replace(manifest, failures={**request.unfound, **failures}, skipped=skipped))
     return folder.read_variants(root)
 
@@ -171,7 +174,7 @@ def family_threads(root: Path, resources: Resources) -> int:
     if begun and resources.threads not in (0, begun):
         raise folder.FolderError(f"the family in {root} is built with {begun} torch threads per job, but "
                                  f"{resources.threads} are requested; leave that out, or choose another folder")
-    return begun or resources.threads or threads_of(resources.jobs)
+    return begun or resources.threads or (1 if resources.cluster else threads_of(resources.jobs))
 
 
 def family_bfloat16(root: Path, baseline: Baseline, request: Request, device: str) -> bool:

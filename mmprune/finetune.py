@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmprune.folder import write_whole
+from mmprune.kept import read_state, write_state
 from mmprune.layout import to_device
 from mmprune.models.weights import not_finite
 from mmprune.norms import normed
@@ -193,8 +193,8 @@ def _end_epoch(model: nn.Module, job: Job, state: dict[str, Any], epoch: int) ->
 
 def _load_checkpoint(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     state: dict[str, Any] = {"epoch": 0, "best_accuracy": -1.0, "best_epoch": 0, "best": None}
-    if job.checkpoint is not None and job.checkpoint.is_file():
-        saved = torch.load(job.checkpoint, map_location=job.device, weights_only=True)
+    saved = None if job.checkpoint is None else read_state(job.checkpoint, job.device)
+    if saved is not None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         state = saved["state"]
@@ -203,8 +203,7 @@ def _load_checkpoint(job: Job, model: nn.Module, optimizer: torch.optim.Optimize
 
 def _save_checkpoint(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     if job.checkpoint is not None and state["epoch"] < job.recipe.epochs:
-        content = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state}
-        write_whole(job.checkpoint, lambda part: torch.save(content, part))
+        write_state(job.checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state})
 
 
 def recalibrate(model: nn.Module, train: Split, job: Job, augment: bool = True) -> None:

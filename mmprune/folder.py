@@ -31,6 +31,8 @@ from mmprune.records import MANIFEST_SCHEMA, Artifact, Manifest, Measurement, St
 
 T = TypeVar("T")
 MANIFEST = "manifest.json"
+VARIANT = "variant.json"  # a variant's record, which marks it as done
+DIGEST = "record_sha256"  # in the record of a variant, a start or an artifact, of the rest of it
 MEASUREMENTS = "measurements.jsonl"
 IMAGES = "golden.npy"  # a few test images, on which a board's and a deployed model's answers are compared
 
@@ -61,6 +63,10 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         os.replace(part, path)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    write_whole(path, lambda part: part.write_bytes(content))
+
+
 def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
     write_whole(path, lambda part: part.write_text(text))
@@ -76,16 +82,32 @@ def read_json(path: Path) -> Any:
 
 
 def read_record(cls: type[T], path: Path) -> T:
-    """The record in a file. FolderError if the file is missing, damaged or holds something else."""
-    return _record(cls, read_json(path), path)
+    """The record in a file. FolderError if the file is missing, damaged or holds something else.
+
+    A record that has no digest is believed.
+    """
+    row = read_json(path)
+    digest = row.pop(DIGEST, None) if isinstance(row, dict) else None
+    record = _record(cls, row, path)
+    if digest not in (None, _digest(row)):
+        raise FolderError(f"{path} has changed since it was written; delete it and run the same command again")
+    return record
 
 
-def _record(cls: type[T], row: Any, path: Path) -> T:
+def _write_record(path: Path, record: Any) -> None:
+    row = json.loads(json.dumps(asdict(record), allow_nan=False))
+    write_json(path, {**row, DIGEST: _digest(row)})
+
+
+def _digest(row: Any) -> str:
+    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
+
+
+def _record(cls: type[T], row: Any, path: Path, way_out: str = "delete it and run the same command again") -> T:
     try:
         return from_json(cls, row)
     except ValueError as err:
-        raise FolderError(f"{path} does not have this mmprune's format ({err}); delete it and run the same command "
-                          "again") from err
+        raise FolderError(f"{path} does not have this mmprune's format ({err}); {way_out}") from err
 
 
 def holds_family(root: Path) -> bool:
@@ -96,7 +118,12 @@ def read_manifest(root: Path) -> Manifest:
     """The manifest of the folder. FolderError if there is none or it has another version."""
     if not holds_family(root):
         raise FolderError(f"{root} holds no family (it has no {MANIFEST}); build one with `mmprune build --out {root}`")
-    row = read_json(root / MANIFEST)
+    path = root / MANIFEST
+    way_out = f"restore it from a copy, or delete {root} and run the same command again"
+    try:
+        row = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as err:
+        raise FolderError(f"{path} is damaged ({err}); {way_out}") from err
     if isinstance(row, dict) and {"files", "chosen"} <= row.keys():  # see targets/deploy.py
         raise FolderError(f"{root} is a folder that `mmprune choose --out` wrote, with one model, not a family: "
                           f"`mmprune verify {root}` checks it, `python {root}/infer.py IMAGE` runs it; give the family "
@@ -105,7 +132,7 @@ def read_manifest(root: Path) -> Manifest:
     if schema != MANIFEST_SCHEMA:
         raise FolderError(f"{root} holds a family of schema {schema}, but this mmprune reads schema {MANIFEST_SCHEMA}: "
                           "build it again in another folder")
-    return _record(Manifest, row, root / MANIFEST)
+    return _record(Manifest, row, path, way_out)
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
@@ -113,17 +140,17 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
 
 
 def read_variant(root: Path, variant_id: str) -> Variant:
-    return read_record(Variant, variant_folder(root, variant_id) / "variant.json")
+    return read_record(Variant, variant_folder(root, variant_id) / VARIANT)
 
 
 def write_variant(root: Path, variant: Variant) -> None:
-    write_json(variant_folder(root, variant.id) / "variant.json", asdict(variant))
+    _write_record(variant_folder(root, variant.id) / VARIANT, variant)
 
 
 def read_variants(root: Path) -> list[Variant]:
     """The finished variants, in the order of the manifest; the dense one first."""
     ids = read_manifest(root).variants
-    return [read_variant(root, i) for i in ids if (variant_folder(root, i) / "variant.json").is_file()]
+    return [read_variant(root, i) for i in ids if (variant_folder(root, i) / VARIANT).is_file()]
 
 
 def start_record(root: Path, variant_id: str) -> Path:
@@ -137,7 +164,7 @@ def read_start(root: Path, variant_id: str) -> Start | None:
 
 
 def write_start(root: Path, variant_id: str, start: Start) -> None:
-    write_json(start_record(root, variant_id), asdict(start))
+    _write_record(start_record(root, variant_id), start)
 
 
 def artifact_record(root: Path, variant_id: str, format: str, precision: str) -> Path:
@@ -159,7 +186,7 @@ def read_artifacts(root: Path) -> list[Artifact]:
 
 
 def write_artifact(root: Path, artifact: Artifact) -> None:
-    write_json(artifact_record(root, artifact.variant, artifact.format, artifact.precision), asdict(artifact))
+    _write_record(artifact_record(root, artifact.variant, artifact.format, artifact.precision), artifact)
 
 
 def files_sha256(files: Iterable[Path]) -> str:

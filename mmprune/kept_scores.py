@@ -5,12 +5,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmprune import folder
 from mmprune.finetune import limit
 from mmprune.gradients import BATCH_SIZE, BATCHES, mean_absolute_gradients
+from mmprune.kept import read_tensors, write_tensors
 from mmprune.progress import Progress, quiet
 from mmprune.reconstruct import Plan, calibration_batches, energies, surgery_scores
 from mmprune.records import Manifest
@@ -36,13 +35,13 @@ def family_scores(root: Path, manifest: Manifest, baseline: "Baseline", score: s
 def _gradients(root: Path, manifest: Manifest, baseline: "Baseline", device: str, progress: Progress
                ) -> dict[str, Tensor]:
     path = root / "scores" / "gradient.safetensors"
-    if not path.is_file():
+    if (kept := read_tensors(path)) is None:
         total = min(BATCHES, max(1, len(baseline.train) // BATCH_SIZE))
         batches = limit(baseline.train.batches(BATCH_SIZE, seed=manifest.spec.seed), total)
         tick = partial(_tick_scores, progress, total)
-        found = mean_absolute_gradients(baseline.model, [x.name for x in manifest.layers], batches, device, tick)
-        folder.write_whole(path, lambda part: save_file(found, part))
-    return load_file(path)
+        kept = mean_absolute_gradients(baseline.model, [x.name for x in manifest.layers], batches, device, tick)
+        write_tensors(path, kept)
+    return kept
 
 
 def _tick_scores(progress: Progress, total: int, done: int) -> None:
@@ -52,14 +51,15 @@ def _tick_scores(progress: Progress, total: int, done: int) -> None:
 def _removals(root: Path, manifest: Manifest, baseline: "Baseline", device: str, progress: Progress
               ) -> dict[str, Tensor]:
     path = root / "scores" / "obs.safetensors"
-    if not path.is_file():
+    if (kept := read_tensors(path)) is None:
         model = copy.deepcopy(baseline.model).to(device)
         kinds = {x.name: x.kind for x in manifest.layers}
         plan = Plan(dict.fromkeys(kinds, 0.5), manifest.spec.pattern, kinds)
         images = calibration_batches(baseline.train, manifest.spec.seed, device)
         found = surgery_scores(model, plan, images, lambda done, total: progress("scores", "obs", done, total))
-        folder.write_whole(path, lambda part: save_file({n: s.cpu().contiguous() for n, s in found.items()}, part))
-    return load_file(path)
+        kept = {n: s.cpu() for n, s in found.items()}
+        write_tensors(path, kept)
+    return kept
 
 
 def layer_energies(root: Path, manifest: Manifest, baseline: "Baseline", device: str) -> dict[str, Tensor]:
@@ -68,9 +68,10 @@ def layer_energies(root: Path, manifest: Manifest, baseline: "Baseline", device:
     With it orders of input channels are compared before surgery.
     """
     path = root / "scores" / "energy.safetensors"
-    if not path.is_file():
+    if (kept := read_tensors(path)) is None:
         model = copy.deepcopy(baseline.model).to(device)
         found = energies(model, [x.name for x in manifest.layers],
                          calibration_batches(baseline.train, manifest.spec.seed, device))
-        folder.write_whole(path, lambda part: save_file({n: e.cpu().contiguous() for n, e in found.items()}, part))
-    return load_file(path)
+        kept = {n: e.cpu() for n, e in found.items()}
+        write_tensors(path, kept)
+    return kept

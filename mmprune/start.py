@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mmprune import folder
+from mmprune.kept import read_tensors, write_tensors
 from mmprune.kept_scores import family_scores, layer_energies
 from mmprune.patterns import ALIGNED, make_masks
 from mmprune.permute import permuted
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from mmprune.family import Baseline
 
 MASK = "mask/"  # before a weight's name in the file
+STARTS_READ = (folder.MANIFEST, "scores/*.safetensors")  # besides what lies in the variant's own folder
+
+
+def folder_of(task: Task) -> str:
+    """The task's folder below that of the family."""
+    return f"variants/{task.id}"
 
 
 def make_start(root: Path, manifest: Manifest, baseline: "Baseline", task: Task, device: str,
@@ -41,8 +47,8 @@ def make_start(root: Path, manifest: Manifest, baseline: "Baseline", task: Task,
     plan, moves = Plan(sparsity, spec.pattern, kinds), moves_channels(spec)
     by_inputs = SCORES[task.score].needs == "inputs"
     model, scores = copy.deepcopy(baseline.model), {}
-    if path.is_file():
-        return _read(path, model)
+    if (kept := read_tensors(path)) is not None:
+        return _split(kept, model)
     if moves or not by_inputs:
         scores = (layer_energies(root, manifest, baseline, device) if by_inputs
                   else family_scores(root, manifest, baseline, task.score, device))
@@ -58,9 +64,8 @@ def make_start(root: Path, manifest: Manifest, baseline: "Baseline", task: Task,
     else:
         masks = make_masks(scores, sparsity, spec.pattern, kinds)
     if by_inputs or moves:
-        content = {**{n: v.contiguous().clone() for n, v in model.state_dict().items()},
-                   **{MASK + n: m.to(torch.uint8).contiguous() for n, m in masks.items()}}
-        folder.write_whole(path, lambda part: save_file(content, part))
+        write_tensors(path, {**{n: v.contiguous().clone() for n, v in model.state_dict().items()},
+                             **{MASK + n: m.to(torch.uint8) for n, m in masks.items()}})
     return model, masks
 
 
@@ -86,7 +91,6 @@ def start_of(root: Path, variant: str) -> Path:
     return folder.variant_folder(root, variant) / "start.safetensors"
 
 
-def _read(path: Path, model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
-    content = load_file(path)
+def _split(content: dict[str, Tensor], model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
     model.load_state_dict({n: v for n, v in content.items() if not n.startswith(MASK)})
     return model, {n.removeprefix(MASK): v.bool() for n, v in content.items() if n.startswith(MASK)}

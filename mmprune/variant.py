@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save_file
-from torch import nn
+from safetensors.torch import load, save
+from torch import Tensor, nn
 
 from mmprune import folder
 from mmprune.finetune import Diverged, Job, accuracy, finetune
 from mmprune.patterns import zeros_in_blocks
+from mmprune.progress import say_notes
 from mmprune.records import DENSE, Manifest, Task, Variant
 from mmprune.start import make_start, start_of
 from mmprune.start_loss import judge_start
@@ -21,15 +22,27 @@ from mmprune.start_loss import judge_start
 if TYPE_CHECKING:
     from mmprune.family import Baseline, Request, Resources
 
+WEIGHTS = "weights.safetensors"
 PRUNING = 10  # the part of a variant's progress that is its pruning, if it is trained: one in so many
 
 
 def is_done(root: Path, variant: str) -> bool:
-    return (folder.variant_folder(root, variant) / "variant.json").is_file()
+    return (folder.variant_folder(root, variant) / folder.VARIANT).is_file()
 
 
 def checkpoint_of(root: Path, variant: str) -> Path:
     return folder.variant_folder(root, variant) / "checkpoint.pt"
+
+
+def forget_damaged(root: Path, manifest: Manifest) -> None:
+    """Unmark finished variants whose record or weights are no longer those that were written: they are made again."""
+    for name in manifest.variants:
+        if is_done(root, name):
+            try:
+                _weights_of(root, folder.read_variant(root, name))
+            except folder.FolderError as err:
+                say_notes((f"{str(err).partition(';')[0]}; {name} is made again",))
+                (folder.variant_folder(root, name) / folder.VARIANT).unlink()
 
 
 def make_dense(root: Path, manifest: Manifest, baseline: "Baseline", device: str) -> None:
@@ -43,7 +56,7 @@ def make_dense(root: Path, manifest: Manifest, baseline: "Baseline", device: str
     write_model(root, record, model.cpu(), [x.name for x in manifest.layers])
 
 
-def make_variant(root: Path, request: "Request", resources: "Resources", baseline: "Baseline", task: Task,
+def make_variant(request: "Request", resources: "Resources", baseline: "Baseline", root: Path, task: Task,
                  tick: Callable[[int, int], None]) -> str | None:
     """Prune, fine-tune, count zeros and write one variant; TUNED has no masks.
 
@@ -93,23 +106,31 @@ def _untrained(model: nn.Module, job: Job) -> tuple[nn.Module, float] | None:
 
 def write_model(root: Path, variant: Variant, model: nn.Module, layers: list[str]) -> None:
     """Write the weights, read them back, count the zeros in the file, and only then mark the variant as done."""
-    path = folder.variant_folder(root, variant.id) / "weights.safetensors"
+    path = folder.variant_folder(root, variant.id) / WEIGHTS
     state = {k: v.detach().contiguous().clone() for k, v in model.state_dict().items()}
-    folder.write_whole(path, lambda part: save_file(state, part))
-    written = load_file(path)
+    folder.write_bytes(path, save(state))  # save_file would not tell a full disk as one
+    content = path.read_bytes()
+    written = load(content)
     zeros = {n: int((written[n] == 0).sum()) for n in layers}
     sizes = {n: written[n].numel() for n in layers}
     in_blocks = sum(zeros_in_blocks(written[n]) for n in layers)
     folder.write_variant(root, replace(variant, layer_sparsity={n: zeros[n] / sizes[n] for n in layers},
                                        sparsity=sum(zeros.values()) / sum(sizes.values()),
                                        block_sparsity=in_blocks / sum(sizes.values()),
-                                       weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+                                       weights_sha256=hashlib.sha256(content).hexdigest(),
                                        files={"weights": str(path.relative_to(root))}))
 
 
 def load_variant(root: Path, variant: Variant, dense: nn.Module) -> nn.Module:
     """A copy of the dense model with the variant's weights, in eval mode."""
-    path = root / variant.files["weights"]
+    model = copy.deepcopy(dense)
+    model.load_state_dict(_weights_of(root, variant))
+    return model.eval()
+
+
+def _weights_of(root: Path, variant: Variant) -> dict[str, Tensor]:
+    """FolderError if the file is not the one that was written."""
+    path = folder.variant_folder(root, variant.id) / WEIGHTS
     way_out = f"delete {path.parent} and run the same command again"
     try:
         content = path.read_bytes()
@@ -118,6 +139,4 @@ def load_variant(root: Path, variant: Variant, dense: nn.Module) -> nn.Module:
         raise folder.FolderError(f"{path} is damaged ({err}); {way_out}") from err
     if hashlib.sha256(content).hexdigest() != variant.weights_sha256:
         raise folder.FolderError(f"{path} has changed since it was written; {way_out}")
-    model = copy.deepcopy(dense)
-    model.load_state_dict(state)
-    return model.eval()
+    return state

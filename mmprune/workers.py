@@ -1,4 +1,8 @@
-"""Runs independent tasks in several processes: no state is shared, and a dead worker is an error, not a hang."""
+"""Runs independent tasks in this process, in several, or on a Ray cluster (mmprune/on_ray.py).
+
+No state is shared, and a dead worker is an error, not a hang. What the tasks make does not depend on where they run, if
+they have the same number of torch threads there.
+"""
 
 import faulthandler
 import multiprocessing
@@ -6,14 +10,17 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 import torch
 
-Make = Callable[[Any, Any, Callable[..., None]], Any]  # (setup, task, tick) -> reason of failure or None
+from mmprune.cluster import Cluster
+
+Make = Callable[[Any, Path, Any, Callable[..., None]], Any]  # (setup, root, task, tick) -> reason of failure or None
 Report = Callable[[Any, float, Any], None]  # (task, fraction done in [0, 1], reason of failure or tick's word)
 
 
@@ -40,30 +47,51 @@ def torch_threads(count: int) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Processes:
-    """How tasks are run."""
+    """Where and how tasks are run."""
 
     jobs: int = 1  # tasks at the same time; more than one: in that many spawned processes
     threads: int = 0  # torch threads per job; 0: threads_of(jobs)
     # True: if a process dies only its task fails, with a WorkerError as the reason; False: the WorkerError is raised.
     # If True and jobs > 1, a single task also runs in its own process.
     survive: bool = False
+    cluster: Cluster | None = None  # None: on this machine
 
 
-def run_tasks(setup: Any, make: Make, tasks: Sequence[Any], how: Processes, report: Report) -> None:
-    """Call make(setup, task, tick) for every task.
+@dataclass(frozen=True)
+class Work:
+    """What is done for every task, and with which files.
 
-    setup   what every task needs; for more than one job a picklable function that makes it, called in each process
+    Elsewhere than on this machine a task runs in a folder of its own, which has the files of `shared` and of the task's
+    own folder; what it leaves in its own folder is brought home.
+    """
+
+    setup: Any  # what every task needs; for several processes a picklable function that makes it, called in each
+    make: Make  # called with the setup, the folder `root`, the task and a tick
+    root: Path = Path()
+    shared: tuple[str, ...] = ()  # globs below `root` of what every task reads
+    folder_of: Callable[[Any], str] = str  # the folder below `root` that only this task reads and writes
+    last: str = ""  # the name of the file in it that marks the task as done, if there is one: it is written last
+
+
+def run_tasks(work: Work, tasks: Sequence[Any], how: Processes, report: Report) -> None:
+    """Call work.make(setup, root, task, tick) for every task.
+
     tick    called by a task with the step, the number of steps and, optionally, a word about the step
     report  called with the fraction of the task's steps, and finally with 1.0 and the reason if the task failed
     """
     if not tasks:
         return
     threads = how.threads or threads_of(how.jobs)
+    if how.cluster is not None:
+        from mmprune.on_ray import run_on_ray
+
+        run_on_ray(work, tasks, replace(how, threads=threads), report)
+        return
     if how.jobs == 1 or (len(tasks) == 1 and not how.survive):
         with torch_threads(threads):
-            ready = setup() if callable(setup) else setup
+            ready = work.setup() if callable(work.setup) else work.setup
             for task in tasks:
-                reason = make(ready, task, partial(_report_step, report, task))
+                reason = work.make(ready, work.root, task, partial(_report_step, report, task))
                 report(task, 1.0, reason)
         return
     context = multiprocessing.get_context("spawn")
@@ -73,7 +101,8 @@ def run_tasks(setup: Any, make: Make, tasks: Sequence[Any], how: Processes, repo
         while workers or queue:
             while queue and len(workers) < how.jobs:
                 here, there = context.Pipe()
-                process = context.Process(target=_work, args=(there, setup, make, threads), daemon=True)
+                given = (there, work.setup, work.make, work.root, threads)
+                process = context.Process(target=_work, args=given, daemon=True)
                 with _without_interrupts():
                     process.start()
                 there.close()
@@ -134,7 +163,7 @@ def _answer(pipe: Connection, workers: dict[Connection, tuple[Any, Any]], queue:
             process.join()
 
 
-def _work(pipe: Connection, setup: Callable[[], Any], make: Make, threads: int) -> None:
+def _work(pipe: Connection, setup: Callable[[], Any], make: Make, root: Path, threads: int) -> None:
     """The main loop of a worker: set up once, then run one task after the other until None comes or the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers
     if sys.stderr is not None:
@@ -146,7 +175,7 @@ def _work(pipe: Connection, setup: Callable[[], Any], make: Make, threads: int) 
             def tick(step: int, steps: int, word: Any = None) -> None:
                 pipe.send(("tick", (min(0.999, step / steps), word)))
 
-            pipe.send(("done", make(ready, task, tick)))
+            pipe.send(("done", make(ready, root, task, tick)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent was killed
     except BaseException as err:

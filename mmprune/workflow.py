@@ -16,6 +16,7 @@ from mmprune.announce import first_words, training_words
 from mmprune.boards import Measuring
 from mmprune.budget.plan import NAME as BUDGET
 from mmprune.budget.plan import BudgetError, Goal
+from mmprune.cluster import Cluster
 from mmprune.handles import Family
 from mmprune.models.named import Named
 from mmprune.progress import Progress, say_begin, say_errors, say_loading, say_notes, say_warnings, shown
@@ -61,6 +62,8 @@ class BuildOptions:
     total_sparsity: float | None = None  # of every strategy, over all prunable weights; None: each strategy's own
     bfloat16: bool | None = None  # fine-tune with products in bfloat16; None: where that is faster
     keep: int | None = None  # fine-tune only this many of the variants, the most promising; None: all
+    job_cpus: int | None = None  # torch threads of each job; None: those of the family, else all cores over the jobs
+    cluster: Cluster | None = None  # where variants are fine-tuned; None: on this machine
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))
@@ -102,7 +105,8 @@ def _build(options: BuildOptions, progress: Progress) -> Family:
     read = _calibration(options.calibration, wanted, opened.make_baseline.preprocess)
     pattern = _pattern(options, target, wanted)
     request = _request(options, opened.make_baseline.spec.model, opened.source, pattern)
-    jobs = options.jobs or (min(10, len(os.sched_getaffinity(0))) if options.device == "cpu" else 1)
+    cores = len(os.sched_getaffinity(0)) // (options.job_cpus or 1)
+    jobs = options.jobs or (max(1, min(10, cores)) if options.device == "cpu" else 1)
     if not folder.holds_family(options.out):
         trained = len(_without_budget(request.names))
         models = 1 + min(trained, options.keep or trained) + (options.goal is not None)
@@ -112,7 +116,8 @@ def _build(options: BuildOptions, progress: Progress) -> Family:
         fixed, why_not = _for_budget(options, request, opened.make_baseline, wanted, progress)
         others = tuple(name for name in request.strategies if name != BUDGET or fixed)
         request = replace(request, strategies=others, fixed=fixed, unfound={BUDGET: why_not} if why_not else {})
-    build_family(opened.make_baseline, request, options.out, Resources(options.device, jobs), progress)
+    resources = Resources(options.device, jobs, options.job_cpus or 0, options.cluster)
+    build_family(opened.make_baseline, request, options.out, resources, progress)
     family = Family(options.out, opened.make_baseline)
     failed: list[str] = []
     try:

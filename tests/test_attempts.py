@@ -90,14 +90,14 @@ def test_where_a_process_died_its_file_has_failed_and_the_others_are_made(tmp_pa
     """The first round dies while onnx-int8 is calibrated, the second goes on without it."""
     rounds = []
 
-    def die_first(setup, make, tasks, how, report):
+    def die_first(work, tasks, how, report):
         rounds.append(tasks)
         if len(rounds) == 1:
             report(tasks[0], 0.7, run._Stage("onnx-int8", "calibrating"))
             report(tasks[0], 1.0, WorkerError("a worker process ended with -11; finished work is kept"))
         else:
             for task in tasks:
-                report(task, 1.0, make(setup(), task, lambda *_: None))
+                report(task, 1.0, work.make(work.setup(), work.root, task, lambda *_: None))
 
     monkeypatch.setattr(run, "run_tasks", die_first)
     text = failure_of(tmp_path)

@@ -27,7 +27,7 @@ from mmprune.recipes import RECIPES, make_recipe
 from mmprune.records import Preprocess, Source
 from mmprune.results.starts import ending_lines
 from mmprune.variant import load_variant
-from mmprune.workers import Processes, run_tasks
+from mmprune.workers import Processes, Work, run_tasks
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -119,7 +119,7 @@ def test_threads_are_those_that_the_family_was_begun_with_not_what_is_left_to_ma
 @pytest.mark.parametrize("left", [1, *(pytest.param(left, marks=pytest.mark.slow) for left in (2, 3))])
 def test_a_job_s_threads_do_not_depend_on_the_tasks_left(four_threads, left):
     seen = []
-    run_tasks(say_threads, make_nothing, list(range(left)), Processes(jobs=2), lambda *told: seen.append(told[-1]))
+    run_tasks(Work(say_threads, make_nothing), range(left), Processes(jobs=2), lambda *told: seen.append(told[-1]))
     assert seen == ["2"] * left
 
 
@@ -127,7 +127,7 @@ def say_threads():
     return str(torch.get_num_threads())
 
 
-def make_nothing(threads, task, tick):
+def make_nothing(threads, root, task, tick):
     return threads
 
 

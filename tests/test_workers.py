@@ -5,14 +5,14 @@ import signal
 
 import pytest
 
-from mmprune.workers import Processes, WorkerError, run_tasks
+from mmprune.workers import Processes, Work, WorkerError, run_tasks
 
 
 def setup():
     return "ready"
 
 
-def work(ready, task, tick):
+def work(ready, root, task, tick):
     tick(1, 2, "half")
     if task == "dies":
         os._exit(7)
@@ -23,30 +23,30 @@ def work(ready, task, tick):
 def test_a_process_that_dies_costs_its_task_where_that_is_asked():
     told = []
     tasks = ["dies", "good", "bad", "dies"]
-    run_tasks(setup, work, tasks, Processes(2, survive=True), lambda *row: told.append(row))
+    run_tasks(Work(setup, work), tasks, Processes(2, survive=True), lambda *row: told.append(row))
     ended = sorted((task, str(word).partition(";")[0]) for task, share, word in told if share == 1.0)
     assert ended == [("bad", "ready, but bad failed"), ("dies", "a worker process ended with exit status 7"),
                      ("dies", "a worker process ended with exit status 7"), ("good", "None")]
     assert ("good", 0.5, "half") in told
     with pytest.raises(WorkerError, match="a worker process ended with exit status 7; finished work is kept"):
-        run_tasks(setup, work, ["dies", "good"], Processes(2), lambda *_: None)
+        run_tasks(Work(setup, work), ["dies", "good"], Processes(2), lambda *_: None)
 
 
-def interrupted(ready, task, tick):
+def interrupted(ready, root, task, tick):
     return None if signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()) else "Ctrl-C would come through"
 
 
 @pytest.mark.slow
 def test_ctrl_c_reaches_the_parent_alone_from_a_worker_s_first_moment():
     told = []
-    run_tasks(setup, interrupted, ["a", "b"], Processes(2), lambda *row: told.append(row[1:]))
+    run_tasks(Work(setup, interrupted), ["a", "b"], Processes(2), lambda *row: told.append(row[1:]))
     assert told == [(1.0, None)] * 2
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_a_single_task_or_job_needs_no_process():
     told = []
-    run_tasks("here", work, ["bad"], Processes(2), lambda *row: told.append(row))
-    run_tasks("here", work, ["good", "bad"], Processes(1, survive=True), lambda *row: told.append(row))
+    run_tasks(Work("here", work), ["bad"], Processes(2), lambda *row: told.append(row))
+    run_tasks(Work("here", work), ["good", "bad"], Processes(1, survive=True), lambda *row: told.append(row))
     assert [word for _, share, word in told if share == 1.0] == ["here, but bad failed", None, "here, but bad failed"]
-    run_tasks("here", work, [], Processes(2, survive=True), lambda *row: told.append(row))
+    run_tasks(Work("here", work), [], Processes(2, survive=True), lambda *row: told.append(row))

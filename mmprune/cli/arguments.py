@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mmprune.cluster import RAY, Cluster
 from mmprune.models.named import ModelOptions, Named
 from mmprune.recipes import Recipe, make_recipe
 from mmprune.records import crop_fraction
@@ -89,7 +90,20 @@ def build_options(words: dict[str, Any]) -> BuildOptions:
         Int8(words["calibration_method"], words["bias_correction"], words["max_drop"]), words["calibration"],
         words["jetpack"], words["hosts"], measuring(words, again=False), words["device"], words["jobs"],
         shlex.join(["mmprune", *sys.argv[1:]]), words["total_sparsity"],
-        words["bfloat16"], words["keep"])
+        words["bfloat16"], words["keep"], words["job_cpus"], cluster(words))
+
+
+def cluster(words: dict[str, Any]) -> Cluster | None:
+    """The Ray cluster of --executor ray; None for this machine. UsageError for what only Ray can do."""
+    if words["executor"] == RAY:
+        if words["address"] is not None and words["jobs"] is not None:
+            raise click.UsageError("--jobs is for this machine; the cluster at --address runs what it has room for")
+        on_gpu = words["device"] != "cpu"
+        return Cluster(words["address"], on_gpu if words["job_gpus"] is None else words["job_gpus"])
+    for option in ("address", "job_gpus"):
+        if words[option] is not None:
+            raise click.UsageError(f"--{option.replace('_', '-')} needs --executor ray")
+    return None
 
 
 def goal(words: dict[str, Any]) -> Goal | None:

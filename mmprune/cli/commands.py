@@ -109,6 +109,49 @@ def build(quiet: bool, every: bool, as_json: bool, **words: Any) -> None:
         _fail("\n".join(family.failed), NO)
 
 
+@cli.command(epilog="Example: mmprune sweep models.toml --out sweep")
+@click.argument("models", type=click.Path(path_type=Path))
+@click.option("--out", type=OUT, default=Path("mmprune-sweep"), show_default=True,
+              help="Folder of the models' families, of results.jsonl and of front.png.")
+@click.option("--check", is_flag=True, help="Only check the file, and show what would be built.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs: a line for each measured file.")
+def sweep(models: Path, out: Path, check: bool, as_json: bool) -> None:
+    """Build many models, one after the other, and show one table and one front of all of them.
+
+    \b
+    [build]                      # for all models: any option of `mmprune build`
+    target = "x86"
+    precision = ["fp32", "int8"]
+    [[model]]
+    model = "resnet18"           # timm's, or "net.py:function"
+    weights = "resnet18.pth"     # paths are seen from the file's folder
+    data = "photos"
+    [[model]]
+    name = "ours"                # of its folder; by default the model's
+    model = "net.py:make"
+    data = "photos"
+    epochs = 3                   # of this model alone
+
+    The file is checked first, as a whole. A model that fails does not stop the others: it is told at the end, with its
+    reason, and the exit status is 1. The same command goes on where it stopped, and tries again what failed.
+    """
+    import shlex
+
+    from mmprune.cli.sweep_file import read_sweep
+    from mmprune.sweep import build_all
+
+    entries = read_sweep(models, build)
+    if check:
+        for entry in entries:
+            click.echo(shlex.join(["mmprune", "build", *entry.arguments, f"--out={out / entry.name}"]))
+        return
+    built = build_all([(entry.name, entry.arguments) for entry in entries], out,
+                      lambda line: click.echo(f"== {line}", err=True))
+    _together([row.root for row in built], out, as_json)
+    if failed := [f"{row.name}: {row.trouble}" for row in built if row.trouble]:
+        _fail("\n".join([f"{len(failed)} of {len(built)} models have failed, or a part of them", *failed]), 1)
+
+
 @cli.command(epilog="Example: mmprune bench mmprune-out --target x86 --profile full")
 @click.argument("family", type=OUT)
 @click.option("--target", help="Device family; `mmprune targets` lists them.")
@@ -468,6 +511,35 @@ def doctor() -> None:
             click.echo(f"{'':<31} -> {finding.advice}")
     if not good:
         _fail("mmprune build does not run here; see the lines marked MISSING", NO)
+
+
+def _together(roots: Sequence[Path], out: Path, as_json: bool) -> None:
+    """Write and show the results of several families, as far as they were measured."""
+    import json
+
+    from mmprune import folder
+    from mmprune.results.report import report_points
+    from mmprune.results.together import draw, group, rows, table
+
+    measured = [root for root in roots if (root / folder.MEASUREMENTS).is_file()]
+    if not measured:
+        return
+    groups, notes = group(measured)
+    lines = [json.dumps(row, sort_keys=True) for row in rows(groups)]
+    folder.write_bytes(out / "results.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    for number, found in enumerate(groups, 1):
+        say_notes(found.notes)
+        name = "front.png" if len(groups) == 1 else f"front-{number}.png"
+        plot = draw(found, out / name)
+        if not as_json:
+            click.echo(f"{table(found)}\n\nplot: {plot}\n")
+    say_notes(notes)
+    for root in measured:
+        page, _ = report_points(root)
+        if not as_json:
+            click.echo(f"report: {page}")
+    if as_json:
+        click.echo("\n".join(lines))
 
 
 def _report(roots: Sequence[Path], every: bool, as_json: bool) -> list[Path]:

@@ -9,6 +9,7 @@ import click
 
 from exporters.int8.settings import METHODS
 from mmprune.choices import pick
+from mmprune.cluster import EXECUTORS, LOCAL
 from mmprune.recipes import RECIPES
 from mmprune.results.goals import GOALS
 from mmprune.scores import ALL, SCORES
@@ -199,6 +200,16 @@ def build_options(command: Command) -> Command:
                      help="Device to fine-tune on: cpu, cuda, cuda:1 ..."),
         click.option("--jobs", type=COUNT,
                      help="Variants fine-tuned at the same time. Default: one a core on the CPU, else 1."),
+        click.option("--job-cpus", type=COUNT,
+                     help="Threads of each fine-tuning; with another number the bits differ. Default: those that the "
+                          "family was begun with, else all cores over the jobs; with --executor ray 1."),
+        click.option("--executor", **one_of("executor", *EXECUTORS), default=LOCAL, show_default=True,
+                     help="What runs the fine-tunings: processes of this machine, or a Ray cluster."),
+        click.option("--address", metavar="HOST:PORT",
+                     help="The Ray cluster, or auto for the one that runs on this machine. Default: one of its own, on "
+                          "this machine, for this build."),
+        click.option("--job-gpus", type=float, metavar="N",
+                     help="GPUs that a job asks of Ray; 0.5 runs two on each. Default: 1 with --device cuda, else 0."),
         click.option("--out", type=OUT, default=Path("mmprune-out"), show_default=True,
                      help="Folder for everything that is built."),
         click.option("--quiet", is_flag=True, help="Print one line per stage instead of progress bars."),
