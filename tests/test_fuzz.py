@@ -210,7 +210,8 @@ def test_the_corpus_of_mmrt_runs_or_is_refused(tmp_path):
         pytest.skip(str(err))
     (tmp_path / "names").write_bytes(not_text())
     files = [tmp_path / "names", *sorted((CORPUS / "mmrt").glob("*"))]
-    done = subprocess.run([sys.executable, "-c", RUN_ALL, *files], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", RUN_ALL, *files], cwd=ROOT, capture_output=True, text=True,
+                          check=False)
     assert done.returncode == 0, done.stderr
     words = done.stdout.split("\n")[:-1]
     assert len(words) == len(files) and {"ran", "refused True"} == set(words) and words[0] == "ran"
