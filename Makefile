@@ -43,7 +43,7 @@ test-all: .venv/installed-dev
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(find runtime -name '*.cc' -o -name '*.h')
+	$(BIN)/clang-format --style=file:runtime/.clang-format --dry-run --Werror $$(find runtime fuzz -name '*.cc' -o -name '*.h')
 
 bench: .venv/installed-dev
 	$(BIN)/python benchmarks/family_cost.py

@@ -442,18 +442,18 @@ def _exactly(read: Callable[[Path], Any]) -> Callable[[Path], Any]:
 
 
 JSON = ("mmprune.from_json", "mmprune.choices")
-TOML = ("mmprune.from_toml", "tomllib._parser", *JSON)
+TOML = ("mmprune.from_toml", "tomllib", *JSON)
 LOADERS: dict[str, Loader] = {
     "weights": Loader(weights, _weights_errors, "weights.bin", (
-        "mmprune.models.checkpoints", "mmprune.models.inert_pickle", "mmprune.models.foreign_files", "zipfile",
-        "torch._weights_only_unpickler")),
-    "npz": Loader(npz, _data_errors, "data.npz", ("mmprune.data.npz", "zipfile", "numpy.lib._format_impl")),
+        "mmprune.models.checkpoints", "mmprune.models.inert_pickle", "mmprune.models.foreign_files",
+        "zipfile")),
+    "npz": Loader(npz, _data_errors, "data.npz", ("mmprune.data.npz", "zipfile")),
     "image": Loader(_exactly(image), _value_error, "image.jpg", (
         "mmprune.data.preprocess", "PIL.JpegImagePlugin", "PIL.PngImagePlugin", "PIL.TiffImagePlugin",
         "PIL.GifImagePlugin", "PIL.BmpImagePlugin", "PIL.PpmImagePlugin", "PIL.TgaImagePlugin")),
     "folder": Loader(folder, _data_errors, "folder.txt", (
         "mmprune.data.image_sets", "mmprune.data.image_files", "mmprune.data.split_folders")),
-    "class_names": Loader(class_names, _data_errors, "names.txt", ("mmprune.data.class_names", "json.decoder")),
+    "class_names": Loader(class_names, _data_errors, "names.txt", ("mmprune.data.class_names",)),
     "onnx": Loader(onnx_to_mmrt, _onnx_errors, "model.onnx", ("exporters.mmrt", "exporters.graph", "exporters.jetson")),
     "gate": Loader(_exactly(gate), _value_error, "gate.toml", ("mmprune.results.gate", *TOML)),
     "target": Loader(_exactly(target), _value_error, "board.toml", ("targets", *TOML)),
@@ -467,6 +467,6 @@ LOADERS: dict[str, Loader] = {
         "mmprune.folder", "mmprune.records", "mmprune.results", "mmprune.why.record", *JSON)),
     "bundle": Loader(bundle, _bundle_errors, "bundle.bin", ("targets.unpacking", "tarfile")),
     "download": Loader(download, _download_errors, "model.mmrt.xz", ("exporters.mmrt.download",)),
-    "deployed": Loader(deployed, _deployed_errors, "manifest.bin", ("targets.on_device.verify", "json.decoder")),
+    "deployed": Loader(deployed, _deployed_errors, "manifest.bin", ("targets.on_device.verify",)),
     "host": Loader(_exactly(host), _value_error, "host.txt", ("targets.host",)),
 }

@@ -13,17 +13,24 @@ import atheris
 
 from fuzz import loaders
 
+OURS = ("mmprune", "exporters", "targets")
+
+
+def prepare(name: str) -> None:
+    with tempfile.TemporaryDirectory() as room:
+        loaders.prepare(name, Path(room))
+
 
 def main() -> None:
     name, *options = sys.argv[1:]
     modules = loaders.LOADERS[name].modules
-    for module in [m for m in sys.modules if m.startswith(modules)]:
+    prepare(name)  # what is heavy is imported here, as it is
+    for module in [m for m in sys.modules if m.startswith((*modules, *OURS))]:
         del sys.modules[module]
     with atheris.instrument_imports(include=list(modules)):
         for module in modules:
             importlib.import_module(module)
-        with tempfile.TemporaryDirectory() as room:
-            loaders.prepare(name, Path(room))  # imports the others
+        prepare(name)
     logging.disable()
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as room:
         def one(content: bytes) -> None:

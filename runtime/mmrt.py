@@ -81,7 +81,7 @@ class Model:
 
     def _check(self, code):
         if code < 0:
-            raise MmrtError(self._lib.mmrt_last_error().decode())
+            raise MmrtError(_text(self._lib.mmrt_last_error()))
         return code
 
     def _ports(self, kind):
@@ -90,7 +90,7 @@ class Model:
         for i in range(call["count"](self._model)):
             dims = (ctypes.c_int64 * 8)()
             rank = call["shape"](self._model, i, dims)
-            found.append((call["name"](self._model, i).decode(), tuple(dims[:rank])))
+            found.append((_text(call["name"](self._model, i)), tuple(dims[:rank])))
         return found
 
     def _count(self, shapes):
@@ -151,7 +151,7 @@ class Model:
             text = ctypes.create_string_buffer(size)
             needed = self._check(self._lib.mmrt_profile(self._model, _pointers(ready), _pointers(made), text, size))
             if needed <= size:
-                return json.loads(text.value.decode())
+                return json.loads(_text(text.value))
             size = needed + 4096
 
     def close(self):
@@ -163,6 +163,11 @@ class Model:
     def __del__(self):
         if getattr(self, "_model", None):
             self.close()
+
+
+def _text(content):
+    """Names come from the file, and need not be UTF-8."""
+    return content.decode("utf-8", "replace")
 
 
 def _pointers(arrays):

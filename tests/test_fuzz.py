@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
@@ -65,6 +66,16 @@ def single_array() -> bytes:
 def beyond_unicode() -> np.ndarray:
     """Two names, one with a character that Unicode does not have."""
     return np.array([0x110000, 0x41], np.uint32).view("<U1")
+
+
+def not_text() -> bytes:
+    """An .mmrt file with a node, an input and an output whose names are not UTF-8."""
+    view = [0, 0, 0, 1, 4, 1]  # four elements at the arena's start
+    name = struct.pack("<i4s", 2, b"\xff\xe9\0\0")
+    copy = name + f.pack_words([0, 0, 16, 1, 4, 1, *view])
+    plan = (f.pack_words([128, 1]) + name + f.pack_words([*view, 1]) + name
+            + f.pack_words([0, 0, 16, 1, 4, 1, 1, f.COPY, len(copy) // 4]) + copy)
+    return f.pack_file({"PLAN": plan, "DATA": b"", "META": b"{}"})
 
 
 def archive(*entries) -> bytes:
@@ -170,6 +181,40 @@ def test_seeds_of_mmrt_have_every_operation(monkeypatch):
     monkeypatch.setattr(f, "pack_op", lambda opcode, *rest: found.add(opcode) or pack(opcode, *rest))
     assert list(SEEDS["mmrt"]())
     assert found == set(range(f.LINEAR, f.QMATMUL + 1))
+
+
+RUN_ALL = """
+import sys, numpy
+from exporters.to_mmrt import load_runtime
+mmrt = load_runtime()
+for path in sys.argv[1:]:
+    try:
+        model = mmrt.Model(path, threads=1)
+        model(*[numpy.ones(shape, numpy.float32) for _, shape in model.inputs])
+        model.profile(*[numpy.ones(shape, numpy.float32) for _, shape in model.inputs])
+        print("ran")
+    except mmrt.MmrtError as err:
+        print("refused", str(err).strip() != "")
+"""
+
+
+def test_the_corpus_of_mmrt_runs_or_is_refused(tmp_path):
+    """And a file whose names are not text. In a process of its own, without sanitizers; the fuzzer, which has them,
+    begins with the same files."""
+    from exporters import ExportError
+    from exporters.to_mmrt import load_runtime
+
+    try:
+        load_runtime()
+    except ExportError as err:
+        pytest.skip(str(err))
+    (tmp_path / "names").write_bytes(not_text())
+    files = [tmp_path / "names", *sorted((CORPUS / "mmrt").glob("*"))]
+    done = subprocess.run([sys.executable, "-c", RUN_ALL, *files], cwd=ROOT, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.split("\n")[:-1]
+    assert len(words) == len(files) and {"ran", "refused True"} == set(words) and words[0] == "ran"
 
 
 @pytest.mark.slow

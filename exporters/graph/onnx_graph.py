@@ -35,6 +35,8 @@ def read_onnx(path: Path, external_data: bool = True) -> onnx.ModelProto:
         raise ExportError(f"{path} cannot be read as ONNX ({str(err)[:500]})") from err
     if odd := next((name for name in _names(model.graph) if not isinstance(name, str)), None):
         raise ExportError(f"{path} cannot be read as ONNX (the name {odd!r:.80} is not text)")
+    if alone := next((node for node in model.graph.node if not any(node.output)), None):
+        raise ExportError(f"{path} cannot be read as ONNX (a node of {alone.op_type!r:.80} has no output)")
     return model
 
 

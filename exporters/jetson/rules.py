@@ -48,10 +48,9 @@ def check(path: Path | str, jetpack: str = DEFAULT) -> list[Finding]:
         lift_constants(model)
         try:
             net = read_net(model)
-        except Exception as err:  # onnx's own classes; and for constants that are not whole whatever they lead to
-            found.append(Finding("error", "", "invalid", f"not valid ONNX, so the rest was not checked: {err}"))
-        else:
             found += [*_quantization(net), *_number_types(net, tensorrt), *_sparsity(net)]
+        except Exception as err:  # onnx's own classes; and what attributes and constants lead to that are none
+            found.append(Finding("error", "", "invalid", f"not valid ONNX, so the rest was not checked: {err}"))
     return sorted(found, key=lambda f: LEVELS.index(f.level))
 
 

@@ -137,7 +137,10 @@ def _facts(path: Path, file: np.lib.npyio.NpzFile, labels: np.ndarray, shape: tu
 
 def _array(path: Path, file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
     try:
-        return file[key]
+        found = file[key]
+        if not isinstance(found, np.ndarray):  # numpy gives the bytes of an entry that does not begin as an array
+            raise ValueError("it is no array")
+        return found
     except DAMAGE as err:
         raise DataError(f"{path}: the array {key} cannot be read ({err}); pickled objects are refused") from err
 
