@@ -30,7 +30,8 @@ def test_the_session_runs(page, toy, tmp_path, monkeypatch):
     assert [c[0] for c in session[:2]] == ["build", "choose"]
     small = {"build": ["--model", MODEL, "--weights", toy / "toy.pth", "--data", toy / "toy.npz", "--profile", "smoke",
                        "--epochs", "1", "--strategies", "max", "--formats", TOY[page]],
-             "choose": ["--max-latency-ms", "50", "--max-size-mb", "10", "--max-drop", "50"]}
+             "choose": ["--max-latency-ms", "50", "--max-size-mb", "10", "--max-memory-mb", "999",
+                        "--max-drop", "50"]}
     for command in session:
         done = mmprune(*command, *small.get(command[0], []))
         assert done.code == 0, done.stderr
