@@ -14,7 +14,7 @@ help:
 	@echo 'make test      the quick tests: of every module some, a few minutes'
 	@echo 'make test-all  all tests: also timm'"'"'s families, long builds, sanitizers, emulated boards and CPUs'
 	@echo 'make lint      ruff and mypy'
-	@echo 'make bench     two benchmarks: what a family costs over its training, and the probe beside its peers'
+	@echo 'make bench     two benchmarks: what building costs beside bare PyTorch, and the probe beside its peers'
 	@echo 'make bench-gate  fails if mmrt is slower than its committed rows of this core'
 	@echo 'make fuzz      hostile input for every loader, FUZZ_SECONDS=60 each; needs clang'
 	@echo 'make chaos     breaks small builds in many ways, and says what did not hold; as root also by mounts'
@@ -46,7 +46,7 @@ lint: .venv/installed-dev
 	$(BIN)/clang-format --style=file:runtime/.clang-format --dry-run --Werror $$(find runtime fuzz -name '*.cc' -o -name '*.h')
 
 bench: .venv/installed-dev
-	$(BIN)/python benchmarks/family_cost.py
+	$(BIN)/python benchmarks/build_speed.py
 	$(BIN)/python benchmarks/probe_vs_peers.py
 
 bench-gate: .venv/installed-dev
