@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--strategies", help="instead of the ten (and budget): names as in `mmprune build`")
     parser.add_argument("--keep", help="fine-tune only this many of the ten, the most promising")
     parser.add_argument("--profile", default="quick")
-    parser.add_argument("--again", action="store_true", help="measure a family that is built once more, and alone")
+    parser.add_argument("--again", action="store_true", help="build nothing: measure the family that is there once more")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("benchmark-out/at_equal_accuracy"))
     arguments = parser.parse_args()
@@ -67,10 +67,11 @@ def main() -> None:
                *(["--keep", arguments.keep] if arguments.keep else []),
                *(["--strategies", arguments.strategies] if arguments.strategies else []),
                *arguments_of(arguments.model, arguments.data, arguments.weights)]
-    subprocess.run(command, check=False)  # a file that is refused ends it with 1; the others are measured
     if arguments.again:
         subprocess.run([*command[:3], "bench", str(root), "--target", "x86", "--profile", arguments.profile, "--quiet"],
                        check=True)
+    else:
+        subprocess.run(command, check=False)  # a file that is refused ends it with 1; the others are measured
     found, session = find_headline(root), read_session(root)
     row = {"model": arguments.model, "epochs": arguments.epochs, "seed": arguments.seed, "speedup": arguments.speedup,
            "keep": arguments.keep, "strategies": arguments.strategies, "dense": found.accuracy,

@@ -27,6 +27,7 @@ MIB = 2**20
 Row = dict[str, Any]
 
 MODELS = {"default": "small embedded ResNet, Fashion-MNIST", "resnet20": "ResNet-20, CIFAR-10",
+          "resnet56": "ResNet-56, CIFAR-10", "resnet18": "ResNet-18 on 32 px, CIFAR-10",
           "lite0": "EfficientNet-Lite0, ten ImageNet classes"}
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "mmrt": "mmrt"}
 VECTORS = {"avx512_vnni": "AVX-512 VNNI", "avx512f": "AVX-512", "avx_vnni": "AVX-VNNI", "avx2": "AVX2",
