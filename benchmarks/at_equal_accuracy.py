@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--strategies", help="instead of the ten (and budget): names as in `mmprune build`")
     parser.add_argument("--keep", help="fine-tune only this many of the ten, the most promising")
     parser.add_argument("--profile", default="quick")
-    parser.add_argument("--again", action="store_true", help="build nothing: measure the family that is there once more")
+    parser.add_argument("--again", action="store_true", help="build nothing: measure the family once more")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("benchmark-out/at_equal_accuracy"))
     arguments = parser.parse_args()

@@ -1,6 +1,5 @@
 """A family on disk: bit for bit the same, resumable at any moment, never mixed with another."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from toys import REQUEST, make_baseline
+from whole_families import KILLED, contents
 
 import mmprune
 from mmprune import family, folder
@@ -28,11 +28,6 @@ from mmprune.records import Preprocess, Source
 from mmprune.results.starts import ending_lines
 from mmprune.variant import load_variant
 from mmprune.workers import Processes, Work, run_tasks
-
-
-def contents(root: Path) -> dict[str, str]:
-    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in sorted(root.rglob("*")) if p.is_file() and p.name != ".lock"}
 
 
 def test_records_say_what_the_files_hold(tmp_path):
@@ -131,21 +126,6 @@ def make_nothing(threads, root, task, tick):
     return threads
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-import toys
-from mmprune import family, variant
-real = variant.finetune
-def slow(model, teacher, job, tick):
-    def slow_tick(step, steps):
-        time.sleep(0.05)
-        tick(step, steps)
-    return real(model, teacher, job, slow_tick)
-variant.finetune = slow
-family.build_family(toys.make_baseline, toys.REQUEST, Path({root!r}), family.Resources(threads=1))
-"""
 
 
 @pytest.mark.parametrize("wait_for", ["variants/*/checkpoint.pt", *(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_family import KILLED, contents
 from toys import REQUEST, make_baseline
+from whole_families import KILLED, contents
 
 from mmprune import folder, variant
 from mmprune.family import Resources, build_family

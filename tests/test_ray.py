@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_family import contents
 from toys import REQUEST, make_baseline
+from whole_families import contents
 
 from mmprune import cluster, folder, on_ray
 from mmprune.cluster import Cluster

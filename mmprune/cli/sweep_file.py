@@ -13,7 +13,6 @@
 """
 
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,7 @@ from typing import Any
 import click
 
 from mmprune.choices import pick
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from mmprune.from_toml import read_toml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 OWN = ("out", "quiet", "every", "as_json", "help")  # options of `build` that a sweep decides itself
@@ -44,9 +39,9 @@ def read_sweep(path: Path, build: click.Command) -> list[Entry]:
     """The models of a sweep file. ValueError, naming the value and its place, for anything that `build` would refuse
     before it opens a model."""
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
-        raise ValueError(f"sweep {path}: {getattr(err, 'strerror', None) or err}") from err
+        told = read_toml(path)
+    except ValueError as err:
+        raise ValueError(f"sweep {path}: {err}") from err
     for key in told:
         pick("table", key, ("build", "model"), owner=f"the sweep {path}")
     shared, rows = told.get("build", {}), told.get("model")
@@ -83,17 +78,23 @@ def _name(row: Mapping[str, Any], path: Path, at: str) -> str:
 
 
 def _arguments(row: Mapping[str, Any], build: click.Command, path: Path, at: str) -> tuple[str, ...]:
-    options = {p.name: p for p in build.params if isinstance(p, click.Option) and p.name not in OWN}
+    options = {_word(p).removeprefix("--").replace("-", "_"): p for p in build.params
+               if isinstance(p, click.Option) and p.name not in OWN}
     found: list[str] = []
     for key, value in _plain(row).items():
-        pick("option", key, [str(name) for name in options], owner=f"sweep {path}, {at}: `mmprune build`")
+        pick("option", key, tuple(options), owner=f"sweep {path}, {at}: `mmprune build`")
         found += _words(options[key], value, path, f"sweep {path}, {at}: {key}")
     return tuple(found)
 
 
+def _word(option: click.Option) -> str:
+    """The option as it is written on the command line."""
+    return max(option.opts, key=len)
+
+
 def _words(option: click.Option, value: Any, path: Path, at: str) -> list[str]:
     """An option of the command line with this value."""
-    name = max(option.opts, key=len)
+    name = _word(option)
     if option.is_flag:
         if not isinstance(value, bool):
             raise ValueError(f"{at} = {value!r} must be true or false")
