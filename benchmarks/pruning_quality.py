@@ -25,6 +25,7 @@ of the model in OUT.
 
 import argparse
 import copy
+import csv
 import json
 import math
 import platform
@@ -105,7 +106,10 @@ def named(model: str, data: Path | None, weights: Path | None) -> Named:
     if data is None:
         raise SystemExit(f"{model} needs --data")
     if model == "lite0":
-        return Named("tf_efficientnet_lite0", weights or lite0_weights(), data, ModelOptions(image_size=(128, 128)))
+        with open(data / "labels.csv", newline="") as f:  # the net of these classes: what fits the data is pruned
+            outputs = dict(sorted({(int(row["label"]), int(row["imagenet_index"])) for row in csv.DictReader(f)}))
+        return Named("tf_efficientnet_lite0", weights or lite0_weights(list(outputs.values())), data,
+                     ModelOptions(image_size=(128, 128)))
     if weights is None:
         raise SystemExit(f"{model} needs --weights")
     return Named(f"{HERE / 'cifar10_nets.py'}:{model}", weights, data)

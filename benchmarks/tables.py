@@ -28,7 +28,8 @@ Row = dict[str, Any]
 
 MODELS = {"default": "small embedded ResNet, Fashion-MNIST", "resnet20": "ResNet-20, CIFAR-10",
           "resnet56": "ResNet-56, CIFAR-10", "resnet18": "ResNet-18 on 32 px, CIFAR-10",
-          "lite0": "EfficientNet-Lite0, ten ImageNet classes"}
+          "lite0": "EfficientNet-Lite0, ten ImageNet classes",
+          "lite0_1000": "EfficientNet-Lite0 with 1,000 outputs, ten ImageNet classes"}
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "mmrt": "mmrt"}
 VECTORS = {"avx512_vnni": "AVX-512 VNNI", "avx512f": "AVX-512", "avx_vnni": "AVX-VNNI", "avx2": "AVX2",
            "asimddp": "NEON with dot product", "asimd": "NEON"}  # best first
@@ -179,6 +180,10 @@ def int8_vnni() -> str:
     return speed_table("int8_vnni.jsonl", "mmrt-int8", (0.0, 0.7, 0.8, 0.85, 0.9), memory_of="onnxruntime-int8")
 
 
+def int8_zen5() -> str:
+    return speed_table("int8_zen5.jsonl", "mmrt-int8", (0.0, 0.6, 0.7, 0.8, 0.85))
+
+
 def int8_amx() -> str:
     return speed_table("int8_amx.jsonl", "mmrt-int8", (0.0, 0.85, 0.9))
 
@@ -294,6 +299,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "at_equal_accuracy": at_equal_accuracy,
     "runtime_float32": runtime_float32,
     "int8_vnni": int8_vnni,
+    "int8_zen5": int8_zen5,
     "int8_amx": int8_amx,
     "int8_avx2": int8_avx2,
     "block_4x1": block_4x1,
