@@ -12,6 +12,7 @@ from onnx import helper
 
 from exporters import ExportError
 from exporters.graph.observe import open_model
+from exporters.graph.onnx_graph import type_name
 from exporters.to_onnx import noise_of, shapes_of
 from exporters.trace import Traced, trace
 from mmprune.models.outputs import tensors_in
@@ -169,7 +170,7 @@ def from_onnx(path: Path, inputs: object = None) -> Source:
     for value in _ends(graph):
         kind = value.type.tensor_type.elem_type
         if kind != onnx.TensorProto.FLOAT:
-            raise ExportError(f"{path} takes {onnx.TensorProto.DataType.Name(kind).lower()} as its input {value.name}; "
+            raise ExportError(f"{path} takes {type_name(kind)} as its input {value.name}; "
                               "only float32 inputs can be exported")
     samples: list[dict[str, np.ndarray]] = cut(given, shapes_of(graph)) if given else noise_of(graph)
     if not given:

@@ -35,6 +35,7 @@ USUAL = 2048
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=60, help="for each loader and each instruction set")
+    parser.add_argument("--runs", type=int, help="so many executions at most, the same ones every time")
     parser.add_argument("--only", default="", help="some of them, separated by commas")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--build", type=Path, default=ROOT / "build" / "fuzz", help="where mmrt's fuzzer is built")
@@ -49,7 +50,7 @@ def main() -> None:
         parser.error(f"there is no {unknown[0]}; choose from {', '.join(every)}")
     found = 0
     for name in names:
-        row = fuzz(name, every[name], program, asked.seconds, asked.keep)
+        row = fuzz(name, every[name], program, asked)
         found += row["found"]
         print(f"{name}: {row['executions']} executions in {row['seconds']} s, {row['found']} findings", flush=True)
         with open(asked.out, "a") as f:
@@ -57,19 +58,20 @@ def main() -> None:
     sys.exit(found > 0)
 
 
-def fuzz(name: str, isa: str, program: Path | None, seconds: int, keep: Path | None) -> dict:
-    """Fuzz one loader for so many seconds, or up to its first finding; the row of it."""
+def fuzz(name: str, isa: str, program: Path | None, asked: argparse.Namespace) -> dict:
+    """Fuzz one loader for the seconds or runs that are asked for, or up to its first finding; the row of it."""
     loader = MMRT if isa else name
     FINDINGS.mkdir(exist_ok=True)
     before = set(FINDINGS.iterdir())
     with tempfile.TemporaryDirectory() as room:
-        own = (keep or Path(room)) / loader
+        own = (asked.keep or Path(room)) / loader
         own.mkdir(parents=True, exist_ok=True)
         seeds = write_seeds(loader, Path(room) / "seeds")
         begins = [str(folder) for folder in (own, seeds, CORPUS / loader) if folder.is_dir()]
         run = [str(program)] if isa else [sys.executable, "-m", "fuzz.python_loader", name]
-        command = [*run, *LIMITS, f"-max_total_time={seconds}", f"-max_len={LONGEST.get(loader, USUAL)}",
-                   f"-artifact_prefix={FINDINGS}/{name}-", *begins]
+        command = [*run, *LIMITS, f"-max_total_time={asked.seconds}", f"-max_len={LONGEST.get(loader, USUAL)}",
+                   f"-artifact_prefix={FINDINGS}/{name}-", *begins,
+                   *([] if asked.runs is None else [f"-runs={asked.runs}", "-seed=1"])]
         started = datetime.now(timezone.utc)
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False,
                               env={**os.environ, "MMRT_ISA": isa, "OMP_NUM_THREADS": "1"})

@@ -71,8 +71,10 @@ def connected(how: Processes, common: Common) -> Iterator[Any]:
     from ray import cloudpickle
 
     with contextlib.ExitStack() as ends:
-        for module in [m for name, m in sys.modules.items() if name.startswith("mmprune_factory_")]:
-            cloudpickle.register_pickle_by_value(module)  # a user's file, which workers cannot import
+        known = cloudpickle.list_registry_pickle_by_value()  # those of a connection around this one
+        users = [m for name, m in sys.modules.items() if name.startswith("mmprune_factory_") and name not in known]
+        for module in users:  # files that workers cannot import
+            cloudpickle.register_pickle_by_value(module)
             ends.callback(cloudpickle.unregister_pickle_by_value, module)
         if not ray.is_initialized():
             settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}

@@ -193,3 +193,9 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def type_name(kind: int) -> str:
+    """A tensor type of ONNX in words, also one that a damaged file made up."""
+    known = kind in onnx.TensorProto.DataType.values()
+    return onnx.TensorProto.DataType.Name(kind).lower() if known else f"of the unknown type {kind}"

@@ -9,7 +9,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from exporters import ExportError
-from exporters.graph.onnx_graph import Net, attribute, lift_constants, opset_of, read_net
+from exporters.graph.onnx_graph import Net, attribute, lift_constants, opset_of, read_net, type_name
 from exporters.mmrt import read_moves as moves
 from exporters.mmrt import read_products as products
 from exporters.mmrt import read_values as values
@@ -180,7 +180,7 @@ def _check_type(net: Net, name: str, end: str) -> None:
 
 
 def _type_name(kind: int) -> str:
-    return onnx.TensorProto.DataType.Name(kind).lower() if kind else "no tensor"
+    return type_name(kind) if kind else "no tensor"
 
 
 def _check_shape(shapes: dict[str, tuple[int, ...]], name: str, where: str) -> None:
