@@ -33,7 +33,6 @@ if TYPE_CHECKING:  # they import torch and timm, which choosing and measuring do
     from targets.bundle import Bundle
 
 
-
 class FamilyError(ValueError):
     """The family cannot do what was requested; the message says what to do instead."""
 

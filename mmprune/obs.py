@@ -1,9 +1,9 @@
-"""Optimal brain surgery: which weights of a layer cost least, and what the kept ones become without them.
+"""Optimal brain surgery: in which order the weights of a layer go, the cheapest first.
 
 A row w of a layer's weight (one output) meets inputs x with H = E[x x^T]. Without some of its weights it costs
-1/2 (w' - w)^T H (w' - w). Exact removal of one block after the other, the rest corrected each time, and the
-least-squares values of whatever is kept: Frantar and Alistarh, Optimal Brain Compression (NeurIPS 2022), equations 3
-and 5, which is Hassibi's and Stork's surgeon (1993) for a layer's squared error.
+1/2 (w' - w)^T H (w' - w). Exact removal of one block after the other, the rest corrected each time: Frantar and
+Alistarh, Optimal Brain Compression (NeurIPS 2022), equations 3 and 5, which is Hassibi's and Stork's surgeon (1993) for
+a layer's squared error. The values of whatever is kept in the end: mmprune/repair.py.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -125,32 +125,3 @@ def _on_diagonal(matrix: np.ndarray, width: int) -> np.ndarray:
     """(blocks, width, width): the matrix's square blocks on its diagonal."""
     count = len(matrix) // width
     return matrix.reshape(count, width, count, width)[np.arange(count), :, np.arange(count)]
-
-
-def repaired(target: np.ndarray, hessian: np.ndarray, kept: np.ndarray, threads: int = 1) -> np.ndarray:
-    """The kept weights' least-squares values, the others zero: row by row H_MM w_M = target_M.
-
-    target   (rows, columns): w H where the layer should answer as before (or w E[x_dense x^T], with damping's part)
-    hessian  (columns, columns), positive definite
-    kept     (rows, columns) bool
-
-    A row that keeps more than it loses is solved for what it loses (R): with v = target H^-1 the answer is
-    v - v_R (H^-1_RR)^-1 H^-1_R, so that no system is larger than half the columns.
-    """
-    few = kept.sum(1) * 2 <= kept.shape[1]
-    inverse = np.linalg.inv(hessian) if not few.all() else hessian
-    free = target @ inverse if not few.all() else target
-
-    def solved(row: int) -> np.ndarray:
-        mask = kept[row]
-        if few[row]:
-            found = np.zeros(len(mask))
-            if mask.any():
-                found[mask] = np.linalg.solve(hessian[np.ix_(mask, mask)], target[row, mask])
-            return found
-        gone = ~mask
-        moved = np.linalg.solve(inverse[np.ix_(gone, gone)], free[row, gone])
-        return np.where(mask, free[row] - moved @ inverse[gone], 0.0)
-
-    with ThreadPoolExecutor(threads) as pool:
-        return np.stack(list(pool.map(solved, range(len(kept)))))

@@ -6,11 +6,11 @@ a row; conjugate gradients, all rows together, preconditioned by H's diagonal, t
 some tens of iterations (Meng et al., ALPS, NeurIPS 2024, section 3.3).
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 from torch import Tensor
-
-from mmprune.obs import repaired
 
 EXACT = 2e10  # rows * columns^3 of a layer up to which rows are solved one by one: seconds on one core
 ITERATIONS = 100
@@ -27,8 +27,33 @@ def repair(best: np.ndarray, hessian: np.ndarray, kept: np.ndarray, like: Tensor
     """
     rows, columns = best.shape
     if rows * columns**3 <= EXACT:
-        return repaired(best @ hessian, hessian, kept, torch.get_num_threads())
+        return row_by_row(best, hessian, kept, torch.get_num_threads())
     return conjugate_gradients(*(torch.from_numpy(x).to(like) for x in (best, hessian, kept))).double().cpu().numpy()
+
+
+def row_by_row(best: np.ndarray, hessian: np.ndarray, kept: np.ndarray, threads: int = 1) -> np.ndarray:
+    """As `repair`, row by row: H_MM w_M = (best H)_M.
+
+    A row that keeps more than it loses is solved for what it loses (R): with b = best the answer is
+    b - b_R (H^-1_RR)^-1 H^-1_R, so that no system is larger than half the columns.
+    """
+    few = kept.sum(1) * 2 <= kept.shape[1]
+    target = best @ hessian if few.any() else best
+    inverse = np.linalg.inv(hessian) if not few.all() else hessian
+
+    def solved(row: int) -> np.ndarray:
+        mask = kept[row]
+        if few[row]:
+            found = np.zeros(len(mask))
+            if mask.any():
+                found[mask] = np.linalg.solve(hessian[np.ix_(mask, mask)], target[row, mask])
+            return found
+        gone = ~mask
+        moved = np.linalg.solve(inverse[np.ix_(gone, gone)], best[row, gone])
+        return np.where(mask, best[row] - moved @ inverse[gone], 0.0)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return np.stack(list(pool.map(solved, range(len(kept)))))
 
 
 def conjugate_gradients(best: Tensor, hessian: Tensor, kept: Tensor) -> Tensor:

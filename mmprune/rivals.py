@@ -16,7 +16,7 @@ from mmprune.start_loss import calibration_loss
 from mmprune.strategies import ALLOCATORS
 from mmprune.timing import Setting
 
-IMAGES = 256  # for surgery here: four times as fast, and enough to put models in order
+IMAGES = 256  # for surgery here, a quarter of the usual: the models are only put in order
 SURGERY_S = 240.0  # if pruning the found model takes longer, the rules' models are not pruned: there are four
 MARGIN = 0.02  # of the loss: by less a rule is not better, since the images differ from draw to draw
 SEARCH = "search"  # the name of the found sparsities among the rules

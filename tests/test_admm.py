@@ -6,7 +6,8 @@ import torch
 from traces import kept as kept_of
 
 from mmprune.admm import LEVELS, admm_trace
-from mmprune.obs import damped, repaired, trace
+from mmprune.obs import damped, trace
+from mmprune.repair import row_by_row
 
 
 def problem(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
@@ -16,7 +17,7 @@ def problem(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def loss(weight: np.ndarray, hessian: np.ndarray, kept: np.ndarray) -> float:
-    difference = repaired(weight @ hessian, hessian, kept) - weight
+    difference = row_by_row(weight, hessian, kept) - weight
     return float(np.einsum("rc,cd,rd->", difference, hessian, difference))
 
 

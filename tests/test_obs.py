@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from traces import kept as kept_of
 
-from mmprune.obs import damped, repaired, trace
+from mmprune.obs import damped, trace
+from mmprune.repair import row_by_row
 
 
 def problem(columns: int, rows: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -17,7 +18,7 @@ def problem(columns: int, rows: int = 3, seed: int = 0) -> tuple[np.ndarray, np.
 
 def cost(w, hessian, kept) -> float:
     """The least loss of one row under a mask, by least squares."""
-    new = repaired((w @ hessian)[None], hessian, kept[None])[0]
+    new = row_by_row(w[None], hessian, kept[None])[0]
     return float((new - w) @ hessian @ (new - w)) / 2
 
 
@@ -47,7 +48,7 @@ def test_kept_values_are_those_of_least_loss():
     weight, hessian = problem(6, rows=1)
     for mask in itertools.islice(itertools.product([False, True], repeat=6), 1, 20):
         kept = np.array([mask])
-        new = repaired(weight @ hessian, hessian, kept)
+        new = row_by_row(weight, hessian, kept)
         assert not new[~kept].any()
         gradient = (new - weight) @ hessian
         assert np.abs(gradient[kept]).max() < 1e-9
@@ -113,4 +114,4 @@ def test_threads_change_nothing():
     one, four = trace(weight, hessian), trace(weight, hessian, threads=4)
     assert (one.order == four.order).all() and (one.losses == four.losses).all()
     kept = kept_of(one, 60)
-    assert (repaired(weight @ hessian, hessian, kept) == repaired(weight @ hessian, hessian, kept, threads=4)).all()
+    assert (row_by_row(weight, hessian, kept) == row_by_row(weight, hessian, kept, threads=4)).all()

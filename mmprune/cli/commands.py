@@ -149,7 +149,7 @@ def sweep(models: Path, out: Path, check: bool, as_json: bool) -> None:
                       lambda line: click.echo(f"== {line}", err=True))
     _together([row.root for row in built], out, as_json)
     if failed := [f"{row.name}: {row.trouble}" for row in built if row.trouble]:
-        _fail("\n".join([f"{len(failed)} of {len(built)} models have failed, or a part of them", *failed]), 1)
+        _fail("\n".join([f"{len(failed)} of {len(built)} models have failed, or a part of them", *failed]), NO)
 
 
 @cli.command(epilog="Example: mmprune bench mmprune-out --target x86 --profile full")
@@ -224,8 +224,8 @@ def choose(families: tuple[Path, ...], explain: bool, as_json: bool, out: Path |
     no limit                             as --max-drop 1
 
     Limits may be given together: all must be kept, on every device that is named. Several families (of one data set, on
-    one device) are chosen from as if they were one. Exit status: 1 if nothing fits, 2 if a
-    folder is no family or a limit is none.
+    one device) are chosen from as if they were one. Exit status: 1 if nothing fits, 2 if a folder is no family or a
+    limit is none.
     """
     from mmprune.handles import Chosen, Family
     from mmprune.results.among import Devices, choose_among, gather, headlines

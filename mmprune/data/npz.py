@@ -31,8 +31,6 @@ def describe_npz(path: Path) -> DataFacts:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Every array of the file by its name. DataError if the file is damaged or holds anything else."""
     with _open(path) as file:
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise DataError(f"{path} is no .npz file; numpy.savez(path, name=array, ...) writes one")
         return {name: _array(path, file, name) for name in file.files}
 
 
@@ -42,8 +40,8 @@ def _open(path: Path) -> np.lib.npyio.NpzFile:
     except DAMAGE as err:
         raise DataError(f"{path} is not a complete .npz file ({err})") from err
     if not isinstance(file, np.lib.npyio.NpzFile):
-        raise DataError(f"{path} is a single array; mmprune needs images and labels in one file: "
-                        "numpy.savez(path, images=images, labels=labels)")
+        raise DataError(f"{path} is a single array without a name; numpy.savez(path, name=array, ...) writes an .npz "
+                        "file; one of images needs images=... and labels=...")
     _check_size(path)
     return file
 
