@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from mmprune import folder
 from mmprune.records import Recipe
 
-if TYPE_CHECKING:  # it imports torch
-    from mmprune.family import Baseline
+if TYPE_CHECKING:
+    from torch import nn
 
 FEW = 2  # images of a step that is timed first; a whole batch of a large network takes a minute
 QUICK_S = 0.1  # if a step of FEW images takes less, one of a whole batch is timed
@@ -29,29 +29,33 @@ def first_words(out: Path, recipe: Recipe, strategies: tuple[str, ...], where: s
     return f"{verb} in {out}: {names}, {epochs}; then {then}"
 
 
-def training_words(baseline: "Baseline", recipe: Recipe, models: int, jobs: int, device: str) -> str:
-    """About how long the training takes, from a step of the dense model that is timed; "" without training."""
+def training_words(model: "nn.Module", images: tuple[int, ...], recipe: Recipe, models: int, jobs: int, device: str
+                   ) -> str:
+    """About how long the training takes, from a step of the dense model that is timed; "" without training.
+
+    images  (how many training images there are, C, H, W)
+    """
     if not recipe.epochs:
         return ""
-    images, at_once = len(baseline.train), min(jobs, models)
-    seconds = seconds_of_an_image(baseline, recipe.batch_size, jobs, device) * images * recipe.epochs * models / at_once
+    at_once = min(jobs, models)
+    seconds = seconds_of_an_image(model, (min(recipe.batch_size, images[0]), *images[1:]), jobs, device)
+    seconds *= images[0] * recipe.epochs * models / at_once
     beside = f", {at_once} at a time" if at_once > 1 else ""
-    return (f"fine-tuning takes about {duration(seconds)} on an idle machine ({models} models, {images:,} images"
+    return (f"fine-tuning takes about {duration(seconds)} on an idle machine ({models} models, {images[0]:,} images"
             f"{beside}); pruning before it, files and measurements after it are not counted")
 
 
-def seconds_of_an_image(baseline: "Baseline", batch_size: int, jobs: int, device: str) -> float:
-    """An image's share of a training step of the dense model, with a job's threads."""
+def seconds_of_an_image(model: "nn.Module", shape: tuple[int, ...], jobs: int, device: str) -> float:
+    """An image's share of a training step, with a job's threads on a black batch of this shape."""
     import torch
 
     from mmprune.workers import threads_of, torch_threads
 
-    model = copy.deepcopy(baseline.model).to(device).train()
-    batch, _ = next(iter(baseline.train.batches(min(batch_size, len(baseline.train)), seed=0)))
+    model, batch = copy.deepcopy(model).to(device).train(), torch.zeros(shape, device=device)
 
     def step(count: int) -> float:
         began = time.perf_counter()
-        loss: torch.Tensor = model(batch[:count].to(device)).square().mean()
+        loss: torch.Tensor = model(batch[:count]).square().mean()
         loss.backward()
         loss.item()  # waits for a GPU
         return (time.perf_counter() - began) / len(batch[:count])

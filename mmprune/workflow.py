@@ -94,6 +94,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> Family:
 
 def _build(options: BuildOptions, progress: Progress) -> Family:
     from mmprune.family import Resources, build_family
+    from mmprune.models.loading import load_model
     from mmprune.models.source import open_source
 
     target = targets.load(options.target)
@@ -110,7 +111,9 @@ def _build(options: BuildOptions, progress: Progress) -> Family:
     if not folder.holds_family(options.out):
         trained = len(_without_budget(request.names))
         models = 1 + min(trained, options.keep or trained) + (options.goal is not None)
-        if words := training_words(opened.make_baseline(), options.recipe, models, jobs, options.device):
+        shape = (opened.train_images, *opened.make_baseline.preprocess.input_shape[1:])
+        if words := training_words(load_model(opened.make_baseline.spec), shape, options.recipe, models, jobs,
+                                   options.device):
             say_begin(words)
     if options.goal is not None:
         fixed, why_not = _for_budget(options, request, opened.make_baseline, wanted, progress)

@@ -48,6 +48,7 @@ class Opened:
     make_baseline: BaselineMaker
     source: Source
     notes: tuple[str, ...]  # for the user
+    train_images: int
     warnings: tuple[str, ...] = ()  # problems that would make all later results worthless
 
 
@@ -116,4 +117,4 @@ def open_source(named: Named, cache: Path | None = None, device: str = "cpu") ->
     maker = replace(maker, sha256=loaded.sha256)
     data = LabelledData(str(named.data), loaded.sha256, tuple(loaded.classes),
                         output_labels(facts, outputs, num_classes), maker.class_order)
-    return Opened(maker, Source(opened.spec, opened.preprocess, data), notes, warnings)
+    return Opened(maker, Source(opened.spec, opened.preprocess, data), notes, len(loaded.train), warnings)
