@@ -12,12 +12,16 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+from ray import cloudpickle
 
 from mmprune import folder, on_ray, workers
 from mmprune.cluster import Cluster
 from mmprune.family import Request, Resources, build_family
 from mmprune.models.named import Named
 from mmprune.models.source import open_source
+from mmprune.ray_worker import read_files
 from mmprune.recipes import make_recipe
 
 RESULT = Path(__file__).parent / "results" / "scale_out.json"
@@ -36,9 +40,13 @@ def main() -> None:
     seen: list[on_ray.Traffic] = []
     real = on_ray.run_on_ray
 
-    def watched(*args: object) -> on_ray.Traffic:
+    shared_bytes = 0  # of what all tasks need, once for each machine
+
+    def watched(work: workers.Work, *args: Any) -> on_ray.Traffic:
+        nonlocal shared_bytes
         began = time.monotonic()
-        seen.append(real(*args))  # type: ignore[arg-type]
+        seen.append(real(work, *args))
+        shared_bytes = len(cloudpickle.dumps((work, read_files(work.root, work.shared))))
         print(f"{len(seen[-1].seconds)} jobs in {time.monotonic() - began:.1f} s", flush=True)
         return seen[-1]
 
@@ -51,7 +59,7 @@ def main() -> None:
         variants = len(folder.read_variants(root))
     row = {"model": "default", "epochs": given.epochs, "jobs": given.jobs, "threads": 1, "variants": variants,
            "weights_bytes": weights, "wall_s": wall_s, "machine": platform.machine(),
-           "cores": workers.torch.get_num_threads(), **asdict(seen[-1])}
+           "cores": workers.torch.get_num_threads(), "shared_bytes": shared_bytes, **asdict(seen[-1])}
     RESULT.write_text(json.dumps(row, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     print(json.dumps({key: value for key, value in row.items() if key != "seconds"}))
 

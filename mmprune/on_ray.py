@@ -31,9 +31,8 @@ class ClusterError(RuntimeError):
 
 @dataclass
 class Traffic:
-    """What went through the object store, and how long tasks took."""
+    """What went through the object store besides what all tasks need, and how long tasks took."""
 
-    shared_bytes: int = 0  # of what all tasks need, once for each machine
     sent_bytes: int = 0  # of the tasks' own files
     home_bytes: int = 0  # of what they left
     seconds: list[float] = field(default_factory=list)  # of each finished task on its worker
@@ -52,7 +51,6 @@ def run_on_ray(work: Work, tasks: Sequence[Any], how: Processes, report: Report)
             course.run(tasks)
         finally:
             course.cancel()
-        course.traffic.shared_bytes = len(ray.cloudpickle.dumps(common))
         return course.traffic
 
 

@@ -10,7 +10,7 @@ from mmprune.results.among import gather
 from mmprune.results.headline import find_headline
 from mmprune.results.points import Point, PointsError, pareto
 from mmprune.results.table import aligned
-from mmprune.results.units import mebibytes, milliseconds
+from mmprune.results.units import MIB, mebibytes, milliseconds
 
 HEAD = ("  model", "variant", "runtime", "type", "acc %", "p50 ms", "p90 ms", "MiB", "RAM")
 
@@ -71,7 +71,7 @@ def table(found: Group) -> str:
     """The table; `>` marks what no other file of any model beats in both accuracy and median latency."""
     rows = [(f"{'>' if p in found.front else ' '} {Path(p.family).name}", p.strategy, p.runtime, p.precision,
              f"{p.accuracy * 100:.2f}", milliseconds(p.p50_s), milliseconds(p.p90_s), mebibytes(p.download_bytes),
-             f"{p.peak_bytes / 2**20:.0f}") for p in found.shown]
+             f"{p.peak_bytes / MIB:.0f}") for p in found.shown]
     return aligned([HEAD, *rows])
 
 
