@@ -17,6 +17,10 @@ class ExportError(RuntimeError):
     """A file cannot be made: a package is missing, or the file would not match the variant."""
 
 
+class UnreadableError(ExportError):
+    """A file that was given cannot be read."""
+
+
 def without_package(format: str, package: str) -> ExportError:
     return ExportError(f"exporting to {format} needs the package {package}: run pip install {package}")
 

@@ -12,7 +12,7 @@ from onnx import helper
 
 from exporters import ExportError
 from exporters.graph.observe import open_model
-from exporters.graph.onnx_graph import type_name
+from exporters.graph.onnx_graph import read_onnx, type_name
 from exporters.to_onnx import noise_of, shapes_of
 from exporters.trace import Traced, trace
 from mmprune.models.outputs import tensors_in
@@ -158,12 +158,7 @@ def from_onnx(path: Path, inputs: object = None) -> Source:
 
     A batch that is not fixed becomes 1. Other sizes that are not fixed become those of the samples.
     """
-    try:
-        graph = onnx.load(str(path))
-    except OSError:
-        raise
-    except Exception as err:
-        raise ExportError(f"{path} is no ONNX file that can be read: {_first_line(err)}") from err
+    graph = read_onnx(path)
     names = [value.name for value in _ends(graph)]
     given = {} if inputs is None else named(names, inputs)
     notes = _fix_shapes(graph, given, path)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from torch import nn
 
 import mmprune
-from exporters import ExportError
+from exporters import ExportError, UnreadableError
 from exporters.any_model import FORMATS
 from exporters.any_source import from_onnx, from_torch
 from exporters.verify import VerifyError
@@ -189,6 +189,27 @@ def test_integers_as_inputs_of_an_onnx_file_are_refused(tmp_path):
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), tmp_path / "ids.onnx")
     with pytest.raises(ExportError, match="takes int64 as its input ids; only float32"):
         from_onnx(tmp_path / "ids.onnx")
+
+
+def test_external_data_outside_the_files_folder_is_not_read(tmp_path):
+    (tmp_path / "secret.bin").write_bytes(bytes(64))
+    (tmp_path / "in").mkdir()
+    weight = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [4, 4], bytes(64), raw=True)
+    onnx.external_data_helper.set_external_data(weight, "../secret.bin")
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "g", ends[:1], ends[1:],
+                                   [weight])
+    path = tmp_path / "in" / "model.onnx"
+    path.write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    for bad in (path, tmp_path / "none.onnx"):
+        with pytest.raises(UnreadableError, match=f"{bad.name} cannot be read as ONNX"):
+            from_onnx(bad)
+        done = subprocess.run([sys.executable, "-m", "mmprune", "export", bad, "--out", tmp_path / "out"],
+                              capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and "cannot be read as ONNX" in done.stderr
+        assert not (tmp_path / "out").exists()
 
 
 class Odd(nn.Module):

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from exporters import ExportError
+from exporters import UnreadableError
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # the operators that carry a layer's weight
 
@@ -28,15 +28,16 @@ class Net:
 
 
 def read_onnx(path: Path, external_data: bool = True) -> onnx.ModelProto:
-    """The model in a file. ExportError if it cannot be read, or if its external data lie outside its folder."""
+    """The model in a file. UnreadableError if it cannot be read, or if its
+    external data lie outside its folder."""
     try:
         model = onnx.load(path, load_external_data=external_data)
     except Exception as err:  # protobuf and onnx raise their own classes; onnx refuses a path that leaves the folder
-        raise ExportError(f"{path} cannot be read as ONNX ({str(err)[:500]})") from err
+        raise UnreadableError(f"{path} cannot be read as ONNX ({str(err)[:500]})") from err
     if odd := next((name for name in _names(model.graph) if not isinstance(name, str)), None):
-        raise ExportError(f"{path} cannot be read as ONNX (the name {odd!r:.80} is not text)")
+        raise UnreadableError(f"{path} cannot be read as ONNX (the name {odd!r:.80} is not text)")
     if alone := next((node for node in model.graph.node if not any(node.output)), None):
-        raise ExportError(f"{path} cannot be read as ONNX (a node of {alone.op_type!r:.80} has no output)")
+        raise UnreadableError(f"{path} cannot be read as ONNX (a node of {alone.op_type!r:.80} has no output)")
     return model
 
 

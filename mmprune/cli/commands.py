@@ -28,7 +28,8 @@ from mmprune.cli.options import (
 from mmprune.progress import bars, say_loading, say_notes
 
 NO, WRONG = 1, 2  # exit statuses, see main
-INPUT = {"FolderError", "PointsError", "ResultsError", "DeployError"}  # RuntimeErrors about what a command was given
+INPUT = {"FolderError", "PointsError", "ResultsError", "DeployError",
+         "UnreadableError"}  # RuntimeErrors about what a command was given
 EPILOG_BUILD = "Example: mmprune build --target x86 --model resnet18 --weights resnet18.pth --data photos/ --out family"
 
 
