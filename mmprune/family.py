@@ -24,12 +24,13 @@ from mmprune.finetune import Split, Teacher
 from mmprune.kept_scores import family_scores
 from mmprune.models.outputs import answer_with_logits
 from mmprune.placing import notes_of
-from mmprune.progress import Progress, quiet, say_notes
+from mmprune.progress import Progress, quiet, say_notes, say_warnings
 from mmprune.promising import check_keep
 from mmprune.records import TUNED, Manifest, Recipe, Source, Start, Task, Variant
 from mmprune.scores import NEEDS_DATA, SCORES
 from mmprune.start import STARTS_READ, folder_of, prepare, start_of
 from mmprune.strategies import BY_SCORE, PAPER_TEN, TEN
+from mmprune.unfitted import unfitted_lines
 from mmprune.variant import checkpoint_of, forget_damaged, is_done, make_dense, make_variant
 from mmprune.workers import Processes, Work, run_tasks, threads_of, torch_threads
 
@@ -147,6 +148,8 @@ def build_family(make_baseline: Callable[[], Baseline], request: Request, root: 
                 failures[task.id] = failure
             shares[task.id] = share
             progress("fine-tune", task.strategy, sum(shares.values()), len(tasks))
+            if task.strategy == TUNED and share == 1.0:  # at once, since the others may take hours
+                say_warnings(unfitted_lines(root))
 
         run_tasks(work, open_tasks, how, report)
         folder.write_manifest(root, replace(manifest, failures={**request.unfound, **failures}, skipped=skipped))

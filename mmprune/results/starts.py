@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmprune import folder
 from mmprune.chance import differ
+from mmprune.unfitted import unfitted_lines
 
 
 def start_lines(root: Path) -> tuple[str, ...]:
@@ -15,7 +16,7 @@ def start_lines(root: Path) -> tuple[str, ...]:
 
 def ending_lines(root: Path) -> tuple[str, ...]:
     """Those that a build ends with, besides the report."""
-    return (*skipped_lines(root), *untrained_lines(root))
+    return (*unfitted_lines(root), *skipped_lines(root), *untrained_lines(root))
 
 
 def skipped_lines(root: Path) -> tuple[str, ...]:
