@@ -14,7 +14,7 @@ from torch import Tensor
 
 EXACT = 2e10  # rows * columns^3 of a layer up to which rows are solved one by one: seconds on one core
 ITERATIONS = 100
-ENOUGH = 1e-4  # an iteration that lowers the loss by less than this part of it is the last
+ENOUGH = 1e-3  # an iteration that lowers the loss by less than this part of it is the last
 
 
 def repair(best: np.ndarray, hessian: np.ndarray, kept: np.ndarray, like: Tensor) -> np.ndarray:
