@@ -41,8 +41,8 @@ def training_words(model: "nn.Module", images: tuple[int, ...], recipe: Recipe, 
     seconds = seconds_of_an_image(model, (min(recipe.batch_size, images[0]), *images[1:]), jobs, device)
     seconds *= images[0] * recipe.epochs * models / at_once
     beside = f", {at_once} at a time" if at_once > 1 else ""
-    return (f"fine-tuning takes about {duration(seconds)} on an idle machine ({models} models, {images[0]:,} images"
-            f"{beside}); pruning before it, files and measurements after it are not counted")
+    return (f"the steps of fine-tuning alone take about {duration(seconds)} on an idle machine ({models} models, "
+            f"{images[0]:,} images{beside}); pruning, soft targets, validation, files and measurements come on top")
 
 
 def seconds_of_an_image(model: "nn.Module", shape: tuple[int, ...], jobs: int, device: str) -> float:
