@@ -1,6 +1,7 @@
 // Products of bytes and of int16, and whole vectors of bytes; all else is AVX-512F's.
 #define MMRT_SIMD "simd/avx512vnni.h"
 #include "kernels/limits.h"
+#include "kernels/q_columns.h"
 #include "kernels/q_depthwise.h"
 #include "kernels/q_elementwise.h"
 #include "kernels/q_linear.h"
@@ -13,6 +14,7 @@ constexpr mmrt::Kernels mmrt::kernels_avx512vnni = {
     .builds_on = &kernels_avx512,
     .qlinear = QLINEAR,
     .qdense = QDENSE,
+    .qcolumns = QCOLUMNS,
     .qdepthwise = QDEPTHWISE,
     .qmatmul = qmatmul,
     .qmaximum = qmaximum,

@@ -144,7 +144,7 @@ struct QLinearTask {
     int32_t* sums;            // [4 * n_quads][vectors * width], at a cache line; null where there is one chunk
     const int32_t* offsets;   // qdense, which reads these in place of counts, pairs and blocks: where each word of inputs begins, in bytes from x,
     int n_offsets;
-    const uint32_t* weights;  // and [n_quads][n_offsets][4]
+    const uint32_t* weights;  // and [n_quads][n_offsets][4]; of qcolumns [outputs of a block][n_offsets][of this block], see QColumnsKernel
     const float* multiplier;
     const int32_t* bias;      // with what the kernel's offset takes away
     Rounding out;
@@ -152,6 +152,7 @@ struct QLinearTask {
     int64_t residual_stride;
     bool residual_first;
     Sum sum;
+    int positions;  // qcolumns: of the panel
 };
 
 // The same for one position: weights [rows][words].
@@ -219,6 +220,14 @@ struct QDenseKernel {
     int offset;
     int vectors;  // 0: it is no gain
     double from;  // density of blocks from which it is (cost model)
+};
+
+// A dense layer of few positions, where vectors of positions would be empty for the most part: a vector holds a position's outputs. A block is
+// `outputs` of them; a range's last block has those that are left, up to whole vectors.
+struct QColumnsKernel {
+    void (*run)(const QLinearTask&);  // with `sums` of a block: [positions, up to a multiple of four][outputs]
+    int offset;
+    int outputs;
 };
 
 struct QMatvecKernel {

@@ -40,11 +40,13 @@ int64_t panel_bytes() {
 
 uint32_t* words(float* arena, int64_t offset) { return reinterpret_cast<uint32_t*>(arena) + offset; }
 
+enum class How { SPARSE, DENSE, COLUMNS };  // qlinear: blocks, counts and pairs; qdense, qcolumns: offsets and weights, as QLinearTask has them
+
 struct QLinear {
     QLinearDesc d;
     std::optional<HaloDesc> halo;
     std::vector<int32_t> bias;
-    bool dense = false;  // blocks, counts and pairs, or offsets and weights, as QLinearTask has them
+    How how = How::SPARSE;
     std::vector<QBlock> blocks;          // chunk after chunk of the inputs
     std::vector<int32_t> counts, pairs;  // of each chunk and row
     int chunks = 1, words_in_chunk = 0;
@@ -53,7 +55,7 @@ struct QLinear {
     std::vector<int> stretch_begins;
     std::vector<int32_t> offsets;
     std::vector<uint32_t> weights;
-    std::vector<int64_t> begins;   // of each chunk's and quad's blocks, or of a quad's weights
+    std::vector<int64_t> begins;   // of each chunk's and quad's blocks, or of a quad's weights; of columns those of each range
     std::vector<Panel> panels;
     std::vector<RowRange> ranges;  // of quads
 };
@@ -172,17 +174,76 @@ int cut_sparse(QLinear& p, const Kernels& kernels, int threads) {
     return most;
 }
 
-void pack_dense(QLinear& p, int offset) {
+// Calls put(row, input in the order of the offsets, word of weights) for every block.
+template <class F>
+void pack_words(QLinear& p, int offset, F put) {
     const QLinearDesc& d = p.d;
-    const int outputs = 4 * d.y.count, words_in = d.x.count / d.groups, taps = int(d.taps.size()), n = words_in * taps;
+    const int words_in = d.x.count / d.groups, taps = int(d.taps.size());
     for (int c = 0; c < words_in; ++c)
         for (int t = 0; t < taps; ++t) p.offsets.push_back(offset_bytes(d, c, t));
-    p.weights.assign(size_t(outputs) * n, 0);
     each_block(d, [&](int row, int c, int t, const int8_t* values) {
-        p.weights[(size_t(row / 4) * n + c * taps + t) * 4 + row % 4] = as_word(values);
+        put(row, c * taps + t, as_word(values));
         p.bias[row] += offset * sum_of(values);
     });
-    for (int quad = 0; quad < d.y.count; ++quad) p.begins.push_back(int64_t(quad) * n * 4);
+}
+
+void pack_dense(QLinear& p, int offset) {
+    const size_t n = size_t(p.d.x.count / p.d.groups) * p.d.taps.size();
+    p.weights.assign(4 * p.d.y.count * n, 0);
+    pack_words(p, offset, [&](int row, int input, uint32_t word) { p.weights[(row / 4 * n + input) * 4 + row % 4] = word; });
+    for (int quad = 0; quad < p.d.y.count; ++quad) p.begins.push_back(int64_t(4 * quad * n));
+}
+
+void pack_columns(QLinear& p, const Kernels& kernels) {
+    const int64_t n = int64_t(p.d.x.count / p.d.groups) * int64_t(p.d.taps.size());
+    std::vector<int64_t> row_begins, row_steps;  // where a row's first word is, and how far its next one is from it
+    int64_t size = 0;
+    for (const RowRange& range : p.ranges) {
+        p.begins.push_back(size);
+        const int outputs = 4 * (range.end - range.begin);
+        for (int block = 0; block < outputs; block += kernels.qcolumns.outputs) {
+            const int rows = std::min(outputs - block, kernels.qcolumns.outputs), step = (rows + kernels.width - 1) / kernels.width * kernels.width;
+            for (int row = 0; row < rows; ++row) row_begins.push_back(size + row), row_steps.push_back(step);
+            size += n * step;
+        }
+    }
+    p.weights.assign(size_t(size + kernels.width), 0);
+    const int64_t shift = int64_t(-reinterpret_cast<uintptr_t>(p.weights.data()) / 4) & (kernels.width - 1);  // to whole cache lines
+    for (int64_t& begin : p.begins) begin += shift;
+    pack_words(p, kernels.qcolumns.offset, [&](int row, int input, uint32_t word) { p.weights[size_t(shift + row_begins[row] + input * row_steps[row])] = word; });
+    p.bias.resize(p.bias.size() + size_t(kernels.width));  // a range's last vector reads on
+    std::vector<float> multiplier(p.d.multiplier.begin(), p.d.multiplier.end());
+    multiplier.resize(multiplier.size() + size_t(kernels.width));
+    p.d.multiplier = Array<float>(std::move(multiplier));
+}
+
+// Cost model, for each output, in products of one vector: sums are rounded and stored besides, once for a vector of positions (FINISH), and with
+// less ease for one of outputs (COLUMN_FINISH). Calibrated on Zen 5 with AVX-512 VNNI.
+constexpr double FINISH = 16, COLUMN_FINISH = 48;
+constexpr double FROM_L2 = 1.35;  // of products, where a panel's inputs do not stay in the L1 cache
+
+struct Choice {
+    How how;
+    double sparse_below;  // density of blocks, the others' being what it is
+};
+
+Choice choose(const QLinearDesc& d, const Kernels& kernels) {
+    const int rows = 4 * d.y.count / d.groups, words_in = d.x.count / d.groups, width = kernels.width;
+    const double inputs = double(words_in) * double(d.taps.size()), density = double(d.blocks) / (4. * d.y.count * inputs);
+    const double from = kernels.qdense.vectors ? kernels.qdense.from : 1;
+    const How usual = kernels.qdense.vectors && density >= from ? How::DENSE : How::SPARSE;
+    if (!kernels.qcolumns.run) return {usual, from};
+    const int dense_panel = cut_panels(d.y.positions, width, kernels.qdense.vectors).front().vectors;
+    const int sparse_panel = cut_panels(d.y.positions, width, kernels.qlinear.vectors).front().vectors;
+    const bool fits = words_in * touched(d.taps, int64_t(dense_panel) * width) * 4 <= panel_bytes();
+    const double vectors = (d.y.positions + width - 1) / width;
+    const double dense = vectors * (inputs * (fits ? 1 : FROM_L2) + FINISH);
+    const double of_block = (0.88 + 0.85 / sparse_panel) / from;  // a block's products: with few vectors its weights are all there is to read
+    const double sparse = vectors * (density * inputs * of_block + FINISH);
+    const double idle = double((rows + width - 1) / width * width) / rows;  // outputs that are not there
+    const double columns = double(d.y.positions) / width * idle * (inputs + COLUMN_FINISH);
+    const double below = std::clamp((std::min(dense, columns) / vectors - FINISH) / (inputs * of_block), 0., from);
+    return {columns < (usual == How::DENSE ? dense : sparse) ? How::COLUMNS : usual, below};
 }
 
 Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) {
@@ -193,22 +254,21 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
     if (halo) p.halo = *halo;
     p.bias.assign(d.bias.begin(), d.bias.end());
     const int64_t blocks = int64_t(outputs) * words_in * int64_t(d.taps.size());
-    p.dense = kernels.qdense.vectors && double(d.blocks) >= kernels.qdense.from * double(blocks);
-    int most;
-    if (p.dense) {
-        pack_dense(p, kernels.qdense.offset);
-        most = kernels.qdense.vectors;
-    } else {
-        most = cut_sparse(p, kernels, threads);
-    }
+    const Choice choice = choose(d, kernels);
+    p.how = choice.how;
+    const int most = p.how == How::SPARSE ? cut_sparse(p, kernels, threads) : p.how == How::DENSE ? kernels.qdense.vectors : d.y.positions;
     p.panels = cut_panels(d.y.positions, kernels.width, most);
-    p.ranges = cut_rows(d.y.count, d.groups, (fewest_items(threads) + int(p.panels.size()) - 1) / int(p.panels.size()), 1);
+    const int parts = (fewest_items(threads) + int(p.panels.size()) - 1) / int(p.panels.size());
+    p.ranges = cut_rows(d.y.count, d.groups, parts, p.how == How::COLUMNS ? kernels.qcolumns.outputs / 4 : 1);
+    if (p.how == How::DENSE) pack_dense(p, kernels.qdense.offset);
+    if (p.how == How::COLUMNS) pack_columns(p, kernels);
     p.d.mask = {}, p.d.values = {};  // the file may go
     Step step;
-    step.kernel = std::string(p.dense ? "dense " : "1x4 ") + kernels.name + " T" + std::to_string(p.panels.front().vectors);
+    const char* names[] = {"1x4 ", "dense ", "dense columns "};
+    step.kernel = std::string(names[int(p.how)]) + kernels.name + " T" + std::to_string(p.panels.front().vectors);
     if (p.copies) step.kernel += " copied";
-    step.done_macs = 4.0 * double(p.dense ? blocks : d.blocks) * d.y.positions;
-    step.sparse_below = kernels.qdense.vectors ? kernels.qdense.from : 1;
+    step.done_macs = 4.0 * double(p.how == How::SPARSE ? d.blocks : blocks) * d.y.positions;
+    step.sparse_below = choice.sparse_below;
     step.items = int(p.panels.size() * p.ranges.size());
     step.run = [packed, &kernels](int item, float* arena) {
         const QLinear& p = *packed;
@@ -220,14 +280,17 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
         task.y_stride = p.d.y.stride;
         task.vectors = panel.vectors;
         task.n_quads = range.end - range.begin;
-        if (p.dense) {
+        if (p.how != How::SPARSE) {
             task.x += int64_t(range.group) * (p.d.x.count / p.d.groups) * p.d.x.stride;
             task.offsets = p.offsets.data();
             task.n_offsets = int(p.offsets.size());
-            task.weights = p.weights.data() + p.begins[range.begin];
-        } else {
-            task.sums = p.chunks > 1 ? reinterpret_cast<int32_t*>(scratch(Scratch::SUMS, int64_t(4) * task.n_quads * panel.vectors * kernels.width)) : nullptr;
+            task.weights = p.weights.data() + p.begins[p.how == How::DENSE ? range.begin : item % p.ranges.size()];
+            task.positions = p.d.y.positions - int(panel.begin);
         }
+        const int64_t sums = p.how == How::COLUMNS ? int64_t(task.positions + 3) * kernels.qcolumns.outputs
+                             : p.chunks > 1        ? int64_t(4) * task.n_quads * panel.vectors * kernels.width
+                                                   : 0;
+        task.sums = sums ? reinterpret_cast<int32_t*>(scratch(Scratch::SUMS, sums)) : nullptr;
         task.multiplier = p.d.multiplier.data() + 4 * range.begin;
         task.bias = p.bias.data() + 4 * range.begin;
         task.out = p.d.out;
@@ -235,8 +298,9 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
         task.residual_stride = p.d.residual.stride;
         task.residual_first = p.d.residual_first;
         task.sum = p.d.sum;
-        if (p.dense) kernels.qdense.run(task);
-        for (int chunk = 0; chunk < p.chunks && !p.dense; ++chunk) {
+        if (p.how == How::DENSE) kernels.qdense.run(task);
+        if (p.how == How::COLUMNS) kernels.qcolumns.run(task);
+        for (int chunk = 0; chunk < p.chunks && p.how == How::SPARSE; ++chunk) {
             const size_t quad = size_t(chunk) * p.d.y.count + range.begin;
             task.first = chunk == 0, task.last = chunk == p.chunks - 1;
             task.counts = p.counts.data() + 4 * quad;

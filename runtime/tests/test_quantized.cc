@@ -45,6 +45,7 @@ struct Case {
     bool residual;
     int extreme;         // 1: bytes of 255 and the largest weights, 2: bytes of 0 and the least
     bool copied = false;  // by sets that copy inputs to whole cache lines
+    bool columns = false;  // by sets whose vectors may hold outputs of one position
 };
 
 std::string name(const Kernels& set, const Case& c) {
@@ -95,6 +96,7 @@ void qlinear_case(const Kernels& set, const Case& c, int threads) {
     const std::vector<float> before = arena;
     const Step step = make_qlinear(d, set, threads);
     if (c.copied) check::that((step.kernel.find("copied") != std::string::npos) == (set.qlinear.copied > 0), name(set, c) + " is copied");
+    if (c.columns) check::that((step.kernel.find("columns") != std::string::npos) == (set.qcolumns.run != nullptr), name(set, c) + " is in columns");
     for (int item = 0; item < step.items; ++item) step.run(item, arena.data());
     bool same = true;
     for (int o = 0; o < outputs; ++o)
@@ -131,6 +133,14 @@ void qlinear_cases(const Kernels& set) {
             qlinear_case(set, {24, 40, positions, 2, shared, 40, true, 0, true}, threads);
             qlinear_case(set, {150, 20, positions, 1, apart, 35, false, 0, true}, threads);
         }
+    for (int positions : {2, 3, 5, 6})
+        for (int threads : {1, 2, 5}) {
+            qlinear_case(set, {24, 16, positions, 1, nine, 100, false, 0, false, true}, threads);
+            qlinear_case(set, {60, 66, positions, 3, nine, 70, true, 0, false, true}, threads);  // 88 outputs a group: a part of a vector
+            qlinear_case(set, {301, 7, positions, 1, one, 71, true, 0, false, true}, threads);
+        }
+    for (int positions : {4, 7, 11, 12, 13, 19, 49, 55, 100}) qlinear_case(set, {80, 17, positions, 1, nine, 80, positions % 2 == 1, 0}, 2);
+    for (int extreme : {1, 2}) qlinear_case(set, {2000, 8, 3, 1, one, 100, false, extreme, false, true}, 1);
     for (int positions : {1, 24})
         for (int extreme : {1, 2}) qlinear_case(set, {2000, 1, positions, 1, one, 100, false, extreme}, 1);  // the largest sums
 }

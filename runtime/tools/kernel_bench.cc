@@ -21,7 +21,7 @@ namespace {
 constexpr int ROUNDS = 9, CHANNELS = 32, ROWS = 64, MATRIX = 64, COLUMN = 512;
 constexpr int ROOM = 1024, POSITIONS = 784, LINE = 28;  // of a row of an image, with what lies around it
 constexpr int32_t TAPS[] = {0, 1, 2, LINE, LINE + 1, LINE + 2, 2 * LINE, 2 * LINE + 1, 2 * LINE + 2, 0};
-constexpr int N_TAPS = 9;
+constexpr int N_TAPS = 9, FEW = 5;
 constexpr double SECONDS = 1e-3;  // of a round
 
 enum Unit { FLOATS, BYTES, MEMORY };  // multiply-adds of floats, of bytes; bytes read and written
@@ -40,7 +40,7 @@ struct Timed {
 struct Data {
     std::vector<float> x = std::vector<float>(COLUMN * COLUMN + ROOM, 0.5f), y = x, scratch = x, multiplier = std::vector<float>(COLUMN, 0.01f);
     std::vector<uint32_t> words = std::vector<uint32_t>(COLUMN * COLUMN + ROOM, 0x05fc0301), out = words;
-    std::vector<int32_t> offsets, rows, counts, q_counts, pairs, bias = std::vector<int32_t>(COLUMN, 100);
+    std::vector<int32_t> offsets, rows, counts, q_counts, pairs, bias = std::vector<int32_t>(COLUMN, 100), sums = std::vector<int32_t>(ROOM);
     std::vector<Nonzero> nonzeros;
     std::vector<QBlock> blocks;
     std::vector<int32_t> quad_rows, quad_counts, quad_offsets;  // of fours of outputs
@@ -143,13 +143,19 @@ std::vector<Timed> timed_kernels(const Kernels& k) {
                               nullptr,
                               0,
                               false,
-                              {}};
+                              {},
+                              0};
     add("qlinear", of(ROWS, 4 * CHANNELS * N_TAPS, int(q_width)) + " 25 %", BYTES, 4. * double(d.blocks.size()) * double(q_width),
         [=](auto& k, Data&) { k.qlinear.run(qlinear); });
     QLinearTask qdense = qlinear;
     qdense.vectors = std::max(1, k.qdense.vectors);
     const int qdense_width = qdense.vectors * k.width;
     add("qdense", of(ROWS, 4 * CHANNELS, qdense_width), BYTES, 4. * ROWS * CHANNELS * qdense_width, [=](auto& k, Data&) { k.qdense.run(qdense); });
+    if (k.qcolumns.run) {
+        QLinearTask qcolumns = qlinear;
+        qcolumns.vectors = 1, qcolumns.positions = FEW, qcolumns.sums = d.sums.data();
+        add("qcolumns", of(ROWS, 4 * CHANNELS, FEW), BYTES, 4. * ROWS * CHANNELS * FEW, [=](auto& k, Data&) { k.qcolumns.run(qcolumns); });
+    }
     const QMatvecTask qmatvec{d.words.data(),
                               d.words.data(),
                               reinterpret_cast<uint8_t*>(d.out.data()),

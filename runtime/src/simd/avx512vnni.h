@@ -13,8 +13,14 @@ constexpr double Q_DENSE_FROM = 0.55;
 
 using Four = __m512i;
 MMRT_INLINE Four four_weights(uint32_t w) { return _mm512_set1_epi32(static_cast<int>(w)); }
+MMRT_INLINE Four load_weights(const uint32_t* w) { return _mm512_loadu_si512(w); }
 MMRT_INLINE VI dot(VI acc, VI x, Four w) { return (VI)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)x, w); }
 MMRT_INLINE VI multiply_packed(VI acc, VI x, VI w) { return (VI)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)x, (__m512i)w); }
+
+// Of each four words: byte i of word j becomes byte j of word i.
+MMRT_INLINE VI transposed_bytes(VI words) {
+    return (VI)_mm512_shuffle_epi8((__m512i)words, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
+}
 
 struct Narrowing {
     V high;  // what is too large for an integer would become the least of them
@@ -24,11 +30,10 @@ MMRT_INLINE Narrowing narrowing_of(const Rounding& r) {
     return {splat(r.high - r.zero), _mm512_set1_epi16(static_cast<int16_t>(r.zero)), _mm512_set1_epi8(static_cast<char>(static_cast<int>(r.low)))};
 }
 MMRT_INLINE VI words_of(V a, V b, V c, V d, const Narrowing& to) {
-    const __m512i by_position = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     auto whole = [&](V value) { return (__m512i)to_int(vmin(value, to.high)); };
     const __m512i ab = _mm512_adds_epi16(_mm512_packs_epi32(whole(a), whole(b)), to.zero);
     const __m512i cd = _mm512_adds_epi16(_mm512_packs_epi32(whole(c), whole(d)), to.zero);
-    return (VI)_mm512_shuffle_epi8(_mm512_max_epu8(_mm512_packus_epi16(ab, cd), to.low), by_position);
+    return transposed_bytes((VI)_mm512_max_epu8(_mm512_packus_epi16(ab, cd), to.low));
 }
 
 MMRT_INLINE void read_rows(const uint32_t* p, V* rows) {
