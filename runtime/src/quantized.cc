@@ -210,7 +210,8 @@ void pack_columns(QLinear& p, const Kernels& kernels) {
     p.weights.assign(size_t(size + kernels.width), 0);
     const int64_t shift = int64_t(-reinterpret_cast<uintptr_t>(p.weights.data()) / 4) & (kernels.width - 1);  // to whole cache lines
     for (int64_t& begin : p.begins) begin += shift;
-    pack_words(p, kernels.qcolumns.offset, [&](int row, int input, uint32_t word) { p.weights[size_t(shift + row_begins[row] + input * row_steps[row])] = word; });
+    pack_words(p, kernels.qcolumns.offset,
+               [&](int row, int input, uint32_t word) { p.weights[size_t(shift + row_begins[row] + input * row_steps[row])] = word; });
     p.bias.resize(p.bias.size() + size_t(kernels.width));  // a range's last vector reads on
     std::vector<float> multiplier(p.d.multiplier.begin(), p.d.multiplier.end());
     multiplier.resize(multiplier.size() + size_t(kernels.width));
