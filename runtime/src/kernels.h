@@ -72,6 +72,22 @@ struct DenseTask {
     Act act;
 };
 
+// Dense, all inputs at once: weights [outputs of a block][inputs][of this block], see ColumnsKernel.
+struct ColumnsTask {
+    const float* x;  // at the panel's first position
+    float* y;
+    int64_t y_stride;
+    int positions;  // of the panel
+    int outputs, inputs;
+    const int32_t* offsets;  // where each input begins, in bytes from x
+    const float* weights;
+    const float* bias;  // up to whole vectors
+    float* sums;        // of a block: [positions][outputs]
+    const float* residual;
+    int64_t residual_stride;
+    Act act;
+};
+
 // Lines of x, each at the cache line where the one before ends.
 struct Stretch {
     int32_t from;  // elements from x
@@ -206,7 +222,14 @@ struct DenseKernel {
     int rows, vectors;                                                                               // of a task, at most
 };
 
-// offset, of all four: what bytes in memory are less than they stand for
+// Vectors hold outputs of one position. A block is `outputs` of them; a range's last block has those that are left, up to whole vectors.
+struct ColumnsKernel {
+    void (*run)(const ColumnsTask&);
+    int outputs;
+    double gain;  // a product's speed, as a multiple of the dense kernel's (cost model)
+};
+
+// offset, of all five: what bytes in memory are less than they stand for
 struct QLinearKernel {
     void (*run)(const QLinearTask&);
     int offset;
@@ -222,8 +245,7 @@ struct QDenseKernel {
     double from;  // density of blocks from which it is (cost model)
 };
 
-// A dense layer of few positions, where vectors of positions would be empty for the most part: a vector holds a position's outputs. A block is
-// `outputs` of them; a range's last block has those that are left, up to whole vectors.
+// As ColumnsKernel.
 struct QColumnsKernel {
     void (*run)(const QLinearTask&);  // with `sums` of a block: [positions, up to a multiple of four][outputs]
     int offset;

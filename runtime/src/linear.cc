@@ -286,6 +286,23 @@ Step matvec_step(const LinearDesc& d, const Kernels& kernels, int threads, bool 
 
 constexpr double COLUMN_BELOW = 0.3;  // as SparseKernel::below, where y has one position
 
+// Cost model, for each output, in products of one vector: sums are finished and stored besides, once for a vector of positions (FINISH), and with
+// less ease for one of outputs (COLUMNS_FINISH). Calibrated on Zen 5.
+constexpr double FINISH = 16, COLUMNS_FINISH = 80;
+
+// What a vector of positions costs for each input, zeros and all, if `below` is the density at which a sparse panel costs what a dense one does:
+// with few vectors a weight is all there is to read.
+double of_input(double below, int vectors) { return (0.88 + 0.85 / vectors) / below; }
+
+// Whether vectors of outputs are the cheaper ones, where vectors of positions do so many products for each input.
+bool columns_pay(const LinearDesc& d, const Kernels& kernels, double products) {
+    if (!kernels.columns.run) return false;
+    const int rows = d.y.count / d.groups, width = kernels.width;
+    const double inputs = double(d.x.count / d.groups) * double(d.taps.size()), vectors = (d.y.positions + width - 1) / width;
+    const double idle = double((rows + width - 1) / width * width) / rows;  // outputs that are not there
+    return double(d.y.positions) / width * idle * (inputs / kernels.columns.gain + COLUMNS_FINISH) < vectors * (inputs * products + FINISH);
+}
+
 }  // namespace
 
 Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads) { return make_linear(d, kernels, threads, nullptr); }
@@ -298,7 +315,13 @@ Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const
     const bool sparse = d.kernel == 2 || (d.kernel == 0 && density < (column ? COLUMN_BELOW : kernels.sparse.below));
     const bool may_be_in_fours = !column && (d.kernel == 2 || (d.kernel == 0 && density < std::min(kernels.quads.below, NEARLY_DENSE)));
     std::optional<Step> quads = may_be_in_fours ? make_quads(d, nonzeros, kernels, threads, halo) : std::nullopt;
-    Step step = quads                                      ? *quads
+    const bool many = quads || (sparse && !column);
+    const double below = quads ? kernels.quads.below : kernels.sparse.below;
+    const int panel = cut_panels(d.y.positions, kernels.width, quads ? kernels.quads.vectors : kernels.sparse.vectors).front().vectors;
+    const double products = many ? density * of_input(below, panel) : 1;
+    const bool columns = !column && d.kernel != 2 && columns_pay(d, kernels, products);
+    Step step = columns                                    ? make_columns(d, kernels, threads, halo)
+                : quads                                    ? *quads
                 : column                                   ? matvec_step(d, kernels, threads, sparse || !side_by_side)
                 : sparse                                   ? sparse_step(d, kernels, threads, halo)
                 : d.kernel == 0 && kernels.quads.below > 1 ? make_dense_quads(d, kernels, threads, halo)
@@ -306,7 +329,7 @@ Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const
     if (halo) step.kernel += " +halo";
     step.macs = total * d.y.positions;
     step.needed_macs = step.macs * density;
-    if (!quads) step.done_macs = sparse || (column && !side_by_side) ? step.needed_macs : step.macs;
+    if (!quads || columns) step.done_macs = !columns && (sparse || (column && !side_by_side)) ? step.needed_macs : step.macs;
     step.sparse_below = column ? COLUMN_BELOW : kernels.sparse.below;
     return step;
 }

@@ -75,4 +75,7 @@ void add_zeros(const LinearDesc& d, EachNonzero each_nonzero, float* arena) {
 std::optional<Step> make_quads(const LinearDesc&, int64_t nonzeros, const Kernels&, int threads, const HaloDesc* halo);
 Step make_dense_quads(const LinearDesc&, const Kernels&, int threads, const HaloDesc* halo);
 
+// With vectors of outputs in place of positions.
+Step make_columns(const LinearDesc&, const Kernels&, int threads, const HaloDesc* halo);
+
 }  // namespace mmrt

@@ -22,6 +22,7 @@ struct Case {
     bool residual, bias;
     int act;
     bool fours = false;  // four outputs in turn have zeros at the same places
+    bool columns = false;  // by sets whose vectors may hold outputs of one position
 };
 
 uint16_t to_half(float value) {  // exact for the test's weights, which are multiples of 1/64 below 2
@@ -92,6 +93,8 @@ void test_linear(const Kernels& kernels, const Case& c) {
                              std::to_string(c.positions) + " groups " + std::to_string(c.groups) + " k " + std::to_string(c.kernel_size) + " density " +
                              std::to_string(c.density) + " kernel " + std::to_string(c.kernel);
     if (c.fours) check::that((step.kernel.find("4x1") != std::string::npos) == (kernels.quads.vectors > 0), (name + " in fours: " + step.kernel).c_str());
+    if (c.columns)
+        check::that((step.kernel.find("columns") != std::string::npos) == (kernels.columns.run != nullptr), (name + " in columns: " + step.kernel).c_str());
     for (int o = 0; o < c.outputs; ++o)
         for (int p = 0; p < c.positions; ++p) {
             double sum = c.bias ? bias[o] : 0, absolute = std::fabs(sum);
@@ -258,6 +261,13 @@ void test_set(const Kernels& kernels) {
             test_linear(kernels, {300, 19, positions, 1, 3, 0.1, 2, 1, 1, residual, false, 6, true});  // blocks of inputs, three outputs at the end
             test_linear(kernels, {24, 32, positions, 2, 3, 0.2, 2, 0, 0, residual, true, 0, true});    // groups
         }
+    for (int positions : {2, 3, 5, 6})
+        for (bool residual : {true, false}) {
+            test_linear(kernels, {130, 64, positions, 1, 3, 0.95, 0, 1, 0, residual, true, 1, false, true});  // more inputs than are met at once
+            test_linear(kernels, {90, 69, positions, 3, 3, 1.0, 1, 0, 0, residual, false, 6, false, true});   // 23 outputs a group: a part of a vector
+            test_linear(kernels, {700, 137, positions, 1, 1, 0.97, 0, 1, 1, residual, true, 0, false, true});
+        }
+    for (int positions : {49, 55, 209, 300, 521}) test_linear(kernels, {180, 70, positions, 1, 3, 1.0, 0, 0, 0, true, true, 1});
     for (int kernel : {1, 2})
         for (int width : {1, 2, 7, 14, 15, 16, 28, 56})
             for (int height : {1, 3, 9})

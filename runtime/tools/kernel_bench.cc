@@ -113,6 +113,11 @@ std::vector<Timed> timed_kernels(const Kernels& k) {
     const int dense_width = k.dense.vectors * k.width, inputs = 4096 / dense_width;
     const DenseTask dense{d.x.data(), d.y.data(), stride, k.dense.rows, k.dense.vectors, inputs, d.x.data(), d.x.data(), true, true, nullptr, 0, relu};
     add("dense", of(k.dense.rows, inputs, dense_width), FLOATS, double(k.dense.rows) * dense_width * inputs, [=](auto& k, Data&) { k.dense.run(dense); });
+    if (k.columns.run) {
+        const ColumnsTask columns{d.x.data(), d.y.data(), stride,           FEW,     ROWS, CHANNELS, d.offsets.data(),
+                                  d.x.data(), d.x.data(), d.scratch.data(), nullptr, 0,    relu};
+        add("columns", of(ROWS, CHANNELS, FEW), FLOATS, double(ROWS) * CHANNELS * FEW, [=](auto& k, Data&) { k.columns.run(columns); });
+    }
     const TapsTask depthwise{d.x.data(), d.y.data(), POSITIONS, TAPS, N_TAPS, d.multiplier.data(), 0, 1, false, nullptr, relu};
     add("taps", "28x28 depthwise 3x3", FLOATS, POSITIONS * N_TAPS, [=](auto& k, Data&) { k.taps(depthwise); });
     TapsTask pool = depthwise;

@@ -1,6 +1,7 @@
 // All kernels, written once, for one instruction set. Included by the isa_*.cc files, which are compiled for it.
 #pragma once
 
+#include "columns.h"
 #include "copy.h"
 #include "elementwise.h"
 #include "limits.h"
@@ -25,6 +26,7 @@ constexpr Kernels every_kernel(const char* name, unsigned needs) {
         .sparse = SPARSE,
         .quads = QUADS,
         .dense = DENSE,
+        .columns = W >= 8 ? COLUMNS : ColumnsKernel{},
         .taps = taps,
         .matmul = matmul,
         .matvec = matvec,
