@@ -18,7 +18,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 # Sources under src/ that are compiled with the same flags
 SOURCES = ("c_api", "columns", "copies", "file/container", "file/plan", "file/read_quantized", "file/sha256",
-           "file/words", "halo", "isa", "linear", "matmul", "model", "nd", "panels", "quads", "quantized", "taps", "threads", "weights")
+           "file/words", "halo", "isa", "linear", "matmul", "model", "nd", "panels", "quads", "quantized", "taps",
+           "threads", "weights")
 # One file per instruction set and its additional flags; all other files run on every machine of the architecture
 ISAS = {
     "x86_64": {"scalar": (), "avx2": ("-mavx2", "-mfma"), "avxvnni": ("-mavx2", "-mfma", "-mavxvnni"),

@@ -23,7 +23,7 @@ void columns_tile(const ColumnsTask& task, const float* weights, const float* bi
         V w[R];
         UNROLL for (int r = 0; r < R; ++r) {
             V read = load(weights + (int64_t(i) * R + r) * W);
-            hold(read);  // not to be read again for each position
+            HOLD(read);
             w[r] = read;
         }
         UNROLL for (int p = 0; p < P; ++p) {

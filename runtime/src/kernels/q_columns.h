@@ -20,7 +20,7 @@ void qcolumns_tile(const QLinearTask& task, const uint32_t* weights, const int32
         Four w[R];
         UNROLL for (int r = 0; r < R; ++r) {
             Four read = load_weights(weights + r * W);
-            hold(read);  // not to be read again for each position
+            HOLD(read);
             w[r] = read;
         }
         UNROLL for (int p = 0; p < P; ++p) {

@@ -15,16 +15,6 @@
 namespace mmrt {
 namespace {
 
-// Keeps a vector that was read in its register: the compiler may read it again where it is used.
-template <class T>
-MMRT_INLINE void hold(T& vector) {
-#if defined(__x86_64__)
-    asm("" : "+v"(vector));
-#elif defined(__aarch64__)
-    asm("" : "+w"(vector));
-#endif
-}
-
 template <class To, class From>
 MMRT_INLINE To bits_as(From from) {
     static_assert(sizeof(To) == sizeof(From), "same size");
