@@ -36,8 +36,8 @@ def test_the_time_is_that_of_all_images_epochs_and_models_over_the_jobs(images_a
     """64 images of 30 ms, 10 epochs, 5 models, 2 at a time: 48 s; a busy machine takes longer, never less."""
     recipe = make_recipe("default", epochs=10, batch_size=images_a_batch)
     words = training_words(Slow(), (64, 1, 2, 2), recipe, 5, 2, "cpu")
-    assert words.startswith("the steps of fine-tuning alone take about a minute on an idle machine (5 models, 64 images, "
-                            "2 at a time)")
+    assert words.startswith("the steps of fine-tuning alone take about a minute on an idle machine (5 models, "
+                            "64 images, 2 at a time)")
     assert training_words(Slow(), (64, 1, 2, 2), make_recipe("default", epochs=0), 5, 2, "cpu") == ""
 
 

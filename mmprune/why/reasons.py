@@ -82,7 +82,7 @@ def _in_mmrt(f: Facts) -> Reason:
 def _too_few(f: Facts, below: float) -> Reason:
     """Of a layer with zeros whose kernel in mmrt skips none."""
     if below <= 0:
-        return Reason(0.0, "one position: int8 reads and multiplies all weights, which is hardly any time")
+        return Reason(0.0, "so few positions that all weights are multiplied, which is hardly any time")
     if f.precision == "int8" and (f.in_blocks or 0.0) < 1 - below <= f.sparsity:
         return Reason(0.0, f"only {f.in_blocks or 0.0:.0%} of its weights are zeros in whole blocks of 1x{BLOCK}; int8 "
                            f"skips those from {1 - below:.0%}", "--pattern block-1x4")

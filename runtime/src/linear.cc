@@ -294,13 +294,23 @@ constexpr double FINISH = 16, COLUMNS_FINISH = 80;
 // with few vectors a weight is all there is to read.
 double of_input(double below, int vectors) { return (0.88 + 0.85 / vectors) / below; }
 
-// Whether vectors of outputs are the cheaper ones, where vectors of positions do so many products for each input.
-bool columns_pay(const LinearDesc& d, const Kernels& kernels, double products) {
-    if (!kernels.columns.run) return false;
+double vectors_cost(const LinearDesc& d, const Kernels& kernels, double products) {  // of positions, with so many products for each input
+    const double inputs = double(d.x.count / d.groups) * double(d.taps.size());
+    return double((d.y.positions + kernels.width - 1) / kernels.width) * (inputs * products + FINISH);
+}
+
+double columns_cost(const LinearDesc& d, const Kernels& kernels) {  // infinite where there is no kernel for it
+    if (!kernels.columns.run) return std::numeric_limits<double>::infinity();
     const int rows = d.y.count / d.groups, width = kernels.width;
-    const double inputs = double(d.x.count / d.groups) * double(d.taps.size()), vectors = (d.y.positions + width - 1) / width;
+    const double inputs = double(d.x.count / d.groups) * double(d.taps.size());
     const double idle = double((rows + width - 1) / width * width) / rows;  // outputs that are not there
-    return double(d.y.positions) / width * idle * (inputs / kernels.columns.gain + COLUMNS_FINISH) < vectors * (inputs * products + FINISH);
+    return double(d.y.positions) / width * idle * (inputs / kernels.columns.gain + COLUMNS_FINISH);
+}
+
+// The density under which a kernel that skips zeros is cheaper than vectors of outputs.
+double columns_above(const LinearDesc& d, const Kernels& kernels, double products_of_all) {
+    const double none = vectors_cost(d, kernels, 0), all = vectors_cost(d, kernels, products_of_all);
+    return (columns_cost(d, kernels) - none) / (all - none);
 }
 
 }  // namespace
@@ -318,8 +328,8 @@ Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const
     const bool many = quads || (sparse && !column);
     const double below = quads ? kernels.quads.below : kernels.sparse.below;
     const int panel = cut_panels(d.y.positions, kernels.width, quads ? kernels.quads.vectors : kernels.sparse.vectors).front().vectors;
-    const double products = many ? density * of_input(below, panel) : 1;
-    const bool columns = !column && d.kernel != 2 && columns_pay(d, kernels, products);
+    const double products = of_input(below, panel);
+    const bool columns = !column && d.kernel != 2 && columns_cost(d, kernels) < vectors_cost(d, kernels, many ? density * products : 1);
     Step step = columns                                    ? make_columns(d, kernels, threads, halo)
                 : quads                                    ? *quads
                 : column                                   ? matvec_step(d, kernels, threads, sparse || !side_by_side)
@@ -330,7 +340,7 @@ Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const
     step.macs = total * d.y.positions;
     step.needed_macs = step.macs * density;
     if (!quads || columns) step.done_macs = !columns && (sparse || (column && !side_by_side)) ? step.needed_macs : step.macs;
-    step.sparse_below = column ? COLUMN_BELOW : kernels.sparse.below;
+    step.sparse_below = column ? COLUMN_BELOW : std::clamp(columns_above(d, kernels, products), 0., kernels.sparse.below);
     return step;
 }
 
