@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mmprune.obs import Trace
+from mmprune.precision import pays
 
 LEVELS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)  # each keeps a part of what the one before kept
 STEPS, FALLING = 12, 8  # twice as many lower a layer's loss by 1 %
@@ -33,7 +34,8 @@ def admm_trace(weight: Tensor, hessian: Tensor, width: int = 1, height: int = 1,
     """
     scale = hessian.diagonal().sqrt()
     dense, h = weight * scale, hessian / scale / scale.unsqueeze(1)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(h + torch.eye(len(h)).to(h)))
+    number = torch.bfloat16 if pays(str(weight.device)) else torch.float32  # the blocks that are kept are as good
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(h + torch.eye(len(h)).to(h))).to(number)
     goal = dense @ h
     if most:
         levels = [s for s in levels if s < most[0] / most[1]] + [most[0] / most[1]]
@@ -48,7 +50,7 @@ def admm_trace(weight: Tensor, hessian: Tensor, width: int = 1, height: int = 1,
         for step in range(STEPS):
             falling = 1 - (1 - min(1.0, (step + 1) / FALLING)) ** 3
             count = counts[-1] + int((zeros - counts[-1]) * falling)
-            solution = (goal + kept - dual) @ inverse
+            solution = ((goal + kept - dual).to(number) @ inverse).float()
             energy = _energy(solution + dual, width, height)
             chosen = _choose(energy, live, count, most)
             kept = (solution + dual) * _spread(chosen, width, height)
