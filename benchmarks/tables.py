@@ -184,6 +184,10 @@ def int8_zen5() -> str:
     return speed_table("int8_zen5.jsonl", "mmrt-int8", (0.0, 0.6, 0.7, 0.8, 0.85))
 
 
+def small_images() -> str:
+    return speed_table("small_images.jsonl", "mmrt-int8", (0.0, 0.7, 0.8, 0.9))
+
+
 def int8_amx() -> str:
     return speed_table("int8_amx.jsonl", "mmrt-int8", (0.0, 0.85, 0.9))
 
@@ -300,6 +304,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "runtime_float32": runtime_float32,
     "int8_vnni": int8_vnni,
     "int8_zen5": int8_zen5,
+    "small_images": small_images,
     "int8_amx": int8_amx,
     "int8_avx2": int8_avx2,
     "block_4x1": block_4x1,

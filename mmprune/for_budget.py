@@ -6,6 +6,7 @@ another network may lose less, so the found one and those of published rules at 
 the best of them is taken.
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -55,6 +56,7 @@ def find_plan(setting: Setting) -> BudgetPlan:
         say_notes(table.notes)
         plan = _fitted(setting, table)
         write_plan(setting.root, plan)
+        shutil.rmtree(setting.levels, ignore_errors=True)
         return plan
 
 

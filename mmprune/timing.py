@@ -17,7 +17,7 @@ from exporters.int8.calibration import draw_images
 from exporters.timing_files import TimingFile, make_timing_file, seconds_by_layer
 from mmprune import boards, folder
 from mmprune.boards import Measuring
-from mmprune.budget.database import Database, repaired_database
+from mmprune.budget.database import Database, Grid, repaired_database
 from mmprune.budget.plan import NAME, Goal
 from mmprune.budget.table import SPARSITIES, Table, computed_table, measured_table, median_s, step_medians_s
 from mmprune.family import Baseline
@@ -66,8 +66,14 @@ class Setting:
         """The layers at all sparsities, repaired."""
         model = copy.deepcopy(self.baseline.model).to(self.device)
         batches = calibration_batches(self.baseline.train, self.seed, self.device)
-        return repaired_database(model, self.layers, SPARSITIES, self.pattern, batches,
-                                 lambda done, total: self.progress("budget", "layers at all sparsities", done, total))
+        return repaired_database(model, Grid(self.layers, SPARSITIES, self.pattern), batches,
+                                 lambda done, total: self.progress("budget", "layers at all sparsities", done, total),
+                                 self.levels)
+
+    @property
+    def levels(self) -> Path:
+        """Where the database is kept until there is a plan."""
+        return self.folder / "levels"
 
     @cached_property
     def images(self) -> np.ndarray:

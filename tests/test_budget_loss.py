@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from toys import INPUT_SHAPE, SmallNet, ToySplit
 
-from mmprune.budget.database import masked_database, repaired_database
+from mmprune.budget.database import Grid, masked_database, repaired_database
 from mmprune.budget.loss import Stitched
 from mmprune.finetune import renew_statistics
 from mmprune.layers import find_layers
@@ -105,7 +105,7 @@ def test_repaired_levels_are_nested_count_alike_and_answer_more_like_the_dense_n
     model, images = SmallNet().eval(), F.avg_pool2d(ToySplit(400, 1).images, 5, 1, 2)
     layers, masked = filled(model, pattern)
     ticks = []
-    repaired = repaired_database(model, layers, SPARSITIES, pattern, [images[:200], images[200:]],
+    repaired = repaired_database(model, Grid(layers, SPARSITIES, pattern), [images[:200], images[200:]],
                                  lambda done, total: ticks.append((done, total)))
     assert ticks == [(i + 1, len(ticks)) for i in range(len(ticks))]
     for x in layers:
@@ -126,3 +126,30 @@ def test_repaired_levels_are_nested_count_alike_and_answer_more_like_the_dense_n
                     norm.train()
                 errors.append(float((other(images) - model(images)).square().mean()))
         assert errors[1] < errors[0] or errors == [0, 0]
+
+
+def test_an_interrupted_database_goes_on_where_it_stopped(tmp_path):
+    torch.manual_seed(0)
+    model, images = SmallNet().eval(), ToySplit(128, 1).images
+    layers, _ = filled(model)
+
+    def built(keep, stop_after=99):
+        ticks = []
+
+        def tick(done, total):
+            ticks.append((done, total))
+            if len(ticks) == stop_after:
+                raise KeyboardInterrupt
+        return repaired_database(model, Grid(layers, SPARSITIES, "unstructured"), [images], tick, keep), ticks
+
+    whole, ticks = built(None)
+    with pytest.raises(KeyboardInterrupt):
+        built(tmp_path, 1)
+    rest, more = built(tmp_path)
+    assert more == ticks[1:] and len(ticks) > 1
+    assert all(torch.equal(whole[x.name][i], rest[x.name][i]) for x in layers for i in range(len(SPARSITIES)))
+    again, none = built(tmp_path)
+    assert none == [] and torch.equal(again[layers[0].name][2], whole[layers[0].name][2])
+    with torch.no_grad():
+        model.fc.bias.add_(1)
+    assert len(built(tmp_path)[1]) == len(ticks)  # another network

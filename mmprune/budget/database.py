@@ -1,7 +1,9 @@
 """A layer's weight at every sparsity, from which complete networks are put together."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import overload
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmprune.inputs import Statistics, columns_of, weight_of
+from mmprune.kept import read_tensors, write_tensors
 from mmprune.obs import damped
 from mmprune.patterns import make_masks
 from mmprune.reconstruct import Plan, surgery_scores
@@ -58,20 +61,37 @@ def masked_database(weights: Mapping[str, Tensor], scores: Mapping[str, Tensor],
     return {layer.name: one(layer) for layer in layers}
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Which layers, at which rising sparsities, with zeros in which pattern."""
+
+    layers: Sequence[Layer]
+    sparsities: Sequence[float]
+    pattern: str
+
+
 @torch.no_grad()
-def repaired_database(model: nn.Module, layers: Sequence[Layer], sparsities: Sequence[float], pattern: str,
-                      batches: Sequence[Tensor], tick: Callable[[int, int], None]) -> Database:
+def repaired_database(model: nn.Module, grid: Grid, batches: Sequence[Tensor], tick: Callable[[int, int], None],
+                      keep: Path | None = None) -> Database:
     """The weights that optimal brain surgery keeps at each sparsity, with their least-squares values, layer by layer
     on the dense model's inputs; biases stay as they are.
 
     batches  of normalized training images, on the model's device
+    keep     a folder for each layer's levels: what lies there is not computed again
     Storage is the sum of the densities times the model's weights.
     """
+    layers, sparsities, pattern = grid.layers, grid.sparsities, grid.pattern
     kinds = {x.name: x.kind for x in layers}
     weights = {n: p.detach() for n, p in model.named_parameters() if n in kinds}
-    plan = Plan(dict.fromkeys(kinds, 0.5), pattern, kinds)
     found = dict(masked_database(weights, {n: w.abs() for n, w in weights.items()}, layers, sparsities, pattern))
     by_name = {x.name: x for x in layers}
+    digest = _digest(model, grid, batches) if keep else ""
+    paths = {x.name: keep / f"{digest}-{i}.safetensors" for i, x in enumerate(layers)} if keep else {}
+    done_before = {n: read for n, path in paths.items() if (read := read_tensors(path)) is not None}
+    found |= {n: Levels(read["removed"], tuple(read[str(level)] for level in range(len(sparsities))))
+              for n, read in done_before.items()}
+    left = {n: kind for n, kind in kinds.items() if n not in done_before}
+    plan = Plan(dict.fromkeys(left, 0.5), pattern, left)
 
     def levels_of(name: str, seen: Statistics, scores: Tensor) -> None:
         removed = removed_at(scores.cpu(), by_name[name], sparsities, pattern)
@@ -84,9 +104,21 @@ def repaired_database(model: nn.Module, layers: Sequence[Layer], sparsities: Seq
                                   for w, h, m in zip(rows, hessians, masks, strict=True)])
             kept.append(weight_of(torch.from_numpy(new).float(), weights[name].shape)[removed > level])
         found[name] = Levels(removed, tuple(kept))
+        if name in paths:
+            write_tensors(paths[name], {"removed": removed, **{str(i): values for i, values in enumerate(kept)}})
 
-    surgery_scores(model, plan, batches, tick, levels_of)
+    if left:
+        more = len(done_before)
+        surgery_scores(model, plan, batches, lambda done, total: tick(done + more, total + more), levels_of)
     return found
+
+
+def _digest(model: nn.Module, grid: Grid, batches: Sequence[Tensor]) -> str:
+    """Of all that the levels depend on."""
+    found = hashlib.sha256(repr((tuple(grid.layers), tuple(grid.sparsities), grid.pattern)).encode())
+    for tensor in (*model.state_dict().values(), *batches):
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:32]
 
 
 def removed_at(scores: Tensor, layer: Layer, sparsities: Sequence[float], pattern: str) -> Tensor:
