@@ -153,7 +153,8 @@ def speed_table(name: str, runtime: str, sparsities: Sequence[float], bold: floa
     lines = []
     for model in dict.fromkeys(r["model"] for r in rows):
         base = at[model, runtime, sparsities[0]]["base"]
-        line = [model, f"{with_precision(base)}, {at[model, base, 0.0]['p50_s'] * 1e3:.1f} ms",
+        milliseconds = at[model, base, 0.0]["p50_s"] * 1e3
+        line = [model, f"{with_precision(base)}, {milliseconds:.{1 if milliseconds >= 1 else 2}f} ms",
                 *(cell(model, s) for s in sparsities), *(further(model, of, s) for _, of, s in more)]
         if memory_of:
             line.append(f"{at[model, runtime, bold]['memory_bytes'] / MIB:.0f} / "
@@ -178,6 +179,10 @@ def runtime_float32() -> str:
 
 def int8_vnni() -> str:
     return speed_table("int8_vnni.jsonl", "mmrt-int8", (0.0, 0.7, 0.8, 0.85, 0.9), memory_of="onnxruntime-int8")
+
+
+def float32_zen5() -> str:
+    return speed_table("float32_zen5.jsonl", "mmrt", (0.0, 0.8, 0.9))
 
 
 def int8_zen5() -> str:
@@ -303,6 +308,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "at_equal_accuracy": at_equal_accuracy,
     "runtime_float32": runtime_float32,
     "int8_vnni": int8_vnni,
+    "float32_zen5": float32_zen5,
     "int8_zen5": int8_zen5,
     "small_images": small_images,
     "int8_amx": int8_amx,
