@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmprune.inputs import Statistics, columns_of, weight_of
 from mmprune.kept import read_tensors, write_tensors
+from mmprune.models.weights import tensors_sha256
 from mmprune.obs import damped
 from mmprune.patterns import make_masks
 from mmprune.reconstruct import Plan, surgery_scores
@@ -115,10 +116,9 @@ def repaired_database(model: nn.Module, grid: Grid, batches: Sequence[Tensor], t
 
 def _digest(model: nn.Module, grid: Grid, batches: Sequence[Tensor]) -> str:
     """Of all that the levels depend on."""
-    found = hashlib.sha256(repr((tuple(grid.layers), tuple(grid.sparsities), grid.pattern)).encode())
-    for tensor in (*model.state_dict().values(), *batches):
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:32]
+    tensors = {**model.state_dict(), **{f"images {i}": batch for i, batch in enumerate(batches)}}
+    row = (tuple(grid.layers), tuple(grid.sparsities), grid.pattern, tensors_sha256(tensors))
+    return hashlib.sha256(repr(row).encode()).hexdigest()[:32]
 
 
 def removed_at(scores: Tensor, layer: Layer, sparsities: Sequence[float], pattern: str) -> Tensor:

@@ -8,8 +8,6 @@
 namespace mmrt {
 namespace {
 
-constexpr int PANEL_POSITIONS = 256;  // whose sums stay in the L2 cache
-
 struct Columns {
     LinearDesc d;
     std::optional<HaloDesc> halo;
@@ -32,8 +30,8 @@ Step make_columns(const LinearDesc& d, const Kernels& kernels, int threads, cons
     for (int c = 0; c < channels; ++c)
         for (int t = 0; t < taps; ++t) p.offsets.push_back(byte_offset(d, c, t));
     byte_offset(d, d.x.count - 1, 0);  // refuses what is too large
-    p.panels = cut_panels(d.y.positions, width, PANEL_POSITIONS / width);
-    p.ranges = cut_rows(d.y.count, d.groups, (fewest_items(threads) + int(p.panels.size()) - 1) / int(p.panels.size()), most);
+    p.panels = cut_panels(d.y.positions, width, COLUMN_PANEL / width);
+    p.ranges = cut_rows(d.y.count, d.groups, (fewest_items(threads) + int(p.panels.size()) - 1) / int(p.panels.size()), width);
     p.bias.assign(d.bias.begin(), d.bias.end());
     p.bias.resize(size_t(d.y.count + width));  // a range's last vector reads on
     int64_t size = width;

@@ -1,5 +1,6 @@
 // LINEAR: chooses the kernel, packs the weights for it and cuts the work into items.
 #include "linear.h"
+#include "cost.h"
 
 #include <memory>
 
@@ -286,32 +287,7 @@ Step matvec_step(const LinearDesc& d, const Kernels& kernels, int threads, bool 
 
 constexpr double COLUMN_BELOW = 0.3;  // as SparseKernel::below, where y has one position
 
-// Cost model, for each output, in products of one vector: sums are finished and stored besides, once for a vector of positions (FINISH), and with
-// less ease for one of outputs (COLUMNS_FINISH). Calibrated on Zen 5.
-constexpr double FINISH = 16, COLUMNS_FINISH = 80;
-
-// What a vector of positions costs for each input, zeros and all, if `below` is the density at which a sparse panel costs what a dense one does:
-// with few vectors a weight is all there is to read.
-double of_input(double below, int vectors) { return (0.88 + 0.85 / vectors) / below; }
-
-double vectors_cost(const LinearDesc& d, const Kernels& kernels, double products) {  // of positions, with so many products for each input
-    const double inputs = double(d.x.count / d.groups) * double(d.taps.size());
-    return double((d.y.positions + kernels.width - 1) / kernels.width) * (inputs * products + FINISH);
-}
-
-double columns_cost(const LinearDesc& d, const Kernels& kernels) {  // infinite where there is no kernel for it
-    if (!kernels.columns.run) return std::numeric_limits<double>::infinity();
-    const int rows = d.y.count / d.groups, width = kernels.width;
-    const double inputs = double(d.x.count / d.groups) * double(d.taps.size());
-    const double idle = double((rows + width - 1) / width * width) / rows;  // outputs that are not there
-    return double(d.y.positions) / width * idle * (inputs / kernels.columns.gain + COLUMNS_FINISH);
-}
-
-// The density under which a kernel that skips zeros is cheaper than vectors of outputs.
-double columns_above(const LinearDesc& d, const Kernels& kernels, double products_of_all) {
-    const double none = vectors_cost(d, kernels, 0), all = vectors_cost(d, kernels, products_of_all);
-    return (columns_cost(d, kernels) - none) / (all - none);
-}
+constexpr double COLUMNS_FINISH = 80;
 
 }  // namespace
 
@@ -328,8 +304,13 @@ Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const
     const bool many = quads || (sparse && !column);
     const double below = quads ? kernels.quads.below : kernels.sparse.below;
     const int panel = cut_panels(d.y.positions, kernels.width, quads ? kernels.quads.vectors : kernels.sparse.vectors).front().vectors;
-    const double products = of_input(below, panel);
-    const bool columns = !column && d.kernel != 2 && columns_cost(d, kernels) < vectors_cost(d, kernels, many ? density * products : 1);
+    const double inputs = double(d.x.count / d.groups) * double(d.taps.size()), products = inputs * of_input(below, panel);
+    auto of_positions = [&](double products) { return vectors_cost(d.y.positions, kernels.width, products); };
+    const double in_columns = kernels.columns.run
+                                  ? columns_cost(d.y.positions, kernels.width, d.y.count / d.groups, inputs / kernels.columns.gain, COLUMNS_FINISH)
+                                  : std::numeric_limits<double>::infinity();
+    const double none = of_positions(0);
+    const bool columns = !column && d.kernel != 2 && in_columns < of_positions(many ? density * products : inputs);
     Step step = columns                                    ? make_columns(d, kernels, threads, halo)
                 : quads                                    ? *quads
                 : column                                   ? matvec_step(d, kernels, threads, sparse || !side_by_side)
@@ -340,7 +321,7 @@ Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const
     step.macs = total * d.y.positions;
     step.needed_macs = step.macs * density;
     if (!quads || columns) step.done_macs = !columns && (sparse || (column && !side_by_side)) ? step.needed_macs : step.macs;
-    step.sparse_below = column ? COLUMN_BELOW : std::clamp(columns_above(d, kernels, products), 0., kernels.sparse.below);
+    step.sparse_below = column ? COLUMN_BELOW : std::clamp((in_columns - none) / (of_positions(products) - none), 0., kernels.sparse.below);
     return step;
 }
 

@@ -16,6 +16,8 @@ struct RowRange {
     int begin, end, group;
 };
 
+constexpr int COLUMN_PANEL = 256;  // positions, where vectors hold outputs: their sums stay in the L2 cache
+
 // One thread alone reads a block of inputs once, for all rows; several get a few items each, so that they end together.
 int fewest_items(int threads);
 

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "copies.h"
+#include "cost.h"
 #include "halo.h"
 #include "kernels.h"
 #include "panels.h"
@@ -218,9 +219,7 @@ void pack_columns(QLinear& p, const Kernels& kernels) {
     p.d.multiplier = Array<float>(std::move(multiplier));
 }
 
-// Cost model, for each output, in products of one vector: sums are rounded and stored besides, once for a vector of positions (FINISH), and with
-// less ease for one of outputs (COLUMN_FINISH). Calibrated on Zen 5 with AVX-512 VNNI.
-constexpr double FINISH = 16, COLUMN_FINISH = 48;
+constexpr double COLUMN_FINISH = 48;
 constexpr double FROM_L2 = 1.35;  // of products, where a panel's inputs do not stay in the L1 cache
 
 struct Choice {
@@ -237,13 +236,11 @@ Choice choose(const QLinearDesc& d, const Kernels& kernels) {
     const int dense_panel = cut_panels(d.y.positions, width, kernels.qdense.vectors).front().vectors;
     const int sparse_panel = cut_panels(d.y.positions, width, kernels.qlinear.vectors).front().vectors;
     const bool fits = words_in * touched(d.taps, int64_t(dense_panel) * width) * 4 <= panel_bytes();
-    const double vectors = (d.y.positions + width - 1) / width;
-    const double dense = vectors * (inputs * (fits ? 1 : FROM_L2) + FINISH);
-    const double of_block = (0.88 + 0.85 / sparse_panel) / from;  // a block's products: with few vectors its weights are all there is to read
-    const double sparse = vectors * (density * inputs * of_block + FINISH);
-    const double idle = double((rows + width - 1) / width * width) / rows;  // outputs that are not there
-    const double columns = double(d.y.positions) / width * idle * (inputs + COLUMN_FINISH);
-    const double below = std::clamp((std::min(dense, columns) / vectors - FINISH) / (inputs * of_block), 0., from);
+    const double products = inputs * of_input(from, sparse_panel);  // of a sparse panel that had all blocks
+    auto of_positions = [&](double products) { return vectors_cost(d.y.positions, width, products); };
+    const double dense = of_positions(inputs * (fits ? 1 : FROM_L2)), sparse = of_positions(density * products), none = of_positions(0);
+    const double columns = columns_cost(d.y.positions, width, rows, inputs, COLUMN_FINISH);
+    const double below = std::clamp((std::min(dense, columns) - none) / (of_positions(products) - none), 0., from);
     return {columns < (usual == How::DENSE ? dense : sparse) ? How::COLUMNS : usual, below};
 }
 
@@ -257,10 +254,10 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
     const int64_t blocks = int64_t(outputs) * words_in * int64_t(d.taps.size());
     const Choice choice = choose(d, kernels);
     p.how = choice.how;
-    const int most = p.how == How::SPARSE ? cut_sparse(p, kernels, threads) : p.how == How::DENSE ? kernels.qdense.vectors : d.y.positions;
+    const int most = p.how == How::SPARSE ? cut_sparse(p, kernels, threads) : p.how == How::DENSE ? kernels.qdense.vectors : COLUMN_PANEL / kernels.width;
     p.panels = cut_panels(d.y.positions, kernels.width, most);
     const int parts = (fewest_items(threads) + int(p.panels.size()) - 1) / int(p.panels.size());
-    p.ranges = cut_rows(d.y.count, d.groups, parts, p.how == How::COLUMNS ? kernels.qcolumns.outputs / 4 : 1);
+    p.ranges = cut_rows(d.y.count, d.groups, parts, p.how == How::COLUMNS ? kernels.width / 4 : 1);
     if (p.how == How::DENSE) pack_dense(p, kernels.qdense.offset);
     if (p.how == How::COLUMNS) pack_columns(p, kernels);
     p.d.mask = {}, p.d.values = {};  // the file may go
@@ -286,7 +283,7 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
             task.offsets = p.offsets.data();
             task.n_offsets = int(p.offsets.size());
             task.weights = p.weights.data() + p.begins[p.how == How::DENSE ? range.begin : item % p.ranges.size()];
-            task.positions = p.d.y.positions - int(panel.begin);
+            task.positions = int(std::min<int64_t>(p.d.y.positions - panel.begin, int64_t(panel.vectors) * kernels.width));
         }
         const int64_t sums = p.how == How::COLUMNS ? int64_t(task.positions + 3) * kernels.qcolumns.outputs
                              : p.chunks > 1        ? int64_t(4) * task.n_quads * panel.vectors * kernels.width
