@@ -13,6 +13,7 @@ gets a line of JSON a run, with the core and the interval.
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("benchmark-out/at_equal_accuracy"))
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # whereupon run() ends the build
     root = arguments.out / f"{arguments.model}-{arguments.epochs}-{arguments.seed}"
     command = [sys.executable, "-m", "mmprune", "build", "--target", "x86", "--pattern", "block-1x4", "--quiet",
                "--precision", "fp32,int8", "--epochs", str(arguments.epochs), "--seed", str(arguments.seed),

@@ -222,7 +222,8 @@ def recalibrate(model: nn.Module, train: Split, job: Job, augment: bool = True) 
     belong to another network: ResNet-20 reaches 10.1, 30.1 and 32.5, EfficientNet-Lite0 at 128 px with 30 % zeros 0.6,
     12.3 and 12.5.
     """
-    renew_statistics(model, _recalibration(train, job, augment))
+    with products(job.device, job.bfloat16 and not job.recipe.qat):
+        renew_statistics(model, _recalibration(train, job, augment))
 
 
 def _recalibration(train: Split, job: Job, augment: bool) -> Iterator[Tensor]:

@@ -77,8 +77,7 @@ def statistics(dense: nn.Module, pruned: nn.Module, uses: Mapping[str, Use],
     BatchNorms of the pruned model take the batch's own mean and variance, since its running ones are outdated. Both
     models run no further than the last of the weights. `dense` may be `pruned` itself.
     """
-    sums: dict[str, list[Tensor]] = {}
-    counts: dict[str, int] = {}
+    sums: dict[str, Sums] = {}
     for i, images in enumerate(batches):
         clean = _patches(dense, uses, images, i)
         seen = clean
@@ -87,21 +86,32 @@ def statistics(dense: nn.Module, pruned: nn.Module, uses: Mapping[str, Use],
                 seen = _patches(pruned, uses, images, i)
         for name, calls in seen.items():
             for x, x_dense in zip(calls, clean[name], strict=True):
-                found = [(x.mT @ x).double(), (x_dense.mT @ x).double() if seen is not clean else torch.empty(0),
-                         x.double().sum(1), x_dense.double().sum(1)]
-                before = sums.get(name)
-                sums[name] = found if before is None else [a + b for a, b in zip(before, found, strict=True)]
-                counts[name] = counts.get(name, 0) + x.shape[1]
-    return {name: _finished(sums.pop(name), counts[name], uses[name].free_mean) for name in list(sums)}
+                sums.setdefault(name, Sums()).add(x, x_dense)
+    return {name: sums.pop(name).finished(uses[name].free_mean) for name in list(sums)}
 
 
-def _finished(sums: list[Tensor], count: int, free_mean: bool) -> Statistics:
-    inputs, cross, mean, dense_mean = (total.div_(count) for total in sums)
-    if free_mean:
-        inputs -= mean.unsqueeze(2) * mean.unsqueeze(1)
-        if cross.numel():
-            cross -= dense_mean.unsqueeze(2) * mean.unsqueeze(1)
-    return Statistics(inputs, cross if cross.numel() else inputs, mean, dense_mean)
+class Sums:
+    """Of products of a weight's inputs, over batches."""
+
+    def __init__(self) -> None:
+        self.totals: list[Tensor] = []
+        self.count = 0
+
+    def add(self, x: Tensor, x_dense: Tensor) -> None:
+        """(G, samples, columns) each, in the same order; the same tensor twice if there is one model."""
+        found = [(x.mT @ x).double(), (x_dense.mT @ x).double() if x_dense is not x else torch.empty(0),
+                 x.double().sum(1), x_dense.double().sum(1)]
+        self.totals = [a + b for a, b in zip(self.totals, found, strict=True)] if self.totals else found
+        self.count += x.shape[1]
+
+    def finished(self, free_mean: bool) -> Statistics:
+        """The means; what was added is used up."""
+        inputs, cross, mean, dense_mean = (total.div_(self.count) for total in self.totals)
+        if free_mean:
+            inputs -= mean.unsqueeze(2) * mean.unsqueeze(1)
+            if cross.numel():
+                cross -= dense_mean.unsqueeze(2) * mean.unsqueeze(1)
+        return Statistics(inputs, cross if cross.numel() else inputs, mean, dense_mean)
 
 
 @contextmanager
@@ -120,18 +130,18 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
             norm.momentum = momentum
 
 
-class _Reached(Exception):
+class Reached(Exception):
     """No error: the pass has gone as far as needed."""
 
 
 def _patches(model: nn.Module, uses: Mapping[str, Use], images: Tensor, seed: int) -> dict[str, list[Tensor]]:
     """The (G, samples, columns) inputs of each use of each weight."""
     parameters = dict(model.named_parameters())
-    mode = _Collect({name: parameters[name] for name in uses}, {name: use.calls for name, use in uses.items()}, seed)
+    mode = Collect({name: parameters[name] for name in uses}, {name: use.calls for name, use in uses.items()}, seed)
     try:
         with mode:
             model(images)
-    except _Reached:
+    except Reached:
         pass
     return mode.found
 
@@ -187,7 +197,9 @@ def _pairs(func: Any, args: Any, kwargs: Any) -> list[tuple[Any, Any]]:
     return []
 
 
-class _Collect(_Mode):
+class Collect(_Mode):
+    """Takes the inputs of every use of the named weights, and ends the pass at the last."""
+
     def __init__(self, weights: Mapping[str, Tensor], calls: Mapping[str, int], seed: int) -> None:
         super().__init__(weights)
         self.left, self.seed = Counter(calls), seed
@@ -204,7 +216,7 @@ class _Collect(_Mode):
         elif func is F.multi_head_attention_forward:
             self.see_attention({**dict(zip(_MHA, args, strict=False)), **kwargs})
         if not self.left.total():
-            raise _Reached
+            raise Reached
         return func(*args, **kwargs)
 
     def add(self, weight: Any, patches: Any) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mmprune.admm import LEVELS, admm_trace
 from mmprune.finetune import Split
+from mmprune.in_turn import statistics_in_turn
 from mmprune.inputs import Statistics, columns_of, find_uses, statistics, weight_of
 from mmprune.obs import Trace, damped, trace
 from mmprune.patterns import PATTERNS, SHAPES, ZEROS, Shape
@@ -54,12 +55,11 @@ def reconstruct(dense: nn.Module, plan: Plan, batches: Sequence[Tensor], macs: i
     masks = {name: torch.ones_like(weights[name], dtype=torch.bool) for name in plan.sparsity}
     images = sum(map(len, batches))
     together = -(-len(todo) // max(FEWEST, int(PASSES / max(1, images * macs)))) or 1
-    groups = [todo[i:i + together] for i in range(0, len(todo), together)]
-    for done, group in enumerate(groups):
-        for name, found in statistics(dense, pruned, {n: uses[n] for n in group}, batches).items():
-            given = plan.masks[name] if plan.masks else None
-            masks[name] = _prune(name, weights, uses[name].bias, found, plan, given)
-        tick(done + 1, len(groups))
+    in_turn = statistics_in_turn(dense, pruned, {n: uses[n] for n in todo}, batches, together)
+    for done, (name, found) in enumerate(in_turn):
+        given = plan.masks[name] if plan.masks else None
+        masks[name] = _prune(name, weights, uses[name].bias, found, plan, given)
+        tick(done + 1, len(todo))
     return pruned, masks
 
 
