@@ -206,8 +206,9 @@ inline int64_t qmatmul_scratch(int64_t M, int64_t N, int64_t K) {
 // A kernel, and what those must know who prepare its tasks.
 struct SparseKernel {
     void (*run)(const SparseTask&);
-    int vectors;   // of a task, at most
-    double below;  // density under which it wins over the dense kernel (cost model)
+    int vectors;        // of a task, at most
+    double below;       // density under which it wins over the dense kernel (cost model)
+    double below_taps;  // the same of a layer with several kernel positions, whose inputs do not begin at whole cache lines
 };
 
 struct QuadKernel {

@@ -287,7 +287,7 @@ Step matvec_step(const LinearDesc& d, const Kernels& kernels, int threads, bool 
 
 constexpr double COLUMN_BELOW = 0.3;  // as SparseKernel::below, where y has one position
 
-constexpr double COLUMNS_FINISH = 80;
+constexpr double COLUMNS_FINISH = 80, READING = 1.3;
 
 }  // namespace
 
@@ -298,19 +298,25 @@ Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const
     const int64_t nonzeros = count_nonzeros(d.weights, int64_t(total));
     const double density = total > 0 ? double(nonzeros) / total : 0;
     const bool column = is_column(d.y), side_by_side = d.taps.size() == 1 && d.taps[0] == 0 && d.x.stride == 1;
-    const bool sparse = d.kernel == 2 || (d.kernel == 0 && density < (column ? COLUMN_BELOW : kernels.sparse.below));
-    const bool may_be_in_fours = !column && (d.kernel == 2 || (d.kernel == 0 && density < std::min(kernels.quads.below, NEARLY_DENSE)));
+    const double sparse_below = column ? COLUMN_BELOW : d.taps.size() > 1 ? kernels.sparse.below_taps : kernels.sparse.below;
+    const Way asked = d.kernel == 0 ? asked_way() : Way::CHEAPEST;
+    const bool zeros_pay = asked == Way::CHEAPEST ? density < sparse_below : asked == Way::SPARSE;
+    const bool sparse = d.kernel == 2 || (d.kernel == 0 && zeros_pay);
+    const double fours_below = asked == Way::CHEAPEST ? std::min(kernels.quads.below, NEARLY_DENSE) : asked == Way::SPARSE ? 1 : 0;
+    const bool may_be_in_fours = !column && (d.kernel == 2 || (d.kernel == 0 && density < fours_below));
     std::optional<Step> quads = may_be_in_fours ? make_quads(d, nonzeros, kernels, threads, halo) : std::nullopt;
     const bool many = quads || (sparse && !column);
-    const double below = quads ? kernels.quads.below : kernels.sparse.below;
+    const double below = quads ? kernels.quads.below : sparse_below;
     const int panel = cut_panels(d.y.positions, kernels.width, quads ? kernels.quads.vectors : kernels.sparse.vectors).front().vectors;
-    const double inputs = double(d.x.count / d.groups) * double(d.taps.size()), products = inputs * of_input(below, panel);
+    const double inputs = double(d.x.count / d.groups) * double(d.taps.size()), products = inputs * of_input(below, panel, READING);
     auto of_positions = [&](double products) { return vectors_cost(d.y.positions, kernels.width, products); };
     const double in_columns = kernels.columns.run
-                                  ? columns_cost(d.y.positions, kernels.width, d.y.count / d.groups, inputs / kernels.columns.gain, COLUMNS_FINISH)
+                                  ? std::max(columns_cost(d.y.positions, kernels.width, d.y.count / d.groups, inputs / kernels.columns.gain, COLUMNS_FINISH),
+                                             inputs * of_weight(4 * total))
                                   : std::numeric_limits<double>::infinity();
     const double none = of_positions(0);
-    const bool columns = !column && d.kernel != 2 && in_columns < of_positions(many ? density * products : inputs);
+    const bool cheaper = asked == Way::CHEAPEST ? in_columns < of_positions(many ? density * products : inputs) : asked == Way::COLUMNS;
+    const bool columns = !column && d.kernel != 2 && cheaper && kernels.columns.run;
     Step step = columns                                    ? make_columns(d, kernels, threads, halo)
                 : quads                                    ? *quads
                 : column                                   ? matvec_step(d, kernels, threads, sparse || !side_by_side)
@@ -321,7 +327,7 @@ Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const
     step.macs = total * d.y.positions;
     step.needed_macs = step.macs * density;
     if (!quads || columns) step.done_macs = !columns && (sparse || (column && !side_by_side)) ? step.needed_macs : step.macs;
-    step.sparse_below = column ? COLUMN_BELOW : std::clamp((in_columns - none) / (of_positions(products) - none), 0., kernels.sparse.below);
+    step.sparse_below = column ? COLUMN_BELOW : std::clamp((in_columns - none) / (of_positions(products) - none), 0., sparse_below);
     return step;
 }
 

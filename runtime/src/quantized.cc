@@ -219,7 +219,7 @@ void pack_columns(QLinear& p, const Kernels& kernels) {
     p.d.multiplier = Array<float>(std::move(multiplier));
 }
 
-constexpr double COLUMN_FINISH = 48;
+constexpr double COLUMN_FINISH = 48, READING = 0.85;
 constexpr double FROM_L2 = 1.35;  // of products, where a panel's inputs do not stay in the L1 cache
 
 struct Choice {
@@ -236,12 +236,23 @@ Choice choose(const QLinearDesc& d, const Kernels& kernels) {
     const int dense_panel = cut_panels(d.y.positions, width, kernels.qdense.vectors).front().vectors;
     const int sparse_panel = cut_panels(d.y.positions, width, kernels.qlinear.vectors).front().vectors;
     const bool fits = words_in * touched(d.taps, int64_t(dense_panel) * width) * 4 <= panel_bytes();
-    const double products = inputs * of_input(from, sparse_panel);  // of a sparse panel that had all blocks
+    const double products = inputs * of_input(from, sparse_panel, READING);  // of a sparse panel that had all blocks
     auto of_positions = [&](double products) { return vectors_cost(d.y.positions, width, products); };
     const double dense = of_positions(inputs * (fits ? 1 : FROM_L2)), sparse = of_positions(density * products), none = of_positions(0);
     const double columns = columns_cost(d.y.positions, width, rows, inputs, COLUMN_FINISH);
     const double below = std::clamp((std::min(dense, columns) - none) / (of_positions(products) - none), 0., from);
     return {columns < (usual == How::DENSE ? dense : sparse) ? How::COLUMNS : usual, below};
+}
+
+// What was asked for, where this CPU's kernels can do it.
+How asked_or(How cheapest, const Kernels& kernels) {
+    switch (asked_way()) {
+        case Way::DENSE: return kernels.qdense.vectors ? How::DENSE : cheapest;
+        case Way::SPARSE: return How::SPARSE;
+        case Way::COLUMNS: return kernels.qcolumns.run ? How::COLUMNS : cheapest;
+        case Way::CHEAPEST: break;
+    }
+    return cheapest;
 }
 
 Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const HaloDesc* halo) {
@@ -253,7 +264,7 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
     p.bias.assign(d.bias.begin(), d.bias.end());
     const int64_t blocks = int64_t(outputs) * words_in * int64_t(d.taps.size());
     const Choice choice = choose(d, kernels);
-    p.how = choice.how;
+    p.how = asked_or(choice.how, kernels);
     const int most = p.how == How::SPARSE ? cut_sparse(p, kernels, threads) : p.how == How::DENSE ? kernels.qdense.vectors : COLUMN_PANEL / kernels.width;
     p.panels = cut_panels(d.y.positions, kernels.width, most);
     const int parts = (fewest_items(threads) + int(p.panels.size()) - 1) / int(p.panels.size());

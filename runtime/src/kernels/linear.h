@@ -155,7 +155,7 @@ void gather_rows(const float* x, const int32_t* offsets, int rows, int vectors, 
     with_count<DENSE_VECTORS>(vectors, [&](auto count) { gather_vectors<count.value>(x, offsets, rows, out); });
 }
 
-constexpr SparseKernel SPARSE = {.run = sparse, .vectors = SPARSE_VECTORS, .below = SPARSE_BELOW};
+constexpr SparseKernel SPARSE = {.run = sparse, .vectors = SPARSE_VECTORS, .below = SPARSE_BELOW, .below_taps = SPARSE_BELOW_TAPS};
 constexpr QuadKernel QUADS = {.run = quads, .vectors = QUAD_VECTORS, .below = QUADS_BELOW};
 constexpr DenseKernel DENSE = {.run = dense, .gather_rows = gather_rows, .rows = DENSE_ROWS, .vectors = DENSE_VECTORS};
 

@@ -10,7 +10,7 @@ constexpr int W = 8;
 constexpr int SPARSE_VECTORS = 8, DENSE_ROWS = 4, DENSE_VECTORS = 3;
 constexpr int QUAD_VECTORS = 3;
 constexpr double QUADS_BELOW = 0.9;
-constexpr double SPARSE_BELOW = 0.6;
+constexpr double SPARSE_BELOW = 0.6, SPARSE_BELOW_TAPS = 0.6;
 constexpr bool BY_LANE = false, MAX_KEEPS_NAN = false;
 
 }  // namespace

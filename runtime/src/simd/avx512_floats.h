@@ -10,7 +10,7 @@ constexpr int W = 16;
 constexpr int SPARSE_VECTORS = 8, DENSE_ROWS = 8, DENSE_VECTORS = 3;
 constexpr int QUAD_VECTORS = 6;
 constexpr double QUADS_BELOW = 1.1;
-constexpr double SPARSE_BELOW = 0.45;
+constexpr double SPARSE_BELOW = 0.6, SPARSE_BELOW_TAPS = 0.45;
 constexpr bool BY_LANE = false, MAX_KEEPS_NAN = false;
 
 }  // namespace

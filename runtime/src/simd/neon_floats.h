@@ -10,7 +10,7 @@ constexpr int W = 4;
 constexpr int SPARSE_VECTORS = 16, DENSE_ROWS = 8, DENSE_VECTORS = 3;
 constexpr int QUAD_VECTORS = 5;
 constexpr double QUADS_BELOW = 0.9;
-constexpr double SPARSE_BELOW = 0.6;
+constexpr double SPARSE_BELOW = 0.6, SPARSE_BELOW_TAPS = 0.6;
 constexpr bool BY_LANE = true;  // a vector's lane is multiplied by, so four weights take one load; x86 reads one into all lanes as fast
 constexpr bool MAX_KEEPS_NAN = true;
 

@@ -10,7 +10,7 @@ constexpr int W = 1;
 constexpr int SPARSE_VECTORS = 8, DENSE_ROWS = 4, DENSE_VECTORS = 1;
 constexpr int QUAD_VECTORS = 2;
 constexpr double QUADS_BELOW = 0.9;
-constexpr double SPARSE_BELOW = 0.9;
+constexpr double SPARSE_BELOW = 0.9, SPARSE_BELOW_TAPS = 0.9;
 constexpr bool BY_LANE = false, MAX_KEEPS_NAN = false;
 
 using V = float;

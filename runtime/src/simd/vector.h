@@ -7,7 +7,7 @@
 //   vmax, vmin     where either operand is NaN, the second on x86, as maxps does, and NaN on arm64 (MAX_KEEPS_NAN)
 //   vmax_nan       NaN where either operand is one
 //   load_ints, store_ints, splat_int, to_float, to_int (to the nearest, ties to even), byte_of, at_byte
-//   BY_LANE, in_register, SPARSE_VECTORS, SPARSE_BELOW, DENSE_ROWS, DENSE_VECTORS: how the float kernels fill the registers
+//   BY_LANE, in_register, SPARSE_VECTORS, SPARSE_BELOW, SPARSE_BELOW_TAPS, DENSE_ROWS, DENSE_VECTORS: how the float kernels fill the registers
 //
 // and for the kernels on uint8, on words as they lie in memory (FLIPPED):
 //
