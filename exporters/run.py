@@ -32,7 +32,8 @@ def export_one(given: ExportInput, format: str, precision: str) -> Artifact:
         raise given.attempts.failed[file]
     with given.attempts.making(file, folder.export_log(given.root, given.variant.id, file)):
         given.attempts.doing("")
-        return load(format).export(given, precision)
+        made: Artifact = load(format).export(given, precision)
+        return made
 
 
 def export_source(given: ExportInput, format: str, precision: str) -> Artifact:

@@ -70,7 +70,7 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
         if array.dtype == np.float32 and (np.abs(array[np.isfinite(array)]) > LARGEST_FP16).any():
             raise ExportError(f"the constant {initializer.name} holds {np.abs(array).max():.4g}, but the largest FP16 "
                               f"value is {LARGEST_FP16:.0f}; export fp32 or int8")
-    half = onnx.ModelProto()
+    half: onnx.ModelProto = onnx.ModelProto()
     half.CopyFrom(model)
     blocked = [*DEFAULT_OP_BLOCK_LIST, *FP32_OPERATORS]
     half = convert_float_to_float16(half, keep_io_types=True, op_block_list=blocked)

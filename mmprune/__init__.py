@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from exporters.int8.settings import Int8
     from mmprune.any_model import Exported, export
     from mmprune.boards import Measuring
-    from mmprune.data.image_sets import DataError
+    from mmprune.data.image_files import DataError
     from mmprune.folder import FolderError
     from mmprune.from_python import masks, open_family, prune
     from mmprune.handles import Chosen, Family, FamilyError, Model
@@ -31,7 +31,7 @@ _HOMES = {"prune": "mmprune.from_python", "masks": "mmprune.from_python", "open_
           "build": "mmprune.workflow", "BuildOptions": "mmprune.workflow", "Family": "mmprune.handles",
           "FamilyError": "mmprune.handles", "Model": "mmprune.handles", "Chosen": "mmprune.handles",
           "Measuring": "mmprune.boards", "Preprocess": "mmprune.records", "Int8": "exporters.int8.settings",
-          "DataError": "mmprune.data.image_sets", "ExportError": "exporters", "FolderError": "mmprune.folder",
+          "DataError": "mmprune.data.image_files", "ExportError": "exporters", "FolderError": "mmprune.folder",
           "MeasureError": "targets.answers", "ModelError": "mmprune.models.timm_models",
           "Exported": "mmprune.any_model", "export": "mmprune.any_model", "PointsError": "mmprune.results.points"}
 

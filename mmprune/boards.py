@@ -16,13 +16,13 @@ from mmprune.choices import pick
 from mmprune.progress import Progress, lines, quiet, say_notes
 from mmprune.records import Artifact
 from targets import golden
-from targets.answers import NULL
+from targets.answers import MeasureError
 from targets.bundle import Bundle, Options, make_bundle
 from targets.device import fingerprint
 from targets.fleet import Job, measure_fleet
-from targets.jobs import profile_named
-from targets.measure import MeasureError, measure
+from targets.jobs import NULL, profile_named
 from targets.measure import Options as MeasureOptions
+from targets.measure import measure
 
 if TYPE_CHECKING:  # it imports torch and timm, which measuring does not need
     from mmprune.finetune import Split
@@ -104,7 +104,8 @@ def golden_outputs(root: Path, artifacts: Sequence[Artifact]) -> golden.Golden |
 
     def open_whole(artifact: Artifact) -> Callable[[np.ndarray], np.ndarray]:
         folder.check_files(root, artifact)
-        return load(artifact.format).open_file(root / artifact.path)
+        run: Callable[[np.ndarray], np.ndarray] = load(artifact.format).open_file(root / artifact.path)
+        return run
 
     return golden.answer(np.load(root / folder.IMAGES), artifacts, open_whole)
 

@@ -82,7 +82,7 @@ class Teacher:
         by: seed, batch size, epoch, number), None if it does not."""
         if key is not None and key in self.kept:
             return self.kept[key]
-        found = to_device(self.model, images.device, images.shape).eval()(images)
+        found: Tensor = to_device(self.model, images.device, images.shape).eval()(images)
         if key is not None and self.kept_bytes < KEPT_BYTES:
             self.kept[key] = found
             self.kept_bytes += found.nbytes
@@ -188,7 +188,8 @@ def _end_epoch(model: nn.Module, job: Job, state: dict[str, Any], epoch: int) ->
     now = accuracy(model, job.validation, job.device)
     if now > state["best_accuracy"]:
         state.update(best_accuracy=now, best=copy.deepcopy(model.state_dict()), best_epoch=epoch)
-    return epoch - state["best_epoch"] >= job.recipe.patience
+    best_epoch: int = state["best_epoch"]
+    return epoch - best_epoch >= job.recipe.patience
 
 
 def _load_checkpoint(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

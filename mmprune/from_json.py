@@ -35,7 +35,8 @@ def from_json(cls: type[T], value: Any, where: str = "", check: Check = _anythin
     check  is called with each plain value, for stricter checks than that of its type
     ValueError, naming the field and the value, for fields that are unknown or missing and for values of another type.
     """
-    return _read(cls, value, where, check)
+    record: T = _read(cls, value, where, check)
+    return record
 
 
 def _read(hint: Any, value: Any, where: str, check: Check) -> Any:

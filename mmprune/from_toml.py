@@ -13,7 +13,8 @@ else:
 def read_toml(path: Path) -> dict[str, Any]:
     """The file's content. ValueError, in words without the file's name, for one that is missing or not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return content
     except OSError as err:
         raise ValueError(err.strerror or str(err)) from err
     except RecursionError as err:

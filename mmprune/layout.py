@@ -18,7 +18,7 @@ def to_device(model: nn.Module, device: str | torch.device, shape: torch.Size) -
     model.to(device)
     if not hasattr(model, STANDS):
         setattr(model, STANDS, _stands_channels_last(model, torch.device(device), shape))
-    return model.to(memory_format=torch.channels_last) if getattr(model, STANDS) else model  # type: ignore[call-overload]
+    return model.to(memory_format=torch.channels_last) if getattr(model, STANDS) else model
 
 
 def _stands_channels_last(model: nn.Module, device: torch.device, shape: torch.Size) -> bool:
@@ -33,7 +33,7 @@ def _stands_channels_last(model: nn.Module, device: torch.device, shape: torch.S
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
         expected = _answer(work, images)
         try:
-            work.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            work.to(memory_format=torch.channels_last)
             if not _same(_answer(work, images), expected):
                 return False
             work.train()
@@ -48,7 +48,8 @@ def _stands_channels_last(model: nn.Module, device: torch.device, shape: torch.S
 def _answer(model: nn.Module, images: Tensor) -> Tensor:
     torch.manual_seed(0)  # for a model that uses random numbers also in eval mode
     with torch.no_grad():
-        return model(images)
+        output: Tensor = model(images)
+        return output
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

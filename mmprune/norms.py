@@ -38,7 +38,8 @@ def normed(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: s
 
 
 def _apply(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return getattr(layer, NAME)(output)
+    shifted: Tensor = getattr(layer, NAME)(output)
+    return shifted
 
 
 @torch.no_grad()

@@ -56,7 +56,8 @@ def _forward(layer: nn.Module, ranges: Ranges, x: Tensor) -> Tensor:
     assert weight is not None
     layer._parameters["weight"] = round_weight(weight)  # type: ignore[assignment]  # in the same place: the order stays
     try:
-        return type(layer).forward(layer, round_input(x, ranges))
+        output: Tensor = type(layer).forward(layer, round_input(x, ranges))
+        return output
     finally:
         layer._parameters["weight"] = weight
 

@@ -18,7 +18,7 @@ class Ties(TorchDispatchMode):
     """Follows the operators of a forward pass. Tensors that were not named before it have fixed axes (the image)."""
 
     def __init__(self, named: Mapping[str, Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.named = {name: fresh(tensor.shape) for name, tensor in named.items()}
         self._dims = {id(tensor): self.named[name] for name, tensor in named.items()}
         self._alive: list[Tensor] = list(named.values())  # an id may be given again to a later tensor

@@ -21,8 +21,8 @@ from mmprune.handles import Family
 from mmprune.models.named import Named
 from mmprune.progress import Progress, say_begin, say_errors, say_loading, say_notes, say_warnings, shown
 from mmprune.promising import check_keep
-from mmprune.recipes import RECIPES, Recipe, notes_of
-from mmprune.records import Manifest, Source
+from mmprune.recipes import RECIPES, notes_of
+from mmprune.records import Manifest, Recipe, Source
 from mmprune.results.budget_lines import budget_lines
 from mmprune.results.starts import ending_lines
 from mmprune.scores import scores_named

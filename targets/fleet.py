@@ -19,9 +19,10 @@ from mmprune.from_toml import read_toml
 from mmprune.progress import Progress, quiet
 from mmprune.records import Artifact, Measurement
 from targets import load
+from targets.answers import MeasureError
 from targets.host import Board, Host, HostError
 from targets.jobs import Profile
-from targets.measure import MeasureError, Options, measure
+from targets.measure import Options, measure
 
 
 @dataclass(frozen=True)

@@ -251,7 +251,7 @@ def _answer(process: Any, errors: Tail, name: str, connecting: bool = False) -> 
     return told
 
 
-def _code(process: Any) -> int | None:
+def _code(process: subprocess.Popen[bytes]) -> int | None:
     """The exit status; None if the process does not end by itself."""
     try:
         return process.wait(5)

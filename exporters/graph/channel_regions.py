@@ -91,7 +91,8 @@ def _is_plain_product(net: Net, node: onnx.NodeProto) -> bool:
         return False
     weight = net.constants[node.input[1]]
     if node.op_type == "Conv":
-        return attribute(node, "group", 1) == 1
+        group: int = attribute(node, "group", 1)
+        return group == 1
     if node.op_type == "MatMul":
         return weight.ndim == 2 and len(net.shapes.get(node.input[0], ())) >= 2
     plain = attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0 and not attribute(node, "transA", 0)
@@ -104,7 +105,8 @@ def is_depthwise(net: Net, node: onnx.NodeProto) -> bool:
     if node.op_type != "Conv" or not all(n in net.constants for n in node.input[1:]):
         return False
     outputs, inputs_per_group = net.constants[node.input[1]].shape[:2]
-    return inputs_per_group == 1 and attribute(node, "group", 1) == outputs > 1
+    depthwise: bool = inputs_per_group == 1 and attribute(node, "group", 1) == outputs > 1
+    return depthwise
 
 
 def _around(net: Net, node: onnx.NodeProto, tensor: str, axis: int) -> dict[str, int] | None:

@@ -113,7 +113,8 @@ def _pads(node: onnx.NodeProto) -> bool:
 def _can_go(net: Net, sink: onnx.NodeProto, value: np.ndarray) -> np.ndarray:
     unneeded = ~_by_channel(net, sink, output=False).any(axis=1)
     can_fold = sink.op_type != "MatMul" and not _pads(sink)  # a MatMul has no bias to fold into
-    return unneeded | (value == 0) | (np.isfinite(value) & can_fold)
+    removable: np.ndarray = unneeded | (value == 0) | (np.isfinite(value) & can_fold)
+    return removable
 
 
 def _fold_into_bias(net: Net, sink: onnx.NodeProto, value: np.ndarray, gone: np.ndarray) -> None:
@@ -182,7 +183,8 @@ def _through(net: Net, node: onnx.NodeProto, region: Region, values: dict[str, n
         return _binary(op, *(_operand(net, n, node, region, values) for n in node.input))
     if op == "BatchNormalization":
         scale, shift, mean, variance = (net.constants[n].astype(np.float64) for n in node.input[1:5])
-        return (x - mean) / np.sqrt(variance + attribute(node, "epsilon", 1e-5)) * scale + shift
+        found: np.ndarray = (x - mean) / np.sqrt(variance + attribute(node, "epsilon", 1e-5)) * scale + shift
+        return found
     if op == "AveragePool":  # at the border a mean may count padding or use another divisor
         return x if not _pads(node) and not attribute(node, "ceil_mode", 0) else np.where(x == 0, 0.0, np.nan)
     if is_depthwise(net, node):

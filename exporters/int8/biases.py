@@ -76,24 +76,28 @@ def mean_error(source: Net, node: onnx.NodeProto, lost: np.ndarray, mean: np.nda
     if node.op_type == "Gemm":
         if attribute(node, "transA", 0) or not attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1:
             return None
-        return lost @ mean if attribute(node, "transB", 0) else mean @ lost
+        effect: np.ndarray = lost @ mean if attribute(node, "transB", 0) else mean @ lost
+        return effect
     groups = attribute(node, "group", 1)
     taps = lost.sum(axis=tuple(range(2, lost.ndim)))
     taps, mean = taps.reshape(groups, -1, taps.shape[1]), mean.reshape(groups, -1)
     if node.op_type == "Conv":
-        return np.einsum("goc,gc->go", taps, mean).reshape(-1)
+        effect = np.einsum("goc,gc->go", taps, mean).reshape(-1)
+        return effect
     before, after = (source.shapes.get(name) for name in (node.input[0], node.output[0]))
     if before is None or after is None:
         return None
     # each tap maps an input position to an output position; with strides the output has more positions
     share = np.prod(before[2:]) / np.prod(after[2:])
-    return share * np.einsum("gco,gc->go", taps, mean).reshape(-1)
+    effect = share * np.einsum("gco,gc->go", taps, mean).reshape(-1)
+    return effect
 
 
 def _dequantized(net: Net, node: onnx.NodeProto) -> np.ndarray:
     integers, scale = (net.constants[name] for name in node.input[:2])  # symmetric: the zero point is 0
     shape = [-1 if k == attribute(node, "axis", 1) else 1 for k in range(integers.ndim)]
-    return integers * (scale.reshape(shape) if scale.size > 1 else scale.reshape(()))
+    weight: np.ndarray = integers * (scale.reshape(shape) if scale.size > 1 else scale.reshape(()))
+    return weight
 
 
 def _mean_inputs(model: onnx.ModelProto, tensors: Sequence[tuple[str, int]], images: Samples) -> list[np.ndarray]:

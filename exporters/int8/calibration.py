@@ -8,8 +8,7 @@ import torch
 from exporters import ExportError
 from exporters.export_input import ExportInput
 from exporters.int8.settings import Int8
-from mmprune.data.image_files import SUFFIXES, find_images, notes_of
-from mmprune.data.image_sets import DataError
+from mmprune.data.image_files import SUFFIXES, DataError, find_images, notes_of
 from mmprune.data.npz import read_npz
 from mmprune.data.pixels import Lazy
 from mmprune.data.preprocess import normalize

@@ -18,7 +18,8 @@ def dequantize_of(net: Net, node: onnx.NodeProto, index: int) -> onnx.NodeProto 
 
 def as_int32(steps: np.ndarray) -> np.ndarray:
     limits = np.iinfo(np.int32)
-    return np.clip(np.rint(steps), limits.min, limits.max).astype(np.int32)
+    rounded: np.ndarray = np.clip(np.rint(steps), limits.min, limits.max).astype(np.int32)
+    return rounded
 
 
 def replace_constant(net: Net, name: str, array: np.ndarray) -> None:

@@ -69,7 +69,7 @@ def _output_axis(node: onnx.NodeProto, index: int, rank: int) -> int | None:
 
 def _output(net: Net, node: onnx.NodeProto) -> str:
     """The tensor to quantize for a product's output: after bias and activation, which run in the same kernel."""
-    tensor = node.output[0]
+    tensor: str = node.output[0]
     while tensor not in net.outputs and len(net.readers.get(tensor, [])) == 1:
         reader, index = net.readers[tensor][0]
         is_bias = node.op_type == "MatMul" and reader.op_type == "Add" and reader.input[1 - index] in net.constants
@@ -92,7 +92,8 @@ def _activation_ranges(model: onnx.ModelProto, tensors: Sequence[str], images: n
 def _scale(largest: np.ndarray) -> np.ndarray:
     """largest / 127; 1 if all values are zero, or if the quotient would be subnormal."""
     scale = (largest / np.float32(LARGEST)).astype(np.float32)
-    return np.where(scale >= np.finfo(np.float32).tiny, scale, np.float32(1)).astype(np.float32)
+    normal: np.ndarray = np.where(scale >= np.finfo(np.float32).tiny, scale, np.float32(1)).astype(np.float32)
+    return normal
 
 
 def _weight_pair(net: Net, name: str, axis: int) -> list[onnx.NodeProto]:

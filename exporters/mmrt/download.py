@@ -13,6 +13,7 @@ import lzma
 import os
 import struct
 import sys
+from typing import Dict, Iterable, Iterator, List, Sequence, Tuple
 
 MAGIC = b"MMRTXZ\r\1"
 WIDTHS = (4, 2)  # float32, float16
@@ -24,7 +25,7 @@ class DownloadError(ValueError):
     """Not a packed .mmrt file, or a damaged one."""
 
 
-def pack(content):
+def pack(content: bytes) -> bytes:
     """The bytes of a .mmrt file -> those of its .mmrt.xz."""
     runs = _float_runs(content)
     head = HEADER.pack(MAGIC, len(content), len(runs)) + b"".join(ROW.pack(*run) for run in runs)
@@ -35,7 +36,7 @@ def pack(content):
     return b"".join(_compress(stream) for stream in streams if stream)
 
 
-def unpack(packed, limit=1 << 32):
+def unpack(packed: bytes, limit: int = 1 << 32) -> bytes:
     """The bytes of a .mmrt.xz file -> those of the .mmrt file. DownloadError for anything else, or above `limit`."""
     try:
         whole = _decompress(packed, limit)
@@ -61,15 +62,15 @@ def unpack(packed, limit=1 << 32):
         for byte in range(width):
             floats[byte::width] = whole[at:at + total // width]
             at += total // width
-        floats, used = _rotate(bytes(floats), width, 1), 0
+        turned, used = _rotate(bytes(floats), width, 1), 0
         for begin, n, w in runs:
             if w == width:
-                result[begin:begin + n] = floats[used:used + n]
+                result[begin:begin + n] = turned[used:used + n]
                 used += n
     return bytes(result)
 
 
-def _decompress(packed, limit):
+def _decompress(packed: bytes, limit: int) -> bytes:
     """The decompressed streams, limited to `limit` and the table."""
     parts, left = [], limit + (limit >> 3)
     while packed:
@@ -82,9 +83,9 @@ def _decompress(packed, limit):
     return b"".join(parts)
 
 
-def _float_runs(content):
+def _float_runs(content: bytes) -> List[Tuple[int, int, int]]:
     """(offset in the file, bytes, width) of the floats in DATA, as listed in META, in the order of the file."""
-    sections = {}
+    sections: Dict[bytes, Tuple[int, int]] = {}
     for i in range(struct.unpack_from("<I", content, 12)[0]):
         name, offset, size = struct.unpack_from("<4s4xQQ", content, 64 * (i + 1))
         sections[name] = (offset, size)
@@ -94,7 +95,7 @@ def _float_runs(content):
     return sorted((data + at, n, width) for at, n, width in floats)
 
 
-def _gaps(size, runs):
+def _gaps(size: int, runs: Iterable[Tuple[int, ...]]) -> Iterator[Tuple[int, int]]:
     at = 0
     for begin, n, _ in runs:
         yield at, begin
@@ -102,11 +103,11 @@ def _gaps(size, runs):
     yield at, size
 
 
-def _rest(content, runs):
+def _rest(content: bytes, runs: Sequence[Tuple[int, ...]]) -> bytes:
     return b"".join(content[begin:end] for begin, end in _gaps(len(content), runs))
 
 
-def _rotate(floats, width, right):
+def _rotate(floats: bytes, width: int, right: int) -> bytes:
     """Rotate each little-endian word right by `right` bits, all at once as one large number."""
     bits, pieces = width * 8, []
     for at in range(0, len(floats), 1 << 16):
@@ -120,7 +121,7 @@ def _rotate(floats, width, right):
     return b"".join(pieces)
 
 
-def _compress(stream):
+def _compress(stream: bytes) -> bytes:
     """xz with a short search for matches, which compares each match with storing the bytes themselves.
 
     Neighbouring bytes are independent (lc, lp, pb 0) and hardly anything repeats, so a longer search finds next to
@@ -131,7 +132,7 @@ def _compress(stream):
     return lzma.compress(stream, lzma.FORMAT_XZ, lzma.CHECK_CRC32, filters=filters)
 
 
-def main():
+def main() -> None:
     for path in sys.argv[1:]:
         with open(path, "rb") as f:
             content = unpack(f.read())

@@ -19,7 +19,8 @@ MOST_NODES = 64  # of one function; the longest known, GELU by tanh, has ten
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
+    y: np.ndarray = 1 / (1 + np.exp(-x))
+    return y
 
 
 def _each(function: Callable[[float], float]) -> Callable[[np.ndarray], np.ndarray]:
@@ -107,7 +108,8 @@ def quantized_bytes(values: np.ndarray, scale: float, zero: int) -> np.ndarray:
     """clamp(round(values / scale) + zero, 0, 255); NaN becomes 0, as in ONNX Runtime on x86."""
     with np.errstate(all="ignore"):
         steps = np.rint(values.astype(np.float32) / np.float32(scale)) + np.float32(zero)
-    return np.clip(np.nan_to_num(steps, nan=0.0, posinf=255.0, neginf=0.0), 0, 255).astype(np.uint8)
+    found: np.ndarray = np.clip(np.nan_to_num(steps, nan=0.0, posinf=255.0, neginf=0.0), 0, 255).astype(np.uint8)
+    return found
 
 
 @dataclass

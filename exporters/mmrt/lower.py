@@ -9,13 +9,14 @@ from exporters import ExportError
 from exporters.mmrt import file as f
 from exporters.mmrt import plan as p
 from exporters.mmrt.graph import INSTEAD, NO_ACT, Act, Graph, Node, scalar
-from exporters.mmrt.layout import DATA, View, cut, expand, grid, reshape, segments, transpose
+from exporters.mmrt.layout import DATA, View, cut, expand, grid, pack, reshape, segments, transpose
 from exporters.mmrt.lower_conv import lower_conv, lower_pool
 from exporters.mmrt.lower_int8 import lower_dequantize, lower_qadd, lower_qmean, lower_qtable, lower_quantize
 from exporters.mmrt.lower_linear import lower_linear, lower_matmul
 
-SCALAR_ACTS = {"add": lambda c: (1.0, c), "sub": lambda c: (1.0, -c), "mul": lambda c: (c, 0.0),
-               "div": lambda c: (1.0 / c, 0.0)}  # x fn c == a x + b
+SCALAR_ACTS: dict[str, Callable[[float], tuple[float, float]]] = {
+    "add": lambda c: (1.0, c), "sub": lambda c: (1.0, -c), "mul": lambda c: (c, 0.0),
+    "div": lambda c: (1.0 / c, 0.0)}  # x fn c == a x + b
 
 
 def lower(graph: Graph, precision: str) -> p.Plan:
@@ -65,7 +66,7 @@ def lower_reshape(plan: p.Plan, node: Node) -> View:
         if as_old is not None:
             p.copy(plan, node.name, as_old, view)
             return new
-    strides, size = p.pack(dims, order, len(outer[1]) if len(runs) > 1 else 0)
+    strides, size = pack(dims, order, len(outer[1]) if len(runs) > 1 else 0)
     new = View(p.new_buffer(plan, size), 0, tuple(dims), strides)
     as_old = reshape(new, view.dims)
     assert as_old is not None  # each run is complete in `new`, so it splits like the old axes

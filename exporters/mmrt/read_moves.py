@@ -191,7 +191,8 @@ def _padded_indices(proto: onnx.NodeProto, mode: str, length: int, before: int, 
         raise refuse(proto, f"it has negative padding in the mode {mode}, which is not supported")
     if mode == "reflect" and max(before, after) >= length:
         raise refuse(proto, f"it reflects {max(before, after)} elements of an axis of length {length}")
-    return np.pad(np.arange(length), (before, after), mode)  # type: ignore[call-overload]
+    indices: np.ndarray = np.pad(np.arange(length), (before, after), mode)  # type: ignore[call-overload]
+    return indices
 
 
 def depth_to_space(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
@@ -213,7 +214,7 @@ def space_to_depth(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
 
 
 def _is_crd(proto: onnx.NodeProto) -> bool:
-    mode = attribute(proto, "mode", b"DCR").decode()
+    mode: str = attribute(proto, "mode", b"DCR").decode()
     if mode not in ("DCR", "CRD"):
         raise refuse(proto, f"its mode is {mode}")
     return mode == "CRD"

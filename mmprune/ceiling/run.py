@@ -34,8 +34,9 @@ from mmprune.records import Layer, Manifest, Measurement, Variant
 from mmprune.results.disturbed import disturbed_rounds
 from mmprune.results.speedup import compare
 from mmprune.timing import MMRT, write_table
+from targets.answers import MeasureError
 from targets.jobs import Profile
-from targets.measure import MeasureError, Options, measure
+from targets.measure import Options, measure
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 ONCE = 0.8  # the one sparsity of patterns whose zeros the kernels of a precision do not gain more from

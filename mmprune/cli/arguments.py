@@ -11,8 +11,8 @@ import click
 
 from mmprune.cluster import RAY, Cluster
 from mmprune.models.named import ModelOptions, Named
-from mmprune.recipes import Recipe, make_recipe
-from mmprune.records import crop_fraction
+from mmprune.recipes import make_recipe
+from mmprune.records import Recipe, crop_fraction
 
 if TYPE_CHECKING:
     from mmprune.boards import Measuring

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mmprune.data.image_sets import DataError, DataFacts, Part, Source, require_several
+from mmprune.data.image_files import DataError
+from mmprune.data.image_sets import DataFacts, Part, Source, require_several
 
 # part -> (images key, labels key); train_images or images is required
 KEYS = {
@@ -145,7 +146,8 @@ def _array(path: Path, file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
 
 def _names(path: Path, file: np.lib.npyio.NpzFile) -> list[Any]:
     try:
-        return _array(path, file, "classes").reshape(-1).tolist()
+        names: list[Any] = _array(path, file, "classes").reshape(-1).tolist()
+        return names
     except DAMAGE as err:  # for characters beyond Unicode numpy raises a SystemError
         raise DataError(f"{path}: the array classes cannot be read ({err})") from err
 

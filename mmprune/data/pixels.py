@@ -11,8 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from mmprune.data.image_files import listed
-from mmprune.data.image_sets import DataError, Part
+from mmprune.data.image_files import DataError, listed
+from mmprune.data.image_sets import Part
 from mmprune.data.preprocess import fit_array, read, resized_size
 from mmprune.folder import write_whole
 from mmprune.records import Preprocess
@@ -116,13 +116,14 @@ def _cached(path: Path, lazy: list[Lazy], shape: tuple[int, ...], progress: Prog
 
     if path.is_file():
         try:
-            found = np.load(path, mmap_mode="r", allow_pickle=False)
+            found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
             if found.shape == shape and found.dtype == np.uint8:
                 return found
         except (ValueError, OSError, EOFError):
             pass  # damaged: it is only a cache, so make it again
     write_whole(path, write)
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    made: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return made
 
 
 def _key(parts: list[Part], preprocess: Preprocess) -> str:

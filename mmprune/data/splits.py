@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmprune.data.class_order import AUTO, find_outputs
-from mmprune.data.image_sets import DataError, DataFacts, Part, Source, fingerprint, read_folder
+from mmprune.data.image_files import DataError
+from mmprune.data.image_sets import DataFacts, Part, Source, fingerprint, read_folder
 from mmprune.data.npz import describe_npz, read_npz
 from mmprune.data.pixels import Images, Progress, prepare
 from mmprune.data.preprocess import MODES, normalize

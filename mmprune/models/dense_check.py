@@ -159,7 +159,8 @@ def _odds(a: np.ndarray, b: np.ndarray) -> float:
     """The probability that `a` leads `b` this far by chance: a sign test on images where only one is correct."""
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     n = only_a + only_b
-    return sum(math.comb(n, k) for k in range(only_a, n + 1)) / 2**n
+    odds: float = sum(math.comb(n, k) for k in range(only_a, n + 1)) / 2**n
+    return odds
 
 
 def _is_much_better(a: np.ndarray, b: np.ndarray) -> bool:

@@ -31,7 +31,7 @@ def find_factory(model: str) -> Callable[..., Any]:
     if not name:
         example = (functions(path) or ["factory"])[0]
         raise FactoryError(f"name the function in {path} that returns the model, such as {path}:{example}")
-    factory = getattr(_module(path.resolve()), name, None)
+    factory: object = getattr(_module(path.resolve()), name, None)
     if not callable(factory):
         pick("function", name, functions(path), FactoryError, owner=str(path))
         raise FactoryError(f"{name!r} in {path} is not a function")

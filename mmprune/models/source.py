@@ -5,7 +5,8 @@ from pathlib import Path
 
 from mmprune import folder
 from mmprune.data.class_order import AUTO, Outputs, find_outputs
-from mmprune.data.image_sets import DataError, DataFacts
+from mmprune.data.image_files import DataError
+from mmprune.data.image_sets import DataFacts
 from mmprune.data.splits import DataSet, describe_data, load_data
 from mmprune.family import Baseline
 from mmprune.models import defaults

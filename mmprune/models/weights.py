@@ -96,7 +96,8 @@ def _timm_filtered(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, T
     if convert is None:
         return None
     try:
-        return convert(dict(state), model)
+        converted: dict[str, Tensor] = convert(dict(state), model)
+        return converted
     except (KeyError, RuntimeError, AttributeError, ValueError, TypeError, IndexError, AssertionError):
         return None  # not a checkpoint that the filter knows: the caller reports the plain differences
 

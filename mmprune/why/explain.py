@@ -18,8 +18,9 @@ from mmprune.results.disturbed import disturbed_rounds
 from mmprune.why.reasons import Facts, no_faster, reason
 from mmprune.why.record import LayerWhy, OtherSteps, Why, append_why
 from mmprune.why.tensorrt import TENSORRT, explained_in_tensorrt
+from targets.answers import MeasureError
 from targets.jobs import profile_named
-from targets.measure import MeasureError, Options, measure
+from targets.measure import Options, measure
 from targets.on_device.profiles import PROFILERS
 
 FOLDER = "why"  # in the family's folder: the measurements, apart from those that the report compares

@@ -5,33 +5,45 @@ An arm is a file built with or without sparse tactics; it has several engines, e
 
 import math
 import statistics
-from collections import namedtuple
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from .job import sha256_of
 from .power import energy_per_inference
-from .trtexec import ARMS, dotted
+from .trtexec import ARMS, Timing, dotted
 
-Turn = namedtuple("Turn", "rebuild begin_s timing")
+if TYPE_CHECKING:
+    from .engines import Bench
+    from .watch import Watch
 
 
-def turn_of(profile, turns):
+class Turn(NamedTuple):
+    """One process that timed an engine."""
+
+    rebuild: int
+    begin_s: float
+    timing: Timing
+
+
+def turn_of(profile: Dict[str, Any], turns: int) -> Tuple[float, int]:
     """(seconds, inferences) of one of `turns` turns: by `samples` if the profile has it, else by `seconds`."""
     if profile["samples"]:
         return 0, max(1, math.ceil(profile["samples"] / turns))
     return profile["seconds"] / turns, 1
 
 
-def turn_count(job):
+def turn_count(job: Dict[str, Any]) -> int:
     """The number of turns of each file and arm: the profile's rounds, equally many for each rebuild."""
-    return math.ceil(job["profile"]["rounds"] / job["rebuilds"]) * job["rebuilds"]
+    turns: int = math.ceil(job["profile"]["rounds"] / job["rebuilds"]) * job["rebuilds"]
+    return turns
 
 
-def by_rebuild(number, job):
+def by_rebuild(number: int, job: Dict[str, Any]) -> int:
     """The index in a row of the round with this number; a row has the rounds of one engine after the other."""
-    return number % job["rebuilds"] * (turn_count(job) // job["rebuilds"]) + number // job["rebuilds"]
+    rebuilds: int = job["rebuilds"]
+    return number % rebuilds * (turn_count(job) // rebuilds) + number // rebuilds
 
 
-def medians_by_rebuild(turns):
+def medians_by_rebuild(turns: Iterable[Turn]) -> List[float]:
     """One median for each engine, over all its samples."""
     samples: dict[int, list[float]] = {}
     for turn in turns:
@@ -39,12 +51,12 @@ def medians_by_rebuild(turns):
     return [statistics.median(samples[i]) for i in sorted(samples)]
 
 
-def spread(medians):
+def spread(medians: Sequence[float]) -> float:
     """(largest - smallest) / median: the variation from rebuilding alone."""
     return (max(medians) - min(medians)) / statistics.median(medians)
 
 
-def verdict(sparse_s, dense_s, kernels):
+def verdict(sparse_s: Sequence[float], dense_s: Sequence[float], kernels: Iterable[Optional[int]]) -> str:
     """The gain from sparse tactics, by the engines' medians in both arms and the sparse kernels of each "on" engine."""
     ratio = statistics.median(dense_s) / statistics.median(sparse_s)
     noise = max(spread(sparse_s), spread(dense_s))
@@ -55,12 +67,12 @@ def verdict(sparse_s, dense_s, kernels):
     return f"faster because sparse: {ratio:.3f}x, rebuilds differ by {noise:.1%}"
 
 
-def listed(values):
+def listed(values: Iterable[object]) -> str:
     """The values as text for a record; "?" for values that TensorRT did not report."""
     return ", ".join("?" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for v in values)
 
 
-def settings_of(bench, entry):
+def settings_of(bench: "Bench", entry: Dict[str, Any]) -> Dict[str, str]:
     arm = entry["arm"]
     facts = {name: [f for _, f in entry["engines"][name]] for name in ARMS}
     medians = {name: medians_by_rebuild(entry["turns"][name]) for name in ARMS}
@@ -81,7 +93,7 @@ def settings_of(bench, entry):
     return settings
 
 
-def result(bench, entry, watch):
+def result(bench: "Bench", entry: Dict[str, Any], watch: "Watch") -> Dict[str, Any]:
     """The fields of a result that are specific to this file.
 
     Its `processes` are engines: they differ as the probe's processes do, and each has consecutive rounds.
@@ -103,9 +115,9 @@ def result(bench, entry, watch):
                 sustained_s=None, notes=entry["notes"] + notes, **energy)
 
 
-def in_order(turns):
+def in_order(turns: Iterable[Turn]) -> List[Turn]:
     return sorted(turns, key=lambda turn: turn.rebuild)  # stable: within a rebuild, by time
 
 
-def samples_of(turns):
+def samples_of(turns: Iterable[Turn]) -> List[List[float]]:
     return [[round(s, 9) for s in turn.timing.samples_s] for turn in turns]

@@ -3,7 +3,7 @@
 import os
 import platform
 import re
-from typing import Dict
+from typing import Any, Dict, List, Optional, Tuple
 
 from .jetpacks import jetpack_of
 from .runtimes import RUNTIMES, version
@@ -14,7 +14,7 @@ ISA = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw"
        "neon", "asimd", "fphp", "asimdhp", "asimddp", "sve", "sve2", "i8mm", "bf16")
 
 
-def cpu_facts(root="/"):
+def cpu_facts(root: str = "/") -> Tuple[str, List[str]]:
     """(name, feature flags) of the CPU, from /proc/cpuinfo."""
     pairs = [line.partition(":") for line in read_text(under(root, "/proc/cpuinfo")).splitlines()]
     fields: Dict[str, str] = {}
@@ -27,14 +27,14 @@ def cpu_facts(root="/"):
     return name or platform.processor() or platform.machine(), [f for f in ISA if f in flags]
 
 
-def board(root="/"):
+def board(root: str = "/") -> str:
     dmi = "/sys/devices/virtual/dmi/id/"
     names = [read_text(under(root, dmi + name)) for name in ("sys_vendor", "product_name")]
     return (read_text(under(root, "/proc/device-tree/model")) or " ".join(n for n in names if n)
             or "unknown " + platform.machine())
 
 
-def jetson_versions(root="/"):
+def jetson_versions(root: str = "/") -> Dict[str, str]:
     """{"l4t", "jetpack"} from a line such as "# R36 (release), REVISION: 4.3, ..."; {} if it is not a Jetson."""
     text = read_text(under(root, "/etc/nv_tegra_release"))
     said = re.search(r"R(\d+)\s*\(release\), REVISION: (\d+(?:\.\d+)*)", text)
@@ -44,7 +44,7 @@ def jetson_versions(root="/"):
     return {"l4t": l4t, "jetpack": jetpack_of(l4t) or NOT_REPORTED}
 
 
-def tensorrt_version(root="/"):
+def tensorrt_version(root: str = "/") -> Optional[str]:
     """TensorRT's version from the Python package's metadata or dpkg, else None. Importing it could crash."""
     for stanza in read_text(under(root, "/var/lib/dpkg/status")).split("\n\n"):
         if re.match(r"Package: libnvinfer\d+\n", stanza) and "\nStatus: install ok installed" in stanza:
@@ -54,14 +54,14 @@ def tensorrt_version(root="/"):
     return version(["tensorrt"])
 
 
-def os_name(root="/"):
+def os_name(root: str = "/") -> str:
     for line in read_text(under(root, "/etc/os-release")).splitlines():
         if line.startswith("PRETTY_NAME="):
             return line.partition("=")[2].strip('"')
     return platform.system()
 
 
-def power_mode():
+def power_mode() -> str:
     """A Jetson's power mode, such as "MAXN_SUPER (2)", from the name and number in `nvpmodel -q`."""
     said = re.search(r"NV Power Mode: *(\S+)\s+(\d+)", output_of("nvpmodel", "-q"))
     return "{} ({})".format(*said.groups()) if said else NOT_REPORTED
@@ -71,19 +71,19 @@ DESKTOPS = {"gnome-shell", "kwin_wayland", "labwc", "lxsession", "plasmashell", 
             "Xorg"}
 
 
-def desktop(root="/"):
+def desktop(root: str = "/") -> str:
     """The running desktop's processes; on a Raspberry Pi 4 a desktop cost a sixth of the speed."""
     seen = {read_text(p) for p in paths_under(root, "/proc/[0-9]*/comm")}
     return ", ".join(sorted(DESKTOPS & seen)) or ("none" if seen else NOT_REPORTED)
 
 
-def cooler(root="/"):
+def cooler(root: str = "/") -> str:
     """The kinds of fans that the kernel controls; passive coolers and fans without control are not visible."""
     kinds = {read_text(p) for p in paths_under(root, "/sys/class/thermal/cooling_device*/type")}
     return ", ".join(sorted(k for k in kinds if "fan" in k.lower())) or NOT_REPORTED
 
 
-def fingerprint(target, root="/"):
+def fingerprint(target: str, root: str = "/") -> Dict[str, Any]:
     """The fields of a Device, and "emulated"; without values that change by themselves, such as temperatures."""
     cpu, isa = cpu_facts(root)
     cpufreq = under(root, "/sys/devices/system/cpu/cpu0/cpufreq/")
@@ -100,7 +100,7 @@ def fingerprint(target, root="/"):
             "versions": {name: v for name, v in versions.items() if v}, "emulated": is_emulated(root)}
 
 
-def mismatch(target, device):
+def mismatch(target: Dict[str, Any], device: Dict[str, Any]) -> str:
     """Why a device does not belong to the target's family, by architecture, name and CPU features; "" if it does.
 
     target    the fields of a targets.Target

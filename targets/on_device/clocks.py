@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from typing import Any, ContextManager, Dict, Iterator, Mapping
 
 from .job import SIGNALS
 from .sysfs import POLICIES, is_jetson, paths_under, read_text, under
@@ -17,12 +18,12 @@ class ClockError(RuntimeError):
     """The clocks could not be pinned or restored."""
 
 
-def governor_paths(root="/"):
+def governor_paths(root: str = "/") -> Dict[str, str]:
     """{policy: path}"""
     return {p.split("/")[-2]: p for p in paths_under(root, POLICIES + "scaling_governor")}
 
 
-def write_governors(wanted, root="/"):
+def write_governors(wanted: Mapping[str, str], root: str = "/") -> None:
     """Set governors. `wanted`: {policy: governor}; policies that this device does not have are ignored."""
     paths = governor_paths(root)
     for policy, governor in wanted.items():
@@ -31,7 +32,7 @@ def write_governors(wanted, root="/"):
                 f.write(governor)
 
 
-def jetson_clocks(*arguments):
+def jetson_clocks(*arguments: str) -> None:
     """Run jetson_clocks. ClockError if it fails."""
     command = ["jetson_clocks", *arguments]
     try:
@@ -43,7 +44,7 @@ def jetson_clocks(*arguments):
         raise ClockError("{} failed ({}): {}".format(" ".join(command), done.returncode, done.stdout.strip()[-500:]))
 
 
-def restore_clocks(folder, root="/"):
+def restore_clocks(folder: str, root: str = "/") -> None:
     """Restore what pinned_clocks changed, from its files in the folder. ClockError if that fails."""
     state, stored = os.path.join(folder, CLOCKS), os.path.join(folder, JETSON_CLOCKS)
     try:
@@ -58,7 +59,7 @@ def restore_clocks(folder, root="/"):
         raise ClockError("the clocks could not be restored from {}: {}; reboot".format(state, err)) from err
 
 
-def restore_stale_clocks(folder, root="/"):
+def restore_stale_clocks(folder: str, root: str = "/") -> None:
     """Restore clocks that a killed run left pinned. ClockError if that run is still alive."""
     state = os.path.join(folder, CLOCKS)
     if not os.path.exists(state):
@@ -72,7 +73,7 @@ def restore_stale_clocks(folder, root="/"):
 
 
 @contextlib.contextmanager
-def pinned_clocks(folder, root="/"):
+def pinned_clocks(folder: str, root: str = "/") -> Iterator[None]:
     """Set the governors to performance and, on a Jetson, run jetson_clocks, while the block runs.
 
     The old state is stored in files in the folder before anything changes; they are deleted when it is restored: at the
@@ -105,7 +106,7 @@ def pinned_clocks(folder, root="/"):
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def clocks_of(job):
+def clocks_of(job: Dict[str, Any]) -> ContextManager[None]:
     """A context with the clocks that the job wants; clocks left pinned by a killed run are restored first."""
     restore_stale_clocks(job["root"], job["sysroot"])
     return pinned_clocks(job["root"], job["sysroot"]) if job.get("pin_clocks") else contextlib.nullcontext()

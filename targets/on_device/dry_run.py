@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from typing import Any, Dict, List
 
 from .arms import turn_count, turn_of
 from .engines import ENGINES, Bench, bench_of, build_call, engine_path
@@ -10,7 +11,7 @@ from .job import Refused
 from .trtexec import ARMS, TRTEXEC, dotted, golden_command, memory_command, time_command
 
 
-def plan(job, api, reason):
+def plan(job: Dict[str, Any], api: str, reason: str) -> str:
     """Every command that `run` would start, one per line; only `trtexec --help` is started, for the version.
 
     reason  why this is not a Jetson, or ""
@@ -41,7 +42,7 @@ def plan(job, api, reason):
     return "\n".join(lines)
 
 
-def entry_plan(bench, entry, job):
+def entry_plan(bench: Bench, entry: Dict[str, Any], job: Dict[str, Any]) -> List[str]:
     """The commands for one file before the rounds, as lines."""
     others = next(arm for arm in ARMS if arm != entry["arm"])
     lines = [build_shown(bench, entry, others, rebuild) for rebuild in range(job["rebuilds"])]
@@ -53,11 +54,11 @@ def entry_plan(bench, entry, job):
     return lines
 
 
-def memory_plan(bench, entry, arm, rebuilds):
+def memory_plan(bench: Bench, entry: Dict[str, Any], arm: str, rebuilds: int) -> List[str]:
     builds = [build_shown(bench, entry, arm, rebuild) for rebuild in range(rebuilds)]
     engine = engine_path(bench, entry, arm, 0)
     return [*builds, shlex.join(memory_command(bench.trtexec, engine, "TIMES.json", bench.version))]
 
 
-def build_shown(bench, entry, arm, rebuild):
+def build_shown(bench: Bench, entry: Dict[str, Any], arm: str, rebuild: int) -> str:
     return shlex.join(build_call(bench, entry, engine_path(bench, entry, arm, rebuild), arm))

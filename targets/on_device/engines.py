@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import sys
-from collections import namedtuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 from .board import board, jetson_versions, power_mode
 from .job import Refused, read_json, sha256_of, write_json
@@ -31,12 +31,23 @@ from .trtexec import (
 EMPTY_MODEL = ("CAg6SQoVCgVpbnB1dBIGb3V0cHV0IgRSZWx1EgVlbXB0eVoTCgVpbnB1dBIKCggIARIECgIIAWIU"
                "CgZvdXRwdXQSCgoICAESBAoCCAFCBAoAEBE=")
 ENGINES = "engines"  # the folder of cached engines in the job's root
-# what an engine depends on besides its file: it is for one version, one board and, because of the clocks during the
-# choice of kernels, one power mode
-Bench = namedtuple("Bench", "trtexec version root folder api power_mode l4t board")
 
 
-def bench_of(job, api):
+class Bench(NamedTuple):
+    """What an engine depends on besides its file: it is for one version, one board and, because of the clocks during
+    the choice of kernels, one power mode."""
+
+    trtexec: str
+    version: Tuple[int, ...]
+    root: str
+    folder: str
+    api: str
+    power_mode: str
+    l4t: str
+    board: str
+
+
+def bench_of(job: Dict[str, Any], api: str) -> Bench:
     """The Bench of a job. Refused without trtexec, or if it does not report its version."""
     root = job["sysroot"]
     trtexec = find_trtexec(root)
@@ -50,20 +61,20 @@ def bench_of(job, api):
                  jetson_versions(root).get("l4t", NOT_REPORTED), board(root))
 
 
-def clean_folder(folder):
+def clean_folder(folder: str) -> None:
     """Create the folder if needed and remove what an interrupted build left."""
     os.makedirs(folder, exist_ok=True)
     for left in glob.glob(os.path.join(glob.escape(folder), "*.part")):
         os.remove(left)
 
 
-def engine_path(bench, entry, arm, rebuild):
+def engine_path(bench: Bench, entry: Dict[str, Any], arm: str, rebuild: int) -> str:
     facts = [entry["sha256"], dotted(bench.version), bench.l4t, bench.board, bench.power_mode, arm, rebuild, bench.api,
              entry["precision"], entry["workspace_mib"], OPTIMIZATION_LEVEL]
     return os.path.join(bench.folder, hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16] + ".plan")
 
 
-def engine_of(bench, entry, arm, rebuild):
+def engine_of(bench: Bench, entry: Dict[str, Any], arm: str, rebuild: int) -> Tuple[str, Dict[str, Any]]:
     """(path, facts) of an engine, from the cache if it is complete, else built. Refused if it cannot be built."""
     engine = engine_path(bench, entry, arm, rebuild)
     facts = read_json(facts_path(engine))
@@ -87,7 +98,7 @@ def engine_of(bench, entry, arm, rebuild):
     return engine, facts
 
 
-def build(bench, entry, engine, arm):
+def build(bench: Bench, entry: Dict[str, Any], engine: str, arm: str) -> str:
     """Build into `engine`.part; returns the log."""
     command = build_call(bench, entry, engine, arm)
     done = execute(command, entry["build_timeout_s"], keep=BUILD_LINES)
@@ -96,7 +107,7 @@ def build(bench, entry, engine, arm):
     return done.text
 
 
-def build_call(bench, entry, engine, arm):
+def build_call(bench: Bench, entry: Dict[str, Any], engine: str, arm: str) -> List[str]:
     """The command that builds into `engine`.part."""
     if bench.api == "trtexec":
         return build_command(bench.trtexec, entry, engine, arm, bench.version)
@@ -105,7 +116,7 @@ def build_call(bench, entry, engine, arm):
     return [sys.executable, "-m", "on_device.engines", json.dumps(ask)]
 
 
-def build_worker(ask):
+def build_worker(ask: Dict[str, Any]) -> None:
     """Build one engine with TensorRT's Python package (8.6 to 11), in its own process, because it may crash."""
     import tensorrt as trt
     builder = trt.Builder(trt.Logger(trt.Logger.VERBOSE))

@@ -16,14 +16,18 @@ import json
 import os
 import subprocess
 import sys
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List
 
 from .job import Refused, read_job, say, say_error
 from .runtimes import RUNTIMES, answers
 
+if TYPE_CHECKING:
+    import numpy
+
 TIMEOUT_S = 600
 
 
-def difference(got, expected):
+def difference(got: "numpy.ndarray", expected: "numpy.ndarray") -> Dict[str, Any]:
     """The difference of these outputs (N, classes) from the reference: fields of a row of kind "golden".
 
     Refused for another shape or values that are not finite.
@@ -35,7 +39,7 @@ def difference(got, expected):
             "top1_agreement": float((got.argmax(1) == expected.argmax(1)).mean()), "images": len(got)}
 
 
-def compare(ask):
+def compare(ask: Dict[str, Any]) -> Dict[str, Any]:
     """The fields of a row of kind "golden"; the file runs with the settings of the timing."""
     import numpy
     with numpy.load(ask["golden"]) as golden:
@@ -44,7 +48,7 @@ def compare(ask):
     return difference(numpy.concatenate([run(images[i:i + 1]) for i in range(len(images))]), expected)
 
 
-def worker():
+def worker() -> None:
     """Compare one entry in its own process, because a wrong library may crash it."""
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # runtimes may print to stdout
@@ -55,13 +59,13 @@ def worker():
     answer.flush()
 
 
-def comparable(entries):
+def comparable(entries: Iterable[Dict[str, Any]]) -> List[Dict[str, Any]]:
     """The entries to compare, each file and runtime once; without the null runtime, which has no outputs."""
     able = [name for name, runtime in RUNTIMES.items() if runtime.module]
     return list({(e["artifact"], e["runtime"]): e for e in entries if e["runtime"] in able}.values())
 
 
-def check(job, entry):
+def check(job: Dict[str, Any], entry: Dict[str, Any]) -> Dict[str, Any]:
     """The fields of a row of kind "golden". Refused if the file did not run."""
     same = {key: entry[key] for key in ("artifact", "sha256", "runtime", "threads")}
     ask = dict(same, golden=os.path.join(job["root"], job["golden"]), path=os.path.join(job["root"], entry["path"]))
@@ -77,7 +81,7 @@ def check(job, entry):
     return dict(same, **json.loads(done.stdout))
 
 
-def run(job):
+def run(job: Dict[str, Any]) -> None:
     entries = comparable(job["entries"])
     for i, entry in enumerate(entries):
         say("progress", part=0, fraction=i / len(entries))
@@ -88,7 +92,7 @@ def run(job):
     say("done")
 
 
-def main(arguments):
+def main(arguments: List[str]) -> None:
     if arguments == ["worker"]:
         return worker()
     if len(arguments) != 2 or arguments[0] != "run":

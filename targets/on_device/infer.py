@@ -7,21 +7,28 @@ import argparse
 import json
 import pathlib
 import sys
-from collections import namedtuple
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Callable, List, NamedTuple, Tuple, Union
 
 # Neighbouring modules and pip packages are imported where they are used, to report a missing one in one sentence
+if TYPE_CHECKING:
+    import numpy
 
 HERE = pathlib.Path(__file__).resolve().parent
 MODEL, SETTINGS, LABELS = "model.json", "preprocess.json", "labels.txt"
 MOST = 5  # classes printed per image
 
-# prepare: an image file, or a (height, width, 1 or 3) uint8 array -> (1, channels, height, width) float32
-# run: that -> (1, classes), the scores of `labels`
-Classifier = namedtuple("Classifier", "labels prepare run")
+
+class Classifier(NamedTuple):
+    """The model of a folder."""
+
+    labels: List[str]
+    # an image file, or a (height, width, 1 or 3) uint8 array -> (1, channels, height, width) float32
+    prepare: Callable[[Union[str, pathlib.Path, "numpy.ndarray"]], "numpy.ndarray"]
+    run: Callable[["numpy.ndarray"], "numpy.ndarray"]  # that -> (1, classes), the scores of `labels`
 
 
-def load():
+def load() -> Classifier:
     """The model of this folder."""
     import preprocess  # beside this file: the same as in training
     import runtimes
@@ -32,14 +39,14 @@ def load():
     return Classifier(labels, lambda image: preprocess.network_input(image, settings), runtimes.answers(opened))
 
 
-def likeliest(scores):
+def likeliest(scores: "numpy.ndarray") -> List[Tuple[int, float]]:
     """[(index, probability)] of the most probable classes, by softmax."""
     import numpy
     odds = numpy.exp(scores.astype(numpy.float64) - scores.max())
     return [(i, odds[i] / odds.sum()) for i in numpy.argsort(-odds)[:MOST]]
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description="Print the most probable classes of images.")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image file, such as photo.jpg")
     images = parser.parse_args().images

@@ -11,23 +11,31 @@ import pathlib
 import statistics
 import sys
 import time
-from collections import namedtuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Tuple
 
 # Neighbouring modules and pip packages are imported where they are used, to report a missing one in one sentence
+if TYPE_CHECKING:
+    import numpy
 
 HERE = pathlib.Path(__file__).resolve().parent
 MODEL = "model.json"
 RUNS = 100  # of --bench
 
-# inputs, outputs: names; run: an array for each input -> a list of arrays; shapes: of one run's inputs
-Model = namedtuple("Model", "inputs outputs run shapes")
+
+class Model(NamedTuple):
+    """The model of a folder."""
+
+    inputs: List[str]  # names
+    outputs: List[str]
+    run: Callable[..., List["numpy.ndarray"]]  # an array for each input -> a list of arrays
+    shapes: List[Tuple[Any, ...]]  # of one run's inputs
 
 
 class Refused(Exception):
     """The arrays are not what the model takes; the message says what it takes."""
 
 
-def load():
+def load() -> Model:
     """The model of this folder."""
     import runtimes
     model = json.loads((HERE / MODEL).read_text(encoding="utf-8"))
@@ -35,7 +43,7 @@ def load():
     return Model(model["inputs"], model["outputs"], runtimes.all_answers(opened), [tuple(s) for s in opened.shapes])
 
 
-def run(model, given):
+def run(model: Model, given: Mapping[str, "numpy.ndarray"]) -> Dict[str, "numpy.ndarray"]:
     """{name: array} of the outputs; given: {name: array} of the inputs. Samples run one by one. Refused."""
     import numpy
     if set(given) != set(model.inputs):
@@ -52,7 +60,7 @@ def run(model, given):
     return {name: join(list(arrays)) for name, join, arrays in zip(model.outputs, whole, zip(*parts))}  # noqa: B905
 
 
-def read(path, model):
+def read(path: str, model: Model) -> Dict[str, "numpy.ndarray"]:
     """{name: array} of an .npz file, or of an .npy file for a model with one input."""
     import numpy
     try:
@@ -66,7 +74,7 @@ def read(path, model):
     return dict(loaded)
 
 
-def bench(model):
+def bench(model: Model) -> str:
     """A line with the latency of one inference on noise."""
     import numpy
     random, seconds = numpy.random.default_rng(0), []
@@ -79,7 +87,7 @@ def bench(model):
     return "p50 {:.3f} ms, p90 {:.3f} ms over {} runs".format(statistics.median(seconds) * 1e3, p90 * 1e3, RUNS)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description="Run the model on arrays.")
     parser.add_argument("inputs", metavar="INPUTS", nargs="?", help="such as inputs.npz, an array for each input")
     parser.add_argument("--out", help="such as outputs.npz, for an array for each output")
@@ -93,7 +101,7 @@ def main():
             print(bench(model))
         if not asked.inputs:
             return
-        found = run(model, read(asked.inputs, model))
+        found: Dict[str, Any] = run(model, read(asked.inputs, model))
     except ModuleNotFoundError as err:
         packages = json.loads((HERE / MODEL).read_text(encoding="utf-8"))["packages"]
         sys.exit("infer.py: {}; it needs {}: pip install {}".format(err, ", ".join(packages), " ".join(packages)))

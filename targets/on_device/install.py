@@ -3,24 +3,25 @@
 import platform
 import shlex
 import sys
+from typing import Container, List
 
 from .runtimes import RUNTIMES
 
 WHEEL_TAGS = ("manylinux2014", "manylinux_2_27", "manylinux_2_28", "manylinux_2_31")  # that the runtimes' wheels have
 
 
-def lacking(runtime, versions):
+def lacking(runtime: str, versions: Container[str]) -> List[str]:
     """The missing packages of a runtime, from the device's versions; [] if it can run."""
     needed = [] if runtime == "null" else ["numpy", runtime]
     return [name for name in needed if name not in versions]
 
 
-def packages_of(name):
+def packages_of(name: str) -> str:
     """What pip brings it by: runtimes may be called otherwise, and several may come with one package."""
     return " ".join(RUNTIMES[name].packages) if name in RUNTIMES else name
 
 
-def advice(package, python=sys.executable):
+def advice(package: str, python: str = sys.executable) -> str:
     """How to install a package for this interpreter."""
     if package == "mmrt":
         return "its library is missing or is for another processor; run `mmprune runtime build` on a machine with " \
@@ -30,7 +31,7 @@ def advice(package, python=sys.executable):
     return "{} -m pip install {}".format(shlex.quote(python), packages_of(package))
 
 
-def offline_advice(package, python=sys.executable):
+def offline_advice(package: str, python: str = sys.executable) -> str:
     """How to install it without network, on a separate line; "" if pip does not install it."""
     if package in ("mmrt", "tensorrt"):
         return ""

@@ -1,5 +1,7 @@
 """The L4T and TensorRT versions of each JetPack. It imports no other module of ours."""
 
+from typing import Optional
+
 # JetPack: (TensorRT on an Orin, "" if there is none; prefixes of its L4T versions).
 # The L4T versions are from github.com/rbonghi/jetson_stats, jtop/core/jetson_variables.py
 JETPACKS = {
@@ -16,7 +18,7 @@ JETPACKS = {
 DEFAULT = "6.2"  # that is assumed where none is named
 
 
-def jetpack_of(l4t):
+def jetpack_of(l4t: str) -> Optional[str]:
     """The JetPack of an L4T version such as "36.4.3"; None if it is not in the table."""
     parts = l4t.split(".")
     by_l4t = {begin: name for name, (_, begins) in JETPACKS.items() for begin in begins}

@@ -36,18 +36,17 @@ import random
 import sys
 import tempfile
 import time
-from collections import namedtuple
-from typing import Any, List
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from .arms import Turn, by_rebuild, result, turn_count, turn_of
 from .board import fingerprint
 from .clocks import ClockError, clocks_of, restore_stale_clocks
 from .dry_run import plan
-from .engines import EMPTY_MODEL, bench_of, clean_folder, engine_of
+from .engines import EMPTY_MODEL, Bench, bench_of, clean_folder, engine_of
 from .golden_run import difference
 from .job import Refused, end_in_order, read_job, read_json, say, say_error, sha256_of, wrong_file
 from .nvpmodel import current_mode, mode_of, modes_in, nvpmodel, restore_stale_mode
-from .rounds import SEED, run_rounds, say_results, watched_part
+from .rounds import SEED, Part, run_rounds, say_results, watched_part
 from .sysfs import is_emulated, read_text, under
 from .trtexec import ARMS, execute, golden_command, memory_command, time_command, timing_of
 
@@ -57,10 +56,15 @@ GOLDEN_IMAGES = 8
 TOLERANCE = {"fp16": 0.02, "int8": 0.1}  # of the largest |logit|; larger differences give a note
 SAME_MODEL = 0.5  # engines that predict the same class for a smaller fraction of images are not measured
 
-Arm = namedtuple("Arm", "entry name")  # what takes turns
+
+class Arm(NamedTuple):
+    """What takes turns."""
+
+    entry: Dict[str, Any]
+    name: str
 
 
-def why_no_jetson(root="/", machine=None):
+def why_no_jetson(root: str = "/", machine: Optional[str] = None) -> str:
     """Why this is not a Jetson Orin; "" if it is one. A sysroot is judged only by its files."""
     machine = machine or platform.machine()
     if root == "/" and machine != "aarch64":
@@ -71,7 +75,8 @@ def why_no_jetson(root="/", machine=None):
     return "" if "Orin" in model else f"its name is {model!r}"
 
 
-def compare_golden(bench, entry, engine, golden):
+def compare_golden(bench: Bench, entry: Dict[str, Any], engine: str,
+                   golden: Dict[str, Any]) -> Optional[Dict[str, Any]]:
     """Compare the engine's outputs with the reference; the row's fields, or None without one. Refused as difference."""
     import numpy
     with numpy.load(golden["path"]) as arrays:
@@ -79,7 +84,7 @@ def compare_golden(bench, entry, engine, golden):
             return None
         images = arrays["images"][:golden["images"]].astype(numpy.float32)
         expected = arrays[entry["artifact"]][:len(images)]
-    answers: List[Any] = []
+    answers: List[numpy.ndarray] = []
     with tempfile.TemporaryDirectory(prefix="mmprune-") as folder:
         pair = os.path.join(folder, "image.bin"), os.path.join(folder, "outputs.json")
         command = golden_command(bench.trtexec, engine, pair, bench.version, entry["input"])
@@ -91,15 +96,16 @@ def compare_golden(bench, entry, engine, golden):
                 answers.append(numpy.array(rows[0]["values"], dtype=numpy.float64))
             except (TypeError, KeyError, IndexError, ValueError) as err:
                 raise Refused("the outputs of trtexec cannot be read") from err
-    got: Any = numpy.stack(answers) if len({row.shape for row in answers}) == 1 else numpy.zeros((0, 0))
+    got: numpy.ndarray = numpy.stack(answers) if len({row.shape for row in answers}) == 1 else numpy.zeros((0, 0))
     return difference(got, expected)
 
 
-def check_golden(bench, entry, engine, golden):
+def check_golden(bench: Bench, entry: Dict[str, Any], engine: str, golden: Dict[str, Any]) -> None:
     """Compare outputs, report the result and store it in the entry. Refused if it seems to be another model."""
     found = compare_golden(bench, entry, engine, golden)
     if found is None:
-        return entry["notes"].append("no reference outputs to compare with")
+        entry["notes"].append("no reference outputs to compare with")
+        return
     same = {key: entry[key] for key in ("artifact", "sha256", "runtime", "threads")}
     say("golden", **dict(same, **found))
     entry["golden"] = found
@@ -111,7 +117,7 @@ def check_golden(bench, entry, engine, golden):
             found["max_relative_difference"], TOLERANCE[entry["precision"]]))
 
 
-def prepare(bench, entry, job):
+def prepare(bench: Bench, entry: Dict[str, Any], job: Dict[str, Any]) -> None:
     """Everything before the rounds: build both arms, compare outputs, measure memory. Refused if one of these fails."""
     entry["engines"] = {arm: [engine_of(bench, entry, arm, i) for i in range(job["rebuilds"])] for arm in ARMS}
     engine = entry["engines"][entry["arm"]][0][0]
@@ -120,7 +126,7 @@ def prepare(bench, entry, job):
     entry.update(memory_pass(bench, engine, entry["timeout_s"]))
 
 
-def memory_pass(bench, engine, timeout_s):
+def memory_pass(bench: Bench, engine: str, timeout_s: float) -> Dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="mmprune-") as folder:
         times = os.path.join(folder, "times.json")
         done = execute(memory_command(bench.trtexec, engine, times, bench.version), timeout_s, memory_of=bench.root)
@@ -129,17 +135,18 @@ def memory_pass(bench, engine, timeout_s):
             "load_s": timing.load_s}
 
 
-def empty_bytes(bench, entry):
+def empty_bytes(bench: Bench, entry: Dict[str, Any]) -> int:
     """Peak memory of trtexec with an engine of one Relu, which is its memory without a model."""
     path = os.path.join(bench.folder, "empty.onnx")
     with open(path, "wb") as f:
         f.write(base64.b64decode(EMPTY_MODEL))
     asked = dict(entry, path=path, sha256=sha256_of([path]), precision="fp16")
     engine, _ = engine_of(bench, asked, "off", 0)
-    return memory_pass(bench, engine, entry["timeout_s"])["peak_bytes"]
+    peak_bytes: int = memory_pass(bench, engine, entry["timeout_s"])["peak_bytes"]
+    return peak_bytes
 
 
-def take_turn(bench, arm, rebuild, turn):
+def take_turn(bench: Bench, arm: Arm, rebuild: int, turn: Tuple[float, int]) -> Turn:
     entry = arm.entry
     with tempfile.TemporaryDirectory(prefix="mmprune-") as folder:
         times = os.path.join(folder, "times.json")
@@ -149,19 +156,19 @@ def take_turn(bench, arm, rebuild, turn):
         return Turn(rebuild, begun, timing_of(execute(command, entry["timeout_s"] + turn[0]), times))
 
 
-def measure_arms(bench, entries, job, part):
+def measure_arms(bench: Bench, entries: List[Dict[str, Any]], job: Dict[str, Any], part: Part) -> List[Dict[str, Any]]:
     """Measure every file and arm once in each round, rebuild by rebuild. Returns the entries that succeeded."""
     turns = turn_count(job)
     turn = turn_of(job["profile"], turns)
 
-    def take(arm):
+    def take(arm: Arm) -> None:
         done = arm.entry["turns"][arm.name]
         done.append(take_turn(bench, arm, len(done) % job["rebuilds"], turn))
 
-    def fraction(alive):
+    def fraction(alive: Sequence[Arm]) -> float:
         return min(len(arm.entry["turns"][arm.name]) for arm in alive) / turns
 
-    def tell(share):
+    def tell(share: float) -> None:
         say("progress", part=part.number, fraction=share)
 
     arms = [Arm(entry, name) for entry in entries for name in ARMS]
@@ -170,9 +177,9 @@ def measure_arms(bench, entries, job, part):
     return [entry for entry in entries if any(arm.entry is entry for arm in left)]
 
 
-def run_part(bench, job, asked):
+def run_part(bench: Bench, job: Dict[str, Any], asked: List[Dict[str, Any]]) -> None:
     """Build, then measure all entries that succeeded, interleaved; emits a row for each."""
-    entries: List[Any] = []
+    entries: List[Dict[str, Any]] = []
     for number, entry in enumerate(asked):
         try:
             message = wrong_file(entry)
@@ -195,7 +202,7 @@ def run_part(bench, job, asked):
                     provenance="fixture" if is_emulated(bench.root) else "measured")
 
 
-def complete(job):
+def complete(job: Dict[str, Any]) -> Dict[str, Any]:
     """The job with defaults for missing fields, and paths relative to its root."""
     root = job["root"]
     filled = {"rebuilds": REBUILDS, "workspace_mib": WORKSPACE_MIB, "build_timeout_s": BUILD_TIMEOUT_S,
@@ -209,7 +216,7 @@ def complete(job):
     return job
 
 
-def completed_entry(entry, job):
+def completed_entry(entry: Dict[str, Any], job: Dict[str, Any]) -> Dict[str, Any]:
     precision = entry.get("precision") or entry["artifact"].rpartition("-")[2]
     if precision not in TOLERANCE:
         raise SystemExit("{}: its precision must be one of {}, not {!r}".format(
@@ -220,7 +227,7 @@ def completed_entry(entry, job):
                 **{key: job[key] for key in ("workspace_mib", "build_timeout_s", "timeout_s")})
 
 
-def run(job, options):
+def run(job: Dict[str, Any], options: argparse.Namespace) -> None:
     job = complete(job)
     if options.dry_run:
         return print(plan(job, options.api, why_no_jetson(job["sysroot"])))
@@ -240,7 +247,7 @@ def run(job, options):
     say("done")
 
 
-def main(arguments):
+def main(arguments: List[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     roles = parser.add_subparsers(dest="role", metavar="ROLE")
     about = roles.add_parser("fingerprint", help="print the properties of this device")

@@ -30,6 +30,8 @@ import json
 import os
 import signal
 import sys
+from types import FrameType
+from typing import Any, Collection, Dict, Iterable, NoReturn, Optional
 
 from .power import POWER
 
@@ -37,7 +39,7 @@ SCHEMA = 1
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: the connection dropped
 
 
-def unknown(kind, name, table, where=""):
+def unknown(kind: str, name: str, table: Collection[str], where: str = "") -> str:
     """The sentence for a name that is not in a table, in the words of mmprune's choices.py, which stays at home."""
     near = difflib.get_close_matches(name, table, 1)
     hint = "; did you mean {!r}?".format(near[0]) if near else ""
@@ -48,7 +50,7 @@ class Refused(RuntimeError):
     """This entry, or the complete job, cannot be measured; the message says why and what to do."""
 
 
-def read_job(path):
+def read_job(path: str) -> Dict[str, Any]:
     """The job in a file, or on stdin for "-", with a sysroot. SystemExit for an unknown schema or power source."""
     if path == "-":
         job = json.load(sys.stdin)
@@ -62,7 +64,7 @@ def read_job(path):
     return dict({"root": ".", "sysroot": "/"}, **job)
 
 
-def say(kind, **fields):
+def say(kind: str, **fields: object) -> None:
     """Write a row. SystemExit if stdout is closed: a lost connection ends a run in order, without a message."""
     try:
         print(json.dumps(dict(fields, kind=kind)), flush=True)
@@ -71,14 +73,14 @@ def say(kind, **fields):
         raise SystemExit(1) from None
 
 
-def say_error(entry, message):
+def say_error(entry: Optional[Dict[str, Any]], message: str) -> None:
     """Write an error row about one entry, or, with None, about the complete job."""
     about = {key: entry and entry[key] for key in ("artifact", "runtime", "threads")}
     say("error", message="{} on {}: {}".format(entry["artifact"], entry["runtime"], message) if entry else message,
         **about)
 
 
-def sha256_of(paths):
+def sha256_of(paths: Iterable[str]) -> str:
     """SHA-256 over the contents of these files, in their order."""
     digest = hashlib.sha256()
     for path in paths:
@@ -88,7 +90,7 @@ def sha256_of(paths):
     return digest.hexdigest()
 
 
-def wrong_file(entry):
+def wrong_file(entry: Dict[str, Any]) -> str:
     """Why the entry's files do not match the job; "" if they do."""
     try:
         found = sha256_of(entry["files"])
@@ -100,7 +102,7 @@ def wrong_file(entry):
         found[:16], entry["sha256"][:16])
 
 
-def read_json(path):
+def read_json(path: str) -> Any:
     """The content of a JSON file; None if it is missing or cut off."""
     try:
         with open(path, encoding="utf-8") as f:
@@ -109,7 +111,7 @@ def read_json(path):
         return None
 
 
-def write_json(path, value):
+def write_json(path: str, value: object) -> None:
     """Write a JSON file atomically; it is on the disk when this returns."""
     with open(path + ".part", "w", encoding="utf-8") as f:
         json.dump(value, f)
@@ -118,12 +120,12 @@ def write_json(path, value):
     os.replace(path + ".part", path)
 
 
-def end_in_order():
+def end_in_order() -> None:
     """From now on a signal ends this process by SystemExit, so that every `finally` and `with` is executed."""
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, _stop)
 
 
-def _stop(number, _):
+def _stop(number: int, _: Optional[FrameType]) -> NoReturn:
     raise SystemExit(128 + number)

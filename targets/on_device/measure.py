@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from .golden_run import comparable
 from .job import end_in_order, read_job, say
@@ -24,33 +25,33 @@ GOLDEN, PROBE, JETSON = "golden_run", "probe", "jetson"
 END_TIMEOUT_S = 15  # time for a program to restore the clocks that it pinned
 
 
-def program_of(runtime):
+def program_of(runtime: str) -> str:
     return PROGRAMS.get(runtime, PROBE)
 
 
-def has_power_modes(runtimes):
+def has_power_modes(runtimes: Iterable[str]) -> bool:
     """Whether a target with these runtimes is a Jetson, whose power modes can be set."""
     return JETSON in map(program_of, runtimes)
 
 
-def sets_power_modes(runtime):
+def sets_power_modes(runtime: str) -> bool:
     """Whether the runtime's program sets power modes; the null runtime is independent of them."""
     return runtime == "null" or program_of(runtime) == JETSON
 
 
-def words(program, *arguments):
+def words(program: str, *arguments: str) -> Tuple[str, ...]:
     """The command words after the interpreter that start one of our programs."""
     return ("-m", "on_device." + program, *arguments)
 
 
-def fingerprint_words(target, mode=None):
+def fingerprint_words(target: str, mode: Optional[int] = None) -> Tuple[str, ...]:
     """The words of a fingerprint command. `mode`: number of the power mode; None: the present one."""
     if mode is None:
         return words(PROBE, "fingerprint", "--target", target)
     return words(JETSON, "fingerprint", "--target", target, "--power-mode", str(mode))
 
 
-def steps(job):
+def steps(job: Dict[str, Any]) -> List[Tuple[str, List[Dict[str, Any]]]]:
     """[(program, entries)] in the order of execution. A job without `golden` has no comparison."""
     compared = job.get("compare", job["entries"]) if job.get("golden") else []
     found = [(GOLDEN, comparable(e for e in compared if program_of(e["runtime"]) == PROBE))]
@@ -60,7 +61,7 @@ def steps(job):
 
 
 @contextlib.contextmanager
-def running(program, job):
+def running(program: str, job: Dict[str, Any]) -> Iterator[Tuple["subprocess.Popen[bytes]", Iterator[Dict[str, Any]]]]:
     """(process, its rows). The process and its children are always ended with the block."""
     with tempfile.TemporaryFile() as asked:
         asked.write(json.dumps(job).encode())
@@ -78,7 +79,7 @@ def running(program, job):
                     os.killpg(process.pid, signal.SIGKILL)
 
 
-def measure(job, tell):
+def measure(job: Dict[str, Any], tell: Callable[[Dict[str, Any]], None]) -> int:
     """Run every step and pass all rows except "done" to `tell`, with parts numbered across steps.
 
     Returns the exit status of the last program that failed or ended too early, else 0.
@@ -103,7 +104,7 @@ def measure(job, tell):
     return status if status >= 0 else 128 - status
 
 
-def main(arguments):
+def main(arguments: List[str]) -> None:
     if len(arguments) != 1:
         sys.exit(__doc__)
     end_in_order()

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+from typing import ContextManager, Dict, Iterator, Optional
 
 from .job import SIGNALS, Refused, read_json, write_json
 from .sysfs import find_command
@@ -12,7 +13,7 @@ from .sysfs import find_command
 MODE_STATE = "mmprune-power-mode.json"  # the old mode, in the job's root
 
 
-def nvpmodel(*arguments):
+def nvpmodel(*arguments: str) -> str:
     """The output of nvpmodel on both streams; its question about a reboot is answered with no. Refused if it fails."""
     path = find_command("nvpmodel")
     if not path:
@@ -28,19 +29,19 @@ def nvpmodel(*arguments):
     return done.stdout
 
 
-def modes_in(text):
+def modes_in(text: str) -> Dict[int, str]:
     """{number: name} from `nvpmodel -p --verbose`: lines such as "NVPM VERB: POWER_MODEL: ID=0 NAME=15W"."""
     return {int(number): name for number, name in re.findall(r"POWER_MODEL: ID=(\d+) NAME=(\S+)", text)}
 
 
-def current_mode():
+def current_mode() -> int:
     said = re.search(r"NV Power Mode:[^\n]*\n\s*(\d+)", nvpmodel("-q"))
     if not said:
         raise Refused("nvpmodel -q does not report the active power mode")
     return int(said.group(1))
 
 
-def set_mode(number):
+def set_mode(number: int) -> None:
     """Set the power mode. Refused if it is not active afterwards: it needs a reboot, or does not exist."""
     text = nvpmodel("-m", str(number))
     if current_mode() != number:
@@ -49,7 +50,7 @@ def set_mode(number):
 
 
 @contextlib.contextmanager
-def in_mode(folder, number):
+def in_mode(folder: str, number: int) -> Iterator[None]:
     """Run the block in that power mode and restore the old one; after a kill, the next start restores it."""
     state = os.path.join(folder, MODE_STATE)
     restore_stale_mode(folder)
@@ -66,7 +67,7 @@ def in_mode(folder, number):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def restore_stale_mode(folder):
+def restore_stale_mode(folder: str) -> None:
     state = os.path.join(folder, MODE_STATE)
     kept = read_json(state)
     if kept is not None:
@@ -74,6 +75,6 @@ def restore_stale_mode(folder):
         os.remove(state)
 
 
-def mode_of(folder, number):
+def mode_of(folder: str, number: Optional[int]) -> ContextManager[None]:
     """As in_mode; None keeps the present mode."""
     return contextlib.nullcontext() if number is None else in_mode(folder, number)

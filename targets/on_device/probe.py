@@ -20,18 +20,18 @@ import os
 import random
 import statistics
 import sys
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from .board import fingerprint
 from .clocks import ClockError, clocks_of
 from .install import advice
 from .job import Refused, end_in_order, read_job, say, say_error, unknown, wrong_file
-from .power import energy_per_inference
+from .power import PowerMeter, Window, energy_per_inference
 from .profiles import PROFILERS, operations
 from .rounds import SEED, run_rounds, say_results, watched_part
 from .runtimes import RUNTIMES
 from .sysfs import meminfo
-from .watch import stolen_s
+from .watch import Watch, stolen_s
 from .worker import LOST, TURN_SAMPLES, Worker
 
 TURN_S = 0.05  # least duration of a turn: far above the resolution of clock and scheduler, short compared with drift
@@ -40,7 +40,7 @@ MEMORY_SPARE = 0.05  # fraction of RAM that stays free, because a device that sw
 MINUTE_S = 60.0  # "burst" is the first, "sustained" the last minute of a run of at least two
 
 
-def refusal(entry):
+def refusal(entry: Dict[str, Any]) -> str:
     """Why this entry cannot be measured; "" if it can."""
     name = entry["runtime"]
     if name not in RUNTIMES:
@@ -50,7 +50,7 @@ def refusal(entry):
     return wrong_file(entry)
 
 
-def measure_memory(entry, timeout_s):
+def measure_memory(entry: Dict[str, Any], timeout_s: float) -> Dict[str, Any]:
     worker_ = Worker(entry, "memory", timeout_s)
     try:
         return worker_.receive()
@@ -58,7 +58,7 @@ def measure_memory(entry, timeout_s):
         worker_.stop(wait_s=5)
 
 
-def start_workers(entries, timeout_s, turn_s, workers):
+def start_workers(entries: List[Dict[str, Any]], timeout_s: float, turn_s: float, workers: List[Worker]) -> None:
     """Open each entry in its own process and warm it up, one by one. Fills `workers`, which the caller ends."""
     for entry in entries:
         worker_ = Worker(entry, "time", timeout_s)
@@ -76,7 +76,7 @@ def start_workers(entries, timeout_s, turn_s, workers):
         worker_.lead = math.ceil(LEAD_S / min(worker_.facts["warmup_s"]))
 
 
-def take_turn(worker_, meter):
+def take_turn(worker_: Worker, meter: PowerMeter) -> None:
     begun, stolen = meter.read(), stolen_s(worker_.entry["sysroot"])
     worker_.send({"lead": worker_.lead, "samples": worker_.samples})
     answer = worker_.receive()
@@ -93,19 +93,22 @@ def take_turn(worker_, meter):
     worker_.busy_s += sum(answer["samples_s"])
 
 
-def progress(worker_, goal):
+def progress(worker_: Worker, goal: Dict[str, Any]) -> float:
     """The progress of this worker in [0, 1]: by samples or seconds, whichever is further, and by rounds."""
     samples = worker_.count / goal["samples"] if goal["samples"] else 0
-    return min(1.0, max(samples, worker_.busy_s / goal["seconds"]), len(worker_.rounds) / goal["rounds"])
+    share: float = min(1.0, max(samples, worker_.busy_s / goal["seconds"]), len(worker_.rounds) / goal["rounds"])
+    return share
 
 
-def run_generation(entries, goal, job, shuffle, tell, watch):
+def run_generation(entries: List[Dict[str, Any]], goal: Dict[str, Any], job: Dict[str, Any],
+                   shuffle: Callable[[List[Worker]], None], tell: Callable[[float], None],
+                   watch: Watch) -> List[Worker]:
     """One generation of workers: open, warm up, measure, end. Returns those that succeeded."""
     workers: List[Worker] = []
     # a sensor that averages over more than a turn would mix it with the turn before
     turn_s = max(TURN_S, 2 * watch.meter.source.settle_s if watch.meter.source else 0)
 
-    def fraction(alive):
+    def fraction(alive: Sequence[Worker]) -> float:
         return min(progress(w, goal) for w in alive)
 
     try:
@@ -116,7 +119,8 @@ def run_generation(entries, goal, job, shuffle, tell, watch):
             worker_.stop()
 
 
-def burst_and_sustained(windows, rounds):
+def burst_and_sustained(windows: Sequence[Window],
+                        rounds: Sequence[Sequence[float]]) -> Tuple[Optional[float], Optional[float]]:
     """Medians of the turns started in the first and in the last minute; (None, None) for runs under two minutes."""
     begin_s, end_s = windows[0].begin_s, windows[-1].end_s
     turns = list(zip(windows, rounds))  # noqa: B905  Python 3.8 has no `strict`
@@ -127,7 +131,7 @@ def burst_and_sustained(windows, rounds):
     return statistics.median(first), statistics.median(last)
 
 
-def result(entry, lives, watch):
+def result(entry: Dict[str, Any], lives: List[Worker], watch: Watch) -> Dict[str, Any]:
     """The fields of a result that are specific to this artifact; `lives`: its workers, one per restart."""
     windows, rounds = [t for w in lives for t in w.windows], [r for w in lives for r in w.rounds]
     burst_s, sustained_s = burst_and_sustained(windows, rounds)
@@ -146,7 +150,7 @@ def result(entry, lives, watch):
                 profiled_s=[round(s, 9) for w in lives for s in w.profiled_s], **energy)
 
 
-def steps_of(lives):
+def steps_of(lives: List[Worker]) -> List[Dict[str, Any]]:
     """What a profile tells of each step of an inference, and its time in every round; [] if not asked."""
     rounds = [r for w in lives for r in w.steps_s]
     steps = lives[0].facts.get("steps", [])
@@ -156,7 +160,7 @@ def steps_of(lives):
     return [dict(step, seconds=[round(r[i], 9) for r in rounds]) for i, step in enumerate(steps)]
 
 
-def run_part(entries, job, part):
+def run_part(entries: List[Dict[str, Any]], job: Dict[str, Any], part: int) -> None:
     """Measure these entries interleaved and write a result for each that survived every restart."""
     profile = job["profile"]
     restarts = profile.get("restarts", 1)
@@ -165,7 +169,7 @@ def run_part(entries, job, part):
     lives: Dict[int, List[Worker]] = {entry["key"]: [] for entry in entries}
     with watched_part(job, part) as watched:
         for life in range(restarts):
-            def tell(share, life=life):
+            def tell(share: float, life: int = life) -> None:
                 say("progress", part=part, fraction=(life + share) / restarts)
 
             # The order of starting must vary: copies of one model that started later were some percent faster,
@@ -181,7 +185,7 @@ def run_part(entries, job, part):
         say_results(watched, [result(entry, lives[entry["key"]], watched.watch) for entry in entries])
 
 
-def run_parts(entries, job):
+def run_parts(entries: List[Dict[str, Any]], job: Dict[str, Any]) -> None:
     """Measure all entries interleaved; if memory is too small, in parts that each include the references again."""
     references = [e for e in entries if e.get("reference")] or entries[:1]
     waiting, part = [e for e in entries if e not in references], 0
@@ -204,7 +208,7 @@ def run_parts(entries, job):
         waiting = rest
 
 
-def run_entries(job):
+def run_entries(job: Dict[str, Any]) -> None:
     """Measure memory, then times, of every entry that can be measured."""
     root, timeout_s, usable = job["root"], job.get("timeout_s", 300), []
     for key, asked in enumerate(job["entries"]):
@@ -224,7 +228,7 @@ def run_entries(job):
         run_parts(usable, job)
 
 
-def run(job):
+def run(job: Dict[str, Any]) -> None:
     try:
         with clocks_of(job):
             run_entries(job)
@@ -233,7 +237,7 @@ def run(job):
     say("done")
 
 
-def main(arguments):
+def main(arguments: List[str]) -> None:
     if "mmprune" in sys.modules:
         raise SystemExit("the probe must be run as a separate program, not inside mmprune")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -10,16 +10,21 @@ import os
 import statistics
 import tempfile
 import time
-from collections import namedtuple
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from .runtimes import open_onnxruntime, open_openvino, random_input, timed_step
+from .runtimes import Opened, open_onnxruntime, open_openvino, random_input, timed_step
 
-# rows: for each step a dict of "name", "op", "kernel", "parts" (names of what was fused into it) and "work" (mmrt: the
-#   share of the dense layer's multiplications that the kernel does, and under which share of weights that are not zero
-#   a kernel that skips zeros is taken; None for other steps and runtimes)
-# steps_s: seconds of each step; inferences_s: seconds of each whole inference while it is profiled
-Profile = namedtuple("Profile", "rows steps_s inferences_s")
+
+class Profile(NamedTuple):
+    """What a profile tells of an inference."""
+
+    # for each step "name", "op", "kernel", "parts" (names of what was fused into it) and "work" (mmrt: the share of the
+    # dense layer's multiplications that the kernel does, and under which share of weights that are not zero a kernel
+    # that skips zeros is taken; None for other steps and runtimes)
+    rows: List[Dict[str, Any]]
+    steps_s: List[float]  # seconds of each step
+    inferences_s: List[float]  # seconds of each whole inference while it is profiled
+
 
 # OpenVINO cuts off fractions of a microsecond twice, of each inference and of their mean: half a microsecond is lost
 # each time, and is put back. ONNX Runtime does it once, but its bookkeeping within a step takes longer than that.
@@ -27,13 +32,13 @@ CUT_S = 1e-6
 NODE_SUFFIX = "_kernel_time"  # of ONNX Runtime's events
 
 
-def middle(values):
+def middle(values: Sequence[float]) -> float:
     """The mean of the middle half: unlike a median, finer than the whole microseconds it is made of."""
     quarter = len(values) // 4
     return statistics.fmean(sorted(values)[quarter:len(values) - quarter])
 
 
-def timed_runs(step, count):
+def timed_runs(step: Callable[[], Any], count: int) -> List[float]:
     times = []
     for _ in range(count):
         start = time.perf_counter()
@@ -42,10 +47,10 @@ def timed_runs(step, count):
     return times
 
 
-def mmrt_profiler(_path, _threads, opened):
+def mmrt_profiler(_path: str, _threads: int, opened: Opened) -> Callable[[int, int], Profile]:
     inputs = [random_input(shape) for shape in opened.shapes]
 
-    def profile(lead, samples):
+    def profile(lead: int, samples: int) -> Profile:
         whole = []
         for _ in range(lead + samples):
             start = time.perf_counter()
@@ -60,12 +65,12 @@ def mmrt_profiler(_path, _threads, opened):
     return profile
 
 
-def _work(row):
+def _work(row: Dict[str, Any]) -> Optional[List[float]]:
     return [row["done_macs"] / row["macs"], row["sparse_below"]] if row["macs"] else None
 
 
-def onnxruntime_profiler(path, threads, _opened):
-    def profile(lead, samples):
+def onnxruntime_profiler(path: str, threads: int, _opened: Opened) -> Callable[[int, int], Profile]:
+    def profile(lead: int, samples: int) -> Profile:
         with tempfile.TemporaryDirectory() as folder:
             opened = open_onnxruntime(path, threads, profile=os.path.join(folder, "profile"))
             whole = timed_runs(timed_step(opened), lead + samples)[lead:]
@@ -77,9 +82,9 @@ def onnxruntime_profiler(path, threads, _opened):
     return profile
 
 
-def events_by_node(events, lead, samples):
+def events_by_node(events: List[Dict[str, Any]], lead: int, samples: int) -> Tuple[List[Dict[str, Any]], List[float]]:
     """(rows, seconds) of ONNX Runtime's events: one of each node in an inference, or several in a loop's body."""
-    found: Dict[Any, List[Any]] = {}
+    found: Dict[Tuple[str, int], List[Dict[str, Any]]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(NODE_SUFFIX):
             found.setdefault((event["name"], event["args"]["node_index"]), []).append(event)
@@ -97,8 +102,8 @@ def events_by_node(events, lead, samples):
     return rows, seconds
 
 
-def openvino_profiler(path, threads, _opened):
-    def profile(lead, samples):
+def openvino_profiler(path: str, threads: int, _opened: Opened) -> Callable[[int, int], Profile]:
+    def profile(lead: int, samples: int) -> Profile:
         opened = open_openvino(path, threads, counting=True)
         step = timed_step(opened)
         fused = {}
@@ -123,13 +128,13 @@ def openvino_profiler(path, threads, _opened):
     return profile
 
 
-def _means(step):
+def _means(step: Any) -> Dict[str, Tuple[str, str, float]]:
     """{step's name: (op, kernel, mean seconds)}; `step` is the bound method of an InferRequest."""
     return {row.node_name: (row.node_type, row.exec_type, row.real_time.total_seconds())
             for row in step.__self__.get_profiling_info()}
 
 
-def operations(rows):
+def operations(rows: List[Dict[str, Any]]) -> List[str]:
     """What tells steps apart: OpenVINO numbers nameless ones anew whenever it opens a model."""
     return [row["op"] for row in rows]
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import typing
 
 PREFIX = "mmprune-"
 SPARE_BYTES = 16 << 20  # additional space for what Python writes
@@ -26,12 +27,12 @@ PATIENCE_S = ((signal.SIGTERM, 15), (signal.SIGKILL, 5))
 CLOCKS = "mmprune-clocks.json"  # file of clocks.py that exists while clocks are pinned
 
 
-def say(**row):
+def say(**row: object) -> None:
     with contextlib.suppress(OSError):  # the connection may be closed
         print(json.dumps(row), flush=True)
 
 
-def in_memory(folder):
+def in_memory(folder: str) -> bool:
     """Whether files there would use the RAM that the models need."""
     found = ("", "")
     with open("/proc/mounts") as f:
@@ -42,7 +43,7 @@ def in_memory(folder):
     return found[1] in ("tmpfs", "ramfs")
 
 
-def make_folder(need_bytes):
+def make_folder(need_bytes: int) -> typing.Tuple[str, str]:
     """(path, "") or ("", reason): a new folder below /tmp or home, on a disk if possible."""
     reasons = []
     for parent in sorted((tempfile.gettempdir(), os.path.expanduser("~")), key=in_memory):
@@ -60,7 +61,7 @@ def make_folder(need_bytes):
     return "", "{:.0f} MiB are needed, but {}".format((need_bytes + SPARE_BYTES) / 2**20, ", ".join(reasons))
 
 
-def receive(stdin, folder):
+def receive(stdin: typing.BinaryIO, folder: str) -> None:
     """Serve batches of files until stdin ends."""
     count = 0
     for line in iter(stdin.readline, b""):
@@ -80,7 +81,7 @@ def receive(stdin, folder):
         count += 1
 
 
-def processes_in(folder):
+def processes_in(folder: str) -> typing.List[int]:
     found = []
     for link in glob.glob("/proc/[0-9]*/cwd"):
         try:
@@ -91,7 +92,7 @@ def processes_in(folder):
     return found
 
 
-def end_processes(folder):
+def end_processes(folder: str) -> None:
     for number, patience_s in PATIENCE_S:
         for pid in processes_in(folder):
             with contextlib.suppress(OSError):
@@ -101,7 +102,7 @@ def end_processes(folder):
             time.sleep(0.05)
 
 
-def clean(folder):
+def clean(folder: str) -> str:
     """Remove the folder; returns what could not be removed, in words."""
     end_processes(folder)
     if os.path.exists(os.path.join(folder, CLOCKS)):  # a process was killed before it could restore them
@@ -113,7 +114,7 @@ def clean(folder):
     return folder if os.path.exists(folder) else ""
 
 
-def main(need_bytes, keep):
+def main(need_bytes: int, keep: bool) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the connection may drop, but cleaning up must continue
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     folder, why = make_folder(need_bytes)

@@ -4,13 +4,14 @@ import contextlib
 import fcntl
 import json
 import os
+from typing import Any, Callable, Dict, Iterator, List
 
 from .job import Refused
 
 RESULTS = "results.jsonl"
 
 
-def read_rows(path=RESULTS):
+def read_rows(path: str = RESULTS) -> List[Dict[str, Any]]:
     """The rows of all complete lines; a last line that a power failure cut off is ignored. Refused for other damage."""
     try:
         with open(path, "rb") as f:
@@ -24,7 +25,7 @@ def read_rows(path=RESULTS):
 
 
 @contextlib.contextmanager
-def results_file(path=RESULTS):
+def results_file(path: str = RESULTS) -> Iterator[Callable[[Dict[str, Any]], None]]:
     """A function that appends a row and returns when it is on the disk. Refused while another run uses the file."""
     with open(path, "ab+") as f:
         try:
@@ -34,7 +35,7 @@ def results_file(path=RESULTS):
         f.seek(0)
         f.truncate(f.read().rfind(b"\n") + 1)
 
-        def append(row):
+        def append(row: Dict[str, Any]) -> None:
             f.write((json.dumps(row, sort_keys=True, allow_nan=False) + "\n").encode())
             f.flush()
             os.fsync(f.fileno())

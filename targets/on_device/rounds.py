@@ -10,8 +10,8 @@ thread.
 import contextlib
 import os
 import time
-from collections import namedtuple
 from datetime import datetime, timezone
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Protocol, Sequence, TypeVar
 
 from .job import Refused, say, say_error
 from .power import POWER, PowerMeter
@@ -19,11 +19,29 @@ from .watch import Watch, wait_until_ready
 
 SEED = 0  # for the order of turns
 
-Part = namedtuple("Part", "job number started gate watch")
+
+class Part(NamedTuple):
+    """A part of a run, while it is measured."""
+
+    job: Dict[str, Any]
+    number: int
+    started: str
+    gate: Optional[Dict[str, Any]]  # what wait_until_ready returned; None without a gate
+    watch: Watch
+
+
+class Party(Protocol):
+    """What takes turns."""
+
+    @property
+    def entry(self) -> Dict[str, Any]: ...
+
+
+P = TypeVar("P", bound=Party)
 
 
 @contextlib.contextmanager
-def watched_part(job, number):
+def watched_part(job: Dict[str, Any], number: int) -> Iterator[Part]:
     """A Part of a run: wait for the device, read its idle power, and watch it while the block measures."""
     root, gate = job["sysroot"], None
     if job.get("gate"):
@@ -37,7 +55,7 @@ def watched_part(job, number):
         yield Part(job, number, started, gate, Watch(root, meter))
 
 
-def say_results(part, rows, **more):
+def say_results(part: Part, rows: Iterable[Dict[str, Any]], **more: object) -> None:
     """Write a result for each of these rows, with the fields that all results of the part share, and `more`."""
     shared = dict(part.watch.evidence(), part=part.number, started=part.started, gate=part.gate,
                   pinned_clocks=bool(part.job.get("pin_clocks")))
@@ -51,7 +69,7 @@ def say_results(part, rows, **more):
         say("result", **dict(row, notes=about_all + row["notes"]), **shared)
 
 
-def next_order(before, parties, shuffle):
+def next_order(before: Sequence[P], parties: Sequence[P], shuffle: Callable[[List[P]], None]) -> List[P]:
     """The parties in a new random order that does not begin with the party of the last turn.
 
     Two consecutive turns would differ from others, because a busy machine's scheduler prefers processes that slept.
@@ -61,7 +79,8 @@ def next_order(before, parties, shuffle):
     return order[1:] + order[:1] if order[0] is before[-1] else order
 
 
-def run_rounds(parties, take_turn, fraction, shuffle, tell, watch):
+def run_rounds(parties: Sequence[P], take_turn: Callable[[P], None], fraction: Callable[[List[P]], float],
+               shuffle: Callable[[List[P]], None], tell: Callable[[float], None], watch: Watch) -> List[P]:
     """Run rounds until all parties are finished: every party has a turn in each round, so that all can be paired.
 
     parties    the participants; each has the `entry` that it belongs to

@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 from datetime import datetime, timezone
+from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Tuple
 
 from . import measure, session
 from .board import mismatch
@@ -35,16 +36,17 @@ FINGERPRINT_TIMEOUT_S = 300
 
 # ----------------------------------------------------------------------------------------------------------- the bundle
 
-def read_part(name):
+def read_part(name: str) -> Dict[str, Any]:
     """The content of a JSON file of the bundle. Refused if it is damaged."""
     try:
         with open(name, encoding="utf-8") as f:
-            return json.load(f)
+            content: Dict[str, Any] = json.load(f)
+            return content
     except (OSError, ValueError) as err:
         raise Refused(f"{name}: {err}; unpack the bundle again") from err
 
 
-def check_files(files):
+def check_files(files: Dict[str, Dict[str, Any]]) -> None:
     """Refused, with the names of all wrong files, if any file does not match the manifest."""
     wrong = []
     for name, about in sorted(files.items()):
@@ -58,7 +60,7 @@ def check_files(files):
         raise Refused("this bundle is damaged: " + "; ".join(wrong) + "; copy it to the board and unpack it again")
 
 
-def choose_entries(job, asked):
+def choose_entries(job: Dict[str, Any], asked: argparse.Namespace) -> List[Dict[str, Any]]:
     """The job's entries as selected by --only and --threads."""
     names = list(dict.fromkeys(e["runtime"] for e in job["entries"]))
     if asked.only and asked.only not in names:
@@ -69,20 +71,21 @@ def choose_entries(job, asked):
 
 # ------------------------------------------------------------------------------------------------------------ the board
 
-def told_by(command):
+def told_by(command: Sequence[str]) -> Dict[str, Any]:
     """The JSON that one of our commands prints. Refused if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=FINGERPRINT_TIMEOUT_S, check=False)
     if done.returncode != 0:
         tail = done.stderr.strip()[-2000:]
         raise Refused(f"{shlex.join(command[1:])} failed with exit status {done.returncode}: {tail}")
-    return json.loads(done.stdout)
+    told: Dict[str, Any] = json.loads(done.stdout)
+    return told
 
 
-def fingerprint_command(target, mode=None):
+def fingerprint_command(target: str, mode: Optional[int] = None) -> List[str]:
     return [sys.executable, *measure.fingerprint_words(target, mode)]
 
 
-def devices_by_mode(manifest, asked):
+def devices_by_mode(manifest: Dict[str, Any], asked: argparse.Namespace) -> List[Tuple[Optional[int], Dict[str, Any]]]:
     """[(power mode, device in it)]; without --power-modes the present mode only. Prints which modes cannot be set."""
     target, modes = manifest["target"]["name"], [sys.executable, *measure.words(measure.JETSON, "modes")]
     if asked.power_modes and not measure.has_power_modes(manifest["target"]["runtimes"]):
@@ -91,7 +94,7 @@ def devices_by_mode(manifest, asked):
         say(f"everything below is repeated for each power mode listed by {shlex.join(modes)}:")
     if not asked.power_modes or asked.dry_run:
         return [(None, told_by(fingerprint_command(target)))]
-    found = []
+    found: List[Tuple[Optional[int], Dict[str, Any]]] = []
     for number, name in told_by(modes)["modes"].items():
         try:
             found.append((int(number), told_by(fingerprint_command(target, int(number)))))
@@ -102,7 +105,7 @@ def devices_by_mode(manifest, asked):
     return found
 
 
-def usable(entries, device):
+def usable(entries: List[Dict[str, Any]], device: Dict[str, Any]) -> List[Dict[str, Any]]:
     """The entries whose runtime is installed; prints what the others need."""
     for name in dict.fromkeys(e["runtime"] for e in entries):
         missing = lacking(name, device["versions"])
@@ -113,7 +116,7 @@ def usable(entries, device):
 
 # ------------------------------------------------------------------------------------------------------------ measuring
 
-def job_of(entries, header, rows):
+def job_of(entries: List[Dict[str, Any]], header: Dict[str, Any], rows: List[Dict[str, Any]]) -> Dict[str, Any]:
     """The unfinished part of the bundle's job, for this session.
 
     rows  the rows that the session already has
@@ -129,10 +132,10 @@ def job_of(entries, header, rows):
 class Listener:
     """Receives a run's rows: shows progress, stores the other rows, and records whether all succeeded."""
 
-    def __init__(self, append):
+    def __init__(self, append: Callable[[Dict[str, Any]], None]) -> None:
         self.append, self.stage, self.bar, self.good = append, "", TimeLeft(""), True
 
-    def hear(self, row):
+    def hear(self, row: Dict[str, Any]) -> None:
         if row["kind"] == "progress":
             stage = ("measuring, part {}".format(row["part"]) if row["part"] else
                      "golden outputs" if row.get("comparing") else "memory")
@@ -148,7 +151,7 @@ class Listener:
             say("\n{artifact} on {runtime} predicts other classes than the reference: ".format(**row) + json.dumps(row))
 
 
-def work(entries, header):
+def work(entries: List[Dict[str, Any]], header: Dict[str, Any]) -> bool:
     """Compare and measure what is missing; returns whether all succeeded."""
     with results_file() as append:
         everything = read_rows()
@@ -172,7 +175,7 @@ def work(entries, header):
 
 # -------------------------------------------------------------------------------------------------------- command line
 
-def plan(entries, header):
+def plan(entries: List[Dict[str, Any]], header: Dict[str, Any]) -> str:
     """The plan of `./run` as text: every command, and what would be measured."""
     job = job_of(entries, header, session.session_so_far(read_rows(), header))
     left, profile = job["entries"], header["profile"]
@@ -184,9 +187,9 @@ def plan(entries, header):
             f"{len(mine)} entries of {JOB}, below"
         lines.append(f"    {shlex.join(command)}  # {what}")
         if program == measure.JETSON:  # it starts further commands
-            told = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=False,
-                                  input=json.dumps(dict(job, entries=mine)))
-            lines += ["      " + line for line in (told.stdout or told.stderr).splitlines()]
+            shown = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=False,
+                                   input=json.dumps(dict(job, entries=mine)))
+            lines += ["      " + line for line in (shown.stdout or shown.stderr).splitlines()]
     samples = f"{profile['samples']} samples or " if profile["samples"] else ""
     lines += ["", f"would measure, interleaved, {samples}{profile['seconds']:g} s of inferences each, in "
               f"{profile['rounds']} rounds and {profile['restarts']} fresh processes (profile {profile['name']}):"]
@@ -194,7 +197,7 @@ def plan(entries, header):
     return "\n".join(lines if left else [*lines[:-1], "nothing would be measured: everything is already measured"])
 
 
-def run(asked):
+def run(asked: argparse.Namespace) -> bool:
     manifest = read_part(MANIFEST)
     if manifest.get("schema") != SCHEMA:
         raise Refused(f"this program reads bundles with schema {SCHEMA}, not {manifest.get('schema')!r}")
@@ -206,7 +209,8 @@ def run(asked):
     return all(good)
 
 
-def run_in_mode(manifest, entries, asked, mode, device):
+def run_in_mode(manifest: Dict[str, Any], entries: List[Dict[str, Any]], asked: argparse.Namespace, mode: Optional[int],
+                device: Dict[str, Any]) -> bool:
     """Measure the missing entries in one session, in the present or given power mode; returns whether all succeeded."""
     target = manifest["target"]
     say(f"this is {device['board']}: {device['cpu']}, {device['os']}, kernel {device['kernel']}"
@@ -237,11 +241,11 @@ def run_in_mode(manifest, entries, asked, mode, device):
     return work(here, header)
 
 
-def interrupt(*_):
+def interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def main(arguments):
+def main(arguments: List[str]) -> NoReturn:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dry-run", action="store_true", help="print every command and what would be measured")
     parser.add_argument("--only", metavar="RUNTIME", help="measure only this runtime of the bundle")

@@ -12,19 +12,41 @@ import importlib
 import importlib.metadata
 import sys
 import time
-from collections import namedtuple
+from types import ModuleType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
+
+if TYPE_CHECKING:
+    import numpy
 
 SEED = 0
 
-# shapes: shapes of the inputs in their order; a dimension that is not fixed is not a number
-# step: a function (one array per input) -> a function () -> outputs, which runs one inference; outputs[0] is the first;
-#       in a list, or with OpenVINO in a dict of that order
-# settings: the runtime's settings as text, for the record
-# model: the runtime's own object
-Opened = namedtuple("Opened", "shapes step settings model")
+
+class Opened(NamedTuple):
+    """A model in its runtime."""
+
+    shapes: Sequence[Sequence[Any]]  # of the inputs in their order; a dimension that is not fixed is not a number
+    # a function (one array per input) -> a function () -> outputs, which runs one inference; outputs[0] is the first;
+    # in a list, or with OpenVINO in a dict of that order
+    step: Callable[..., Callable[[], Any]]
+    settings: Dict[str, str]  # the runtime's settings as text, for the record
+    model: Any  # the runtime's own object
 
 
-def open_onnxruntime(model, threads, config=(), profile=None):
+def open_onnxruntime(model: Union[str, bytes], threads: int, config: Iterable[Tuple[str, str]] = (),
+                     profile: Optional[str] = None) -> Opened:
     """Open in ONNX Runtime. `model` may also be a file's bytes. `config`: pairs for its session configuration.
 
     profile  the beginning of the path of a file that end_profiling() then writes; None: nothing is profiled
@@ -43,14 +65,14 @@ def open_onnxruntime(model, threads, config=(), profile=None):
     inputs = session.get_inputs()
     names = [i.name for i in inputs]
 
-    def step(*arrays):
+    def step(*arrays: "numpy.ndarray") -> Callable[[], Any]:
         return functools.partial(session.run, None, dict(zip(names, arrays)))  # noqa: B905  Python 3.8 has no `strict`
 
     return Opened([i.shape for i in inputs], step, {"provider": "CPU", "execution": "sequential"}, session)
 
 
 @contextlib.contextmanager
-def no_telemetry():
+def no_telemetry() -> Iterator[None]:
     """Disable telemetry: OpenVINO and NNCF report to a server of their makers, OpenVINO on every import.
 
     They then use their stub for the missing package. Their own switches come too late: they are read after a client id
@@ -66,7 +88,7 @@ def no_telemetry():
             sys.modules["openvino_telemetry"] = hidden
 
 
-def open_openvino(path, threads, counting=False):
+def open_openvino(path: str, threads: int, counting: bool = False) -> Opened:
     """Open in OpenVINO. `counting`: whether it takes the time of every step (PERF_COUNT)."""
     with no_telemetry():
         import openvino
@@ -75,10 +97,11 @@ def open_openvino(path, threads, counting=False):
     model = openvino.Core().compile_model(path, "CPU", dict(asked, PERF_COUNT=True) if counting else asked)
     request = model.create_infer_request()
 
-    def step(*arrays):
+    def step(*arrays: "numpy.ndarray") -> Callable[[], Any]:
         for port, array in zip(model.inputs, arrays):  # noqa: B905  Python 3.8 has no `strict`
             request.set_tensor(port, openvino.Tensor(array))
-        return request.infer
+        infer: Callable[[], Any] = request.infer
+        return infer
 
     shapes = [[n.get_length() if n.is_static else None for n in port.partial_shape] for port in model.inputs]
     return Opened(shapes, step, {"precision": model.get_property("INFERENCE_PRECISION_HINT").to_string(),
@@ -86,29 +109,30 @@ def open_openvino(path, threads, counting=False):
                                  "pinning": str(model.get_property("ENABLE_CPU_PINNING")).lower()}, model)
 
 
-def open_mmrt(path, threads, mmrt=None):
+def open_mmrt(path: str, threads: int, mmrt: Optional[ModuleType] = None) -> Opened:
     """Open in mmrt. `mmrt`: the module, if it is not beside the program and not on PYTHONPATH."""
     model = (mmrt or importlib.import_module("mmrt")).Model(path, threads)
     return Opened([shape for _, shape in model.inputs], lambda *arrays: functools.partial(model, *arrays),
                   {"kernels": model.kernels}, model)
 
 
-def mmrt_version():
+def mmrt_version() -> Optional[str]:
     """mmrt's version; None if there is no library for this machine."""
     try:
-        return importlib.import_module("mmrt").version()
+        found: str = importlib.import_module("mmrt").version()
+        return found
     except Exception as err:  # no module, no library, or one built for another machine
         print("mmrt: {}".format(err), file=sys.stderr)
         return None
 
 
-def open_null(path, threads):
+def open_null(path: str, threads: int) -> Opened:
     """A runtime that only sleeps 1 ms, for tests without an installed runtime."""
     with open(path, "rb"):
         return Opened([], lambda: lambda: time.sleep(0.001), {"sleep_s": "0.001"}, None)
 
 
-def version(packages):
+def version(packages: Iterable[str]) -> Optional[str]:
     """The version of the first installed package of these, else None, without importing, which may be slow or crash."""
     for name in packages:
         try:
@@ -118,8 +142,14 @@ def version(packages):
     return None
 
 
-# module: what must be imported; version: a function, None if it is not installed; packages: its names for pip
-Runtime = namedtuple("Runtime", "open module version packages")
+class Runtime(NamedTuple):
+    """A row of RUNTIMES."""
+
+    open: Callable[[str, int], Opened]
+    module: str  # what must be imported
+    version: Callable[[], Optional[str]]  # None if it is not installed
+    packages: Tuple[str, ...]  # its names for pip
+
 
 RUNTIMES = {
     "mmrt": Runtime(open_mmrt, "mmrt", mmrt_version, ()),
@@ -130,7 +160,7 @@ RUNTIMES = {
 }
 
 
-def random_input(shape):
+def random_input(shape: Sequence[Any]) -> "numpy.ndarray":
     """A float32 array from a fixed seed; an unknown batch size (first dimension) is 1."""
     import numpy
     known = [1 if i == 0 and not isinstance(n, int) else n for i, n in enumerate(shape)]
@@ -139,23 +169,23 @@ def random_input(shape):
     return numpy.random.default_rng(SEED).standard_normal(known, dtype=numpy.float32)
 
 
-def timed_step(opened):
+def timed_step(opened: Opened) -> Callable[[], Any]:
     """step() on inputs made from a fixed seed."""
     return opened.step(*[random_input(shape) for shape in opened.shapes])
 
 
-def all_answers(opened):
+def all_answers(opened: Opened) -> Callable[..., List["numpy.ndarray"]]:
     """A function: an array for each input -> a list with a copy of each output."""
     import numpy
 
-    def run(*arrays):
+    def run(*arrays: "numpy.ndarray") -> List["numpy.ndarray"]:
         found = opened.step(*arrays)()
         return [numpy.array(one) for one in (found if isinstance(found, (list, tuple)) else found.values())]
 
     return run
 
 
-def answers(opened):
+def answers(opened: Opened) -> Callable[["numpy.ndarray"], "numpy.ndarray"]:
     """A function: image (1, C, H, W) float32 -> a copy of the first output, (1, classes)."""
     import numpy
     return lambda image: numpy.array(opened.step(image)()[0])

@@ -7,8 +7,8 @@ import select
 import shutil
 import subprocess
 import time
-from collections import deque, namedtuple
-from typing import Any
+from collections import deque
+from typing import Any, Deque, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from .job import Refused, read_json
 from .power import Window
@@ -23,13 +23,13 @@ BUILD_LINES = re.compile(r"\(Sparsity\)|\[SPARSITY\]|" + MEMORY_ERRORS.pattern, 
 SPARSE_KERNEL = re.compile(r"spars|spmma", re.IGNORECASE)
 
 
-def find_trtexec(root="/"):
+def find_trtexec(root: str = "/") -> str:
     """The path of trtexec; "" if it is not installed."""
     installed = under(root, TRTEXEC)
     return installed if os.access(installed, os.X_OK) else (shutil.which("trtexec") or "")
 
 
-def version_in(text):
+def version_in(text: str) -> Optional[Tuple[int, int, int]]:
     """(major, minor, patch) from trtexec's first line: [TensorRT v8602] is 8.6.2, v100300 is 10.3.0; None without."""
     said = re.search(r"\[TensorRT v(\d+)\]", text)
     if not said:
@@ -39,25 +39,33 @@ def version_in(text):
     return number // unit, number % unit // 100, number % 100
 
 
-def dotted(version):
+def dotted(version: Iterable[int]) -> str:
     return ".".join(map(str, version))
 
 
-# lines: (seconds of the monotonic clock, text); tail: the last lines, for a message; peak_bytes: peak resident memory;
-# drop_bytes: the decrease of free RAM
-Finished = namedtuple("Finished", "text lines tail peak_bytes drop_bytes")
+class Finished(NamedTuple):
+    """A command that succeeded."""
+
+    text: str
+    lines: List[Tuple[float, str]]  # (seconds of the monotonic clock, text)
+    tail: str  # the last lines, for a message
+    peak_bytes: int  # peak resident memory
+    drop_bytes: int  # the decrease of free RAM
+
+
 MEMORY_INTERVAL_S = 0.02
 
 
-def execute(command, timeout_s, memory_of="", keep=None):
+def execute(command: Sequence[str], timeout_s: float, memory_of: str = "",
+            keep: "Optional[re.Pattern[str]]" = None) -> Finished:
     """Run a command and store its output. Refused, with its last lines, if it crashes, fails or takes too long.
 
     memory_of    the sysroot, if memory is to be read while it runs; never during timing
     keep         a pattern: only matching lines are stored, because a verbose build prints more than should be in a
                  board's memory while kernels are tried
     """
-    lines: list[Any] = []  # not evaluated within a function: 3.8 reads past it
-    last: Any = deque(maxlen=15)
+    lines: List[Tuple[float, str]] = []
+    last: Deque[str] = deque(maxlen=15)
     deadline, buffer, peak = time.monotonic() + timeout_s, b"", 0
     before = lowest = meminfo("MemAvailable", memory_of) if memory_of else 0
     process: Any = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -91,34 +99,34 @@ def execute(command, timeout_s, memory_of="", keep=None):
     return Finished("\n".join(text for _, text in lines), lines, tail(last), peak, before - lowest)
 
 
-def resident_peak(pid):
+def resident_peak(pid: int) -> int:
     said = re.search(r"^VmHWM:\s+(\d+) kB", read_text(f"/proc/{pid}/status"), re.MULTILINE)
     return int(said.group(1)) * 1024 if said else 0
 
 
-def name_of(command):
+def name_of(command: Sequence[str]) -> str:
     return os.path.basename(command[0])
 
 
-def ending(status):
+def ending(status: int) -> str:
     number = -status if status < 0 else status - 128 if 128 < status < 160 else 0  # 139: a shell's for signal 11
     return f"was ended by signal {number}" if number else f"failed with exit status {status}"
 
 
-def tail(lines):
+def tail(lines: Iterable[str]) -> str:
     """The last lines of a log, for a message."""
     text = "\n".join(lines).strip()
     return ": " + text[-2000:] if text else ", without output"
 
 
-def sparsity_in(log):
+def sparsity_in(log: str) -> Tuple[Optional[int], Optional[int]]:
     """(eligible, chosen) layers, from the last pair of lines that has both; (None, None) if there is none.
 
     To 8.4: "(Sparsity) Layers eligible for sparse math: A, B" and "... picked sparse implementation for layers: A";
     later: "(Sparsity) Found 39 layer(s) eligible to use sparse tactics: ..." and "(Sparsity) Chose 0 layer(s) ...".
     Each pass over the kernels prints a pair.
     """
-    pair: Any = (None, None)
+    pair: Tuple[Optional[int], Optional[int]] = (None, None)
     eligible = None
     for line in log.splitlines():
         said = re.search(r"(?:\(Sparsity\)|\[SPARSITY\])\s*(.*)", line)
@@ -134,11 +142,11 @@ def sparsity_in(log):
     return pair
 
 
-def names_after_colon(text):
+def names_after_colon(text: str) -> int:
     return len([name for name in text.partition(":")[2].split(",") if name.strip()])
 
 
-def sparse_kernels(layers):
+def sparse_kernels(layers: object) -> Tuple[Optional[int], Optional[int]]:
     """(number of layers, number of those with a sparse kernel by its name) from --exportLayerInfo; else (None, None).
 
     "HasSparseWeights" only means that the weights have the pattern.
@@ -149,11 +157,17 @@ def sparse_kernels(layers):
     return len(rows), sum(bool(SPARSE_KERNEL.search(str(row.get("TacticName", "")))) for row in rows)
 
 
-# span_s: from the start of the first query to the end of the last; source: the origin of the samples
-Timing = namedtuple("Timing", "samples_s span_s load_s source window")
+class Timing(NamedTuple):
+    """The times of one process."""
+
+    samples_s: List[float]
+    span_s: float  # from the start of the first query to the end of the last
+    load_s: float
+    source: str  # the origin of the samples
+    window: Optional[Window]  # for power readings
 
 
-def timing_of(done, times_path):
+def timing_of(done: Finished, times_path: str) -> Timing:
     """The GPU time of every inference, in seconds. Refused if neither the JSON nor the log has any."""
     rows, source = read_json(times_path), "exportTimes computeMs"
     try:
@@ -170,14 +184,14 @@ def timing_of(done, times_path):
     return Timing(samples, span_s, load_s, source, timed_window(done))
 
 
-def timed_window(done):
+def timed_window(done: Finished) -> Optional[Window]:
     """The time window of the inferences, for power readings: from the end of the warm-up to the next line."""
     starts = [at for at, text in done.lines if "Starting inference" in text]
     after = [at for at, _ in done.lines if starts and at > starts[-1] + WARM_UP_MS / 1e3]
     return Window(starts[-1] + WARM_UP_MS / 1e3, after[0], None) if after else None
 
 
-def build_command(trtexec, entry, engine, arm, version):
+def build_command(trtexec: str, entry: Dict[str, Any], engine: str, arm: str, version: Sequence[int]) -> List[str]:
     """The command that builds one engine from a typed model: version 8 needs precisions, 10 a flag, 11 nothing."""
     precision = ["--fp16"] + (["--int8"] if entry["precision"] == "int8" else [])
     typed = precision if version[0] < 10 else ["--stronglyTyped"] if version[0] == 10 else []
@@ -187,30 +201,32 @@ def build_command(trtexec, entry, engine, arm, version):
             "--exportLayerInfo=" + layers_path(engine)]
 
 
-def time_command(trtexec, engine, times_path, turn, version):
+def time_command(trtexec: str, engine: str, times_path: str, turn: Tuple[float, int],
+                 version: Sequence[int]) -> List[str]:
     """The command for one turn, (seconds, inferences). Version 11 has some flags as defaults, which are deprecated."""
     asked = ["--useSpinWait", "--useCudaGraph", "--noDataTransfers"] if version[0] < 11 else []
     return [trtexec, "--loadEngine=" + engine, f"--warmUp={WARM_UP_MS}", f"--duration={turn[0]:g}",
             f"--iterations={turn[1]}", *asked, "--percentile=50,90,99", "--exportTimes=" + times_path]
 
 
-def memory_command(trtexec, engine, times_path, version):
+def memory_command(trtexec: str, engine: str, times_path: str, version: Sequence[int]) -> List[str]:
     """The command for a few inferences without CUDA graphs or warm-up: the first sample is the first inference."""
     asked = ["--noDataTransfers"] if version[0] < 11 else ["--noCudaGraph"]
     return [trtexec, "--loadEngine=" + engine, "--warmUp=0", "--duration=0", "--iterations=3", *asked,
             "--exportTimes=" + times_path]
 
 
-def golden_command(trtexec, engine, pair, version, input_name):
+def golden_command(trtexec: str, engine: str, pair: Tuple[str, str], version: Sequence[int],
+                   input_name: str) -> List[str]:
     """The command that computes outputs; `pair`: files of a float32 image and of the outputs. Transfers must be on."""
     asked = ["--includeDataTransfers"] if version[0] >= 11 else []
     return [trtexec, "--loadEngine=" + engine, "--warmUp=0", "--duration=0", "--iterations=1", *asked,
             f"--loadInputs={input_name}:{pair[0]}", "--exportOutput=" + pair[1]]
 
 
-def layers_path(engine):
+def layers_path(engine: str) -> str:
     return engine[:-len(".plan")] + ".layers.json"
 
 
-def facts_path(engine):
+def facts_path(engine: str) -> str:
     return engine[:-len(".plan")] + ".json"

@@ -9,8 +9,11 @@ import hashlib
 import json
 import pathlib
 import sys
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 # numpy and runtimes.py, which lies beside this file, are imported once the files are known to be whole
+if TYPE_CHECKING:
+    import numpy
 
 MANIFEST, GOLDEN = "manifest.json", "golden.npz"
 PROGRAMS = (".py", ".pyc", ".so")  # what Python would import from the folder
@@ -25,7 +28,7 @@ class NotDeployed(Exception):
     """The folder is none that `mmprune choose --out` wrote; the message says what to do."""
 
 
-def sha256(path):
+def sha256(path: pathlib.Path) -> str:
     """The digest of a file, in hex."""
     digest = hashlib.sha256()
     with open(str(path), "rb") as f:
@@ -34,15 +37,15 @@ def sha256(path):
     return digest.hexdigest()
 
 
-def digests(folder):
+def digests(folder: pathlib.Path) -> Dict[str, str]:
     """{name: sha256} of every file of a deployed folder but its manifest."""
     return {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != MANIFEST}
 
 
-def read_manifest(folder):
+def read_manifest(folder: pathlib.Path) -> Dict[str, Any]:
     """The manifest. NotDeployed if it is missing or that of a family, Broken if it is damaged."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest: Dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if "tasks" in manifest and "files" not in manifest:
             raise NotDeployed("{0} is a family, not a deployed folder: `mmprune choose {0} --out deploy` writes one, "
                               "and `mmprune report {0}` shows the family".format(folder))
@@ -58,7 +61,7 @@ def read_manifest(folder):
     return manifest
 
 
-def check_files(folder, files):
+def check_files(folder: pathlib.Path, files: Mapping[str, str]) -> List[str]:
     """Notes on files that are there besides. Broken, naming each, if one is missing or another than was deployed."""
     found = digests(folder)
     wrong = ["{} is missing".format(name) for name in files if name not in found]
@@ -70,14 +73,14 @@ def check_files(folder, files):
     return more
 
 
-def opened(folder):
+def opened(folder: pathlib.Path) -> Tuple[Dict[str, Any], Any]:
     """(what model.json says, the model in its runtime)"""
     import runtimes
     model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     return model, runtimes.RUNTIMES[model["runtime"]].open(str(folder / model["model"]), model["threads"])
 
 
-def answers(folder, images):
+def answers(folder: pathlib.Path, images: "numpy.ndarray") -> "numpy.ndarray":
     """(n, classes): what the model of the folder answers to the images, one by one."""
     import numpy
     import runtimes
@@ -85,7 +88,7 @@ def answers(folder, images):
     return numpy.concatenate([run(images[i:i + 1]) for i in range(len(images))])
 
 
-def outputs(folder, inputs):
+def outputs(folder: pathlib.Path, inputs: Sequence["numpy.ndarray"]) -> List[Tuple[str, "numpy.ndarray"]]:
     """A list of (name, (n, *shape)): the outputs for n samples; inputs: an array (n, *shape) for each input."""
     import numpy
     import runtimes
@@ -95,7 +98,7 @@ def outputs(folder, inputs):
     return list(zip(model["outputs"], map(numpy.stack, zip(*by_sample))))  # noqa: B905  Python 3.8 has no `strict`
 
 
-def check_answers(folder):
+def check_answers(folder: pathlib.Path) -> str:
     """A sentence on the answers. Broken if they are not those that were recorded."""
     import numpy
     with numpy.load(str(folder / GOLDEN)) as golden:
@@ -116,7 +119,7 @@ def check_answers(folder):
            "largest answer".format(len(images), off)
 
 
-def check_outputs(folder, recorded):
+def check_outputs(folder: pathlib.Path, recorded: Mapping[str, "numpy.ndarray"]) -> str:
     """check_answers of a model with any outputs: each is compared by itself."""
     inputs, expected = numbered(recorded, "input"), numbered(recorded, "output")
     given = outputs(folder, inputs)
@@ -136,29 +139,30 @@ def check_outputs(folder, recorded):
            "the largest value of {}".format(len(inputs[0]), len(given), *largest)
 
 
-def apart(given, expected):
+def apart(given: "numpy.ndarray", expected: "numpy.ndarray") -> float:
     """The largest difference, as a share of the largest value."""
     return float(abs(given - expected).max() / max(abs(expected).max(), 1e-9))
 
 
-def numbered(arrays, kind):
+def numbered(arrays: Mapping[str, "numpy.ndarray"], kind: str) -> List["numpy.ndarray"]:
     """The arrays kind0, kind1, ... in their order."""
     return [arrays["{}{}".format(kind, i)] for i in range(sum(name.startswith(kind) for name in arrays))]
 
 
-def record(samples, folder):
+def record(samples: str, folder: pathlib.Path) -> None:
     """Write the answers to the images in an .npy file to the folder, or the outputs for the samples in an .npz."""
     import numpy
     loaded = numpy.load(samples)
     if isinstance(loaded, numpy.ndarray):
         numpy.savez(str(folder / GOLDEN), images=loaded, answers=answers(folder, loaded))
         return
-    inputs = dict(loaded)
+    inputs: Dict[str, Any] = dict(loaded)
     found = outputs(folder, numbered(inputs, "input"))
-    numpy.savez(str(folder / GOLDEN), **inputs, **{"output{}".format(i): array for i, (_, array) in enumerate(found)})
+    expected: Dict[str, Any] = {"output{}".format(i): array for i, (_, array) in enumerate(found)}
+    numpy.savez(str(folder / GOLDEN), **inputs, **expected)
 
 
-def verify(folder):
+def verify(folder: pathlib.Path) -> Iterator[str]:
     """Yield a sentence for each thing that was checked. Broken if one is not as it was deployed; NotDeployed."""
     manifest = read_manifest(folder)
     more = check_files(folder, manifest["files"])
@@ -172,7 +176,7 @@ def verify(folder):
     yield check_answers(folder)
 
 
-def main():
+def main() -> None:
     words = sys.argv[1:]
     if words[:1] == ["--record"] and len(words) == 3:
         sys.path.append(words[2])

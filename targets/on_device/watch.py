@@ -3,21 +3,24 @@
 import os
 import re
 import time
-from typing import Any, Dict, List
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 from .sysfs import INA3221, POLICIES, compatible, is_emulated, numbers, output_of, paths_under, read_text, under
+
+if TYPE_CHECKING:
+    from .power import PowerMeter
 
 GATE_BUSY, GATE_CALM_S = 0.10, 3  # idle: less than this share of all cores is busy for this many consecutive seconds
 GATE_TEMPERATURE_C, GATE_TIMEOUT_S = 60, 120
 THROTTLED_CLOCK = 0.95  # of the highest allowed clock: with the governor "performance" it is lower only if throttled
 
 
-def temperature(root="/"):
+def temperature(root: str = "/") -> Optional[float]:
     """The hottest thermal zone in degrees Celsius; None if there is none."""
     return max((n / 1000 for n in numbers(paths_under(root, "/sys/class/thermal/thermal_zone*/temp"))), default=None)
 
 
-def clock(root="/"):
+def clock(root: str = "/") -> Optional[int]:
     """The clock of the fastest core in Hz; None if the kernel does not report it."""
     found = numbers(paths_under(root, POLICIES + "scaling_cur_freq"))
     return max(found) * 1000 if found else None
@@ -26,13 +29,13 @@ def clock(root="/"):
 GET_THROTTLED = ("under-voltage", "the clock was capped", "throttled", "soft temperature limit")  # bits 0 to 3
 
 
-def fixed_clocks(root="/"):
+def fixed_clocks(root: str = "/") -> bool:
     """Whether the highest clock is expected under load, as on boards, which have a device tree. On x86 it is a turbo
     that few loads reach, and reading the clocks takes older kernels 10 ms per core."""
     return bool(compatible(root))
 
 
-def throttle_signs(root="/"):
+def throttle_signs(root: str = "/") -> Dict[str, Any]:
     """The device's throttling indicators by name; {} if it reports none. See throttle_reasons."""
     signs: Dict[str, Any] = {}
     said = re.search(r"throttled=0x([0-9a-fA-F]+)", output_of("vcgencmd", "get_throttled"))
@@ -53,7 +56,7 @@ def throttle_signs(root="/"):
     return signs
 
 
-def throttle_reasons(before, now):
+def throttle_reasons(before: Dict[str, Any], now: Dict[str, Any]) -> List[str]:
     """Why the device throttled between two readings of throttle_signs, in words; [] if it did not."""
     reasons, bits = [], now.get("get_throttled", 0)
     fresh = bits & ~before.get("get_throttled", 0)  # bits 16 to 19 stay set until the next boot: only new ones count
@@ -70,7 +73,7 @@ def throttle_reasons(before, now):
     return reasons
 
 
-def cpu_times(root="/"):
+def cpu_times(root: str = "/") -> Optional[Tuple[int, int]]:
     """(idle, total) ticks of all cores together since boot; None if the kernel does not report them."""
     words = read_text(under(root, "/proc/stat")).partition("\n")[0].split()
     if len(words) < 6 or words[0] != "cpu":
@@ -79,20 +82,21 @@ def cpu_times(root="/"):
     return ticks[3] + ticks[4], sum(ticks)
 
 
-def stolen_s(root="/"):
+def stolen_s(root: str = "/") -> Optional[float]:
     """CPU time that the hypervisor gave to others while this machine needed it, over all cores since boot."""
     words = read_text(under(root, "/proc/stat")).partition("\n")[0].split()
     return int(words[8]) / os.sysconf("SC_CLK_TCK") if len(words) > 8 and words[0] == "cpu" else None
 
 
-def busy_share(before, now):
+def busy_share(before: Optional[Tuple[int, int]], now: Optional[Tuple[int, int]]) -> Optional[float]:
     """The busy share of all cores between two readings of cpu_times; None without readings."""
     if not before or not now:
         return None
     return 1 - (now[0] - before[0]) / (now[1] - before[1]) if now[1] > before[1] else 0.0
 
 
-def wait_until_ready(gate, root="/", sleep=time.sleep):
+def wait_until_ready(gate: Dict[str, Any], root: str = "/",
+                     sleep: Callable[[float], None] = time.sleep) -> Dict[str, Any]:
     """Wait until the device is idle and cool; returns the condition and whether it was met. Values that the device does
     not report count as met."""
     limit_c, timeout_s = gate.get("temperature_c", GATE_TEMPERATURE_C), gate.get("timeout_s", GATE_TIMEOUT_S)
@@ -111,7 +115,7 @@ def wait_until_ready(gate, root="/", sleep=time.sleep):
 class Watch:
     """Records the state of the device while a part is measured: throttling round by round, clocks, heat."""
 
-    def __init__(self, root, meter):
+    def __init__(self, root: str, meter: "PowerMeter") -> None:
         self.root, self.meter, self.started_s = root, meter, time.monotonic()
         self.before = self.last = throttle_signs(root)
         self.degrees, self.fixed_clocks = temperature(root), fixed_clocks(root)
@@ -120,15 +124,15 @@ class Watch:
         self.reasons: List[str] = []
         self.clocks: List[int] = []
 
-    def note(self, before, now):
+    def note(self, before: Dict[str, Any], now: Dict[str, Any]) -> bool:
         reasons = throttle_reasons(before, now)
         self.reasons += [r for r in reasons if r not in self.reasons]
         return bool(reasons)
 
-    def begin_rounds(self):
+    def begin_rounds(self) -> None:
         self.last = throttle_signs(self.root)  # events while models were loaded do not belong to a round
 
-    def end_round(self):
+    def end_round(self) -> None:
         now_hz = clock(self.root) if self.fixed_clocks else None  # first, because it falls when nothing runs
         now = throttle_signs(self.root)
         if self.note(self.last, now):
@@ -136,7 +140,7 @@ class Watch:
         self.last, self.round_count = now, self.round_count + 1
         self.clocks += [now_hz] if now_hz else []
 
-    def evidence(self):
+    def evidence(self) -> Dict[str, Any]:
         """The fields of a result that all artifacts of the part share."""
         whole = self.note(self.before, throttle_signs(self.root))
         degrees = [self.degrees, temperature(self.root)]

@@ -15,11 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from .job import Refused
 from .power import Window
-from .profiles import PROFILERS, operations
+from .profiles import PROFILERS, Profile, operations
 from .runtimes import RUNTIMES, no_telemetry, timed_step
 from .sysfs import is_jetson, meminfo, read_text
 
@@ -34,13 +34,13 @@ MEMORY_RUNS = 3  # inferences in the memory pass: lazily allocated buffers exist
 LOST = ("waited_s", "waits", "preemptions", "stolen_s")
 
 
-def timed(step):
+def timed(step: Callable[[], Any]) -> float:
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
 
 
-def load(entry):
+def load(entry: Dict[str, Any]) -> Tuple[Callable[[], Any], Optional[Callable[[int, int], Profile]], Dict[str, Any]]:
     """(step, profile, facts): open the model and run it once, with both times. The runtime is already imported.
 
     profile  as in profiles.py; None if the job does not ask for it
@@ -49,13 +49,13 @@ def load(entry):
     opened = RUNTIMES[entry["runtime"]].open(entry["path"], entry["threads"])
     step = timed_step(opened)
     load_s = time.perf_counter() - start
-    facts = {"load_s": load_s, "first_s": timed(step), "settings": opened.settings}
+    facts: Dict[str, Any] = {"load_s": load_s, "first_s": timed(step), "settings": opened.settings}
     if not entry.get("steps"):
         return step, None, facts
     profile = PROFILERS[entry["runtime"]](entry["path"], entry["threads"], opened)
     facts["steps"] = profile(1, 1).rows
 
-    def same_steps(lead, samples):
+    def same_steps(lead: int, samples: int) -> Profile:
         found = profile(lead, samples)
         if operations(found.rows) != operations(facts["steps"]):
             raise RuntimeError("the steps of an inference are not the same each time")
@@ -64,7 +64,7 @@ def load(entry):
     return step, same_steps, facts
 
 
-def warm_up(step):
+def warm_up(step: Callable[[], Any]) -> List[float]:
     """Run until the rolling median is stable; returns the times of these runs in seconds."""
     times, start = [], time.perf_counter()
     while True:
@@ -77,7 +77,7 @@ def warm_up(step):
             return times
 
 
-def waits():
+def waits() -> Optional[Dict[str, Tuple[float, int]]]:
     """{thread: (seconds, number of waits)} in which each thread of this process was ready but had to wait for a core.
 
     None if the kernel does not report it: without CONFIG_SCHED_INFO there is no file, or it holds zeros.
@@ -90,7 +90,8 @@ def waits():
     return found if any(times for _, times in found.values()) else None
 
 
-def waits_between(before, now):
+def waits_between(before: Optional[Dict[str, Tuple[float, int]]],
+                  now: Optional[Dict[str, Tuple[float, int]]]) -> Dict[str, Any]:
     """{"waited_s", "waits"} of all threads together between two readings of waits(); None if not reported."""
     if before is None or now is None:
         return {"waited_s": None, "waits": None}
@@ -98,7 +99,8 @@ def waits_between(before, now):
     return {"waited_s": round(sum(s for s, _ in steps), 9), "waits": sum(n for _, n in steps)}
 
 
-def turn(step, profile, lead, samples):
+def turn(step: Callable[[], Any], profile: Optional[Callable[[int, int], Profile]], lead: int,
+         samples: int) -> Dict[str, Any]:
     """Run one turn. Statistics are read before the lead, because reading files evicts the model from the caches.
 
     With a profile as many inferences follow in which each step is timed, at most PROFILED; those samples are never
@@ -116,14 +118,14 @@ def turn(step, profile, lead, samples):
     return answer
 
 
-def status_bytes(key):
+def status_bytes(key: str) -> int:
     for line in read_text("/proc/self/status").splitlines():
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
     return 0
 
 
-def memory_pass(entry):
+def memory_pass(entry: Dict[str, Any]) -> Dict[str, Any]:
     """Resident memory with the runtime imported and no model, and the peak from then on through some inferences."""
     try:
         with open("/proc/self/clear_refs", "w") as f:
@@ -140,12 +142,12 @@ def memory_pass(entry):
     return facts
 
 
-def serve():
+def serve() -> None:
     """Serve one (artifact, runtime): a JSON line in, a JSON line out, until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # runtimes may print to stdout, but the pipe must carry only responses
 
-    def answer(row):
+    def answer(row: Dict[str, Any]) -> None:
         answers.write(json.dumps(row) + "\n")
         answers.flush()
 
@@ -169,7 +171,7 @@ def serve():
 class Worker:
     """One child process and its responses so far."""
 
-    def __init__(self, entry, role, timeout_s):
+    def __init__(self, entry: Dict[str, Any], role: str, timeout_s: float) -> None:
         self.entry, self.timeout_s, self.buffer = entry, timeout_s, b""
         self.facts: Dict[str, Any] = {}
         self.lead, self.samples = 1, TURN_SAMPLES
@@ -177,21 +179,21 @@ class Worker:
         self.steps_s: List[List[float]] = []  # one per round if the job asks for steps: the time of each step
         self.profiled_s: List[float] = []  # one per round then: of an inference whose steps are timed
         self.windows: List[Window] = []  # one per round
-        self.lost: Dict[str, List[Any]] = {name: [] for name in LOST}  # one per round; None: not reported
+        self.lost: Dict[str, List[Optional[float]]] = {name: [] for name in LOST}  # one per round; None: not reported
         self.count, self.busy_s = 0, 0.0
         self.log = tempfile.TemporaryFile()  # noqa: SIM115  a file, not a pipe, which a long log would block
         self.process: Any = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
                                              bufsize=0)
         self.send(dict(entry, role=role))
 
-    def send(self, row):
+    def send(self, row: Dict[str, Any]) -> None:
         try:
             self.process.stdin.write((json.dumps(row) + "\n").encode())
             self.process.stdin.flush()
         except OSError:
             pass  # it is dead; receive() reports it with its stderr
 
-    def receive(self):
+    def receive(self) -> Dict[str, Any]:
         """Block until the worker has written a line. Refused, with its stderr, if it died or took too long."""
         deadline, pipe = time.monotonic() + self.timeout_s, self.process.stdout.fileno()
         while b"\n" not in self.buffer:
@@ -205,14 +207,15 @@ class Worker:
                 raise Refused("failed with exit status {}{}".format(self.process.returncode, self.tail()))
             self.buffer += data
         line, _, self.buffer = self.buffer.partition(b"\n")
-        return json.loads(line.decode())
+        row: Dict[str, Any] = json.loads(line.decode())
+        return row
 
-    def tail(self):
+    def tail(self) -> str:
         self.log.seek(0)
         text = self.log.read().decode(errors="replace").strip()
         return ": " + "\n".join(text.splitlines()[-20:])[-4000:] if text else ", without output on stderr"
 
-    def stop(self, wait_s=0):
+    def stop(self, wait_s: float = 0) -> None:
         """End the process at once, or after `wait_s` seconds if it does not end by itself. May be called twice."""
         self.process.stdin.close()
         try:
