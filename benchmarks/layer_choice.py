@@ -59,8 +59,7 @@ def table(rows: list[Row]) -> str:
              f"{row['right']} of {row['layers']}",
              *(f"{100 * (row['over_best'][way] - 1):.0f}%" for way in ("chosen", "dense", "sparse", "columns"))]
             for row in rows]
-    return markdown(["model", "zeros", "right choices", "lost by the choices", "all dense", "all sparse", "all columns"],
-                    body)
+    return markdown(["model", "zeros", "right choices", "lost by them", "all dense", "all sparse", "all columns"], body)
 
 
 def main() -> None:

@@ -62,6 +62,22 @@ def run(folder, program, *words):
                           text=True, check=False, cwd="/")
 
 
+class Filed(nn.Module):
+    """Its outputs are called as parameters of numpy.savez are."""
+
+    def forward(self, image):
+        return {"file": image + 1, "allow_pickle": image - 1}
+
+
+def test_outputs_may_be_called_anything(tmp_path):
+    made = mmprune.export(Filed().eval(), (noise(1, 3, 4, 4),), tmp_path / "out", format="onnx-fp32")
+    np.save(tmp_path / "in.npy", np.zeros((1, 3, 4, 4), np.float32))
+    done = run(made.folder, "infer.py", tmp_path / "in.npy", "--out", tmp_path / "out.npz")
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "out.npz") as out:
+        assert {name: float(out[name].mean()) for name in out.files} == {"file": 1, "allow_pickle": -1}
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_detector_with_two_inputs_becomes_a_folder_that_runs(detector, format, tmp_path):
     inputs, many = ((noise(n, 3, 32, 32), noise(n, 1, 1, 1)) for n in (3, 16))

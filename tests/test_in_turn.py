@@ -5,7 +5,7 @@ import threading
 import pytest
 import timm
 import torch
-from test_reconstruct import network, plan_of, smooth
+from pruned_networks import network, plan_of, smooth
 from torch import nn
 
 from mmprune import in_turn

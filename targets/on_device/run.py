@@ -72,8 +72,11 @@ def choose_entries(job: Dict[str, Any], asked: argparse.Namespace) -> List[Dict[
 # ------------------------------------------------------------------------------------------------------------ the board
 
 def told_by(command: Sequence[str]) -> Dict[str, Any]:
-    """The JSON that one of our commands prints. Refused if it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=FINGERPRINT_TIMEOUT_S, check=False)
+    """The JSON that one of our commands prints. Refused if it fails or takes too long."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=FINGERPRINT_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as err:
+        raise Refused(f"{shlex.join(command[1:])} has not ended after {FINGERPRINT_TIMEOUT_S} s") from err
     if done.returncode != 0:
         tail = done.stderr.strip()[-2000:]
         raise Refused(f"{shlex.join(command[1:])} failed with exit status {done.returncode}: {tail}")
