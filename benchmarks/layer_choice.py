@@ -19,7 +19,6 @@ import tempfile
 from pathlib import Path
 
 from cores import Row, this_core, write_rows
-from pattern_accuracy import markdown
 from runtime_vs_peers import ROOT, make_files, numbers
 
 WAYS = ("", "dense", "sparse", "columns")  # "" is mmrt's own choice
@@ -54,14 +53,6 @@ def compare(path: Path, rounds: int) -> Row:
             "layers_s": {name: {way or "chosen": times[way][name] for way in WAYS} for name in best}}
 
 
-def table(rows: list[Row]) -> str:
-    body = [[f"{row['model']}, {row['img_size'] or 224} px, {row['precision']}", f"{100 * row['sparsity']:.0f}%",
-             f"{row['right']} of {row['layers']}",
-             *(f"{100 * (row['over_best'][way] - 1):.0f}%" for way in ("chosen", "dense", "sparse", "columns"))]
-            for row in rows]
-    return markdown(["model", "zeros", "right choices", "lost by them", "all dense", "all sparse", "all columns"], body)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="resnet50,resnet18@64", help="timm names, @ and an image size behind")
@@ -85,7 +76,6 @@ def main() -> None:
                              "pattern": asked.pattern, "sparsity": sparsity, "runtime": runtime, **found, **core})
                 print(f"{word} {precision} {sparsity:g}: {found['right']} of {found['layers']} right, "
                       f"{100 * (found['over_best']['chosen'] - 1):.1f}% lost", flush=True)
-    print(table(rows))
     if arguments.json:
         write_rows(arguments.json, rows)
 

@@ -227,6 +227,16 @@ def tiny_layers() -> str:
     return markdown_table(["runtime", "50 layers, us", "a layer, us (quartiles)", "a call from Python, us"], lines)
 
 
+def layer_choice() -> str:
+    """How often mmrt's choice of a layer's kernel was right, and what a choice, or none, loses beside the best."""
+    lines = [[f"{row['model']}, {row['img_size'] or 224} px, {row['precision']}", f"{row['sparsity']:.0%}",
+              f"{row['right']} of {row['layers']}",
+              *(f"{row['over_best'][way] - 1:.0%}" for way in ("chosen", "dense", "sparse", "columns"))]
+             for row in of_first_core(read("layer_choice.jsonl"))]
+    return markdown_table(["model", "zeros", "right choices", "lost by them", "lost if all dense", "all sparse",
+                           "all columns"], lines)
+
+
 # Sizes, and instructions on emulated boards
 
 
@@ -315,6 +325,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "int8_avx2": int8_avx2,
     "block_4x1": block_4x1,
     "tiny_layers": tiny_layers,
+    "layer_choice": layer_choice,
     "size": size,
     "arm64_float32": arm64_float32,
     "chaos": chaos,
