@@ -159,9 +159,10 @@ def test_the_lead_says_what_holds(tmp_path):
 
     def said(value, low, high, busy="", rival=dense):
         ratio = Ratio(value, low, high, 10, 10, busy=busy)
-        return lead(Headline(0.9, sparse, rival, ratio, None, None))
+        return lead(Headline(0.9, sparse, rival, ratio, None, None, ("onnxruntime", "openvino")))
 
-    assert said(0.5, 0.49, 0.52) == "2.00 times as fast as the fastest dense file, within 1 point of dense accuracy"
+    assert said(0.5, 0.49, 0.52) == ("2.00 times as fast as the fastest dense file of onnxruntime and openvino, within "
+                                     "1 point of dense accuracy")
     assert said(0.99, 0.98, 1.0) == "No sparse file is faster at this accuracy"
     assert said(0.5, 0.49, 0.52, busy="rounds") == "The machine was too busy to tell whether a sparse file is faster"
     assert lead(Headline(0.9, None, dense, None, None, None)) == "No sparse file is within 1 point of dense accuracy"
@@ -169,8 +170,13 @@ def test_the_lead_says_what_holds(tmp_path):
     both = Headline(0.9, sparse, dense, Ratio(0.5, 0.49, 0.52, 10, 10), faster, Ratio(4, 3.9, 4.1, 10, 10))
     assert lead(both) == "No sparse file is faster at this accuracy", "the fastest dense file counts, of any runtime"
     slower = replace(dense, p50_s=0.02)
-    both = Headline(0.9, sparse, dense, Ratio(0.5, 0.49, 0.52, 10, 10), slower, Ratio(0.25, 0.24, 0.26, 10, 10))
-    assert lead(both).startswith("2.00 times as fast as the fastest dense file")
+    half = Ratio(0.5, 0.49, 0.52, 10, 10)
+    both = Headline(0.9, sparse, dense, half, slower, Ratio(0.25, 0.24, 0.26, 10, 10), ("openvino",))
+    assert lead(both).startswith("2.00 times as fast as the fastest dense file of openvino, within")
+    less = replace(both, own=faster, of_own=Ratio(0.8, 0.79, 0.82, 10, 10))
+    assert lead(less) == lead(both), "the same claim as in the terminal"
+    alone = Headline(0.9, sparse, None, None, dense, half)
+    assert lead(alone).startswith("2.00 times as fast as the fastest dense file of mmrt, within")
     assert lead(replace(both, guessing="10 %")).startswith("These results mean nothing")
     alone = Headline(0.9, sparse, None, None, None, None)
     assert lead(alone).startswith("No dense file was measured beside")

@@ -39,8 +39,13 @@ class Headline:
 
     @property
     def ratios(self) -> tuple[Ratio, ...]:
-        """The sparse file's latency over those of the dense files that were measured side by side with it."""
+        """The sparse file's latency over those of the dense files that were measured side by side with it, the rival's
+        first."""
         return tuple(ratio for ratio in (self.of_rival, self.of_own) if ratio is not None)
+
+    @property
+    def other_runtimes(self) -> str:
+        return " and ".join(self.rivals)
 
     @property
     def busy(self) -> str:
@@ -107,7 +112,7 @@ def headline_words(found: Headline) -> str:
     if found.sparse is None:
         return (f"No sparse file is {bound}, so none is faster at this accuracy: prune less (--strategies min), or "
                 f"train longer (--epochs).{_dense_words(found)}")
-    against = [_Against(f"the fastest dense file of {' and '.join(found.rivals)}", found.rival, found.of_rival, floor),
+    against = [_Against(f"the fastest dense file of {found.other_runtimes}", found.rival, found.of_rival, floor),
                _Against(f"{OURS}'s own fastest dense file", found.own, found.of_own, floor)]
     against = [row for row in against if row.point is not None]
     first = next((row for row in against if row.ratio is not None), None)

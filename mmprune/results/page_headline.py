@@ -27,7 +27,7 @@ def headline(root: Path, board: Board) -> dict[str, Any]:
 
 
 def lead(found: Headline) -> str:
-    """The claim: how many times as fast as the fastest dense file of any runtime, or that nothing is faster."""
+    """The claim, against the same dense file as headline_words has first, or that nothing is faster."""
     bound = f"within {100 * TOLERANCE:g} point of dense accuracy"
     if found.guessing:
         return "These results mean nothing: the dense model hardly does better than guessing"
@@ -36,8 +36,8 @@ def lead(found: Headline) -> str:
     if not found.ratios:
         return f"No dense file was measured beside the fastest sparse file {bound}"
     if found.faster:
-        least = max(found.ratios, key=lambda ratio: ratio.value)
-        return f"{speed(least)} times as fast as the fastest dense file, {bound}"
+        against = found.other_runtimes if found.of_rival else OURS
+        return f"{speed(found.ratios[0])} times as fast as the fastest dense file of {against}, {bound}"
     if found.busy:
         return "The machine was too busy to tell whether a sparse file is faster"
     return "No sparse file is faster at this accuracy"
