@@ -206,3 +206,9 @@ def test_no_test_imports_a_test():
     tests = sorted((ROOT / "tests").rglob("*.py"))
     assert [p.name for p in tests if re.search(r"^.*\b(from|import)\s+test_\w+", p.read_text(), re.MULTILINE)] == []
     assert {p.name for p in tests if p.parent == ROOT / "tests" and not p.name.startswith("test_")} == {"conftest.py"}
+
+
+def test_what_tests_share_is_made_by_one_process(request):
+    if not hasattr(request.config, "workerinput"):
+        pytest.skip("one process runs all tests")
+    assert request.node.nodeid.endswith("@test_imports"), "pytest-xdist knows a test's group by what stands behind @"
