@@ -25,7 +25,7 @@ help:
 # Three of the ten strategies and one that is built for a speed: all ten would take twice as long
 demo: .venv/installed
 	$(BIN)/mmprune build --target local --precision fp32,int8 --epochs 1 \
-	    --strategies interp-60,interp-80,max,budget --speedup 1.6 --out mmprune-out
+	    --strategies interp-60,interp-80,max,budget --speedup 1.5 --out mmprune-out
 	$(BIN)/mmprune choose mmprune-out --max-drop 1 --max-size-mb 0.2 --max-memory-mb 60 --out deploy
 
 docs: .venv/installed-docs
