@@ -101,7 +101,8 @@ def _untrained(model: nn.Module, job: Job) -> tuple[nn.Module, float] | None:
         return None
     if not job.masks:  # the dense model, whose statistics are its own
         return model, accuracy(model, job.validation, job.device)
-    return model, finetune(model, None, replace(job, recipe=replace(recipe, epochs=0)), lambda step, steps: None)
+    as_one_shot = replace(job, recipe=replace(recipe, epochs=0), bfloat16=False)  # the bits of --epochs 0
+    return model, finetune(model, None, as_one_shot, lambda step, steps: None)
 
 
 def write_model(root: Path, variant: Variant, model: nn.Module, layers: list[str]) -> None:

@@ -12,7 +12,7 @@ from toys import INPUT_SHAPE, image_loaders, make_baseline
 
 README = PAGES["README.md"]
 TOY = {"README.md": "onnx,mmrt", "docs/quick-start.md": "onnx,openvino"}  # page: formats that its build makes here
-BUDGET = ["--speedup", "2"]  # which no sparsity gives to a toy; test_for_budget.py builds for one
+BUDGET = "--speedup"  # which no sparsity gives to a toy; test_for_budget.py builds for one
 
 
 def test_a_newcomer_reads_it_to_the_end():
@@ -24,8 +24,8 @@ def test_the_session_runs(page, toy, tmp_path, monkeypatch):
     """The commands of the session, on a toy and with fewer strategies, so that it takes seconds."""
     monkeypatch.chdir(tmp_path)
     session = [c for c in commands(PAGES[page]) if "mmprune-out" in c or (c[0] == "build" and "--model" not in c)]
-    at = session[0].index(BUDGET[0])
-    assert session[0][at:at + 2] == BUDGET
+    at = session[0].index(BUDGET)
+    assert float(session[0][at + 1]) > 1
     del session[0][at:at + 2]
     assert [c[0] for c in session[:2]] == ["build", "choose"]
     small = {"build": ["--model", MODEL, "--weights", toy / "toy.pth", "--data", toy / "toy.npz", "--profile", "smoke",
