@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 from cores import Row, this_core, write_rows
+from pruning_quality import commit
 from runtime_vs_peers import ROOT, make_files, numbers
 
 WAYS = ("", "dense", "sparse", "columns")  # "" is mmrt's own choice
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    rows, core = [], this_core()
+    rows, core = [], this_core() | {"commit": commit()}
     for precision in arguments.precisions.split(","):
         runtime = "mmrt-int8" if precision == "int8" else "mmrt"
         for word in arguments.models.split(","):
@@ -73,7 +74,8 @@ def main() -> None:
                     path = make_files(model, sparsity, [runtime], Path(folder), asked)[runtime]
                     found = compare(path, arguments.rounds)
                 rows.append({"model": model, "img_size": asked.img_size, "precision": precision, "threads": 1,
-                             "pattern": asked.pattern, "sparsity": sparsity, "runtime": runtime, **found, **core})
+                             "pattern": asked.pattern, "sparsity": sparsity, "runtime": runtime,
+                             **found, **core})
                 print(f"{word} {precision} {sparsity:g}: {found['right']} of {found['layers']} right, "
                       f"{100 * (found['over_best']['chosen'] - 1):.1f}% lost", flush=True)
     if arguments.json:

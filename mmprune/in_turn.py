@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from mmprune.inputs import Collect, Reached, Statistics, Sums, Use, batch_statistics, statistics
+from mmprune.inputs import Collect, Reached, Statistics, Sums, Use, WeightMode, batch_statistics, statistics
 
 ROOM = 2**31  # bytes of activations that may wait, of all batches in both models
 
@@ -129,17 +128,15 @@ def waiting_bytes(model: nn.Module, weights: Mapping[str, Tensor], images: Tenso
     return mode.found
 
 
-class _Alive(TorchFunctionMode):
+class _Alive(WeightMode):
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.names = {id(weight): name for name, weight in weights.items()}
+        super().__init__(weights)
         self.outputs: list[weakref.ref[Tensor]] = []
         self.found: dict[str, int] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        met = [self.names[id(value)] for value in (*args, *kwargs.values()) if id(value) in self.names]
-        for name in met:
+        for name in filter(None, map(self.named, (*args, *kwargs.values()))):
             self.found.setdefault(name, self.bytes())
         output = func(*args, **kwargs)
         several = output if isinstance(output, tuple | list) else (output,)

@@ -146,7 +146,7 @@ def _patches(model: nn.Module, uses: Mapping[str, Use], images: Tensor, seed: in
     return mode.found
 
 
-class _Mode(TorchFunctionMode):
+class WeightMode(TorchFunctionMode):
     """Sees every call with one of the named weights, by its identity."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -157,7 +157,7 @@ class _Mode(TorchFunctionMode):
         return self.names.get(id(weight)) if isinstance(weight, Tensor) else None
 
 
-class _FindUses(_Mode):
+class _FindUses(WeightMode):
     def __init__(self, weights: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
         super().__init__(weights)
         self.parameters = {id(p): n for n, p in parameters.items()}
@@ -197,7 +197,7 @@ def _pairs(func: Any, args: Any, kwargs: Any) -> list[tuple[Any, Any]]:
     return []
 
 
-class Collect(_Mode):
+class Collect(WeightMode):
     """Takes the inputs of every use of the named weights, and ends the pass at the last."""
 
     def __init__(self, weights: Mapping[str, Tensor], calls: Mapping[str, int], seed: int) -> None:
