@@ -103,7 +103,7 @@ class _Reader:
         """None where a block holds a channel twice, or channels of two heads: then no swap can be told by itself."""
         blocks = places // BLOCK
         together = np.unique(np.concatenate([np.unique(column) for column in blocks.T]), return_counts=True)[1]
-        return None if (together > 1).any() else _End(self, torch.from_numpy(places))
+        return None if (together > 1).any() else _End(self, torch.tensor(places))
 
     def blocks(self) -> Tensor:
         return self.columns.view(len(self.widths), BLOCK, -1)

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
 from collections import OrderedDict, defaultdict
 from pathlib import Path
@@ -207,3 +208,15 @@ def test_cut_files_are_damage_at_every_length(tmp_path, legacy):
         (tmp_path / "cut.pt").write_bytes(whole[:length])
         with pytest.raises(WeightsError, match=r"cut\.pt"):
             read_checkpoint(tmp_path / "cut.pt")
+
+
+def test_a_bytearray_takes_the_memory_of_what_is_there(tmp_path):
+    claimed = 2**28
+    path = put_pickle(tmp_path / "short.pt", b"\x80\x05" + pickle.BYTEARRAY8 + struct.pack("<Q", claimed) + b"few")
+    tracemalloc.start()
+    try:
+        with pytest.raises(inert_pickle.ERRORS):
+            inert_pickle.read(path)
+        assert tracemalloc.get_traced_memory()[1] < claimed / 16
+    finally:
+        tracemalloc.stop()

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
@@ -170,6 +170,9 @@ class Reading:
 class _Reader(pickle._Unpickler):
     """The Python unpickler, not the C one, in which a file of ten bytes can request a memo of 32 GiB."""
 
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]  # by the base class
+
     def __init__(self, file: BinaryIO, reading: Reading) -> None:
         super().__init__(file, encoding="utf-8", errors="surrogateescape")
         self.reading = reading
@@ -198,6 +201,13 @@ class _Reader(pickle._Unpickler):
         key = f"bytes {len(self.reading.storages)}"
         self.reading.storages[key] = inner.storages[inner.content.key]
         return Storage(key, inner.content.dtype, inner.content.numel, inner.content.offset)
+
+    def load_bytearray8(self) -> None:
+        """A bytearray of what is there; Python's own makes one of the length that the file claims."""
+        self.dispatch[pickle.BINBYTES8[0]](self)
+        self.stack.append(bytearray(self.stack.pop()))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
     def persistent_load(self, pid: Any) -> Any:
         """('storage', class, key, device, count) and, in the old format, None or (key, offset, count) of a view."""

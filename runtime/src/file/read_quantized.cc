@@ -184,7 +184,7 @@ QMatmulDesc read_qmatmul(Words& words) {
     d.a = read_number(words);
     d.b = read_number(words);
     d.c = read_number(words);
-    d.multiplier = words.real();
+    d.multiplier = read_scale(words);
     if (d.floats.a.dims.back() > INT32_MAX / (255 * 255)) words.refuse("a sum may leave 32 bits");
     return d;
 }
@@ -195,7 +195,7 @@ QMeanDesc read_qmean(Words& words) {
     d.y = output_rows(words);
     if (!d.x.constant.empty() || d.x.dims.size() != 3 || d.x.dims[0] != d.y.count || d.y.positions != 1)
         words.refuse("x is no image in the arena of as many rows as y, or y has not one position");
-    d.multiplier = words.real();
+    d.multiplier = read_scale(words);
     d.bias = words.word();
     if (255 * product(d.x.dims[1], d.x.dims[2]) + std::abs(int64_t(d.bias)) > INT32_MAX) words.refuse("a sum may leave 32 bits");
     d.out = read_rounding(words);
