@@ -7,6 +7,7 @@ processes, which have torch already. Some trials need root: they mount, and run 
 """
 
 import argparse
+import contextlib
 import hashlib
 import itertools
 import json
@@ -15,9 +16,11 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -251,6 +254,93 @@ def worker_kills(place: Place, count: int, rng: random.Random) -> Iterator[Row]:
             return
 
 
+def lost_machines(place: Place, count: int, rng: random.Random) -> Iterator[Row]:
+    """SIGKILL to the raylet of one of two Ray machines, which are processes of this one, while it has work."""
+    with tempfile.TemporaryDirectory() as name, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        free.close()
+        machine = ["ray", "start", "--block", "--num-cpus=1", f"--object-store-memory={2**27}"]
+        head = [*machine, "--head", f"--port={address.rpartition(':')[2]}", "--node-ip-address=127.0.0.1",
+                "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={name}"]
+        modules = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
+        how = Resources(jobs=2, threads=1, cluster=Cluster(address))
+        with running(head, modules):
+            for _ in range(count):
+                with running([*machine, f"--address={address}"], modules) as other:
+                    root = place.new()
+                    process = forked(place.work(root, how), place.said)
+                    while not any(ancestor(p, other) for p in ray_workers()) and not has_ended(process):
+                        time.sleep(0.05)
+                    time.sleep(rng.uniform(0, 1))
+                    raylets = [p for p in descendants(other) if command_of(p).endswith("raylet")]
+                    was_running = not has_ended(process)
+                    for raylet in raylets:
+                        os.kill(raylet, signal.SIGKILL)
+                    code = ended(process)
+                yield {"fault": "a Ray machine lost", "where": "one of two", "was_running": was_running,
+                       "kills": len(raylets), **judged(place, root, code)}
+                shutil.rmtree(root, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running(command: list[str], modules: str) -> Iterator[int]:
+    """The id of a `ray start` that runs, with the modules of this folder, until the block ends."""
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": modules}, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout
+        if not any("Ray runtime started" in line for line in process.stdout):
+            raise RuntimeError(f"{' '.join(command)} ended")
+        threading.Thread(target=process.stdout.read, daemon=True).start()
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def interrupts(place: Place, how: Resources, name: str, count: int, rng: random.Random) -> Iterator[Row]:
+    """Ctrl-C at a random moment: every process ends within half a minute, and the same command goes on."""
+    for _ in range(count):
+        root, moment = place.new(), rng.uniform(0.1, 0.9)
+        process = forked(place.work(root, how), place.said)
+        while not (root / "manifest.json").is_file():
+            time.sleep(0.005)
+        time.sleep(moment * place.seconds)
+        family = descendants(process)
+        os.killpg(process, signal.SIGINT)
+        code = ended(process)
+        until = time.monotonic() + 30
+        while (left := [p for p in family if alive(p)]) and time.monotonic() < until:
+            time.sleep(0.1)
+        there = finished(root)
+        row = judged(place, root, place.run(root, how), there)
+        yield {"fault": "Ctrl-C", "where": name, "at": round(moment, 3), "was_running": code != OK,
+               "left": sorted({command_of(p) for p in left}), "finished": len(there), **row, "holds": bool(row["holds"]) and not left}
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def descendants(process: int) -> list[int]:
+    everyone = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return [p for p in everyone if p != process and ancestor(p, process)]
+
+
+def command_of(process: int) -> str:
+    """The program, without its arguments; "" of a process that has ended."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text().split("\0")[0]
+    except OSError:
+        return ""
+
+
+def alive(process: int) -> bool:
+    return command_of(process) != ""  # that of a zombie is empty, too
+
+
+def has_ended(process: int) -> bool:
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 def ray_workers() -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -468,7 +558,10 @@ def trials(place: Place, count: int, rng: random.Random) -> dict[str, Iterator[R
             "two_at_once": two_at_once(place), "full_disks": full_disks(place), "permissions": permissions(place),
             "clocks": clocks(place), "environments": environments(place),
             "pool_kills": kills(place, Resources(jobs=2, threads=1), "two processes", count, rng),
-            "worker_kills": worker_kills(place, count, rng)}
+            "worker_kills": worker_kills(place, count, rng), "lost_machines": lost_machines(place, 3, rng),
+            "interrupts": itertools.chain(*(interrupts(place, how, name, 5, rng) for name, how in (
+                ("in process", Resources(threads=1)), ("two processes", Resources(jobs=2, threads=1)),
+                ("Ray", Resources(jobs=2, threads=1, cluster=Cluster())))))}
 
 
 def main() -> None:

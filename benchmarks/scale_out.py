@@ -14,8 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ray import cloudpickle
-
 from mmprune import folder, on_ray, workers
 from mmprune.cluster import Cluster
 from mmprune.family import Request, Resources, build_family
@@ -46,6 +44,8 @@ def main() -> None:
         nonlocal shared_bytes
         began = time.monotonic()
         seen.append(real(work, *args))
+        from ray import cloudpickle  # once the cluster has its settings
+
         shared_bytes = len(cloudpickle.dumps((work, read_files(work.root, work.shared))))
         print(f"{len(seen[-1].seconds)} jobs in {time.monotonic() - began:.1f} s", flush=True)
         return seen[-1]

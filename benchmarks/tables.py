@@ -237,6 +237,20 @@ def layer_choice() -> str:
                            "all columns"], lines)
 
 
+def why_every_layer() -> str:
+    """Of each model and runtime: layers found in the profile, and the sum of its steps over the unprofiled latency."""
+    files: dict[str, dict[str, Row]] = {}
+    for row in of_first_core(read("why_every_layer.jsonl")):
+        files.setdefault(row["model"], {})[f"{RUNTIMES[row['runtime']]} {row['precision']}"] = row
+    kinds = list(dict.fromkeys(kind for of in files.values() for kind in of))
+    lines = []
+    for model, of in files.items():
+        total, missing = next(iter(of.values()))["layers"], {name for row in of.values() for name in row["lost"]}
+        lines.append([model, f"{total - len(missing)} of {total}",
+                      *(f"{of[kind]['steps_s'] / of[kind]['latency_s']:.0%}" for kind in kinds)])
+    return markdown_table(["model", "layers found by all", *kinds], lines)
+
+
 # Sizes, and instructions on emulated boards
 
 
@@ -326,6 +340,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "block_4x1": block_4x1,
     "tiny_layers": tiny_layers,
     "layer_choice": layer_choice,
+    "why_every_layer": why_every_layer,
     "size": size,
     "arm64_float32": arm64_float32,
     "chaos": chaos,

@@ -19,6 +19,8 @@ import numpy as np
 import onnx
 import timm
 import torch
+from cores import this_core
+from pruning_quality import commit
 
 from exporters.export_input import ExportInput
 from exporters.graph.file_graph import onnx_file_graph, read_file_graph
@@ -93,11 +95,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     sys.path.insert(0, str(runtime_folder()))
-    done = []
+    done, core = [], this_core() | {"commit": commit()}
     for name in asked.models.split(","):
         with tempfile.TemporaryDirectory() as room:
             for file in files_of(name, asked.precisions.split(","), Path(room)):
-                row = row_of(name, file, asked.samples)
+                row = row_of(name, file, asked.samples) | core
                 done.append(row)
                 print(f"{name}, {row['runtime']} {row['precision']}: {row['layers'] - len(row['lost'])} of "
                       f"{row['layers']} layers found, steps {row['steps_s'] / row['latency_s']:.0%} of "

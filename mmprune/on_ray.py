@@ -63,7 +63,8 @@ def connected(how: Processes, common: Common) -> Iterator[Any]:
     """
     address = how.cluster.address if how.cluster else None
     os.environ.update({k: v for k, v in SETTINGS.items() if k not in os.environ})
-    if address is None and "RAY_AUTH_MODE" not in os.environ:  # else Ray writes a password to the home directory
+    # Else Ray writes a password to the home directory. It is read when Ray is imported: too late if that has happened.
+    if address is None and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     import ray
     from ray import cloudpickle

@@ -50,7 +50,7 @@ def order_of(pairs: Iterable[tuple[Chain, np.ndarray]], sizes: Mapping[str, torc
     for chain, new in pairs:
         for (name, dim), places in chain.places.items():
             index = order.setdefault(name, {}).setdefault(dim, torch.arange(sizes[name][dim]))
-            index[torch.from_numpy(places)] = torch.from_numpy(places[new])
+            index[torch.tensor(places)] = torch.tensor(places[new])
     return order
 
 

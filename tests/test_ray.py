@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,6 +105,15 @@ def test_a_task_gets_its_files_and_threads_and_what_it_leaves_comes_home(ray, tm
         f"{os.uname().nodename} was lost (WorkerCrashedError), 2 times (out of memory? ask for more with --job-cpus)"}
     assert (tmp_path / "a/left").read_text() == "ready for all ['gone', 'kept']"
     assert not (tmp_path / "a/gone").exists() and (tmp_path / "a/kept").read_text() == "a/kept"
+
+
+@pytest.mark.slow
+def test_a_program_that_has_imported_ray_gets_its_cluster(ray, tmp_path):
+    program = ("import ray; from mmprune import on_ray; from mmprune.cluster import Cluster; "
+               "from mmprune.workers import Processes\n"
+               "with on_ray.connected(Processes(cluster=Cluster()), None) as ray: print(len(ray.nodes()))")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr
 
 
 def test_a_job_that_no_machine_has_room_for_is_refused():

@@ -40,7 +40,8 @@ def slices(reading: Reading, proto: onnx.NodeProto) -> list[Node]:
     for axis, start, end, step in zip(axes.tolist(), starts.tolist(), ends.tolist(), steps.tolist(), strict=True):
         if step < 1:
             raise refuse(proto, f"its step {step} is not supported")
-        first[axis], step_of[axis] = slice(start, end, step).indices(shape[axis])[0], step
+        taken = range(*slice(start, end, step).indices(shape[axis]))
+        first[axis], step_of[axis] = taken.start, step if len(taken) > 1 else 1
     return one(proto, "slice", starts=tuple(first), steps=tuple(step_of))
 
 
