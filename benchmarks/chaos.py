@@ -316,7 +316,8 @@ def interrupts(place: Place, how: Resources, name: str, count: int, rng: random.
         there = finished(root)
         row = judged(place, root, place.run(root, how), there)
         yield {"fault": "Ctrl-C", "where": name, "at": round(moment, 3), "was_running": code != OK,
-               "left": sorted({command_of(p) for p in left}), "finished": len(there), **row, "holds": bool(row["holds"]) and not left}
+               "left": sorted({command_of(p) for p in left}), "finished": len(there), **row,
+               "holds": bool(row["holds"]) and not left}
         shutil.rmtree(root, ignore_errors=True)
 
 

@@ -206,10 +206,11 @@ def folder(path: Path) -> None:
 def _make(root: bytes, kind: int, name: bytes) -> None:
     parts = [part for part in name.split(b"/") if part not in (b"", b".", b"..")][:6]
     path = os.path.join(root, *parts)
-    inside = os.path.realpath(path).startswith(os.path.realpath(root) + b"/")
-    if not parts or not inside or os.path.lexists(path):  # a link that is there may lead out
+    if not parts:
         return
     try:
+        if os.path.lexists(path) or not os.path.realpath(path).startswith(os.path.realpath(root) + b"/"):
+            return  # a link that is there may lead out
         os.makedirs(path if kind == 0 else os.path.dirname(path), exist_ok=True)
         if kind in (1, 2):
             shutil.copyfile(_picture(), path)
