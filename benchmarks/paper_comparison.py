@@ -130,7 +130,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, help="the rows: read, and what is missing appended")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    jobs = [(name, name) for name in dict.fromkeys(PAPER_TEN)] + [(m, at) for m in COMPARATORS for at in AT]
+    jobs = [*zip(AT, AT, strict=True), *((method, at) for at in AT for method in COMPARATORS),  # the pairs come first
+            *((name, name) for name in PAPER_TEN if name not in AT)]
     baseline, dense = None, 0.0
     for seed in map(int, arguments.seeds.split(",")):
         for method, at in jobs:

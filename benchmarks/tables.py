@@ -258,7 +258,7 @@ def chaos() -> str:
     """How the same command ended after each kind of fault."""
     found: dict[str, list[Row]] = {}
     for row in read("chaos.jsonl"):
-        where = row["where"] if row["fault"] in ("SIGKILL", "clock") else ""
+        where = row["where"] if row["fault"] in ("SIGKILL", "Ctrl-C", "clock") else ""
         found.setdefault(", ".join(filter(None, (row["fault"], where))), []).append(row)
     head = ("fault", "trials", "the same family", "an error that says the way out", "anything else")
     return markdown_table(head, [(

@@ -15,6 +15,7 @@ from torch.onnx.errors import OnnxExporterError
 from exporters import ExportError
 from exporters.graph.pooling import ExplicitPooling
 from exporters.graph.static_shapes import StaticShapes
+from mmprune.models.size import too_large
 
 OPSET = 17  # the highest that TensorRT 8.6 (JetPack 6.0) and the TorchScript exporter both support completely
 LATER_OPSETS = (18, 19, 20)  # also supported by the TorchScript exporter
@@ -36,6 +37,8 @@ def trace(what: Traced, label: str, doing: Callable[[str], None]) -> tuple[onnx.
     label  of the file, for the error
     doing  called with what is being tried
     """
+    if reason := too_large(what.model):
+        raise _no_onnx(label, reason)
     try:
         return _trace(what, OPSET), []
     except OnnxExporterError as err:  # an operator that this opset, or the exporter at any opset, lacks

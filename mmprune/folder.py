@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -189,6 +190,14 @@ def write_artifact(root: Path, artifact: Artifact) -> None:
     _write_record(artifact_record(root, artifact.variant, artifact.format, artifact.precision), artifact)
 
 
+def check_name(root: Path) -> None:
+    """FolderError for a name that this locale cannot give to ONNX Runtime and OpenVINO, which take UTF-8."""
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8" and not str(root.resolve()).isascii():
+        raise FolderError(f"the runtimes cannot open files in {str(root)!a}: its name is not ASCII, and the encoding of "
+                          f"this locale is {encoding}. Choose another --out, or run the same command with PYTHONUTF8=1")
+
+
 def files_sha256(files: Iterable[Path]) -> str:
     """SHA-256 of the concatenated contents, in the given order. OSError for a file that cannot be read."""
     digest = hashlib.sha256()
@@ -243,6 +252,7 @@ def read_measurements(root: Path) -> list[Measurement]:
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[None]:
     """Lock the folder for this process. FolderError if another process has it; a killed process releases it."""
+    check_name(root)
     root.mkdir(parents=True, exist_ok=True)
     with open(root / ".lock", "w") as f:
         try:

@@ -116,3 +116,11 @@ def test_a_disk_that_refuses_a_file_is_an_error_of_the_system(tmp_path):
     build_family(make_baseline, REQUEST, tmp_path / "family", Resources(threads=1))
     build_family(make_baseline, REQUEST, tmp_path / "whole", Resources(threads=1))
     assert contents(tmp_path / "family") == contents(tmp_path / "whole")
+
+
+def test_a_name_that_the_locale_cannot_give_to_the_runtimes_is_refused_with_a_way_out(tmp_path, monkeypatch):
+    folder.check_name(tmp_path / "Übung")
+    monkeypatch.setattr(folder.sys, "getfilesystemencoding", lambda: "iso8859-1")
+    folder.check_name(tmp_path / "plain")
+    with pytest.raises(folder.FolderError, match=r"not ASCII, .* iso8859-1\. Choose another --out, or .* PYTHONUTF8=1"):
+        folder.check_name(tmp_path / "Übung")

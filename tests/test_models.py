@@ -11,10 +11,13 @@ from safetensors.torch import save_file
 from torch import nn
 from toys import COLOUR, GREY, tiny_state
 
+from exporters import ExportError
+from exporters.trace import Traced, trace
 from mmprune.cli.arguments import numbers
+from mmprune.models import size
 from mmprune.models.checkpoints import read_checkpoint
 from mmprune.models.factories import FactoryError
-from mmprune.models.loading import ModelError, check_forward, load_model, open_model, preprocess_of, resolve
+from mmprune.models.loading import ModelError, adopt, check_forward, load_model, open_model, preprocess_of, resolve
 from mmprune.models.named import ModelOptions
 from mmprune.models.weights import WeightsError, put_weights, tensors_sha256
 from mmprune.records import ModelSpec
@@ -332,3 +335,16 @@ def test_published_resnet20_loads_strictly():
     opened = open_model(f"{factory}:resnet20", str(weights), None, ModelOptions())
     assert opened.preprocess.input_shape == (1, 3, 32, 32) and opened.spec.num_classes == 10
     assert sum(p.numel() for p in opened.model.parameters()) == 269722
+
+
+def test_a_model_that_no_onnx_file_can_hold_is_refused_before_anything_is_done(factory, monkeypatch):
+    with torch.device("meta"):
+        large = nn.Sequential(nn.Flatten(), nn.Linear(30_000, 30_000))
+    words = r"900 million parameters, 3.4 GiB in float32, but an ONNX file.* holds 2 GiB: take a smaller one"
+    with pytest.raises(ModelError, match=words):
+        adopt(large, "large", (1, 3, 100, 100))
+    with pytest.raises(ExportError, match=words):
+        trace(Traced(large, (torch.zeros(1, 30_000),), ("x",), ("y",)), "large", print)
+    monkeypatch.setattr(size, "MOST_BYTES", 100)
+    with pytest.raises(ModelError, match="cannot be exported: it has 0 million"):
+        open_model(f"{factory}:fixed", None, None, ModelOptions(num_classes=4, img_size=(8, 8)))

@@ -31,6 +31,7 @@ from mmprune.models.outputs import (
     words,
 )
 from mmprune.models.plain import make_convolutions_plain, make_plain, one_thread, plain_state
+from mmprune.models.size import too_large
 from mmprune.models.timm_models import ModelError, create, images_of, short, timm_config
 from mmprune.models.weights import check_finite, fit_names, put_weights, tensors_sha256
 from mmprune.records import CROP_PCTS, ModelSpec, Preprocess
@@ -54,6 +55,8 @@ def open_model(model: str, weights: str | None, facts: DataFacts | None, options
     """Resolve, load and check a model."""
     spec, notes = resolve(model, weights, facts, options)
     loaded = _load(spec)
+    if reason := too_large(loaded.model):
+        raise ModelError(f"{model} cannot be exported: {reason}")
     preprocess, more = preprocess_of(loaded.model, spec, options, facts.size if facts else None)
     more = (*loaded.notes, *left_out(loaded.model, preprocess.input_shape), *frozen(loaded.model), *more)
     spec = replace(spec, weights_sha256=loaded.sha256)
@@ -214,6 +217,8 @@ def adopt(model: nn.Module, name: str, input_shape: tuple[int, int, int, int]) -
     if not isinstance(model, nn.Module):
         raise ModelError(f"the model is a {type(model).__name__}, and an nn.Module is needed: "
                          "timm.create_model(name, pretrained=True) makes one of a name")
+    if reason := too_large(model):
+        raise ModelError(f"{name} cannot be exported: {reason}")
     if trouble := trouble_of(model):
         raise ModelError(f"{name} is {trouble}")
     _check_inputs(model, name)
