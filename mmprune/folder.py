@@ -194,8 +194,8 @@ def check_name(root: Path) -> None:
     """FolderError for a name that this locale cannot give to ONNX Runtime and OpenVINO, which take UTF-8."""
     encoding = sys.getfilesystemencoding()
     if encoding != "utf-8" and not str(root.resolve()).isascii():
-        raise FolderError(f"the runtimes cannot open files in {str(root)!a}: its name is not ASCII, and the encoding of "
-                          f"this locale is {encoding}. Choose another --out, or run the same command with PYTHONUTF8=1")
+        raise FolderError(f"the runtimes cannot open files in {str(root)!a}: its name is not ASCII, and the encoding "
+                          f"of this locale is {encoding}. Choose another --out, or say PYTHONUTF8=1 mmprune ...")
 
 
 def files_sha256(files: Iterable[Path]) -> str:

@@ -347,4 +347,4 @@ def test_a_model_that_no_onnx_file_can_hold_is_refused_before_anything_is_done(f
         trace(Traced(large, (torch.zeros(1, 30_000),), ("x",), ("y",)), "large", print)
     monkeypatch.setattr(size, "MOST_BYTES", 100)
     with pytest.raises(ModelError, match="cannot be exported: it has 0 million"):
-        open_model(f"{factory}:fixed", None, None, ModelOptions(num_classes=4, img_size=(8, 8)))
+        open_model(f"{factory}:fixed", None, None, ModelOptions(num_classes=4, image_size=(8, 8)))
