@@ -237,6 +237,15 @@ def layer_choice() -> str:
                            "all columns"], lines)
 
 
+def paper_comparison() -> str:
+    """Test accuracy of the paper's strategies and of single criteria at the same total, the largest total first."""
+    rows = sorted(read("paper_comparison.jsonl"), key=lambda row: -row["zeros"])
+    names = {"magnitude": "one threshold on the magnitude"}
+    return markdown_table(["zeros", "masks", "accuracy", "points lost"],
+                          [[f"{row['zeros']:.1%}", names.get(row["method"], row["method"]), f"{row['test']:.2%}",
+                            f"{100 * (row['dense'] - row['test']):.2f}"] for row in rows])
+
+
 def why_every_layer() -> str:
     """Of each model and runtime: layers found in the profile, and the sum of its steps over the unprofiled latency."""
     files: dict[str, dict[str, Row]] = {}
@@ -341,6 +350,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "tiny_layers": tiny_layers,
     "layer_choice": layer_choice,
     "why_every_layer": why_every_layer,
+    "paper_comparison": paper_comparison,
     "size": size,
     "arm64_float32": arm64_float32,
     "chaos": chaos,
