@@ -1,6 +1,8 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each makes the virtual environment that it needs.
 PYTHON ?= python3
 FAMILY ?= mmprune-out
+PICTURE ?= docs/report.png
+LATENCY_MS ?= 0.05
 FUZZ_SECONDS ?= 60
 BIN = .venv/bin
 # One process a core, and one thread of torch in each; the files that take longest start first
@@ -18,7 +20,7 @@ help:
 	@echo 'make bench-gate  fails if mmrt is slower than its committed rows of this core'
 	@echo 'make fuzz      hostile input for every loader, FUZZ_SECONDS=60 each; needs clang'
 	@echo 'make chaos     breaks small builds in many ways, and says what did not hold; as root also by mounts'
-	@echo 'make screenshots  docs/report.png from the folder FAMILY, by default that of make demo; needs Chromium'
+	@echo 'make screenshots  PICTURE=docs/report.png of the folder FAMILY, by default that of make demo; needs Chromium'
 	@echo 'make wheel     a wheel in dist/'
 	@echo 'make clean     removes what these commands made'
 
@@ -60,7 +62,7 @@ chaos: .venv/installed-dev
 	$(BIN)/python benchmarks/chaos.py
 
 screenshots: .venv/installed-dev
-	$(BIN)/python benchmarks/report_screenshot.py $(FAMILY) --out docs/report.png --latency-ms 0.05
+	$(BIN)/python benchmarks/report_screenshot.py $(FAMILY) --out $(PICTURE) --latency-ms $(LATENCY_MS)
 
 # MMPRUNE_ARCH=aarch64 make wheel: for a Raspberry Pi or a Jetson, with g++-aarch64-linux-gnu
 wheel: .venv/installed-dev
