@@ -67,6 +67,25 @@ def chosen_by_command(family, monkeypatch, words):
             for name, found in first.items()}
 
 
+GATES = {"latency": "max_latency_ms", "size": "max_size_mb", "memory": "max_memory_mb", "energy": "max_energy_mj",
+         "accuracy": "min_accuracy", "drop": "max_drop"}
+
+
+def gate_of(family, typed, selected, command) -> bool:
+    """Whether `mmprune gate` passes the same limits, of a check without a file."""
+    words = shlex.split(command)
+    lines = ["[[check]]", 'name = "c"', *(f"{GATES[name]} = {value!r}" for name, value in typed.items())]
+    lines += [f"percentile = {selected['percentile']}"] * bool(selected["percentile"])
+    lines += [f"runtime = {json.dumps(selected['runtime'])}"] * bool(selected["runtime"])
+    if "--device" in words:
+        lines.append(f"device = {json.dumps(words[words.index('--device') + 1])}")
+    file = family.parent / "gate.toml"
+    file.write_text("\n".join(lines), encoding="utf-8")
+    done = CliRunner().invoke(cli, ["gate", str(file), str(family)])
+    assert done.exit_code in (0, 1), done.output
+    return done.exit_code == 0
+
+
 def chosen_by_page(report, number=0):
     """The same of the page, for the board of that number, and the command that it prints."""
     return report.page.evaluate("""number => {
@@ -99,7 +118,7 @@ def random_budgets(boards, count):
                               "prefer": drawn.choice(["", "", *GOALS])}
 
 
-def test_what_it_chooses_is_what_the_printed_command_chooses(report, family, monkeypatch):
+def test_the_page_and_the_printed_command_choose_alike_and_a_gate_agrees(report, family, monkeypatch):
     winners, boards = set(), read_boards(family)
     for number, typed, selected in random_budgets(boards, 40):
         report.page.click("button[type=reset]")
@@ -118,6 +137,8 @@ def test_what_it_chooses_is_what_the_printed_command_chooses(report, family, mon
                       if f"{p.artifact} with {p.runtime}" == page["winner"]), None)
         assert page.pop("star") == named
         assert page == chosen_by_command(family, monkeypatch, command), command
+        if typed:
+            assert gate_of(family, typed, selected, command) == (page["winner"] is not None), command
         winners.add(page["winner"])
     assert len(winners) > 5 and None in winners, "the budgets differ in what they choose"
 
