@@ -111,8 +111,9 @@ def forked(work: Callable[[], None], said: Path) -> int:
         try:
             work()
             code = OK
-        except (RuntimeError, ValueError, OSError) as err:
-            ours = type(err).__module__.split(".")[0] in ("mmprune", "exporters") or isinstance(err, OSError)
+        except (RuntimeError, ValueError, OSError, ImportError) as err:
+            full = "failed to map segment" in str(err)  # for which the command names the limit
+            ours = full or type(err).__module__.split(".")[0] in ("mmprune", "exporters") or isinstance(err, OSError)
             code = FAILED if ours else CRASHED
             print(f"Error: {err}", file=sys.stderr) if ours else traceback.print_exc()
         except BaseException:

@@ -22,7 +22,7 @@ from exporters.jetson import check as tensorrt_check
 from exporters.wanted import format_names
 from mmprune import folder
 from mmprune.cli import arguments as words_of
-from mmprune.cli import options
+from mmprune.cli import commands, options
 from mmprune.cli.commands import cli
 from mmprune.data.preprocess import CROP_MODES, RESAMPLING
 from mmprune.models.named import ModelOptions
@@ -369,3 +369,11 @@ def test_an_image_folder(tmp_path):
     (tmp_path / "photos" / "left" / "0.png").write_bytes(b"not a picture")
     again = ("build", "--target", "x86", "--model", MODEL, "--data", tmp_path / "photos", "--out", tmp_path / "b")
     fails(2, "0.png", *again)
+
+
+def test_libraries_that_do_not_fit_into_the_address_space_are_told_with_a_way_out(capsys):
+    with pytest.raises(SystemExit), commands._friendly():
+        raise ImportError("libtorch_cuda.so: failed to map segment from shared object")
+    assert "ulimit -v unlimited" in capsys.readouterr().err
+    with pytest.raises(ImportError, match="another"), commands._friendly():
+        raise ImportError("another")

@@ -67,6 +67,11 @@ def _friendly() -> Iterator[None]:
         sys.exit(err.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted; finished work is kept, run the same command again to continue", NO)
+    except ImportError as err:
+        if "failed to map segment" not in str(err):
+            raise
+        _fail(f"{err}: the libraries do not fit into the address space that this shell allows; `ulimit -v unlimited` "
+              "lifts the limit", NO)
     except OSError as err:
         where, full = f" ({err.filename})" if err.filename else "", err.errno == errno.ENOSPC
         hint = "; finished work is kept: free some space and run the same command again" if full else ""
