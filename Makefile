@@ -59,6 +59,7 @@ fuzz: .venv/installed-dev
 	$(BIN)/python -m fuzz.run --seconds $(FUZZ_SECONDS)
 
 chaos: .venv/installed-dev
+	$(BIN)/pip install --quiet --progress-bar off -e '.[ray]'
 	$(BIN)/python benchmarks/chaos.py
 
 screenshots: .venv/installed-dev

@@ -18,8 +18,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pruning_quality import MODELS, Row, commit, named
+from pruning_quality import MODELS, Row, named
 
+from mmprune.commit import commit
 from mmprune.results.headline import find_headline, headline_words
 from mmprune.results.points import Point, read_session
 from mmprune.results.speedup import Ratio

@@ -28,11 +28,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pruning_quality import commit, core
+from pruning_quality import core
 from torch import nn
 from torch.nn.utils import prune
 
 from mmprune import finetune, precision, variant
+from mmprune.commit import commit
 from mmprune.family import Baseline, Request, Resources, build_family
 from mmprune.models.named import Named
 from mmprune.models.source import open_source

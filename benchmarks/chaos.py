@@ -33,6 +33,7 @@ import torch
 
 from exporters.export_family import InputMaker, export_family
 from mmprune import folder
+from mmprune.cli.commands import UNMAPPED
 from mmprune.cluster import Cluster
 from mmprune.data.splits import load_data
 from mmprune.family import Baseline, Request, Resources, build_family
@@ -112,8 +113,8 @@ def forked(work: Callable[[], None], said: Path) -> int:
             work()
             code = OK
         except (RuntimeError, ValueError, OSError, ImportError) as err:
-            full = "failed to map segment" in str(err)  # for which the command names the limit
-            ours = full or type(err).__module__.split(".")[0] in ("mmprune", "exporters") or isinstance(err, OSError)
+            told = UNMAPPED in str(err)  # with the way out, by the command
+            ours = told or type(err).__module__.split(".")[0] in ("mmprune", "exporters") or isinstance(err, OSError)
             code = FAILED if ours else CRASHED
             print(f"Error: {err}", file=sys.stderr) if ours else traceback.print_exc()
         except BaseException:
@@ -259,13 +260,14 @@ def worker_kills(place: Place, count: int, rng: random.Random) -> Iterator[Row]:
 
 def lost_machines(place: Place, count: int, rng: random.Random) -> Iterator[Row]:
     """SIGKILL to the raylet of one of two Ray machines, which are processes of this one, while it has work."""
-    with tempfile.TemporaryDirectory() as name, socket.socket() as free:
+    with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-        free.close()
-        machine = ["ray", "start", "--block", "--num-cpus=1", f"--object-store-memory={2**27}"]
-        head = [*machine, "--head", f"--port={address.rpartition(':')[2]}", "--node-ip-address=127.0.0.1",
-                "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={name}"]
+        port = free.getsockname()[1]
+    address, ray = f"127.0.0.1:{port}", str(Path(sys.executable).with_name("ray"))
+    with tempfile.TemporaryDirectory() as name:
+        machine = [ray, "start", "--block", "--num-cpus=1", f"--object-store-memory={2**27}"]
+        head = [*machine, "--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--include-dashboard=false",
+                "--disable-usage-stats", f"--temp-dir={name}"]
         modules = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
         how = Resources(jobs=2, threads=1, cluster=Cluster(address))
         with running(head, modules):
@@ -293,13 +295,22 @@ def running(command: list[str], modules: str) -> Iterator[int]:
                                stderr=subprocess.STDOUT, text=True)
     try:
         assert process.stdout
-        if not any("Ray runtime started" in line for line in process.stdout):
-            raise RuntimeError(f"{' '.join(command)} ended")
+        said = ""
+        while "Ray runtime started" not in said:
+            if not (line := process.stdout.readline()):
+                raise RuntimeError(f"{' '.join(command)} ended: {said[-2000:]}")
+            said += line
         threading.Thread(target=process.stdout.read, daemon=True).start()
         yield process.pid
     finally:
         process.terminate()
         process.wait(60)
+
+
+def all_interrupts(place: Place, count: int, rng: random.Random) -> Iterator[Row]:
+    yield from interrupts(place, Resources(threads=1), "in process", count, rng)
+    yield from interrupts(place, Resources(jobs=2, threads=1), "two processes", count, rng)
+    yield from interrupts(place, Resources(jobs=2, threads=1, cluster=Cluster()), "Ray", count, rng)
 
 
 def interrupts(place: Place, how: Resources, name: str, count: int, rng: random.Random) -> Iterator[Row]:
@@ -570,9 +581,7 @@ def trials(place: Place, count: int, rng: random.Random) -> dict[str, Iterator[R
             "clocks": clocks(place), "environments": environments(place),
             "pool_kills": kills(place, Resources(jobs=2, threads=1), "two processes", count, rng),
             "worker_kills": worker_kills(place, count, rng), "lost_machines": lost_machines(place, 3, rng),
-            "interrupts": itertools.chain(*(interrupts(place, how, name, 5, rng) for name, how in (
-                ("in process", Resources(threads=1)), ("two processes", Resources(jobs=2, threads=1)),
-                ("Ray", Resources(jobs=2, threads=1, cluster=Cluster())))))}
+            "interrupts": all_interrupts(place, 5, rng)}
 
 
 def main() -> None:
@@ -607,7 +616,10 @@ def run(given: argparse.Namespace) -> int:
         lines: list[str] = []
         for row in rows:
             failed += not row["holds"]
-            lines.append(json.dumps(row, sort_keys=True).replace(str(base), "FOLDER"))
+            line = json.dumps(row, sort_keys=True)
+            for folder, word in ((base, "FOLDER"), (sys.prefix, "ENVIRONMENT"), (HERE.parent, "CHECKOUT")):
+                line = line.replace(str(folder), word)
+            lines.append(line)
             given.out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             print(lines[-1] if not row["holds"] else f"{row['fault']}, {row['where']}: {row['ends']}", flush=True)
         print(f"{len(lines) - failed} of {len(lines)} hold")

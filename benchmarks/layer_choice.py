@@ -19,8 +19,9 @@ import tempfile
 from pathlib import Path
 
 from cores import Row, this_core, write_rows
-from pruning_quality import commit
 from runtime_vs_peers import ROOT, make_files, numbers
+
+from mmprune.commit import commit
 
 WAYS = ("", "dense", "sparse", "columns")  # "" is mmrt's own choice
 RIGHT = 1.05
@@ -74,8 +75,7 @@ def main() -> None:
                     path = make_files(model, sparsity, [runtime], Path(folder), asked)[runtime]
                     found = compare(path, arguments.rounds)
                 rows.append({"model": model, "img_size": asked.img_size, "precision": precision, "threads": 1,
-                             "pattern": asked.pattern, "sparsity": sparsity, "runtime": runtime,
-                             **found, **core})
+                             "pattern": asked.pattern, "sparsity": sparsity, "runtime": runtime, **found, **core})
                 print(f"{word} {precision} {sparsity:g}: {found['right']} of {found['layers']} right, "
                       f"{100 * (found['over_best']['chosen'] - 1):.1f}% lost", flush=True)
     if arguments.json:

@@ -28,9 +28,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from pattern_accuracy import markdown
-from pruning_quality import Row, commit, core, named, read_rows
+from pruning_quality import Row, core, named, read_rows
 from torch import Tensor, nn
 
+from mmprune.commit import commit
 from mmprune.family import Baseline
 from mmprune.finetune import Job, accuracy, finetune, limit
 from mmprune.gradients import BATCH_SIZE, mean_absolute_gradients

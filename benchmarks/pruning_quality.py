@@ -31,7 +31,6 @@ import math
 import platform
 import re
 import statistics
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +41,7 @@ import torch
 from pattern_accuracy import markdown
 from real_models import lite0_weights
 
+from mmprune.commit import commit
 from mmprune.family import Baseline
 from mmprune.finetune import Job, accuracy, finetune, limit
 from mmprune.gradients import BATCH_SIZE, BATCHES, mean_absolute_gradients
@@ -195,12 +195,6 @@ def core() -> str:
     told = dict(line.split(":", 1) for line in lines if ":" in line)
     words = {k.strip(): v.strip() for k, v in told.items()}
     return f"{words.get('model name', platform.machine())}, family {words.get('cpu family', '?')}"
-
-
-def commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False,
-                          cwd=Path(__file__).parent)
-    return done.stdout.strip()
 
 
 def read_rows(path: Path) -> list[Row]:

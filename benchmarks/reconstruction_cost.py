@@ -16,8 +16,9 @@ from pathlib import Path
 
 import timm
 import torch
-from pruning_quality import commit, core
+from pruning_quality import core
 
+from mmprune.commit import commit
 from mmprune.layers import find_layers
 from mmprune.patterns import apply_masks, make_masks
 from mmprune.ranges import find_bounds

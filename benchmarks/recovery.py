@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 from pattern_accuracy import markdown
-from pruning_quality import MODELS, Bench, Cell, Row, commit, core, named, read_rows
+from pruning_quality import MODELS, Bench, Cell, Row, core, named, read_rows
 
+from mmprune.commit import commit
 from mmprune.finetune import Job, finetune
 from mmprune.models.source import open_source
 from mmprune.recipes import RECIPES

@@ -20,13 +20,13 @@ import onnx
 import timm
 import torch
 from cores import this_core
-from pruning_quality import commit
 
 from exporters.export_input import ExportInput
 from exporters.graph.file_graph import onnx_file_graph, read_file_graph
 from exporters.step_layers import layers_of_steps
 from exporters.timing_files import float_graph, int8_graph, with_zeros, write_openvino_timing_file, write_timing_file
 from mmprune.ceiling.run import revive
+from mmprune.commit import commit
 from mmprune.layers import find_layers
 from mmprune.ranges import find_bounds
 from mmprune.records import Step, Variant

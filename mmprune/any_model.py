@@ -10,6 +10,7 @@ import targets
 from exporters import any_model, any_source
 from exporters.any_model import OutputCheck
 from exporters.any_source import Source
+from mmprune.folder import check_name
 from targets.deploy_arrays import Plain, fill
 
 if TYPE_CHECKING:
@@ -54,12 +55,13 @@ def export(model: "nn.Module | str | Path", inputs: object = None, out: str | Pa
             None: this machine
 
     Each output is compared with the model's. ExportError if the file cannot be made, VerifyError if an output differs:
-    then nothing is written. ValueError if `out` is there already.
+    then nothing is written. ValueError if `out` is there already, FolderError if the runtimes cannot open it.
     """
     folder = Path(out)
     if folder.exists():
         raise ValueError(f"{folder} already exists; choose another path or remove it")
     any_model.check_format(format)
+    check_name(folder)
     machine = targets.load(target or targets.LOCAL).arch
     source = _source(model, inputs)
     shapes = {name: array.shape for name, array in source.samples[0].items()}

@@ -63,11 +63,15 @@ def connected(how: Processes, common: Common) -> Iterator[Any]:
     """
     address = how.cluster.address if how.cluster else None
     os.environ.update({k: v for k, v in SETTINGS.items() if k not in os.environ})
-    # Else Ray writes a password to the home directory. It is read when Ray is imported: too late if that has happened.
-    if address is None and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+    imported = "ray" in sys.modules
+    own_password = address is None and "RAY_AUTH_MODE" not in os.environ  # else Ray writes one to the home directory
+    if own_password:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     import ray
     from ray import cloudpickle
+    if own_password and imported:  # Ray read its settings then; as its own ray.init does where it makes a password
+        raylet: Any = ray._raylet
+        raylet.Config.initialize("")
 
     with contextlib.ExitStack() as ends:
         known = cloudpickle.list_registry_pickle_by_value()  # those of a connection around this one

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from exporters import ExportError
 from exporters.int8.onnxruntime import quantize_for_onnxruntime
+from exporters.mmrt import file
 from exporters.to_mmrt import load_runtime, pack
 from mmprune.runtime_files import runtime_folder
 
@@ -135,3 +136,21 @@ def test_it_is_refused_with_a_sentence(case):
     with pytest.raises(ExportError) as caught:
         pack(model)
     assert re.search(sentence, str(caught.value))
+
+
+@pytest.mark.parametrize("multiplier", [float("nan"), float("inf"), 0.0])
+def test_a_mean_over_an_image_has_a_multiplier_that_is_a_positive_number(multiplier, tmp_path, monkeypatch):
+    model = made([CONV, ("GlobalAveragePool", ["a"], "m", {}), ("Relu", ["m"], "y", {})], IMAGE, ["y"], WEIGHTS)
+    quantized, write = quantize_for_onnxruntime(model, [feed_of(model, seed) for seed in range(1, 5)]), file.pack_op
+
+    def changed(opcode, name, payload):
+        means = opcode == file.QMEAN
+        return write(opcode, name, [multiplier if means and isinstance(word, float) else word for word in payload])
+
+    path, mmrt = tmp_path / "m.mmrt", load_runtime()
+    path.write_bytes(pack(quantized, "int8"))
+    assert any(step["op"] == "QMEAN" for step in mmrt.Model(str(path)).profile(*feed_of(model).values()))
+    monkeypatch.setattr(file, "pack_op", changed)
+    path.write_bytes(pack(quantized, "int8"))
+    with pytest.raises(mmrt.MmrtError, match="no positive number"):
+        mmrt.Model(str(path))

@@ -122,6 +122,8 @@ RIGHT = {  # nodes, shape of x, constants, opset
        for name, first, end in (("inside", [0, 1, 1, 2], [1, 3, 3, 5]), ("from the start", [0, 0, 0], [1, 2, 4]),
                                 ("to the end", [0, 0, 1, 1], [1, 4, 4, 6]), ("whole", [0], [1]))},
     "in no order": ([("Gather", ["x", "i"], "y", {"axis": 2})], TOKENS, {"i": [7, 0, 1, 2, 2, 2, 5, 4, 6]}, 17),
+    "one element of a step beyond 32 bits": ([("Slice", ["x", "s", "e", "a", "b"], "y", {})], TOKENS,
+                                             {"s": [3], "e": [8], "a": [2], "b": [2**40]}, 17),
     "slope for each element": ([("PRelu", ["x", "s"], "y", {})], ONE_IMAGE, {"s": noise(4, 4, 6)}, 17),
     "slope that is computed": ([("Sigmoid", ["x"], "s", {}), ("PRelu", ["x", "s"], "y", {})], ONE_IMAGE, {}, 17),
     "tile": ([("Tile", ["x", "n"], "y", {})], ONE_IMAGE, {"n": [2, 1, 3, 2]}, 17),

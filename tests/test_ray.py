@@ -112,8 +112,10 @@ def test_a_program_that_has_imported_ray_gets_its_cluster(ray, tmp_path):
     program = ("import ray; from mmprune import on_ray; from mmprune.cluster import Cluster; "
                "from mmprune.workers import Processes\n"
                "with on_ray.connected(Processes(cluster=Cluster()), None) as ray: print(len(ray.nodes()))")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120,
+                          env={**os.environ, "HOME": str(tmp_path)})
     assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr
+    assert not list(tmp_path.rglob("*token*")), "no password is left in the home directory"
 
 
 def test_a_job_that_no_machine_has_room_for_is_refused():

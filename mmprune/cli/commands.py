@@ -28,6 +28,7 @@ from mmprune.cli.options import (
 from mmprune.progress import bars, say_loading, say_notes
 
 NO, WRONG = 1, 2  # exit statuses, see main
+UNMAPPED = "failed to map segment"  # in the ImportError of a library for which there is no address space
 INPUT = {"FolderError", "PointsError", "ResultsError", "DeployError",
          "UnreadableError"}  # RuntimeErrors about what a command was given
 EPILOG_BUILD = "Example: mmprune build --target x86 --model resnet18 --weights resnet18.pth --data photos/ --out family"
@@ -68,7 +69,7 @@ def _friendly() -> Iterator[None]:
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted; finished work is kept, run the same command again to continue", NO)
     except ImportError as err:
-        if "failed to map segment" not in str(err):
+        if UNMAPPED not in str(err):
             raise
         _fail(f"{err}: the libraries do not fit into the address space that this shell allows; `ulimit -v unlimited` "
               "lifts the limit", NO)
