@@ -38,7 +38,9 @@ def main() -> None:
         if words.latency_ms is not None:
             page.fill("input[name=latency]", repr(words.latency_ms))
             page.locator("h1").click()  # so that no cursor is in it
+        page.locator("#fronts").scroll_into_view_if_needed()  # only then are they drawn
         page.locator("#fronts svg.main-svg").first.wait_for()
+        page.evaluate("scrollTo(0, 0)")
         page.wait_for_timeout(500)
         page.screenshot(path=words.out)
         browser.close()
