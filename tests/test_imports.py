@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -197,7 +198,9 @@ def test_the_first_line_comes_before_what_is_heavy(tmp_path, command):
     code = ("import sys\nfor name in ('torch', 'timm', 'onnx', 'matplotlib'): sys.modules[name] = None\n"
             "from mmprune.cli.commands import main; main()")
     words = [str(tmp_path) if word == "FAMILY" else word for word in command]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    (tmp_path / "elsewhere").mkdir()  # where no mmprune-out is, as `make demo` leaves one in the checkout
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False,
+                          cwd=tmp_path / "elsewhere", env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.stderr.startswith(("loading ", "building in ")) and "ModuleNotFoundError" in done.stderr
 
 

@@ -118,7 +118,8 @@ def test_a_program_that_has_imported_ray_gets_its_cluster(ray, tmp_path):
     assert not list(tmp_path.rglob("*token*")), "no password is left in the home directory"
 
 
-def test_a_job_that_no_machine_has_room_for_is_refused():
+def test_a_job_that_no_machine_has_room_for_is_refused(monkeypatch):
+    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: name)  # also where Ray is not installed
     nodes = [{"Alive": True, "Resources": {"CPU": 4.0}}, {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}]
     on_ray.check_room(nodes, Processes(threads=4, cluster=Cluster()))
     with pytest.raises(on_ray.ClusterError, match=r"needs 4 CPUs and 1 GPUs, but .* have 4 CPUs and 0 GPUs: lower"):

@@ -217,10 +217,10 @@ def adopt(model: nn.Module, name: str, input_shape: tuple[int, int, int, int]) -
     if not isinstance(model, nn.Module):
         raise ModelError(f"the model is a {type(model).__name__}, and an nn.Module is needed: "
                          "timm.create_model(name, pretrained=True) makes one of a name")
-    if reason := too_large(model):
-        raise ModelError(f"{name} cannot be exported: {reason}")
     if trouble := trouble_of(model):
         raise ModelError(f"{name} is {trouble}")
+    if reason := too_large(model):
+        raise ModelError(f"{name} cannot be exported: {reason}")
     _check_inputs(model, name)
     own = _copied(model, name).cpu().eval()
     with one_thread():
