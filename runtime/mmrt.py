@@ -141,7 +141,8 @@ class Model:
         """Run one inference; for each step a dict of "name", "op", "kernel", "seconds" and what of its work is done.
 
         "macs" of the dense layer, "needed_macs" without its zeros, "done_macs" by the kernel; "sparse_below": the share
-        of weights (int8: blocks of 1x4) that are not zero, under which a kernel that skips zeros is taken; 0: never.
+        of weights (int8: blocks of 1x4) that are not zero, under which a kernel that skips zeros is taken; 0: never;
+        "cost": what the choice of kernels takes it to cost, to compare with the same step's done otherwise; 0: unknown.
         """
         ready = self._inputs(arrays)
         if self._count([array.shape for array in ready]) != 1:

@@ -50,8 +50,7 @@ MMRT_API int mmrt_run(mmrt_model* model, const float* const* inputs, float* cons
 MMRT_API int mmrt_run_batch(mmrt_model* model, int64_t count, const float* const* inputs, float* const* outputs);
 
 /* Runs one inference and times each step. Writes JSON, [{"name", "op", "kernel", "seconds", "macs", "needed_macs", "done_macs",
- * "sparse_below"}, ...],
- * of at most `bytes` bytes including the final zero; returns the number of bytes that are needed, which may be larger. */
+ * "sparse_below", "cost"}, ...], of at most `bytes` bytes including the final zero; returns the number of bytes that are needed, which may be larger. */
 MMRT_API int64_t mmrt_profile(mmrt_model* model, const float* const* inputs, float* const* outputs, char* json, size_t bytes);
 
 MMRT_API const char* mmrt_version(void);

@@ -107,8 +107,9 @@ std::string profile_json(const mmrt::Model& model) {
     const auto& steps = model.steps();
     for (size_t i = 0; i < steps.size(); ++i) {
         char numbers[240];
-        std::snprintf(numbers, sizeof numbers, ", \"seconds\": %.9f, \"macs\": %.0f, \"needed_macs\": %.0f, \"done_macs\": %.0f, \"sparse_below\": %g}",
-                      model.seconds()[i], steps[i].macs, steps[i].needed_macs, steps[i].done_macs, steps[i].sparse_below);
+        std::snprintf(numbers, sizeof numbers,
+                      ", \"seconds\": %.9f, \"macs\": %.0f, \"needed_macs\": %.0f, \"done_macs\": %.0f, \"sparse_below\": %g, \"cost\": %g}",
+                      model.seconds()[i], steps[i].macs, steps[i].needed_macs, steps[i].done_macs, steps[i].sparse_below, steps[i].cost);
         text += (i ? ", " : "") + std::string("{\"name\": ") + quoted(steps[i].name) + ", \"op\": " + quoted(steps[i].op) +
                 ", \"kernel\": " + quoted(steps[i].kernel) + numbers;
     }

@@ -315,7 +315,8 @@ Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const
                                              inputs * of_weight(4 * total))
                                   : std::numeric_limits<double>::infinity();
     const double none = of_positions(0);
-    const bool cheaper = asked == Way::CHEAPEST ? in_columns < of_positions(many ? density * products : inputs) : asked == Way::COLUMNS;
+    const double in_rows = of_positions(many ? density * products : inputs);
+    const bool cheaper = asked == Way::CHEAPEST ? in_columns < in_rows : asked == Way::COLUMNS;
     const bool columns = !column && d.kernel != 2 && cheaper && kernels.columns.run;
     Step step = columns                                    ? make_columns(d, kernels, threads, halo)
                 : quads                                    ? *quads
@@ -324,6 +325,7 @@ Step make_linear(const LinearDesc& d, const Kernels& kernels, int threads, const
                 : d.kernel == 0 && kernels.quads.below > 1 ? make_dense_quads(d, kernels, threads, halo)
                                                            : dense_step(d, kernels, threads, halo);
     if (halo) step.kernel += " +halo";
+    step.cost = column ? 0 : columns ? in_columns : in_rows;
     step.macs = total * d.y.positions;
     step.needed_macs = step.macs * density;
     if (!quads || columns) step.done_macs = !columns && (sparse || (column && !side_by_side)) ? step.needed_macs : step.macs;

@@ -224,7 +224,8 @@ constexpr double FROM_L2 = 1.35;  // of products, where a panel's inputs do not 
 
 struct Choice {
     How how;
-    double sparse_below;  // density of blocks, the others' being what it is
+    double sparse_below;      // density of blocks, the others' being what it is
+    double costs[3] = {};     // by How
 };
 
 Choice choose(const QLinearDesc& d, const Kernels& kernels) {
@@ -241,7 +242,7 @@ Choice choose(const QLinearDesc& d, const Kernels& kernels) {
     const double dense = of_positions(inputs * (fits ? 1 : FROM_L2)), sparse = of_positions(density * products), none = of_positions(0);
     const double columns = columns_cost(d.y.positions, width, rows, inputs, COLUMN_FINISH);
     const double below = std::clamp((std::min(dense, columns) - none) / (of_positions(products) - none), 0., from);
-    return {columns < (usual == How::DENSE ? dense : sparse) ? How::COLUMNS : usual, below};
+    return {columns < (usual == How::DENSE ? dense : sparse) ? How::COLUMNS : usual, below, {sparse, dense, columns}};
 }
 
 // What was asked for, where this CPU's kernels can do it.
@@ -278,6 +279,7 @@ Step row_step(const QLinearDesc& d, const Kernels& kernels, int threads, const H
     if (p.copies) step.kernel += " copied";
     step.done_macs = 4.0 * double(p.how == How::SPARSE ? d.blocks : blocks) * d.y.positions;
     step.sparse_below = choice.sparse_below;
+    step.cost = choice.costs[int(p.how)];
     step.items = int(p.panels.size() * p.ranges.size());
     step.run = [packed, &kernels](int item, float* arena) {
         const QLinear& p = *packed;

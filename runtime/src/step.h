@@ -17,6 +17,7 @@ struct Step {
     double macs = 0, needed_macs = 0;  // of the dense layer, and without its zeros
     double done_macs = 0;              // that the kernel computes: all of them, or those whose zeros it does not skip
     double sparse_below = 0;           // share of weights (int8: blocks of 1x4) that are not zero, under which a kernel that skips zeros is taken; 0: never
+    double cost = 0;                   // cost.h's, to compare with another kernel's for the same step; 0: it knows none
     int items = 1;
     std::function<void(int item, float* arena)> run;
     // Where zero weights were left out: makes NaN after all items what they times NaN or infinity would have. For runs whose inputs have such.

@@ -37,7 +37,7 @@ int64_t elements(const int64_t* dims, int rank) {
 // One step of mmrt_profile's JSON, which is read as it is written: fields in their order, no escapes but \" and \\.
 struct Layer {
     std::string name, op, kernel;
-    double needed_macs = 0;
+    double needed_macs = 0, cost = 0;
     std::vector<double> seconds;
 };
 
@@ -63,6 +63,7 @@ void add_profile(const char* json, std::vector<Layer>* layers) {
         layer.kernel = text_field(&json, "\"kernel");
         const double seconds = number_field(&json, "\"seconds");
         layer.needed_macs = number_field(&json, "\"needed_macs");
+        layer.cost = number_field(&json, "\"cost");
         if (first) layers->push_back(layer);
         (*layers)[i].seconds.push_back(seconds);
     }
@@ -147,9 +148,9 @@ void print_steps(const std::vector<Layer>& layers, const Limits& limits, int thr
     std::printf(", \"limits\": {\"multiply_adds_per_s\": %.4g, \"l1_floats_per_s\": %.4g, \"l2_floats_per_s\": %.4g}, \"steps\": [", limits.multiply_adds,
                 limits.l1, limits.l2);
     for (const Layer& layer : layers)
-        std::printf("%s{\"name\": \"%s\", \"op\": \"%s\", \"kernel\": \"%s\", \"seconds\": %.9f, \"needed_macs\": %.0f, \"least_seconds\": %.9f}",
+        std::printf("%s{\"name\": \"%s\", \"op\": \"%s\", \"kernel\": \"%s\", \"seconds\": %.9f, \"needed_macs\": %.0f, \"least_seconds\": %.9f, \"cost\": %g}",
                     &layer == &layers[0] ? "" : ", ", escaped(layer.name).c_str(), layer.op.c_str(), layer.kernel.c_str(), median(layer.seconds),
-                    layer.needed_macs, least_seconds(layer, limits) / threads);
+                    layer.needed_macs, least_seconds(layer, limits) / threads, layer.cost);
     std::printf("]");
 }
 
