@@ -228,10 +228,11 @@ def tiny_layers() -> str:
 
 
 def layer_choice() -> str:
-    """How often mmrt's choice of a layer's kernel was right, what it loses beside the best, and the cost model's error."""
+    """How often mmrt's choice of a layer's kernel was right, what was lost by it, and how far off the cost model is."""
     lines = [[f"{row['model']}, {row['img_size'] or 224} px, {row['precision']}", f"{row['sparsity']:.0%}",
               f"{row['right']} of {row['layers']}",
-              *(f"{row['over_best'][way] - 1:.0%}" for way in ("chosen", "dense", "sparse", "columns")), f"{row['off']:.0%}"]
+              *(f"{row['over_best'][way] - 1:.0%}" for way in ("chosen", "dense", "sparse", "columns")),
+              f"{row['off']:.0%}"]
              for row in of_first_core(read("layer_choice.jsonl"))]
     return markdown_table(["model", "zeros", "right choices", "lost by them", "lost if all dense", "all sparse",
                            "all columns", "cost model off by (median)"], lines)
