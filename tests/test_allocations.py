@@ -141,6 +141,13 @@ def test_a_score_without_a_place_is_refused_by_the_layer_s_name(bad):
         placed("global", 0.5, given)
 
 
+def test_a_convolution_with_as_many_outputs_as_classes_is_no_classifier():
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 10, 3), nn.Flatten(), nn.Linear(10 * 144, 200),
+                          nn.Linear(200, 10))
+    bounds = find_bounds(find_layers(model, (1, 3, 16, 16)))
+    assert [b.high for b in bounds.values()] == [0.0, 1 - 1 / 5760, 1 - 1 / 288_000, 0.0]
+
+
 def test_stem_depthwise_and_logits_stay_dense_and_overrides_change_that():
     model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3, groups=64), nn.Conv2d(64, 200, 1),
                           nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(200, 10))

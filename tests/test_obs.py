@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from traces import kept as kept_of
 
-from mmprune.obs import damped, trace
+from mmprune.obs import Trace, damped, trace
 from mmprune.repair import row_by_row
 
 
@@ -20,6 +20,50 @@ def cost(w, hessian, kept) -> float:
     """The least loss of one row under a mask, by least squares."""
     new = row_by_row(w[None], hessian, kept[None])[0]
     return float((new - w) @ hessian @ (new - w)) / 2
+
+
+def test_damping_is_a_part_of_the_mean_and_a_dead_input_gets_one():
+    assert damped(np.array([[2.0, 1, 0], [1, 4, 0], [0, 0, 0]]), 0.1) == pytest.approx(
+        np.array([[2.2, 1, 0], [1, 4.2, 0], [0, 0, 1.2]]))
+
+
+def removed_plainly(w, hessian, width, most):
+    """(order, losses) of a band of rows by the definition: every removal from an inverse of what is left."""
+    live, order, losses, (n, m) = list(range(w.shape[1] // width)), [], [], most
+    w, left = w.copy(), np.full(-(-w.shape[1] // width // m), n)
+    while live:
+        columns = [c for block in live for c in range(block * width, (block + 1) * width)]
+        inverse = np.linalg.inv(hessian[np.ix_(columns, columns)])
+        costs = {}
+        for place, block in enumerate(live):
+            part, at = w[:, block * width:(block + 1) * width], slice(place * width, (place + 1) * width)
+            costs[block] = np.einsum("ri,ij,rj->", part, np.linalg.inv(inverse[at, at]), part) / 2
+        allowed = [b for b in live if left[b // m] > 0] or live
+        gone = min(allowed, key=costs.__getitem__)
+        at = slice(live.index(gone) * width, (live.index(gone) + 1) * width)
+        w[:, columns] -= w[:, gone * width:(gone + 1) * width] @ np.linalg.inv(inverse[at, at]) @ inverse[at]
+        left[gone // m] -= 1
+        live.remove(gone)
+        order.append(gone)
+        losses.append(costs[gone])
+    return order, losses
+
+
+@pytest.mark.parametrize("width, height, most", [(1, 1, None), (4, 1, None), (1, 4, None), (1, 1, (2, 4))])
+def test_a_long_row_is_taken_apart_as_by_the_definition(width, height, most):
+    weight, hessian = problem(160, rows=4)  # more than are collected for one product, and than one part of the row
+    found = trace(weight, hessian, width, height, most)
+    wanted = [removed_plainly(band, hessian, width, most or (1, 1)) for band in weight.reshape(-1, height, 160)]
+    assert found.order.tolist() == [order for order, _ in wanted]
+    losses = np.array([losses for _, losses in wanted])
+    if most:
+        losses[:, 80:] += losses[:, :80].max()
+    assert np.allclose(found.losses, np.maximum.accumulate(losses, 1), rtol=2e-3, atol=1e-4)
+
+
+def test_scores_are_losses_for_each_weight_of_a_block():
+    found = Trace(np.array([[1, 0], [0, 1]]), np.array([[4.0, 8], [12, 16]]), width=3, height=2)
+    assert found.scores() == pytest.approx(np.array([[4, 4, 4, 2, 2, 2]] * 2 + [[6, 6, 6, 8, 8, 8]] * 2) / 3)
 
 
 @pytest.mark.parametrize("width", [1, 2, 4])

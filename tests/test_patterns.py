@@ -79,6 +79,12 @@ def test_two_of_four_along_input_channels():
     assert mask[0, :, 1, 1].tolist() == 4 * [False, False, True, True]
 
 
+def test_two_of_four_keeps_the_larger_two_of_each_group():
+    mask = PATTERNS["2:4"](SCORES["conv"], 0.5, "conv")  # (8, 16, 3, 3)
+    groups, scores = (x.movedim(1, -1).reshape(-1, 4) for x in (mask, SCORES["conv"]))
+    assert torch.equal(groups, scores >= scores.sort(dim=1).values[:, 2:3])
+
+
 def test_two_of_four_leaves_dense_what_no_sparse_kernel_takes():
     """By kind, by shape, and below a half; the same shape is 2:4 as an ordinary layer."""
     score = SCORES["conv"]
@@ -160,6 +166,14 @@ def test_zeros_in_blocks_are_those_of_whole_blocks():
     for name, score in SCORES.items():
         mask = PATTERNS["block-1x4"](score, 0.7, "conv")
         assert zeros_in_blocks(mask) == int((~mask).sum()), name
+
+
+def test_a_layer_of_one_block_is_not_too_small():
+    weight = torch.zeros(4, 4)
+    for pattern in ("block-1x4", "block-4x1"):
+        mask = PATTERNS[pattern](weight, 0.5, "linear")
+        assert ZEROS[pattern](weight.shape, 0.5, "linear") == int((~mask).sum()) == 8
+    assert zeros_in_blocks(weight) == 16
 
 
 def test_the_kinds_that_stay_dense_are_kinds_of_layers():

@@ -10,7 +10,7 @@ import mmprune
 from mmprune.data.splits import LoaderSplit
 from mmprune.family import Baseline, Request
 from mmprune.family_plan import plan_family, variant_id
-from mmprune.placing import Site, notes_of, place, total_of
+from mmprune.placing import Site, notes_of, place, same_models, total_of
 from mmprune.recipes import make_recipe
 from mmprune.records import Layer, Range, Strategy
 from mmprune.strategies import ALLOCATORS, NAMES, TEN
@@ -65,6 +65,33 @@ def test_a_total_of_mid_out_of_reach_is_said_to_be_mid_s():
     site = Site(layers, {"a": Range(0.4, 0.6)}, {"a": Range(0.0, 0.2)}, "unstructured")
     with pytest.raises(ValueError, match=r"uniform cannot have the total sparsity of mid, 50\.00 %: .* to 20\.00"):
         place(("uniform",), site, {"mid": {"a": 0.5}}, {})
+
+
+def test_a_pattern_leaves_some_kinds_dense_and_a_total_knows_it():
+    layers = (Layer("a", "conv", 0.0, (16, 16), 256), Layer("b", "grouped", 1.0, (16, 16), 256))
+    assert total_of({"a": 0.5, "b": 0.5}, layers, "unstructured") == 0.5
+    for pattern in ("2:4", "block-4x1"):
+        assert total_of({"a": 0.5, "b": 0.5}, layers, pattern) == 0.25
+        assert same_models(layers, {"x": {"a": 0.5, "b": 0.2}, "y": {"a": 0.5, "b": 0.8}}, pattern) == [["x", "y"]]
+
+
+def test_rules_by_score_have_a_plan_for_each_of_several_scores():
+    layers = (Layer("a", "conv", 0.0, (10, 10), 100), Layer("b", "conv", 1.0, (10, 10), 100))
+    ranges, bounds = dict.fromkeys("ab", Range(0.1, 0.9)), dict.fromkeys("ab", Range(0.0, 0.99))
+    site = Site(layers, ranges, bounds, "unstructured", 0.5)
+    first = torch.arange(100.0).view(10, 10)
+    scores = {"magnitude": {"a": first, "b": first + 50}, "obs": {"a": first + 50, "b": first}}
+    found = place(("global", "mid"), site, {"mid": dict.fromkeys("ab", 0.5)}, scores, several=True)
+    assert list(found) == ["global-magnitude", "global-obs", "mid"]
+    assert found["global-magnitude"] == pytest.approx({"a": 0.75, "b": 0.25}, abs=0.01)
+    assert found["global-obs"] == pytest.approx({"a": 0.25, "b": 0.75}, abs=0.01)
+    assert list(place(("global",), site, {}, {"obs": scores["obs"]})) == ["global"]
+
+
+@pytest.mark.parametrize("total", [0.1, 0.9])
+def test_the_ends_of_what_is_in_reach_are_in_reach(total):
+    manifest = planned(total, names=["mid"])
+    assert total_of(manifest.strategies["mid"], manifest.layers, "unstructured") == pytest.approx(total, abs=5e-4)
 
 
 def test_what_two_of_four_cannot_give_is_a_note():

@@ -3,7 +3,7 @@
 import pytest
 
 from mmprune.layers import KINDS
-from mmprune.ranges import PRESETS, RULES, find_ranges, preset_name, read_overrides, rule_range
+from mmprune.ranges import PRESETS, RULES, check_overrides, find_ranges, preset_name, read_overrides, rule_range
 from mmprune.records import Layer
 
 LAYERS = (Layer("stem.weight", "stem", 0.0, (8, 3, 3, 3), 1), Layer("body.0.weight", "conv", 0.3, (64, 64, 3, 3), 1),
@@ -57,8 +57,15 @@ def test_overrides_last_line_wins_and_layers_beat_kinds(tmp_path):
 def test_bad_files_are_named(tmp_path, text, words):
     path = tmp_path / "mine.toml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=words) as told:
         read_overrides(path)
+    assert str(path) in str(told.value)
+
+
+def test_a_range_may_be_one_sparsity():
+    assert check_overrides({"kinds": {"conv": [0.5, 0.5]}}) == {"kinds": {"conv": [0.5, 0.5]}}
+    with pytest.raises(ValueError, match="ranges: unknown entry"):
+        check_overrides({"kind": {}})
 
 
 def test_a_glob_that_matches_nothing_is_an_error():

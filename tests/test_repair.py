@@ -41,6 +41,14 @@ def test_small_layers_are_exact():
     assert np.abs(((found - best) @ hessian)[kept]).max() < 1e-8
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_rows_times_columns_cubed_says_which_layers_are_small(monkeypatch, exact):
+    best, hessian, kept = problem(3, 24, 0.5)
+    monkeypatch.setattr(repair, "EXACT", 3 * 24**3 - (not exact))
+    found = repair.repair(best, hessian, kept, LIKE)
+    assert (np.abs(((found - best) @ hessian)[kept]).max() < 1e-8) == exact
+
+
 def test_rows_that_keep_all_or_nothing(monkeypatch):
     best, hessian, kept = problem(3, 16, 0.5)
     kept[0], kept[1] = True, False

@@ -5,7 +5,7 @@ import torch
 from toys import Inner
 
 from mmprune.gradients import ScoreError, mean_absolute_gradients
-from mmprune.scores import NEEDS_DATA, SCORES, make_scores
+from mmprune.scores import NEEDS_DATA, SCORES, make_scores, scores_named
 from mmprune.workflow import BuildOptions
 
 
@@ -41,6 +41,12 @@ def test_gradients_are_absolute_before_the_mean():
     batches = [(image, torch.tensor([0])), (2 * image, torch.tensor([1]))]
     found = mean_absolute_gradients(model, ["fc.weight"], batches)["fc.weight"]
     assert found.tolist() == [[(0.5 + 1.0) / 2] * 10] * 2
+
+
+def test_a_recipe_has_its_score_and_all_are_asked_for_by_one_word():
+    assert scores_named(None, "paper") == ("magnitude",) and scores_named(None, "default") == ("obs",)
+    assert scores_named("gradient", "paper") == ("gradient",)
+    assert scores_named("all", "default") == tuple(SCORES)
 
 
 def test_the_model_is_left_alone():

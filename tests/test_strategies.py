@@ -64,6 +64,14 @@ def test_shift_moves_every_layer_and_stops_near_the_target():
     assert shifted.sparsity == pytest.approx({"first.weight": 0.032, "middle.weight": 0.532, "last.weight": 0.882})
 
 
+def test_shift_goes_down_too_and_no_layer_leaves_0_to_98_percent():
+    strategy = Strategy("x", {"first.weight": 0.97, "middle.weight": 0.01, "last.weight": 0.9})
+    down = shift_towards(strategy, LAYERS, 0.5).sparsity  # 30 steps, and not there yet
+    assert down == pytest.approx({"first.weight": 0.91, "middle.weight": 0.0, "last.weight": 0.84})
+    up = shift_towards(strategy, LAYERS, 0.95).sparsity
+    assert up["first.weight"] == 0.98 and up["last.weight"] == pytest.approx(0.96)
+
+
 def test_the_shift_belongs_to_two_presets_of_the_paper_recipe_alone():
     assert paper_plan(None, LAYERS, RANGES) == plan(PAPER_TEN, LAYERS, RANGES)
     assert paper_plan("resnet18", LAYERS, RANGES) != plan(PAPER_TEN, LAYERS, RANGES)
